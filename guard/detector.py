@@ -1,0 +1,192 @@
+"""`Guard`: images in, verdicts out. The file to read first.
+
+    images --guard.preprocess--> uint8 (N, H, W, channels) --runtime--> Outputs --p-values--> Verdicts
+
+The same class answers for a torch module in training, for `guard.onnx` in ONNX Runtime and for a TensorRT engine:
+only `runtime` differs. The threshold lives in the manifest and is passed with every call, so that `calibrate` works
+on an exported file too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .calibration import calibrate, p_values
+from .errors import ConfigError, ImageError
+from .manifest import Manifest
+from .runtimes import Runtime
+from .verdict import Verdicts
+
+if TYPE_CHECKING:
+    from .module import GuardModule
+
+
+class Guard:
+    """A classifier that knows what it was not taught.
+
+    Made by `guard.train`, `guard.fit` or `guard.load`; not by hand.
+
+    Attributes:
+        manifest: everything about this guard except its weights.
+        runtime: what runs its graph.
+        splits: row indices of the training data by split name, after `guard.train` or `guard.fit`; else empty.
+    """
+
+    def __init__(self, manifest: Manifest, runtime: Runtime, splits: dict[str, np.ndarray] | None = None) -> None:
+        self.manifest = manifest
+        self.runtime = runtime
+        self.splits = splits or {}
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"Guard({m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}, "
+            f"threshold {m.threshold:.4g}, {self.runtime.name} on {self.runtime.device})"
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.manifest.class_names
+
+    @property
+    def threshold(self) -> float:
+        """An image is flagged when its ood_score is above this; +inf before calibration."""
+        return self.manifest.threshold
+
+    def predict(self, images: Any, *, batch_size: int = 64, threshold: float | None = None) -> Verdicts:
+        """Label and judge images.
+
+        Args:
+            images: one image or a sequence of them, each a path, encoded bytes, a PIL image or a uint8 array
+                (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or one uint8 array (N, H, W[, C]).
+            batch_size: images per run of the graph; results do not depend on it.
+            threshold: another threshold for this call only.
+
+        Returns:
+            `Verdicts` in the order given.
+
+        Raises:
+            ImageError: an image that cannot be decoded; the message names which one.
+        """
+        from .preprocess import to_input
+
+        items = _as_sequence(images)
+        batches = (
+            np.stack([_named(to_input, items[i], i, self.manifest) for i in range(start, min(start + batch_size, n))])
+            for n in [len(items)]
+            for start in range(0, n, batch_size)
+        )
+        return self.predict_batches(batches, threshold=threshold)
+
+    def predict_batches(self, batches: Iterable[np.ndarray], *, threshold: float | None = None) -> Verdicts:
+        """`predict` for batches that are already uint8 (n, H, W, channels) of the graph's size."""
+        used = self.threshold if threshold is None else float(threshold)
+        if np.isnan(used):
+            raise ConfigError("threshold must be a number, got NaN")
+        outputs = [self.runtime.run(np.ascontiguousarray(batch), used) for batch in batches if len(batch)]
+        classes = len(self.class_names)
+        score = _joined([o.ood_score for o in outputs], (0,), np.float32)
+        return Verdicts(
+            label=_joined([o.label for o in outputs], (0,), np.int64),
+            probabilities=_joined([o.probabilities for o in outputs], (0, classes), np.float32),
+            ood_score=score,
+            is_ood=_joined([o.is_ood for o in outputs], (0,), np.bool_),
+            p_value=p_values(score, self.manifest.calibration),
+            threshold=used,
+            class_names=self.class_names,
+        )
+
+    def calibrate(self, images: Any, *, alpha: float = 0.05, batch_size: int = 64) -> Guard:
+        """The same guard with a threshold and p-values from new in-distribution images; nothing is retrained.
+
+        Args:
+            images: what `predict` takes; in-distribution, and not the images the classifier was trained on.
+            alpha: target false-alarm rate in (0, 1); needs alpha >= 1 / (n + 1).
+
+        Returns:
+            A new `Guard` over the same runtime. `save` it, or export it, to keep the threshold.
+        """
+        scores = self.predict(images, batch_size=batch_size).ood_score
+        return self.with_calibration(scores, alpha=alpha)
+
+    def with_calibration(self, scores: np.ndarray, *, alpha: float = 0.05) -> Guard:
+        """`calibrate` from scores (n,) that were computed already."""
+        manifest = self.manifest.model_copy(update={"calibration": calibrate(scores, alpha=alpha), "parity": None})
+        return Guard(manifest, self.runtime, self.splits)
+
+    @property
+    def module(self) -> GuardModule:
+        """The torch module behind a trained or fitted guard (its threshold is the manifest's).
+
+        Raises:
+            ConfigError: for an exported guard, which has no torch module.
+        """
+        module = getattr(self.runtime, "module", None)
+        if module is None:
+            raise ConfigError(
+                f"this guard runs on {self.runtime.name} and has no torch module; load its run folder instead"
+            )
+        return module
+
+    def save(self, path: str | Path) -> Path:
+        """Write this guard again where only the manifest changed (a new calibration): an exported ONNX file keeps its
+        graph and gets the new threshold. A torch guard is written with `save_pretrained`.
+
+        Returns:
+            The path written.
+        """
+        from .loading import save
+
+        return save(self, Path(path))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``guard.safetensors`` and ``guard.json`` into `folder` (made if missing); returns the folder."""
+        from .loading import save_pretrained
+
+        return save_pretrained(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str = "auto", model: Any = None) -> Guard:
+        """Load a run folder, or a Hugging Face hub id that holds one.
+
+        Args:
+            folder: what `save_pretrained` wrote, or ``user/name`` on the hub (needs huggingface_hub and a network).
+            device: "auto", "cpu" or "cuda".
+            model: the classifier's architecture for a guard made by `guard.fit` on a model that ood-guard cannot
+                build by name; its weights are overwritten.
+        """
+        from .loading import from_pretrained
+
+        return from_pretrained(folder, device=device, model=model)
+
+
+def _as_sequence(images: Any) -> Sequence[Any]:
+    """One image becomes a list of one; arrays (N, H, W[, C]) are sequences already."""
+    if isinstance(images, np.ndarray):
+        if images.dtype == object:
+            return list(images)
+        if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4)):
+            return [images]
+        if images.ndim in (3, 4):
+            return images
+        raise ImageError(f"images must have shape (H, W[, C]) or (N, H, W[, C]), got {images.shape}")
+    if isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "convert"):
+        return [images]
+    if isinstance(images, (Sequence, Iterator)) or hasattr(images, "__iter__"):
+        return list(images)
+    return [images]
+
+
+def _named(to_input: Any, image: Any, index: int, manifest: Manifest) -> np.ndarray:
+    try:
+        return to_input(image, manifest.preprocess)
+    except ImageError as error:
+        raise ImageError(f"image {index}: {error}") from None
+
+
+def _joined(parts: list[np.ndarray], empty_shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(empty_shape, dtype)

@@ -1,0 +1,95 @@
+"""Every error a user can cause, each also the builtin that fits.
+
+    GuardError
+    ├── ConfigError (ValueError)        an option, name or argument that is not accepted
+    │   └── UnknownNameError            a method, score, head or backbone nobody registered (near matches shown)
+    ├── DataError (ValueError)          a data set that cannot be used: empty class, one class, too many corrupt files
+    │   └── MissingDataError (FileNotFoundError)   a path that is not there
+    ├── ImageError (ValueError)         one image that cannot be decoded, or is too large
+    ├── ModelError (ValueError)         a classifier that cannot be guarded as it is
+    ├── CalibrationError (ValueError)   a false-alarm rate the calibration images cannot support
+    ├── ArtefactError (OSError)         a guard file or folder that is missing or cannot be read
+    │   ├── ArtefactNotFoundError (FileNotFoundError)
+    │   ├── ArtefactDamagedError        changed, cut short, or not ours
+    │   └── ArtefactVersionError        written by another format version
+    ├── ParityError (RuntimeError)      an exported file that does not decide like its source
+    ├── RuntimeUnavailableError (RuntimeError)  a device or runtime that was asked for and is not there
+    └── MissingExtraError (ImportError) a package that an optional feature needs; says which pip install supplies it
+
+A message names the bad value, what is accepted, and the fix. The command line prints it as one line and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GuardError(Exception):
+    """Base of every error in the tree above."""
+
+
+class ConfigError(GuardError, ValueError):
+    pass
+
+
+class UnknownNameError(ConfigError):
+    """A name that is not registered; the message shows near matches and all accepted names."""
+
+    def __init__(self, kind: str, name: object, accepted: Iterable[str], hint: str = "") -> None:
+        names = sorted(accepted)
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        tail = f" {hint}" if hint else ""
+        super().__init__(f"unknown {kind} {name!r}{meant} Accepted: {', '.join(names)}.{tail}")
+
+
+class DataError(GuardError, ValueError):
+    pass
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    pass
+
+
+class ImageError(GuardError, ValueError):
+    pass
+
+
+class ModelError(GuardError, ValueError):
+    pass
+
+
+class CalibrationError(GuardError, ValueError):
+    pass
+
+
+class ArtefactError(GuardError, OSError):
+    pass
+
+
+class ArtefactNotFoundError(ArtefactError, FileNotFoundError):
+    pass
+
+
+class ArtefactDamagedError(ArtefactError):
+    pass
+
+
+class ArtefactVersionError(ArtefactError):
+    pass
+
+
+class ParityError(GuardError, RuntimeError):
+    pass
+
+
+class RuntimeUnavailableError(GuardError, RuntimeError):
+    pass
+
+
+class MissingExtraError(GuardError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed; run: pip install 'ood-guard[{extra}]'")

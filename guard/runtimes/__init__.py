@@ -1,0 +1,31 @@
+"""Where a guard's graph runs: ONNX Runtime, TensorRT or torch, behind one protocol.
+
+    run(images, threshold) -> Outputs
+
+`images` is uint8 (N, H, W, channels), C-contiguous, N >= 1. `threshold` None means the one baked into the artefact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The graph's outputs: label int64 (N,), probabilities float32 (N, C), ood_score float32 (N,), is_ood bool (N,)."""
+
+    label: np.ndarray
+    probabilities: np.ndarray
+    ood_score: np.ndarray
+    is_ood: np.ndarray
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    name: str  # "onnxruntime" | "tensorrt" | "tensorrt_rtx" | "torch"
+    device: str  # "cpu" | "cuda"
+
+    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs: ...
