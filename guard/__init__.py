@@ -1,0 +1,51 @@
+"""Give an image classifier a guard: the label, and whether the input looks like anything it was trained on.
+
+    >>> import guard
+    >>> g = guard.train("digits", method="plain", epochs=3, out="runs/a")       # doctest: +SKIP
+    >>> guard.export(g, "guard.onnx")                                           # doctest: +SKIP
+    >>> g = guard.load("guard.onnx")                       # no torch from here # doctest: +SKIP
+    >>> verdict = g.predict("photo.jpg")[0]                                     # doctest: +SKIP
+    >>> verdict.class_name, verdict.is_ood, verdict.ood_score, verdict.p_value  # doctest: +SKIP
+
+`ood_score` is higher for images that are more out-of-distribution, everywhere; an image is flagged when its score is
+above the threshold, which is calibrated on held-out images to a stated false-alarm rate.
+
+`import guard` loads numpy and pydantic only. Training and export (torch) and the runtimes load when called.
+"""
+
+from __future__ import annotations
+
+from . import errors
+from .api import (
+    create_score,
+    evaluate,
+    export,
+    fit,
+    list_methods,
+    list_scores,
+    load,
+    register_score,
+    train,
+    verify,
+)
+from .detector import Guard
+from .verdict import Verdict, Verdicts
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Guard",
+    "Verdict",
+    "Verdicts",
+    "create_score",
+    "errors",
+    "evaluate",
+    "export",
+    "fit",
+    "list_methods",
+    "list_scores",
+    "load",
+    "register_score",
+    "train",
+    "verify",
+]

@@ -1,0 +1,278 @@
+"""The public functions. Their bodies reach train/ and export/ only when called, so that `import guard` stays light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._siblings import sibling
+from .detector import Guard
+from .errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from export.parity import ParityReport
+
+    from .evaluation import Evaluation
+
+
+def _needs(extra: str, module: str) -> Any:
+    """Import a sibling module; a missing third-party package becomes a sentence with the pip install."""
+    try:
+        return sibling(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"train", "export", "guard"}:
+            raise
+        raise MissingExtraError(f"{error.name} (needed by guard.{module.split('.')[0]})", extra) from error
+
+
+def train(
+    data: Any,
+    *,
+    method: str = "plain",
+    backbone: str = "auto",
+    head: str | None = None,
+    score: str | None = None,
+    epochs: int | None = None,
+    batch_size: int = 128,
+    lr: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    outliers: Any = None,
+    ood_val: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    alpha: float = 0.05,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    init: str | Path | None = None,
+    calibration: Any = None,
+    test: Any = None,
+    ema: float | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> Guard:
+    """Train a classifier with a guard: fit, choose the threshold on held-out images, measure on others.
+
+    Args:
+        data: labelled images in any form: a folder with one sub-folder per class; a Parquet file or folder in the
+            Hugging Face image convention; a Hugging Face dataset id or `datasets.Dataset`; a map-style torch data set
+            of (PIL image or uint8 array, int); a pair (uint8 NHWC array, labels); "digits".
+        method: how outliers are made and used in training; see `list_methods`.
+        backbone: "wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small" (small-image stems) or any timm name;
+            "auto" is wrn16_2 up to 64 pixels and timm's resnet18 above.
+        head: "linear" or "cosine"; default the method's own.
+        score: the ood_score the guard uses; default the method's own; see `list_scores`.
+        epochs: passes over the training split; default the method's own.
+        batch_size: in-distribution images per step.
+        lr: peak learning rate of SGD with a cosine schedule; default the method's own.
+        seed: of splits, initialisation, order and augmentation; two CPU runs of one seed are equal.
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        outliers: images that are not in-distribution, for the methods that learn from given outliers; any form of
+            `data`, labels ignored; or the name of a synthesiser ("pixel_average", "patch_shuffle").
+        ood_val: out-of-distribution images to report AUROC on after training; never trained on.
+        out: run folder: checkpoint, metrics.jsonl, guard.safetensors and guard.json. None keeps nothing on disk.
+        resume: go on from the checkpoint in `out`, to the same end result as an uninterrupted run.
+        alpha: target false-alarm rate on in-distribution images.
+        image_size: side of the square input in pixels; default the images' own size where all are alike and at most
+            64, else 224.
+        in_chans: 3 (grey images are repeated to RGB) or 1 (everything is converted to grey).
+        pretrained: start timm backbones from their published weights (needs them on disk or a network).
+        init: a run folder to start the network from (its backbone and head must match).
+        calibration: how many images (int) or which share (float) of `data` to hold out for the threshold, or a data
+            set of its own; default min(2000, max(10 %, min(400, 25 %))).
+        test: the same for the test split, on which accuracy and false-alarm rate are measured.
+        ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
+        workers: processes that decode large images; default the number of cores.
+        **options: the method's own options; see `guard methods NAME` or its docstring.
+
+    Returns:
+        A calibrated `Guard`, also written to `out`.
+
+    Raises:
+        guard.errors.GuardError: for whatever was asked that cannot be done; the message names the fix.
+
+    Example:
+        >>> g = guard.train("digits", method="vos", epochs=10, out="runs/a")  # doctest: +SKIP
+    """
+    arguments = dict(locals())
+    extra = arguments.pop("options")
+    return _needs("train", "train.api").train(**arguments, options=extra)
+
+
+def fit(
+    model: Any,
+    data: Any,
+    *,
+    score: str = "energy",
+    features: str | None = None,
+    class_names: Any = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    mean: Any = None,
+    std: Any = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    alpha: float = 0.05,
+    calibration: Any = None,
+    test: Any = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> Guard:
+    """Guard a classifier that you already have; its weights and its answers stay as they are.
+
+    Args:
+        model: a torch classifier: normalised images (N, channels, H, W) -> logits (N, C); or a timm model name, or a
+            run folder of `guard.train` to give another score.
+        data: labelled in-distribution images, as in `train`; best ones the model was not trained on.
+        score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; see `list_scores`.
+        features: name of the module whose output is the feature vector; default the input of the last linear layer.
+        class_names: default those of `data`.
+        image_size, in_chans, mean, std: the input the model was trained for; default the model's own
+            ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is said aloud.
+        calibration, test, alpha, seed, device, out, workers: as in `train`.
+        **options: the score's own options, e.g. ``k=50`` for knn.
+
+    Returns:
+        A calibrated `Guard`, also written to `out`.
+    """
+    arguments = dict(locals())
+    extra = arguments.pop("options")
+    return _needs("train", "train.api").fit(**arguments, options=extra)
+
+
+def load(path: str | Path, *, device: str = "auto") -> Guard:
+    """Load a guard: an ``.onnx`` file (needs onnxruntime, not torch), an ``.engine`` (TensorRT) or a run folder (torch).
+
+    Args:
+        path: the artefact.
+        device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback.
+
+    Raises:
+        ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
+    """
+    from .loading import load as load_
+
+    return load_(Path(path), device=device)
+
+
+def export(
+    g: Guard | str | Path,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    data: Any = None,
+    max_flag_flips: int = 0,
+    max_batch: int = 256,
+) -> Path:
+    """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
+
+    The file is run at once on the calibration images and compared with torch: scores, labels and flags. Beyond
+    `max_flag_flips` nothing is written.
+
+    Args:
+        g: a guard from `train` or `fit`, or its run folder.
+        path: ends in ``.onnx`` or ``.engine``.
+        precision: "fp32".
+        data: images to verify on; default the calibration images where they are at hand, else random images.
+        max_flag_flips: how many images may change label or flag before the export fails.
+        max_batch: largest batch of a TensorRT engine; ONNX has no limit.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ParityError: the exported graph does not decide like its source.
+    """
+    return _needs("train", "export.api").export(
+        g, path, precision=precision, data=data, max_flag_flips=max_flag_flips, max_batch=max_batch
+    )
+
+
+def verify(
+    path: str | Path | Guard, *, against: Guard | str | Path, data: Any, batch_size: int = 64, max_flag_flips: int = 0
+) -> ParityReport:
+    """Run `data` through two runtimes and compare numbers and decisions (design, section 4.6).
+
+    Args:
+        path: the exported guard.
+        against: its source: a `Guard` or a path.
+        data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
+        max_flag_flips: how many images may change label or flag.
+
+    Returns:
+        The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
+
+    Raises:
+        ParityError: more flips than `max_flag_flips`.
+    """
+    return _needs("train", "export.parity").verify(
+        path, against=against, data=data, batch_size=batch_size, max_flag_flips=max_flag_flips
+    )
+
+
+def evaluate(
+    g: Guard | str | Path,
+    *,
+    id: Any,
+    ood: Mapping[str, Any] | None = None,
+    near: tuple[str, ...] | list[str] = (),
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    max_images: int | None = None,
+) -> Evaluation:
+    """Accuracy, false-alarm rate and OOD detection of a guard, as a table, JSON and a self-contained HTML report.
+
+    Args:
+        g: a guard or the path of one.
+        id: labelled in-distribution test images. Where this is the data the guard was trained on (same fingerprint),
+            only its held-out test split is used, and the result says so.
+        ood: name -> images (labels ignored).
+        near: which of the names are near-OOD; the others are far-OOD. Each group gets a mean.
+        out: ``report.html`` to write; ``report.json`` beside it. None writes nothing.
+        bootstrap: resamples for the 95 % intervals; 0 for none.
+        max_images: use at most this many images of each set (the first, in file order).
+
+    Returns:
+        `Evaluation`: ``print(evaluation)`` shows the table; ``.to_dict()`` the numbers.
+    """
+    from .evaluation import evaluate as evaluate_
+
+    return evaluate_(
+        g, id=id, ood=ood, near=near, out=out, bootstrap=bootstrap, seed=seed, batch_size=batch_size,
+        max_images=max_images,
+    )  # fmt: skip
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """Names of the training methods that match a shell pattern, e.g. ``"*mix*"``."""
+    return _needs("train", "train.registry").list_methods(pattern)
+
+
+def list_scores(pattern: str = "*") -> list[str]:
+    """Names of the scores that match a shell pattern."""
+    from .scores import list_scores as list_
+
+    return list_(pattern)
+
+
+def create_score(name: str, **options: Any) -> Any:
+    """An unfitted score module (torch) by name, e.g. ``create_score("energy", temperature=2.0)``."""
+    from .scores import create_score as create
+
+    return create(name, **options)
+
+
+def register_score(score: type) -> type:
+    """Class decorator: makes a `guard.scores.Score` subclass available by its ``name`` everywhere."""
+    from .scores import register_score as register
+
+    return register(score)
+
+
