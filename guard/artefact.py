@@ -86,6 +86,11 @@ def read_onnx(path: str | Path) -> tuple[bytes, Manifest]:
     return data, manifest
 
 
+def graph_bytes(data: bytes) -> bytes:
+    """The graph inside a file that `read_onnx` has checked: everything before our metadata entries."""
+    return data[: _walk(Path("guard.onnx"), data)[0]]
+
+
 def _entry(key: str, value: bytes) -> bytes:
     """One ModelProto.metadata_props field: a StringStringEntryProto {1: key, 2: value}."""
     pair = b"\x0a" + _varint(len(key)) + key.encode() + b"\x12" + _varint(len(value)) + value

@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ..errors import ImageError
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -29,3 +31,16 @@ class Runtime(Protocol):
     device: str  # "cpu" | "cuda"
 
     def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs: ...
+
+
+def check_images(images: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse a batch that the graph of input (N, *shape) would misread.
+
+    Raises:
+        ImageError: not uint8, or another shape.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != tuple(shape):
+        raise ImageError(
+            f"the graph takes uint8 (N, {', '.join(map(str, shape))}), got {images.dtype} {images.shape}; "
+            "use guard.preprocess.to_input, or Guard.predict"
+        )

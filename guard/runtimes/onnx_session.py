@@ -1,0 +1,122 @@
+"""ONNX Runtime behind the `Runtime` protocol. Imports onnxruntime, never torch."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artefact import graph_bytes
+from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
+from . import Outputs, check_images
+
+_OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
+
+
+class OnnxSession:
+    """Runs a checked guard graph.
+
+    Args:
+        model: bytes of the file (from `guard.artefact.read_onnx`) or its path.
+        device: "auto" (CUDA where this onnxruntime has it), "cpu" or "cuda".
+        threads: intra-op threads; None for ONNX Runtime's default (all cores).
+        spinning: whether idle threads spin; faster when alone on the machine, wasteful in a server with workers.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        RuntimeUnavailableError: CUDA was asked for and cannot be had (ONNX Runtime itself would fall back silently),
+            or both builds of onnxruntime are installed.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, model: bytes | str | Path, *, device: str = "auto", threads: int | None = None, spinning: bool = True
+    ) -> None:
+        ort = _onnxruntime()
+        self.device = _resolve(ort, device)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            if threads < 1:
+                raise ConfigError(f"threads must be at least 1, got {threads}")
+            options.intra_op_num_threads = threads
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CPUExecutionProvider"]
+        if self.device == "cuda":
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+            providers.insert(0, "CUDAExecutionProvider")
+        self._file = model if isinstance(model, bytes) else Path(model).read_bytes()
+        self._session = ort.InferenceSession(self._file, options, providers=providers)
+        got = self._session.get_providers()[0]
+        if got != providers[0]:
+            raise RuntimeUnavailableError(
+                f"asked ONNX Runtime for {providers[0]}, got {got}: check the CUDA and cuDNN libraries "
+                "(pip install 'ood-guard[gpu]'), or load with device='cpu'"
+            )
+        self._shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def source(self) -> bytes:
+        """The graph's own bytes, without our metadata: what `guard.artefact.write_onnx` takes."""
+        return graph_bytes(self._file)
+
+    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
+        """See `guard.runtimes`."""
+        check_images(images, self._shape)
+        feed: dict[str, Any] = {"images": images}
+        if threshold is not None:
+            feed["threshold"] = np.float32(threshold)
+        return Outputs(*self._session.run(_OUTPUTS, feed))
+
+
+def _onnxruntime() -> Any:
+    installed = {d for d in ("onnxruntime", "onnxruntime-gpu") if _installed(d)}
+    if len(installed) == 2:
+        raise RuntimeUnavailableError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of ood-guard[cpu] and ood-guard[gpu]"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu") from error
+    return onnxruntime
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _resolve(ort: Any, device: str) -> str:
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    if device == "auto":
+        return "cuda" if has_cuda and _cuda_driver() else "cpu"
+    if device == "cuda" and not has_cuda:
+        raise RuntimeUnavailableError(
+            "this onnxruntime has no CUDA support; run: pip uninstall -y onnxruntime && pip install 'ood-guard[gpu]', "
+            "or load with device='cpu'"
+        )
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    return device
+
+
+def _cuda_driver() -> bool:
+    """Whether a CUDA driver is on this machine (the GPU build of onnxruntime lists CUDA without one, too)."""
+    import ctypes
+
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return False
