@@ -34,12 +34,21 @@ class Guard:
         manifest: everything about this guard except its weights.
         runtime: what runs its graph.
         splits: row indices of the training data by split name, after `guard.train` or `guard.fit`; else empty.
+        path: the file it was loaded from, or None.
     """
 
-    def __init__(self, manifest: Manifest, runtime: Runtime, splits: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        runtime: Runtime,
+        *,
+        splits: dict[str, np.ndarray] | None = None,
+        path: Path | None = None,
+    ) -> None:
         self.manifest = manifest
         self.runtime = runtime
         self.splits = splits or {}
+        self.path = path
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -75,10 +84,10 @@ class Guard:
         from .preprocess import to_input
 
         items = _as_sequence(images)
+        starts = range(0, len(items), batch_size)
         batches = (
-            np.stack([_named(to_input, items[i], i, self.manifest) for i in range(start, min(start + batch_size, n))])
-            for n in [len(items)]
-            for start in range(0, n, batch_size)
+            np.stack([_named(to_input, items[i], i, self.manifest) for i in range(s, min(s + batch_size, len(items)))])
+            for s in starts
         )
         return self.predict_batches(batches, threshold=threshold)
 
@@ -116,7 +125,7 @@ class Guard:
     def with_calibration(self, scores: np.ndarray, *, alpha: float = 0.05) -> Guard:
         """`calibrate` from scores (n,) that were computed already."""
         manifest = self.manifest.model_copy(update={"calibration": calibrate(scores, alpha=alpha), "parity": None})
-        return Guard(manifest, self.runtime, self.splits)
+        return Guard(manifest, self.runtime, splits=self.splits, path=self.path)
 
     @property
     def module(self) -> GuardModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .artefact import FOLDER_MANIFEST, FOLDER_WEIGHTS, read_onnx, read_pair, write_onnx, write_pair
+from .artefact import FOLDER_MANIFEST, FOLDER_WEIGHTS, graph_bytes, read_onnx, read_pair, write_onnx, write_pair
 from .detector import Guard
 from .errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError, MissingExtraError
 
@@ -24,14 +24,14 @@ def load(path: str | Path, *, device: str = "auto", threads: int | None = None, 
         from .runtimes.onnx_session import OnnxSession
 
         data, manifest = read_onnx(path)
-        return Guard(manifest, OnnxSession(data, device=device, threads=threads, spinning=spinning))
+        return Guard(manifest, OnnxSession(data, device=device, threads=threads, spinning=spinning), path=path)
     if path.suffix == ".engine":
         from .runtimes.tensorrt_engine import TensorRTEngine
 
         if device == "cpu":
             raise ConfigError(f"{path} is a TensorRT engine, which runs on CUDA only; load the .onnx file for the CPU")
         data, manifest = read_pair(path, engine_manifest_path(path))
-        return Guard(manifest, TensorRTEngine(data, manifest))
+        return Guard(manifest, TensorRTEngine(data, manifest), path=path)
     raise ArtefactDamagedError(f"{path} is not a guard: accepted are a .onnx file, a .engine file or a run folder")
 
 
@@ -42,11 +42,13 @@ def engine_manifest_path(path: Path) -> Path:
 
 def save(g: Guard, path: Path) -> Path:
     """`Guard.save`: the same weights with the guard's current manifest (its new calibration)."""
-    if path.suffix == ".onnx" and g.runtime.name == "onnxruntime":
-        g.manifest = write_onnx(path, g.runtime.source(), g.manifest)  # type: ignore[attr-defined]
+    source = g.path
+    if source is not None and source.suffix == path.suffix == ".onnx":
+        g.manifest = write_onnx(path, graph_bytes(read_onnx(source)[0]), g.manifest)
         return path
-    if path.suffix == ".engine" and g.runtime.name.startswith("tensorrt"):
-        g.manifest = write_pair(path, engine_manifest_path(path), g.runtime.source(), g.manifest)  # type: ignore[attr-defined]
+    if source is not None and source.suffix == path.suffix == ".engine":
+        engine, _ = read_pair(source, engine_manifest_path(source))
+        g.manifest = write_pair(path, engine_manifest_path(path), engine, g.manifest)
         return path
     if getattr(g.runtime, "module", None) is not None and path.suffix not in (".onnx", ".engine"):
         return save_pretrained(g, path)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..artefact import graph_bytes
 from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 from . import Outputs, check_images
 
@@ -50,8 +49,8 @@ class OnnxSession:
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()
             providers.insert(0, "CUDAExecutionProvider")
-        self._file = model if isinstance(model, bytes) else Path(model).read_bytes()
-        self._session = ort.InferenceSession(self._file, options, providers=providers)
+        source = model if isinstance(model, bytes) else str(model)
+        self._session = ort.InferenceSession(source, options, providers=providers)
         got = self._session.get_providers()[0]
         if got != providers[0]:
             raise RuntimeUnavailableError(
@@ -59,10 +58,6 @@ class OnnxSession:
                 "(pip install 'ood-guard[gpu]'), or load with device='cpu'"
             )
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
-
-    def source(self) -> bytes:
-        """The graph's own bytes, without our metadata: what `guard.artefact.write_onnx` takes."""
-        return graph_bytes(self._file)
 
     def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
         """See `guard.runtimes`."""
