@@ -1,0 +1,316 @@
+"""Anything -> uint8 pixels: the one implementation that training, evaluation and serving share.
+
+    path | bytes | PIL image | uint8 array --open_image--> PIL "L" or "RGB" --to_input--> uint8 (H, W, channels)
+
+The order is fixed: read the header, check the limits, decode, orient (EXIF), convert to 8-bit grey or RGB, resize.
+Interpolation differences alone can flip an out-of-distribution decision, so nothing else in the product resizes.
+
+What becomes of the odd ones:
+    EXIF orientation        applied (all eight)
+    alpha, palette alpha    composited over the grey level `background`
+    16-bit grey             v -> round(v / 257), so 65535 is 255; 32-bit integers are taken as 16-bit values
+    float grey              values in 0..1 times 255; else in 0..255 as they are; else in 0..65535 / 257; else refused
+    CMYK, YCbCr, HSV        converted to RGB by Pillow
+    animated, multi-page    the first frame
+    truncated, not an image `ImageError`, here and never later (Pillow alone would decode lazily)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import (  # the plugins register the formats below
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from .errors import ConfigError, ImageError, MissingDataError
+from .manifest import Preprocess
+
+MAX_PIXELS = 50_000_000
+
+#: What `open_image` reads, by content and whatever the suffix says. Not all that Pillow reads: its EPS plugin runs
+#: another program, and formats without a signature would claim any file.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+_ORIENT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def open_image(
+    source: Any, *, max_pixels: int = MAX_PIXELS, formats: Iterable[str] | None = None, background: int = 255
+) -> Image.Image:
+    """Decode one image completely, oriented, as 8-bit grey or colour.
+
+    Args:
+        source: a path, encoded bytes, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        max_pixels: width x height allowed; read from the header, so a decompression bomb costs nothing.
+        formats: names of `FORMATS` to accept, judged by content; default all of them. For encoded images only.
+        background: the grey level put behind transparent pixels, 0 .. 255.
+
+    Returns:
+        A PIL image of mode "L" or "RGB"; the caller's own object is never changed.
+
+    Raises:
+        ImageError: not an image, damaged, empty, too large, or an array that would have to be guessed at.
+        MissingDataError: no file at that path.
+    """
+    with _Opened(source, formats) as opened:
+        _check_size(opened.image, max_pixels, opened.where)
+        return _decode(opened.image, background, opened.where)
+
+
+def to_input(
+    source: Any, config: Preprocess, *, max_pixels: int = MAX_PIXELS, formats: Iterable[str] | None = None
+) -> np.ndarray:
+    """One image as the graph takes it: uint8 (config.height, config.width, config.channels), C-contiguous.
+
+    "crop" scales the shorter side to crop_scale times the input with Pillow's antialiased filter and cuts the centre,
+    by the same rounding as torchvision's Resize and CenterCrop; "stretch" scales both sides. An image that has the
+    input's size already is never resampled: its pixels pass through unchanged.
+
+    Args:
+        source, max_pixels, formats: as in `open_image`.
+        config: the guard's `Preprocess`.
+
+    Raises:
+        ImageError, MissingDataError: as in `open_image`.
+    """
+    if isinstance(source, np.ndarray) and (ready := _ready(source, config)) is not None:
+        return ready
+    image = open_image(source, max_pixels=max_pixels, formats=formats, background=config.background)
+    mode = "L" if config.channels == 1 else "RGB"
+    if image.mode == "RGB" and mode == "L":
+        image = image.convert("L")  # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
+    # grey stays grey until after the resize: a third of the work, the same pixels
+    pixels = np.array(_resize(image, config))
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    return pixels if pixels.shape[2] == config.channels else np.repeat(pixels, config.channels, axis=2)
+
+
+def header_size(source: Any) -> tuple[int, int]:
+    """(height, width) after orientation, from the header alone: nothing is decoded; raises as `open_image` does."""
+    with _Opened(source, None) as opened:
+        width, height = opened.image.size
+        # Pillow's TIFF plugin reports (and later applies) the orientation by itself
+        swap = opened.image.format != "TIFF" and _orientation(opened.image) >= 5
+        return (width, height) if swap else (height, width)
+
+
+class _Opened:
+    """The lazily opened image behind any source; closes only what it opened itself."""
+
+    def __init__(self, source: Any, formats: Iterable[str] | None) -> None:
+        self.where, self._file = "", None
+        if isinstance(source, np.ndarray):
+            self.image = _from_array(source)
+        elif isinstance(source, Image.Image):
+            self.image = source
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            self._file = io.BytesIO(source)
+            self.image = self._open(formats)
+        elif isinstance(source, (str, Path)):
+            self.where = f"{source}: "
+            try:
+                self._file = open(source, "rb")  # noqa: SIM115 - closed in __exit__
+            except FileNotFoundError:
+                raise MissingDataError(f"no such image: {source}") from None
+            except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
+                raise ImageError(f"{source} cannot be read ({error})") from None
+            self.image = self._open(formats)
+        else:
+            raise ImageError(
+                f"an image must be a path, encoded bytes, a PIL image or a uint8 array, got {type(source).__name__}"
+            )
+
+    def _open(self, formats: Iterable[str] | None) -> Image.Image:
+        try:
+            return _open_lazily(self._file, formats, self.where)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _open_lazily(file: IO[bytes], formats: Iterable[str] | None, where: str) -> Image.Image:
+    """The header only. `Image.open` is not used: its own size check warns or raises by a global limit, and it tries
+    every plugin there is."""
+    allowed = FORMATS if formats is None else tuple(formats)
+    if unknown := [name for name in allowed if name not in FORMATS]:
+        raise ConfigError(f"unknown image format {unknown[0]!r}; accepted: {', '.join(FORMATS)}")
+    prefix = file.read(16)
+    if not prefix:
+        raise ImageError(f"{where}the image is empty (0 bytes)")
+    claims = [name for name in FORMATS if (accept := Image.OPEN[name][1]) is None or accept(prefix)]
+    if not claims:
+        raise ImageError(f"{where}not an image; accepted: {', '.join(allowed)}")
+    if not set(claims) & set(allowed):
+        raise ImageError(f"{where}{claims[0]} images are not accepted here; accepted: {', '.join(allowed)}")
+    reason: object = "not supported by this build of Pillow"
+    for name in claims:
+        if name not in allowed or isinstance(Image.OPEN[name][1](prefix), str):
+            continue
+        try:
+            file.seek(0)
+            return Image.OPEN[name][0](file, "")
+        except Exception as error:  # plugins raise whatever broken bytes make them raise
+            reason = error
+    raise ImageError(f"{where}damaged or cut short {claims[0]} image ({reason})")
+
+
+def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{where}the image has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{where}the image is too large: {width} x {height} = {width * height / 1e6:.1f} megapixels, "
+            f"at most {max_pixels / 1e6:g} are accepted; scale it down first"
+        )
+
+
+def _decode(image: Image.Image, background: int, where: str) -> Image.Image:
+    try:
+        image.load()
+        turn = _ORIENT.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
+        return _eight_bit(image, background)
+    except ImageError as error:
+        raise ImageError(f"{where}{error}") from None
+    except Exception as error:  # see _open_lazily
+        kind = f"{image.format} " if image.format else ""
+        raise ImageError(f"{where}damaged or cut short {kind}image ({error})") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata around a sound image
+        return 1
+    return value if value in _ORIENT else 1
+
+
+def _eight_bit(image: Image.Image, background: int) -> Image.Image:
+    """Any mode -> "L" or "RGB", without alpha."""
+    mode = image.mode
+    if mode.startswith("I;16") or mode in ("I", "F"):
+        return _from_deep(image, background)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        grey = mode in ("1", "L", "LA", "La")
+        image = image.convert("RGBA")
+        flat = Image.new("L" if grey else "RGB", image.size, background if grey else (background,) * 3)
+        flat.paste(image.convert(flat.mode), mask=image.getchannel("A"))
+        return flat
+    if mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if mode == "1" else "RGB")
+
+
+def _from_deep(image: Image.Image, background: int) -> Image.Image:
+    """16-bit, 32-bit and float grey scaled to 8 bits; Pillow's own convert("L") would clip at 255."""
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
+        raise ImageError(f"cannot scale grey values {low:g} .. {high:g} to 8 bits; accepted: 0..1, 0..255 or 0..65535")
+    if image.mode != "F":
+        pixels = (values.astype(np.uint32) + 128) // 257
+    elif high <= 255:
+        pixels = np.rint(values * (255.0 if high <= 1 else 1.0))
+    else:
+        pixels = np.rint(values / 257.0)
+    pixels = pixels.astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        pixels[values == transparent] = background
+    return Image.fromarray(pixels)
+
+
+def _check_array(array: np.ndarray) -> None:
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"image arrays must be uint8 with values 0..255, got {array.dtype}; "
+            "for floats in 0..1: (image * 255).round().astype('uint8')"
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(f"image arrays must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+    if array.size == 0:
+        raise ImageError(f"the image has no pixels (shape {array.shape})")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    _check_array(array)
+    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array))
+
+
+def _ready(array: np.ndarray, config: Preprocess) -> np.ndarray | None:
+    """The array itself where it needs no conversion but repeating grey; else None."""
+    _check_array(array)
+    pixels = array if array.ndim == 3 else array[:, :, None]
+    if pixels.shape[:2] != (config.height, config.width) or pixels.shape[2] not in (1, config.channels):
+        return None
+    if pixels.shape[2] != config.channels:
+        return np.repeat(pixels, config.channels, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def _resize(image: Image.Image, config: Preprocess) -> Image.Image:
+    target = (config.width, config.height)
+    if image.size == target:
+        return image
+    box = None if config.resize == "stretch" else crop_box(image.size, target, config.crop_scale)
+    return image.resize(target, _FILTERS[config.interpolation], box=box)
+
+
+def crop_box(size: tuple[int, int], target: tuple[int, int], crop_scale: float) -> tuple[float, float, float, float]:
+    """The part of an image that scale-then-centre-crop keeps: (left, top, right, bottom) in source pixels.
+
+    Resizing this box straight to `target` gives the pixels of scaling everything and cutting afterwards (Pillow's
+    filters look beyond the box), without the intermediate image, which for a 1 x 40,000,000 strip would be enormous.
+
+    Args:
+        size, target: (width, height) of the image and of the input.
+        crop_scale: shorter side / input side before the crop, >= 1.
+    """
+    wanted = [round(side * crop_scale) for side in target]
+    axis = 0 if wanted[0] * size[1] >= wanted[1] * size[0] else 1  # the axis whose scale is larger must be filled
+    scaled = [wanted[axis] * side // size[axis] for side in size]
+    scaled[axis] = wanted[axis]
+    scaled = [max(a, b) for a, b in zip(scaled, target, strict=True)]
+    corner = [round((a - b) / 2) for a, b in zip(scaled, target, strict=True)]
+    left, right = (corner[0] * size[0] / scaled[0], (corner[0] + target[0]) * size[0] / scaled[0])
+    top, bottom = (corner[1] * size[1] / scaled[1], (corner[1] + target[1]) * size[1] / scaled[1])
+    return left, top, min(right, size[0]), min(bottom, size[1])
