@@ -1,0 +1,36 @@
+"""Images in, whatever form they come in: `load(data)` -> `ImageData`.
+
+    form                                     example                                 labels, class names
+    a folder with one sub-folder per class   "photos/"                               sub-folders, sorted by name
+    a folder of images, any nesting          load("photos/", labelled=False)         none
+    a Parquet file or a folder of shards     "cifar10/train.parquet", "c/train*"     column `label`; names in the schema
+    a Hugging Face data set, or its id       ds, "user/name", "user/name:test"       column `label`; its ClassLabel
+    a map-style torch data set               torchvision.datasets.X(...)             the int of each pair; `.classes`
+    a pair of arrays                         (uint8 (N, H, W[, C]), labels (N,))     "0", "1", ...
+    a list of images, or an array            load([img, ...], labelled=False)        none
+    scikit-learn's digits, 32 x 32           "digits", "digits:0-7"                  the digit
+
+(A folder of one's own that is called digits is "./digits".) Importing this package loads neither torch nor pyarrow
+nor datasets nor scikit-learn; each is imported when its form is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .image_data import ImageData
+from .loading import load
+from .splits import default_count, split
+
+if TYPE_CHECKING:
+    from .augment import augment
+
+__all__ = ["ImageData", "augment", "default_count", "load", "split"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "augment":  # needs torch
+        from .augment import augment
+
+        return augment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""Random crop and horizontal flip as batched tensor operations on uint8, on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def augment(images: torch.Tensor, generator: torch.Generator, *, pad: int, flip: bool) -> torch.Tensor:
+    """Shift each image by up to `pad` pixels (black comes in), and mirror half of them.
+
+    The standard for small images: CIFAR's is pad = side / 8 = 4. Leave `flip` out where left and right mean something
+    (digits, letters). Draws come from `generator` alone; nothing waits for the device, and one gather does the work.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        generator: on the images' device.
+        pad: largest shift in pixels, >= 0.
+        flip: mirror each image with probability 1/2.
+
+    Returns:
+        uint8 (N, H, W, C), a new tensor (the input itself where pad is 0 and flip is False).
+    """
+    n, height, width, _ = images.shape
+    if pad == 0 and not flip:
+        return images
+    device = images.device
+    rows = torch.arange(height, device=device).expand(n, height)
+    columns = torch.arange(width, device=device).expand(n, width)
+    if flip:
+        mirrored = torch.randint(0, 2, (n, 1), generator=generator, device=device, dtype=torch.bool)
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    if pad:
+        offset = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=device)
+        rows, columns = rows + offset[0], columns + offset[1]
+        images = F.pad(images, (0, 0, pad, pad, pad, pad))
+    batch = torch.arange(n, device=device)[:, None, None]
+    return images[batch, rows[:, :, None], columns[:, None, :]]
