@@ -64,7 +64,7 @@ class OnnxSession:
         check_images(images, self._shape)
         feed: dict[str, Any] = {"images": images}
         if threshold is not None:
-            feed["threshold"] = np.float32(threshold)
+            feed["threshold"] = np.array(threshold, np.float32)  # ONNX Runtime refuses numpy scalars
         return Outputs(*self._session.run(_OUTPUTS, feed))
 
 
