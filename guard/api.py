@@ -34,7 +34,7 @@ def train(
     head: str | None = None,
     score: str | None = None,
     epochs: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     lr: float | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -50,6 +50,7 @@ def train(
     calibration: Any = None,
     test: Any = None,
     ema: float | None = None,
+    augment: str = "auto",
     workers: int | None = None,
     **options: Any,
 ) -> Guard:
@@ -65,7 +66,7 @@ def train(
         head: "linear" or "cosine"; default the method's own.
         score: the ood_score the guard uses; default the method's own; see `list_scores`.
         epochs: passes over the training split; default the method's own.
-        batch_size: in-distribution images per step.
+        batch_size: in-distribution images per step; default 128, or 32 below 5,000 training images.
         lr: peak learning rate of SGD with a cosine schedule; default the method's own.
         seed: of splits, initialisation, order and augmentation; two CPU runs of one seed are equal.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
@@ -84,6 +85,8 @@ def train(
             set of its own; default min(2000, max(10 %, min(400, 25 %))).
         test: the same for the test split, on which accuracy and false-alarm rate are measured.
         ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
+        augment: "none", "crop" (padded random crops), "crop+flip" (and mirrored), "auto": "crop+flip", or "crop" for
+            digits, which have a handedness.
         workers: processes that decode large images; default the number of cores.
         **options: the method's own options; see `guard methods NAME` or its docstring.
 

@@ -35,6 +35,8 @@ class Guard:
         runtime: what runs its graph.
         splits: row indices of the training data by split name, after `guard.train` or `guard.fit`; else empty.
         path: the file it was loaded from, or None.
+        calibration_images: the held-out images (`train.data.ImageData`) right after `guard.train` or `guard.fit`, which
+            the export verifies itself on; else None.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class Guard:
         *,
         splits: dict[str, np.ndarray] | None = None,
         path: Path | None = None,
+        calibration_images: Any = None,
     ) -> None:
         self.manifest = manifest
         self.runtime = runtime
         self.splits = splits or {}
         self.path = path
+        self.calibration_images = calibration_images
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -125,7 +129,17 @@ class Guard:
     def with_calibration(self, scores: np.ndarray, *, alpha: float = 0.05) -> Guard:
         """`calibrate` from scores (n,) that were computed already."""
         manifest = self.manifest.model_copy(update={"calibration": calibrate(scores, alpha=alpha), "parity": None})
-        return Guard(manifest, self.runtime, splits=self.splits, path=self.path)
+        return self._with(manifest)
+
+    def _with(self, manifest: Manifest) -> Guard:
+        """This guard under another manifest."""
+        return Guard(
+            manifest,
+            self.runtime,
+            splits=self.splits,
+            path=self.path,
+            calibration_images=self.calibration_images,
+        )
 
     @property
     def module(self) -> GuardModule:

@@ -17,9 +17,10 @@ What becomes of the odd ones:
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -81,9 +82,9 @@ def open_image(
         ImageError: not an image, damaged, empty, too large, or an array that would have to be guessed at.
         MissingDataError: no file at that path.
     """
-    with _Opened(source, formats) as opened:
-        _check_size(opened.image, max_pixels, opened.where)
-        return _decode(opened.image, background, opened.where)
+    with _opened(source, formats) as (image, where):
+        _check_size(image, max_pixels, where)
+        return _decode(image, background, where)
 
 
 def to_input(
@@ -117,52 +118,39 @@ def to_input(
 
 def header_size(source: Any) -> tuple[int, int]:
     """(height, width) after orientation, from the header alone: nothing is decoded; raises as `open_image` does."""
-    with _Opened(source, None) as opened:
-        width, height = opened.image.size
+    with _opened(source, None) as (image, _):
+        width, height = image.size
         # Pillow's TIFF plugin reports (and later applies) the orientation by itself
-        swap = opened.image.format != "TIFF" and _orientation(opened.image) >= 5
+        swap = image.format != "TIFF" and _orientation(image) >= 5
         return (width, height) if swap else (height, width)
 
 
-class _Opened:
-    """The lazily opened image behind any source; closes only what it opened itself."""
+@contextlib.contextmanager
+def _opened(source: Any, formats: Iterable[str] | None) -> Iterator[tuple[Image.Image, str]]:
+    """(the lazily opened image behind any source, its path for messages); closes only what was opened here."""
+    if isinstance(source, np.ndarray):
+        yield _from_array(source), ""
+    elif isinstance(source, Image.Image):
+        yield source, ""
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        with io.BytesIO(source) as file:
+            yield _open_lazily(file, formats, ""), ""
+    elif isinstance(source, (str, os.PathLike)):
+        with _open_file(os.fspath(source)) as opened:
+            yield _open_lazily(opened, formats, f"{source}: "), f"{source}: "
+    else:
+        raise ImageError(
+            f"an image must be a path, encoded bytes, a PIL image or a uint8 array, got {type(source).__name__}"
+        )
 
-    def __init__(self, source: Any, formats: Iterable[str] | None) -> None:
-        self.where, self._file = "", None
-        if isinstance(source, np.ndarray):
-            self.image = _from_array(source)
-        elif isinstance(source, Image.Image):
-            self.image = source
-        elif isinstance(source, (bytes, bytearray, memoryview)):
-            self._file = io.BytesIO(source)
-            self.image = self._open(formats)
-        elif isinstance(source, (str, Path)):
-            self.where = f"{source}: "
-            try:
-                self._file = open(source, "rb")  # noqa: SIM115 - closed in __exit__
-            except FileNotFoundError:
-                raise MissingDataError(f"no such image: {source}") from None
-            except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
-                raise ImageError(f"{source} cannot be read ({error})") from None
-            self.image = self._open(formats)
-        else:
-            raise ImageError(
-                f"an image must be a path, encoded bytes, a PIL image or a uint8 array, got {type(source).__name__}"
-            )
 
-    def _open(self, formats: Iterable[str] | None) -> Image.Image:
-        try:
-            return _open_lazily(self._file, formats, self.where)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> _Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+def _open_file(path: str) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise MissingDataError(f"no such image: {path}") from None
+    except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
+        raise ImageError(f"{path!r} cannot be read ({error})") from None
 
 
 def _open_lazily(file: IO[bytes], formats: Iterable[str] | None, where: str) -> Image.Image:
@@ -174,21 +162,29 @@ def _open_lazily(file: IO[bytes], formats: Iterable[str] | None, where: str) -> 
     prefix = file.read(16)
     if not prefix:
         raise ImageError(f"{where}the image is empty (0 bytes)")
-    claims = [name for name in FORMATS if (accept := Image.OPEN[name][1]) is None or accept(prefix)]
+    claims = {name: claim for name in FORMATS if (claim := _claims(name, prefix))}
     if not claims:
         raise ImageError(f"{where}not an image; accepted: {', '.join(allowed)}")
     if not set(claims) & set(allowed):
-        raise ImageError(f"{where}{claims[0]} images are not accepted here; accepted: {', '.join(allowed)}")
-    reason: object = "not supported by this build of Pillow"
-    for name in claims:
-        if name not in allowed or isinstance(Image.OPEN[name][1](prefix), str):
+        raise ImageError(f"{where}{next(iter(claims))} images are not accepted here; accepted: {', '.join(allowed)}")
+    reason: object = ""
+    for name, claim in claims.items():
+        if name not in allowed:
             continue
+        if isinstance(claim, str):
+            raise ImageError(f"{where}this build of Pillow cannot read {name} images ({claim})")
         try:
             file.seek(0)
             return Image.OPEN[name][0](file, "")
         except Exception as error:  # plugins raise whatever broken bytes make them raise
             reason = error
     raise ImageError(f"{where}damaged or cut short {claims[0]} image ({reason})")
+
+
+def _claims(name: str, prefix: bytes) -> bool | str:
+    """Whether a file that begins like this is of that format; a sentence where Pillow was built without it."""
+    accept = Image.OPEN[name][1]
+    return accept is not None and accept(prefix)
 
 
 def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ def decode(
     workers: int,
     max_pixels: int,
     check_only: bool = False,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Decode each group of rows of `source`, in the order given.
 
     Args:

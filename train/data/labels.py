@@ -53,7 +53,7 @@ def check_classes(labels: np.ndarray, class_names: Sequence[str], name: str) -> 
             f"{name} has {len(class_names)} class ({', '.join(class_names) or 'none'}); a classifier needs at least two"
         )
     counts = np.bincount(labels, minlength=len(class_names))
-    empty = [class_names[i] for i in np.flatnonzero(counts == 0)]
+    empty = [class_names[i] for i in np.flatnonzero(counts == 0).tolist()]
     if empty:
         shown = ", ".join(repr(n) for n in empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         raise DataError(

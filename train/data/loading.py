@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,16 @@ def _as_it_is(data: ImageData, preprocess: Preprocess | None, labelled: bool) ->
 
 def _own_preprocess(source: Source, rows: np.ndarray, image_size: int | None, channels: int) -> Preprocess:
     """The input that suits these images, where nobody said."""
-    if channels not in (1, 3):
+    if channels != 1 and channels != 3:
         raise ConfigError(f"channels must be 1 or 3, got {channels}")
     if image_size is not None:
         if not 1 <= image_size <= 8192:
             raise ConfigError(f"image_size must be in 1..8192 pixels, got {image_size}")
-        return Preprocess(height=image_size, width=image_size, channels=channels)
+        return Preprocess(height=image_size, width=image_size, channels=1 if channels == 1 else 3)
     height, width = _common_size(source, rows) or (DEFAULT_SIDE, DEFAULT_SIDE)
     if max(height, width) > SMALL_SIDE:
         height = width = DEFAULT_SIDE
-    return Preprocess(height=height, width=width, channels=channels)
+    return Preprocess(height=height, width=width, channels=1 if channels == 1 else 3)
 
 
 def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:
@@ -157,16 +158,16 @@ def _decode_all(
     stream = decode(source, groups, config, workers=workers, max_pixels=max_pixels, check_only=not in_array)
     bad: dict[int, str] = {}
     filled = seen = 0
-    for group, decoded in zip(groups, _with_progress(stream, groups, source.name), strict=True):
-        seen += len(group)
-        for position, reason in decoded.failures:
-            bad[int(group[position])] = f"{source.where(int(group[position]))}{reason}"
-        if len(bad) >= 10 and len(bad) > CORRUPT_SHARE * len(rows):
-            break
-        if array is not None:
-            array[filled : filled + len(decoded.images)] = decoded.images
-            filled += len(decoded.images)
-    stream.close()
+    with contextlib.closing(_with_progress(stream, len(rows), source.name)) as results:
+        for group, decoded in zip(groups, results, strict=True):
+            seen += len(group)
+            for position, reason in decoded.failures:
+                bad[int(group[position])] = f"{source.where(int(group[position]))}{reason}"
+            if len(bad) >= 10 and len(bad) > CORRUPT_SHARE * len(rows):
+                break  # more would not change the answer
+            if array is not None:
+                array[filled : filled + len(decoded.images)] = decoded.images
+                filled += len(decoded.images)
     corrupt = _report(bad, seen, len(rows), source.name)
     kept = rows[~np.isin(rows, list(bad))]
     if array is not None:
@@ -188,20 +189,18 @@ def _report(bad: dict[int, str], seen: int, count: int, name: str) -> tuple[str,
     return tuple(bad.values())
 
 
-def _with_progress(stream: Iterator[Decoded], groups: list[np.ndarray], name: str) -> Iterable[Decoded]:
-    """A bar on a terminal's stderr; nothing in a log file or for few images."""
-    if len(groups) < 8 or not sys.stderr.isatty():
-        return stream
-    return _bar(stream, groups, name)
+def _with_progress(stream: Generator[Decoded, None, None], count: int, name: str) -> Generator[Decoded, None, None]:
+    """Pass results on, with a bar on a terminal's stderr; nothing in a log file or for few images."""
+    with contextlib.closing(stream):
+        if count < 8 * _GROUP or not sys.stderr.isatty():
+            yield from stream
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def _bar(stream: Iterator[Decoded], groups: list[np.ndarray], name: str) -> Iterator[Decoded]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"reading {name}", total=sum(len(group) for group in groups))
-        for group, decoded in zip(groups, stream, strict=True):
-            yield decoded
-            progress.advance(task, len(group))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(f"reading {name}", total=count)
+            for decoded in stream:
+                yield decoded
+                progress.advance(task, len(decoded.images) + len(decoded.failures))

@@ -1,0 +1,112 @@
+"""What `guard.export` calls: write to a temporary file, verify it, and only then give it its name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from guard._siblings import sibling
+from guard.artefact import read_onnx, write_onnx, write_pair
+from guard.detector import Guard
+from guard.errors import ConfigError
+from guard.loading import engine_manifest_path
+from guard.loading import load as load_guard
+from guard.manifest import Manifest, Parity
+
+from .parity import compare, passed
+from .to_onnx import onnx_bytes
+
+log = logging.getLogger("ood_guard")
+
+PRECISIONS = ("fp32",)
+
+
+def export(
+    g: Guard | str | Path,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    data: Any = None,
+    max_flag_flips: int = 0,
+    max_batch: int = 256,
+) -> Path:
+    """`guard.export`."""
+    path = Path(path)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if path.suffix not in (".onnx", ".engine"):
+        raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
+    source = g if isinstance(g, Guard) else load_guard(g)
+    if path.suffix == ".engine":
+        return _export_engine(source, path, data, max_flag_flips, max_batch)
+    graph = onnx_bytes(source.module, source.manifest)
+    manifest = _verified(source, graph, data, max_flag_flips)
+    write_onnx(path, graph, manifest)
+    return path
+
+
+def _verified(source: Guard, graph: bytes, data: Any, max_flag_flips: int) -> Manifest:
+    """The manifest with the measured parity of `graph`, or ParityError."""
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "guard.onnx"
+        write_onnx(draft, graph, source.manifest)
+        report = compare(source, load_guard(draft, device="cpu"), *_images(source, data))
+    passed(report, max_flag_flips)
+    log.info("verified: %s", str(report).replace("\n", ";"))
+    return source.manifest.model_copy(update={"parity": report.parity})
+
+
+def _export_engine(source: Guard, path: Path, data: Any, max_flag_flips: int, max_batch: int) -> Path:
+    from .to_tensorrt import build_engine
+
+    if source.path is not None and source.path.suffix == ".onnx":
+        graph = read_onnx(source.path)[0]
+    else:
+        graph = onnx_bytes(source.module, source.manifest)
+    engine, facts = build_engine(graph, source.manifest, max_batch=max_batch)
+    manifest = source.manifest.model_copy(update={"engine": facts, "parity": None})
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "guard.engine"
+        write_pair(draft, engine_manifest_path(draft), engine, manifest)
+        parity = _engine_parity(source, draft, data, max_flag_flips)
+    write_pair(path, engine_manifest_path(path), engine, manifest.model_copy(update={"parity": parity}))
+    return path
+
+
+def _engine_parity(source: Guard, draft: Path, data: Any, max_flag_flips: int) -> Parity | None:
+    """Measured where there is a GPU to run the engine on; elsewhere None, said aloud."""
+    from guard.runtimes.tensorrt_engine import cuda_available
+
+    if not cuda_available():
+        log.warning("no GPU here: the engine was built but not run; run guard.verify on the machine that will serve it")
+        return None
+    report = compare(source, load_guard(draft, device="cuda"), *_images(source, data))
+    return passed(report, max_flag_flips).parity
+
+
+def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
+    """(batches, labels) to verify on: the given data, else the calibration images right after training, else noise."""
+    held = source.calibration_images
+    if data is None and held is not None:
+        return (batch for batch, _ in held.batches(64)), held.labels
+    if data is None:
+        return _noise(source.manifest), None
+    loaded = sibling("train.data").load(data, preprocess=source.manifest.preprocess, labelled=False)
+    return (batch for batch, _ in loaded.batches(64)), None
+
+
+def _noise(manifest: Manifest, batches: int = 4, size: int = 32) -> list[np.ndarray]:
+    """Uniform noise at several contrasts around several grey levels, by a fixed seed."""
+    p = manifest.preprocess
+    random = np.random.default_rng(0)
+    shape = (size, p.height, p.width, p.channels)
+    centre = random.uniform(32, 224, (batches, size, 1, 1, p.channels))
+    spread = random.uniform(0, 128, (batches, size, 1, 1, 1))
+    noise = random.uniform(-1, 1, (batches, *shape))
+    return list((centre + spread * noise).clip(0, 255).astype(np.uint8))
+
+

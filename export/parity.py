@@ -1,0 +1,142 @@
+"""Does the exported file decide the same? Numbers and decisions of two runtimes on the same images (design 4.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guard import metrics
+from guard._siblings import sibling
+from guard.detector import Guard
+from guard.errors import ConfigError, ParityError
+from guard.loading import load as load_guard
+from guard.manifest import Parity, Record
+
+
+class ParityReport(Record):
+    """What `guard.verify` measured.
+
+    Attributes:
+        images: how many were compared.
+        max_score_difference: largest absolute difference of ood_score; relative to max(1, |score|) in the `relative` one.
+        max_probability_difference: largest absolute difference of a class probability.
+        flag_flips: images whose is_ood or label changed.
+        label_changes: images whose label changed (counted in flag_flips too).
+        accuracy, false_alarm_rate: (source, exported), where the data has labels; None otherwise.
+        auroc_between: AUROC of the exported scores against the source's, on the same images: 0.5 means neither is
+            shifted.
+    """
+
+    images: int
+    max_score_difference: float
+    max_relative_score_difference: float
+    max_probability_difference: float
+    flag_flips: int
+    label_changes: int
+    accuracy: tuple[float, float] | None
+    false_alarm_rate: tuple[float, float]
+    auroc_between: float
+    source_runtime: str
+    runtime: str
+
+    @property
+    def parity(self) -> Parity:
+        """The part that travels in the manifest."""
+        return Parity(**{name: getattr(self, name) for name in Parity.model_fields})
+
+    def __str__(self) -> str:
+        accuracy = ""
+        if self.accuracy is not None:
+            accuracy = f"\n  accuracy          {self.accuracy[0]:.4f} -> {self.accuracy[1]:.4f}"
+        return (
+            f"{self.images} images, {self.source_runtime} -> {self.runtime}\n"
+            f"  score difference  {self.max_score_difference:.3g} (relative {self.max_relative_score_difference:.3g})\n"
+            f"  probability diff. {self.max_probability_difference:.3g}\n"
+            f"  flag flips        {self.flag_flips}\n"
+            f"  label changes     {self.label_changes}{accuracy}\n"
+            f"  flagged           {self.false_alarm_rate[0]:.4f} -> {self.false_alarm_rate[1]:.4f}"
+        )
+
+
+def verify(
+    exported: str | Path | Guard,
+    *,
+    against: Guard | str | Path,
+    data: Any,
+    batch_size: int = 64,
+    max_flag_flips: int = 0,
+) -> ParityReport:
+    """`guard.verify`."""
+    exported = exported if isinstance(exported, Guard) else load_guard(exported)
+    source = against if isinstance(against, Guard) else load_guard(against)
+    if source.class_names != exported.class_names:
+        raise ConfigError(
+            f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "
+            f"{', '.join(exported.class_names[:5])} ...; verify an export against the guard it was made from"
+        )
+    if source.manifest.preprocess != exported.manifest.preprocess:
+        raise ConfigError("the two guards prepare images differently; verify an export against its own source")
+    images = sibling("train.data").load(data, preprocess=source.manifest.preprocess, labelled=_labelled(data))
+    labels = images.labels if images.class_names == source.class_names else None
+    report = compare(source, exported, (batch for batch, _ in images.batches(batch_size)), labels)
+    return passed(report, max_flag_flips)
+
+
+def compare(source: Guard, exported: Guard, batches: Iterable[np.ndarray], labels: np.ndarray | None) -> ParityReport:
+    """Run both guards over batches of uint8 (n, H, W, channels), each at its own threshold."""
+    pairs = []
+    for batch in batches:
+        pairs.append((source.predict_batches([batch]), exported.predict_batches([batch])))
+    if not pairs:
+        raise ConfigError("there are no images to verify on")
+
+    def both(field: str) -> tuple[np.ndarray, np.ndarray]:
+        a, b = (np.concatenate([getattr(pair[side], field) for pair in pairs]) for side in (0, 1))
+        return a, b
+
+    score_a, score_b = both("ood_score")
+    if not (np.isfinite(score_a).all() and np.isfinite(score_b).all()):
+        raise ParityError("a runtime gave scores that are not finite; the guard cannot be verified")
+    label_a, label_b = both("label")
+    flag_a, flag_b = both("is_ood")
+    probability_a, probability_b = both("probabilities")
+    difference = np.abs(score_a.astype(np.float64) - score_b)
+    return ParityReport(
+        images=len(score_a),
+        max_score_difference=float(difference.max()),
+        max_relative_score_difference=float((difference / np.maximum(1, np.abs(score_a))).max()),
+        max_probability_difference=float(np.abs(probability_a.astype(np.float64) - probability_b).max()),
+        flag_flips=int(((flag_a != flag_b) | (label_a != label_b)).sum()),
+        label_changes=int((label_a != label_b).sum()),
+        accuracy=None if labels is None else (float((label_a == labels).mean()), float((label_b == labels).mean())),
+        false_alarm_rate=(float(flag_a.mean()), float(flag_b.mean())),
+        auroc_between=float(metrics.auroc(score_a, score_b)),
+        source_runtime=f"{source.runtime.name} ({source.runtime.device})",
+        runtime=f"{exported.runtime.name} ({exported.runtime.device})",
+    )
+
+
+def passed(report: ParityReport, max_flag_flips: int) -> ParityReport:
+    """The report, or `ParityError` where it is beyond the budget."""
+    if report.flag_flips > max_flag_flips:
+        raise ParityError(
+            f"{report.flag_flips} of {report.images} images change their label or flag between {report.source_runtime} "
+            f"and {report.runtime} (allowed: {max_flag_flips}; largest score difference "
+            f"{report.max_score_difference:.3g}); raise max_flag_flips only if you can live with that"
+        )
+    return report
+
+
+def _labelled(data: Any) -> bool:
+    """Whether to ask the data for labels: not for bare images."""
+    return not (isinstance(data, np.ndarray) or _flat_folder(data))
+
+
+def _flat_folder(data: Any) -> bool:
+    if not isinstance(data, (str, Path)) or not Path(data).is_dir():
+        return False
+    entries = [e for e in Path(data).iterdir() if not e.name.startswith(".")]
+    return not any(e.is_dir() for e in entries) and not any(e.suffix == ".parquet" for e in entries)

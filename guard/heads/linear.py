@@ -1,0 +1,25 @@
+"""The softmax classifier's head: logits = W h + b."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .base import Head, LastLayer
+
+
+class LinearHead(Head):
+    """W is (C, D), b is (C,), both with torch's default initialisation."""
+
+    name: ClassVar[str] = "linear"
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.linear = nn.Linear(num_features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+    def last_layer(self) -> LastLayer:
+        return LastLayer(self.linear.weight.detach(), self.linear.bias.detach())

@@ -1,0 +1,165 @@
+"""`GuardModule`: the one graph (design, section 4.5). Training evaluates it, export writes it, runtimes run it.
+
+    images uint8 (N, H, W, channels) --cast, permute, normalise--> classifier --> features, logits
+    logits --> label, probabilities;   features, logits --score--> ood_score;   ood_score > threshold --> is_ood
+
+The cast comes before the permute: TensorRT has no uint8 transpose.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .heads import Head, LastLayer
+from .manifest import Normalisation
+from .scores import Score
+
+
+class Taps(NamedTuple):
+    """What a classifier shows: pooled features (N, D), logits (N, C), and the last feature map (N, ...) or None."""
+
+    features: Tensor
+    logits: Tensor
+    feature_map: Tensor | None
+
+
+class Backbone(nn.Module):
+    """normalised images (N, channels, H, W) -> features (N, D), in two steps so that the map can be tapped."""
+
+    num_features: int
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """The last feature map (N, D, h, w), or tokens (N, L, D)."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward_map")
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """(N, D) from the map."""
+        raise NotImplementedError(f"{type(self).__name__} must define pool")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.forward_map(x))
+
+
+class Classifier(nn.Module):
+    """A backbone and a head: what `guard.train` trains."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    @property
+    def num_features(self) -> int:
+        return self.head.num_features
+
+    def forward(self, x: Tensor) -> Taps:
+        feature_map = self.backbone.forward_map(x)
+        features = self.backbone.pool(feature_map)
+        return Taps(features, self.head(features), feature_map)
+
+    def last_layer(self) -> LastLayer | None:
+        return self.head.last_layer()
+
+
+class TappedClassifier(nn.Module):
+    """Any torch classifier, untouched: a hook shows the input of its last linear layer, or a named module's output.
+
+    Args:
+        model: normalised images (N, channels, H, W) -> logits (N, C).
+        layer: name of the module to tap.
+        tap: "input" (of a linear layer) or "output" (of any module; maps (N, D, h, w) are averaged, tokens take the
+            first of (N, L, D)).
+    """
+
+    def __init__(self, model: nn.Module, layer: str, tap: str) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = layer
+        self.tap = tap
+        self.num_features = 0  # set by train.features.tap_classifier, which has seen a batch
+
+    def forward(self, x: Tensor) -> Taps:
+        seen: list[Tensor] = []
+
+        def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+
+        def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(output)
+
+        module = self.model.get_submodule(self.layer)
+        if self.tap == "input":
+            handle = module.register_forward_pre_hook(keep_input)
+        else:
+            handle = module.register_forward_hook(keep_output)
+        try:
+            logits = self.model(x)
+        finally:
+            handle.remove()
+        if not seen:
+            raise ModelError(f"the model did not run its layer {self.layer!r}; name another with features=")
+        return Taps(_as_vector(seen[-1], self.layer), logits, None)
+
+    def last_layer(self) -> LastLayer | None:
+        """The tapped linear layer's weights; for a named module, the last linear layer that fits its width."""
+        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        if self.tap == "input":
+            tapped = self.model.get_submodule(self.layer)
+            layers = [tapped] if isinstance(tapped, nn.Linear) else []
+        fitting = [m for m in layers if m.in_features == self.num_features]
+        if not fitting:
+            return None
+        bias = fitting[-1].bias
+        return LastLayer(fitting[-1].weight.detach(), None if bias is None else bias.detach())
+
+
+def _as_vector(tapped: Tensor, layer: str) -> Tensor:
+    """(N, D) from what a layer showed."""
+    if tapped.ndim == 2:
+        return tapped
+    if tapped.ndim == 4:
+        return tapped.mean((2, 3))
+    if tapped.ndim == 3:
+        return tapped[:, 0]
+    raise ModelError(f"layer {layer!r} shows a tensor of {tapped.ndim} dimensions; features need 2, 3 or 4")
+
+
+class GuardModule(nn.Module):
+    """Everything from the uint8 pixels on.
+
+    Args:
+        classifier: `Classifier` or `TappedClassifier`.
+        score: fitted, or about to be.
+        normalisation: (pixel / 255 - mean) / std, written as pixel * scale + shift.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, classifier: Classifier | TappedClassifier, score: Score, normalisation: Normalisation
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.score = score
+        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, channels) -> float (N, channels, H, W); the memory stays channels-last."""
+        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
+
+    def taps(self, images: Tensor) -> Taps:
+        """Features, logits and map of uint8 images."""
+        return self.classifier(self.normalise(images))
+
+    def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """label int64 (N,), probabilities (N, C), ood_score (N,), is_ood bool (N,)."""
+        features, logits, feature_map = self.taps(images)
+        ood_score = self.score(features, logits, feature_map)
+        return logits.argmax(-1), logits.softmax(-1), ood_score, ood_score > threshold

@@ -1,0 +1,35 @@
+"""Options that a user types: frozen records whose errors are one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from .errors import ConfigError
+from .manifest import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def parse_options(record: type[R], values: dict[str, Any], owner: str) -> R:
+    """Validate `values` into `record`; the first problem becomes one sentence.
+
+    Raises:
+        ConfigError: an unknown option (near matches shown), a wrong type or a value out of range.
+    """
+    try:
+        return record(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            accepted = list(record.model_fields)
+            near = difflib.get_close_matches(name, accepted, n=2, cutoff=0.5)
+            meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+            listing = ", ".join(f"{n}={f.default!r}" for n, f in record.model_fields.items()) or "none"
+            raise ConfigError(f"{owner} has no option {name!r}{meant} Its options and defaults: {listing}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        where = f" option {name}" if name else ""
+        raise ConfigError(f"{owner}{where}: {message}, got {first['input']!r}") from None

@@ -1,0 +1,67 @@
+"""OOD scores (torch): (features (N, D), logits (N, C)) -> ood_score (N,), **higher = more out-of-distribution**.
+
+One file per score; pure functions hold the maths, modules hold fitted state in buffers. All are exportable.
+
+    msp              - max softmax probability                    logits
+    max_logit        - max logit                                  logits
+    energy           - T logsumexp(f / T)                         logits
+    energy_logistic  - (learned link of the weighted logsumexp)   logits; trained by vos
+    mahalanobis      min_c (h - mu_c)' P (h - mu_c)               features; fitted
+    knn              squared distance to the k-th neighbour       features; fitted
+    vim              alpha ||R'(h - u)|| - logsumexp(f)           both; fitted
+    cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
+    rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+from ..errors import ConfigError, UnknownNameError
+from .base import Score
+from .cosine import Cosine
+from .energy import Energy
+from .energy_logistic import EnergyLogistic
+from .knn import KNN
+from .mahalanobis import Mahalanobis
+from .max_logit import MaxLogit
+from .msp import MSP
+from .rejection import Rejection
+from .vim import ViM
+
+_SCORES: dict[str, type[Score]] = {}
+
+
+def register_score(score: type[Score]) -> type[Score]:
+    """Class decorator: make a `Score` subclass available by its `name`."""
+    if not (isinstance(score, type) and issubclass(score, Score)):
+        raise ConfigError(f"register_score takes a guard.scores.Score subclass, got {score!r}")
+    if _SCORES.get(score.name, score).__qualname__ != score.__qualname__:
+        raise ConfigError(f"a score named {score.name!r} is registered already; choose another name")
+    _SCORES[score.name] = score
+    return score
+
+
+for _score in (MSP, MaxLogit, Energy, EnergyLogistic, Mahalanobis, KNN, ViM, Cosine, Rejection):
+    register_score(_score)
+
+
+def list_scores(pattern: str = "*") -> list[str]:
+    """Registered names that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_SCORES, pattern))
+
+
+def get_score(name: str) -> type[Score]:
+    """The class registered under `name`; unknown names raise `UnknownNameError` with near matches."""
+    if name not in _SCORES:
+        raise UnknownNameError("score", name, _SCORES)
+    return _SCORES[name]
+
+
+def create_score(name: str, **options: Any) -> Score:
+    """An unfitted score; wrong options raise `ConfigError` naming the accepted ones."""
+    return get_score(name)(**options)
+
+
+__all__ = ["Score", "create_score", "get_score", "list_scores", "register_score"]

@@ -1,0 +1,75 @@
+"""What a score is."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..heads import LastLayer
+from ..manifest import Record
+from ..options import parse_options
+
+
+class NoOptions(Record):
+    """A score without options."""
+
+
+class Score(nn.Module):
+    """(features (N, D), logits (N, C)[, feature_map]) -> ood_score (N,), higher = more out-of-distribution.
+
+    A fitted score reads its data once, in batches: ``begin``, ``update`` per batch, ``finish``; ``fit`` is the three
+    for data in memory. Fitted state lives in buffers, float32 where the graph computes.
+
+    Attributes:
+        name: how users call it.
+        needs_fit: whether ``update`` must see in-distribution data.
+        trained_by: the training method whose state it carries, or "" for a score any classifier can have.
+        uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Record]] = NoOptions
+    needs_fit: ClassVar[bool] = False
+    trained_by: ClassVar[str] = ""
+    uses_map: bool = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options: Any = parse_options(self.Options, options, f"score {self.name!r}")
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        """Get ready for `update`; `last_layer` is None for classifiers without one."""
+
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Learn from a batch: features (n, D), logits (n, C), labels (n,), on any device."""
+
+    def finish(self) -> None:
+        """Turn what `update` gathered into the buffers `forward` reads."""
+
+    def fit(self, features: Tensor, logits: Tensor, labels: Tensor, last_layer: LastLayer | None = None) -> Score:
+        """Fit on in-distribution data in memory: features (n, D), logits (n, C), labels (n,)."""
+        self.begin(features.shape[1], logits.shape[1], last_layer)
+        self.update(features, logits, labels)
+        self.finish()
+        return self
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Make buffers and parameters of these shapes, for loading saved state into."""
+        current = self.state_dict()
+        for key, shape in shapes.items():
+            if key in current and tuple(current[key].shape) == tuple(shape):
+                continue
+            if "." in key:
+                raise ConfigError(f"score {self.name!r} cannot hold saved state {key!r} of shape {tuple(shape)}")
+            self.register_buffer(key, torch.zeros(shape))
+
+
+def unfitted(score: str) -> ConfigError:
+    """The error of a score that is asked for numbers before it was fitted."""
+    return ConfigError(f"score {score!r} was not fitted; call fit(features, logits, labels) first")

@@ -1,0 +1,48 @@
+"""Largest cosine to a class weight. Source: methods.md A2 (Techapanurak et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ModelError
+from ..heads import LastLayer
+from .base import Score
+
+
+def cosine(features: Tensor, weight: Tensor) -> Tensor:
+    """- max_c cos(h, w_c), in [-1, 1]; features (N, D), weight (C, D) -> (N,)."""
+    return -F.linear(F.normalize(features), F.normalize(weight)).amax(-1)
+
+
+class Cosine(Score):
+    """ood_score = - max_c cos(h, w_c).
+
+    A cosine head has computed the cosines already (logits = s cos): then only its s is kept, and the graph gets two
+    nodes instead of a second matrix product. `scale` is 0 where the weights are used.
+    """
+
+    name: ClassVar[str] = "cosine"
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("weight", torch.zeros(0, 0))
+        self.register_buffer("scale", torch.zeros(()))
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        if last_layer is None:
+            raise ModelError("score 'cosine' needs a last linear or cosine layer; this classifier has none")
+        if last_layer.scale is None:
+            self.weight = F.normalize(last_layer.weight.detach().float())
+        else:
+            self.scale = torch.tensor(last_layer.scale, device=last_layer.weight.device)
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if self.weight.numel():
+            return cosine(features, self.weight)
+        return logits.amax(-1) * (-1.0 / self.scale)

@@ -1,0 +1,30 @@
+"""Free energy. Source: Liu et al., NeurIPS 2020 (methods.md 0.1 and C); the outer T is kept."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ..manifest import Record
+from .base import Score
+
+
+def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """- T logsumexp(f / T); logits (N, C) -> (N,). Low for in-distribution images."""
+    if temperature == 1.0:
+        return -logits.logsumexp(-1)
+    return -temperature * (logits / temperature).logsumexp(-1)
+
+
+class Energy(Score):
+    """ood_score = - T logsumexp_c(f_c / T)."""
+
+    name: ClassVar[str] = "energy"
+
+    class Options(Record):
+        temperature: float = Field(default=1.0, gt=0)
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return energy(logits, self.options.temperature)

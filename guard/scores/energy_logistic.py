@@ -1,0 +1,45 @@
+"""The energy through the logistic link that VOS-like methods learn (methods.md 0.2, R-ELR, and B1).
+
+    g(x) = log sum_c relu(w_c) exp f_c(x);     ood_score = - (a g + b),  the log-odds of being an outlier
+
+The link is monotone: with w = 1 the ranking is that of `energy`. What it adds is the learned class weights, and a zero
+that means "as likely an outlier as not" under the training mixture.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Score
+
+_TINY = 1e-12  # relu(w) may reach 0 for every class; log 0 must not
+
+
+def weighted_logsumexp(logits: Tensor, class_weights: Tensor) -> Tensor:
+    """log sum_c max(w_c, 1e-12) exp f_c; logits (N, C), class_weights (C,) -> (N,)."""
+    return (logits + class_weights.clamp_min(_TINY).log()).logsumexp(-1)
+
+
+class EnergyLogistic(Score):
+    """ood_score = -(a g + b); state from the regulariser that trained it (`train.regularizers.energy_logistic`)."""
+
+    name: ClassVar[str] = "energy_logistic"
+    trained_by: ClassVar[str] = "vos"
+    class_weights: Tensor
+    link: Tensor  # (2,): a, b
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("class_weights", torch.zeros(0))
+        self.register_buffer("link", torch.tensor([1.0, 0.0]))
+
+    def set_link(self, class_weights: Tensor, slope: Tensor, offset: Tensor) -> None:
+        """Take the learned w (C,), a and b."""
+        self.class_weights = class_weights.detach().clone()
+        self.link = torch.stack([slope.detach().reshape(()), offset.detach().reshape(())])
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return -(self.link[0] * weighted_logsumexp(logits, self.class_weights) + self.link[1])

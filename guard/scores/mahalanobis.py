@@ -1,0 +1,80 @@
+"""Mahalanobis distance to the nearest class mean under one shared covariance.
+
+Source: Lee et al., NeurIPS 2018, penultimate layer only, no input perturbation (methods.md C). The covariance is
+gathered in float64; the graph works in float32 on whitened features z = A'(h - m), P = A A', where the distance is
+|z - z_c|^2 = |z|^2 - 2 z.z_c + |z_c|^2 and m, the mean of all classes, keeps the terms small.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import DataError
+from ..heads import LastLayer
+from ..manifest import Record
+from .base import Score, unfitted
+from .moments import ClassMoments, shrunk
+
+
+def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means: Tensor) -> Tensor:
+    """min_c |A'(h - m) - z_c|^2; features (N, D), centre m (D,), whitener A (D, D), class_means z_c (C, D) -> (N,)."""
+    z = (features - centre) @ whitener
+    cross = z @ class_means.T
+    nearest = (class_means.square().sum(-1) - 2 * cross).amin(-1)
+    return z.square().sum(-1) + nearest
+
+
+class Mahalanobis(Score):
+    """ood_score = min_c (h - mu_c)' P (h - mu_c) >= 0, P the inverse of the shrunk tied covariance."""
+
+    name: ClassVar[str] = "mahalanobis"
+    needs_fit: ClassVar[bool] = True
+    centre: Tensor
+    whitener: Tensor
+    class_means: Tensor
+
+    class Options(Record):
+        shrinkage: float = Field(default=1e-4, ge=0, le=1)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("centre", "whitener", "class_means"):
+            self.register_buffer(name, torch.zeros(0))
+        self._moments: ClassMoments | None = None
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        self._moments = None
+        self._shape = (num_classes, num_features)
+
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+        if self._moments is None:
+            self._moments = ClassMoments(*self._shape, device=features.device)
+        self._moments.update(features, labels)
+
+    def finish(self) -> None:
+        if self._moments is None:
+            raise DataError("score 'mahalanobis' saw no data to fit on")
+        moments, self._moments = self._moments, None
+        seen = moments.count > 0  # a class without images has no mean to be near to
+        covariance = shrunk(moments.covariance(), self.options.shrinkage)
+        try:
+            factor = torch.linalg.cholesky(covariance)
+        except torch.linalg.LinAlgError:
+            raise DataError(
+                f"score 'mahalanobis': the features' covariance is singular with shrinkage={self.options.shrinkage}; "
+                "use a larger one, e.g. shrinkage=1e-3"
+            ) from None
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        whitener = torch.linalg.solve_triangular(factor, eye, upper=False).T  # A with A A' = covariance^-1
+        centre = (moments.mean * moments.count[:, None]).sum(0) / moments.count.sum()
+        self.centre, self.whitener = centre.float(), whitener.contiguous().float()
+        self.class_means = ((moments.mean[seen] - centre) @ whitener).float()
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if not self.whitener.numel():
+            raise unfitted(self.name)
+        return mahalanobis(features, self.centre, self.whitener, self.class_means)

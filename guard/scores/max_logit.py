@@ -1,0 +1,23 @@
+"""Maximum logit. Source: Hendrycks et al., ICML 2022 (methods.md C)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Score
+
+
+def max_logit(logits: Tensor) -> Tensor:
+    """- max_c f_c; logits (N, C) -> (N,)."""
+    return -logits.amax(-1)
+
+
+class MaxLogit(Score):
+    """ood_score = - max_c f_c."""
+
+    name: ClassVar[str] = "max_logit"
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return max_logit(logits)

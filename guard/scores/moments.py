@@ -1,0 +1,47 @@
+"""Running class means and a shared covariance in one pass, at constant memory, in float64.
+
+Chan, Golub & LeVeque's pairwise update per class: merging n_b new rows of mean m_b into n rows of mean m adds
+(n n_b / (n + n_b)) (m_b - m)(m_b - m)' to the scatter around the class mean, so nothing cancels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ClassMoments:
+    """Class counts (C,), means (C, D) and the scatter summed over classes, each around its own class mean (D, D)."""
+
+    def __init__(self, num_classes: int, num_features: int, device: torch.device | str = "cpu") -> None:
+        self.count = torch.zeros(num_classes, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(num_classes, num_features, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add features (n, D) with labels (n,)."""
+        x = features.double()
+        labels = labels.to(x.device)
+        classes = len(self.count)
+        count = torch.bincount(labels, minlength=classes).double()
+        total = torch.zeros_like(self.mean).index_add_(0, labels, x)
+        mean = total / count.clamp_min(1)[:, None]
+        centred = x - mean[labels]
+        step = mean - self.mean
+        merged = self.count + count
+        weight = self.count * count / merged.clamp_min(1)
+        self.scatter += centred.T @ centred + (step * weight[:, None]).T @ step
+        self.mean += step * (count / merged.clamp_min(1))[:, None]
+        self.count = merged
+
+    def covariance(self) -> Tensor:
+        """The tied covariance (D, D): scatter / n (biased, as the field uses it)."""
+        return self.scatter / self.count.sum()
+
+
+def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
+    """(1 - s) cov + s (trace / D) I: factors also with fewer samples than dimensions, or dead features."""
+    size = covariance.shape[0]
+    scale = covariance.diagonal().sum() / size
+    eye = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
+    return (1 - shrinkage) * covariance + shrinkage * scale * eye

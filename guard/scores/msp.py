@@ -1,0 +1,28 @@
+"""Maximum softmax probability. Source: Hendrycks & Gimpel, ICLR 2017 (methods.md C)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ..manifest import Record
+from .base import Score
+
+
+def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """- max_c softmax(f / T)_c, in [-1, -1/C]; logits (N, C) -> (N,). In float32 confident images tie at -1."""
+    return -(logits / temperature).softmax(-1).amax(-1)
+
+
+class MSP(Score):
+    """ood_score = - max_c softmax(f / T)_c."""
+
+    name: ClassVar[str] = "msp"
+
+    class Options(Record):
+        temperature: float = Field(default=1.0, gt=0)
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return msp(logits, self.options.temperature)

@@ -1,0 +1,61 @@
+"""The rejection network: a 2-layer MLP on frozen features, logit > 0 = outlier (methods.md A4, DMR's head).
+
+DMR flattens the last feature map (128 x 8 x 8 of WRN-40-2 into 8192-2048-1), which ties the head to one input size;
+the pooled features are the default here and ``tap="map"`` is the paper's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..manifest import Record
+from .base import Score, unfitted
+
+
+class Rejection(Score):
+    """ood_score = W2 relu(W1 z + b1) + b2, with z the pooled features (N, D) or the flattened map."""
+
+    name: ClassVar[str] = "rejection"
+    trained_by: ClassVar[str] = "rejection"
+
+    class Options(Record):
+        hidden: int = Field(default=512, ge=1)
+        tap: Literal["pooled", "map"] = "pooled"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.uses_map = self.options.tap == "map"
+        self.mlp: nn.Sequential | None = None
+
+    def build(self, width: int) -> nn.Sequential:
+        """Make the network for inputs of this width, with torch's default initialisation."""
+        hidden = self.options.hidden
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        return self.mlp
+
+    def tapped(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
+        """What the network reads: (N, width)."""
+        if not self.uses_map:
+            return features
+        if feature_map is None:
+            raise ConfigError("score 'rejection' with tap='map' needs a backbone that shows its feature map")
+        return feature_map.flatten(1)
+
+    def allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.build(shapes["mlp.0.weight"][1])
+        super().allocate(shapes)
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if self.mlp is None:
+            raise unfitted(self.name)
+        return self.mlp(self.tapped(features, feature_map)).squeeze(-1)
+
+
+def rejection_loss(outlier_logits: Tensor, is_outlier: Tensor) -> Tensor:
+    """R-BCE: mean binary cross-entropy, outlier = 1; both (N,)."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(outlier_logits.float(), is_outlier.float())

@@ -1,0 +1,149 @@
+"""Backbones: timm by name, and small-image nets.
+
+    wrn16_2, wrn40_2                    wide residual nets (Zagoruyko & Komodakis 2016), D = 128
+    resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
+    any timm name                       pooled features, pretrained=True where the weights are at hand
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.errors import ConfigError, UnknownNameError
+from guard.manifest import Normalisation
+from guard.module import Backbone
+
+SMALL = ("wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small")
+
+
+class WideBlock(nn.Module):
+    """Pre-activation residual block: BN-ReLU-3x3-BN-ReLU-(dropout)-3x3, the shortcut a 1x1 where shapes differ."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.dropout = dropout
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(x), inplace=True)
+        residual = x if self.shortcut is None else self.shortcut(y)
+        y = F.relu(self.norm2(self.conv1(y)), inplace=True)
+        if self.dropout:
+            y = F.dropout(y, self.dropout, self.training)
+        return self.conv2(y) + residual
+
+
+class WideResNet(Backbone):
+    """WRN-depth-width without its classifier; depth = 6 n + 4, D = 64 width, total stride 4."""
+
+    def __init__(self, depth: int, width: int, in_chans: int, dropout: float) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        channels = [16, 16 * width, 32 * width, 64 * width]
+        self.stem = nn.Conv2d(in_chans, channels[0], 3, 1, 1, bias=False)
+        layers: list[nn.Module] = []
+        for group in range(3):
+            for block in range(blocks):
+                inputs = channels[group] if block == 0 else channels[group + 1]
+                stride = 2 if group > 0 and block == 0 else 1
+                layers.append(WideBlock(inputs, channels[group + 1], stride, dropout))
+        self.blocks = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(channels[3])
+        self.num_features = channels[3]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.blocks(self.stem(x))), inplace=True)
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        return feature_map.mean((2, 3))
+
+
+class TimmBackbone(Backbone):
+    """A timm model without its classifier."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        return self.model.forward_features(x)
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        return self.model.forward_head(feature_map, pre_logits=True)
+
+
+def create_backbone(
+    name: str, *, in_chans: int = 3, image_size: int = 32, pretrained: bool = False, dropout: float = 0.0
+) -> Backbone:
+    """A backbone by name.
+
+    Raises:
+        UnknownNameError: neither one of ours nor timm's (near matches shown).
+        ConfigError: pretrained weights of a net that has none, or that cannot be reached.
+    """
+    if name in ("wrn16_2", "wrn40_2"):
+        if pretrained:
+            raise ConfigError(f"backbone {name!r} has no published weights; use pretrained=False or a timm backbone")
+        return WideResNet(int(name[3:5]), int(name[6:]), in_chans, dropout)
+    import timm
+
+    arguments = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout, "pretrained": pretrained}
+    if name in ("resnet18_small", "resnet34_small"):
+        model = timm.create_model(name.removesuffix("_small"), **arguments)
+        model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+        return TimmBackbone(model)
+    if not timm.is_model(name):
+        raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], "Any timm model name works.")
+    if "img_size" in _signature(name):
+        arguments["img_size"] = image_size
+    try:
+        return TimmBackbone(timm.create_model(name, **arguments))
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = "its published weights could not be loaded" if pretrained else "timm could not build it"
+        raise ConfigError(f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})") from error
+
+
+def pretrained_normalisation(backbone: Backbone, in_chans: int) -> Normalisation | None:
+    """The mean and std a timm model's published weights expect, or None."""
+    config = getattr(getattr(backbone, "model", None), "pretrained_cfg", None) or {}
+    mean, std = config.get("mean"), config.get("std")
+    if not mean or not std:
+        return None
+    if in_chans == 1:
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return Normalisation(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def _near_timm(name: str) -> list[str]:
+    import difflib
+
+    import timm
+
+    return difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+
+
+def _signature(name: str) -> set[str]:
+    """Keyword names that reach the model's constructor; vision transformers take img_size there."""
+    import timm
+
+    with torch.device("meta"):
+        try:
+            model = timm.create_model(name, num_classes=0)
+        except Exception:
+            return set()
+    return {"img_size"} if hasattr(model, "patch_embed") else set()

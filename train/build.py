@@ -1,0 +1,115 @@
+"""Put a guard's torch module together: fresh from a configuration, or from a run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from guard.detector import Guard
+from guard.errors import ArtefactDamagedError, ConfigError, ModelError
+from guard.heads import create_head
+from guard.manifest import Manifest, Normalisation
+from guard.module import Classifier, GuardModule, TappedClassifier
+from guard.runtimes.torch_module import TorchModule
+from guard.scores import Score, create_score
+
+from .backbones import create_backbone
+
+CUSTOM = "custom"  # the backbone name of a model that ood-guard cannot build by itself
+
+
+def build_classifier(
+    backbone: str, head: str, num_classes: int, *, in_chans: int, image_size: int, pretrained: bool = False
+) -> Classifier:
+    """A classifier with fresh (or published) weights."""
+    network = create_backbone(backbone, in_chans=in_chans, image_size=image_size, pretrained=pretrained)
+    return Classifier(network, create_head(head, network.num_features, num_classes))
+
+
+def example_batch(manifest_like: Any, device: torch.device | str = "cpu", n: int = 2) -> torch.Tensor:
+    """uint8 noise of the graph's input shape."""
+    p = manifest_like
+    generator = torch.Generator().manual_seed(0)
+    shape = (n, p.height, p.width, p.channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+
+
+def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model: Any = None) -> Guard:
+    """The guard that `save_pretrained` wrote.
+
+    Raises:
+        ModelError: the architecture is one ood-guard cannot build by name, and `model` was not given or does not fit.
+    """
+    classifier = _classifier(manifest, model)
+    score = _score(manifest)
+    module = GuardModule(classifier, score, manifest.normalisation)
+    try:
+        state = load(weights)
+    except SafetensorError as error:
+        raise ArtefactDamagedError(f"the guard's weights are not readable safetensors ({error})") from None
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"the weights do not fit the architecture {manifest.backbone!r}: {error}") from None
+    return Guard(manifest, TorchModule(module, manifest.preprocess, device))
+
+
+def _classifier(manifest: Manifest, model: Any) -> Classifier | TappedClassifier:
+    options = manifest.backbone_options
+    size, channels = manifest.preprocess.height, manifest.preprocess.channels
+    if "layer" not in options:
+        if model is not None:
+            raise ConfigError("model= is for guards made by guard.fit; this one was trained by ood-guard")
+        classes = len(manifest.class_names)
+        return build_classifier(manifest.backbone, manifest.head, classes, in_chans=channels, image_size=size)
+    if model is None:
+        if manifest.backbone == CUSTOM:
+            raise ModelError(
+                f"this guard wraps a model ({options.get('architecture', 'torch module')}) that cannot be rebuilt by "
+                "name; pass it: Guard.from_pretrained(folder, model=my_model), or load the exported .onnx file"
+            )
+        model = timm_model(manifest.backbone, len(manifest.class_names), channels, size)
+    import copy
+
+    tapped = TappedClassifier(copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"])
+    tapped.num_features = options["num_features"]
+    return tapped
+
+
+def timm_model(name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False) -> torch.nn.Module:
+    """A whole timm classifier by name; vision transformers get the image size."""
+    import timm
+
+    from .backbones import _signature
+
+    extra = {"img_size": image_size} if "img_size" in _signature(name) else {}
+    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **extra)
+
+
+def _score(manifest: Manifest) -> Score:
+    score = create_score(manifest.score, **manifest.score_options)
+    score.allocate(manifest.score_shapes)
+    return score
+
+
+def score_shapes(score: Score) -> dict[str, tuple[int, ...]]:
+    """Shapes of a score's state, for `Score.allocate`."""
+    return {key: tuple(value.shape) for key, value in score.state_dict().items()}
+
+
+def guard_module_normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
+    """Check what a user gave as mean and std: `channels` numbers each, std > 0, in units of [0, 1] pixels."""
+    values = []
+    for name, given in (("mean", mean), ("std", std)):
+        numbers = tuple(float(v) for v in (given if hasattr(given, "__len__") else [given] * channels))
+        if len(numbers) != channels:
+            raise ConfigError(f"{name} needs {channels} numbers (one per channel), got {given!r}")
+        values.append(numbers)
+    if any(v <= 0 for v in values[1]):
+        raise ConfigError(f"std must be above 0, got {std!r}")
+    if any(v > 1.5 for v in values[0]):
+        raise ConfigError(f"mean is in units of [0, 1] pixels, got {mean!r}; divide by 255")
+    return Normalisation(mean=values[0], std=values[1])

@@ -1,0 +1,100 @@
+"""Checkpoints: one safetensors file with JSON in its header, replaced atomically once per epoch. No pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from guard.artefact import write_atomic
+from guard.errors import ArtefactDamagedError, ConfigError
+
+from .config import TrainConfig
+
+NAME = "checkpoint.safetensors"
+
+
+def weights_bytes(module: nn.Module) -> bytes:
+    """A module's state as safetensors."""
+    return save(_plain(module.state_dict()))
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Own, contiguous copies on the CPU: safetensors refuses tensors that share memory."""
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+
+
+@dataclass
+class Progress:
+    """Where a run is: the next stage and epoch to train (epochs of earlier stages are done)."""
+
+    stage: int = 0
+    epoch: int = 0
+
+
+def save_checkpoint(
+    folder: Path,
+    config: TrainConfig,
+    progress: Progress,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write the state at the end of an epoch; a run killed at any moment leaves the last whole one."""
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for index, state in enumerate(_states(optimizer)):
+        if "momentum_buffer" in state and state["momentum_buffer"] is not None:
+            tensors[f"momentum/{index}"] = state["momentum_buffer"]
+    header = {"config": config.model_dump_json(), "stage": str(progress.stage), "epoch": str(progress.epoch)}
+    write_atomic(folder / NAME, save(_plain(tensors), header))
+
+
+def read_progress(folder: Path, config: TrainConfig) -> Progress | None:
+    """Where the run in `folder` stopped; None where it has no checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint was made with other arguments (they are named).
+        ArtefactDamagedError: it cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+    except SafetensorError as error:
+        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to start the run anew") from None
+    saved, asked = json.loads(header["config"]), json.loads(config.model_dump_json())
+    differing = [f"{k}: {saved.get(k)!r} then, {asked[k]!r} now" for k in asked if saved.get(k) != asked[k]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run with other arguments ({'; '.join(differing)}); "
+            "resume with the same ones, or choose another out folder"
+        )
+    return Progress(int(header["stage"]), int(header["epoch"]))
+
+
+def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None) -> None:
+    """Put the saved state into modules and optimizer (None where a new stage begins with a fresh one)."""
+    with safe_open(folder / NAME, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if state:
+            module.load_state_dict(state)
+    if optimizer is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, parameter in enumerate(parameters):
+            key = f"momentum/{index}"
+            if key in tensors:
+                optimizer.state[parameter]["momentum_buffer"] = tensors[key].to(parameter.device)
+
+
+def _states(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,135 @@
+"""Look into classifiers: find the penultimate features of any torch model, and stream features from data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guard.errors import ModelError, UnknownNameError
+from guard.module import GuardModule, TappedClassifier
+
+from .loop import progress_bar
+
+if TYPE_CHECKING:
+    from .data import ImageData
+
+
+def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) -> TappedClassifier:
+    """A copy of `model` with its penultimate features in view; the model itself is left as it is.
+
+    Args:
+        model: normalised images (N, channels, H, W) -> logits (N, C).
+        example: a batch of such images.
+        layer: the module whose output is the feature vector; None finds the last linear layer that ran and takes its
+            input.
+
+    Raises:
+        ModelError: it is no classifier, or has no linear layer on the way to its logits.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model must be a torch.nn.Module, a timm name or a run folder, got {type(model).__name__}")
+    device = example.device
+    model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
+    if layer is not None:
+        names = [name for name, _ in model.named_modules() if name]
+        if layer not in names:
+            raise UnknownNameError("layer", layer, names)
+        tapped = TappedClassifier(model, layer, "output")
+    else:
+        tapped = TappedClassifier(model, _last_linear(model, example), "input")
+    taps = _run(tapped, example)
+    if not isinstance(taps.logits, Tensor) or taps.logits.ndim != 2:
+        got = tuple(taps.logits.shape) if isinstance(taps.logits, Tensor) else type(taps.logits).__name__
+        raise ModelError(f"the model must return logits (N, C), got {got}; wrap it in a module that does")
+    if len(taps.features) != len(example):
+        raise ModelError(f"layer {tapped.layer!r} shows {len(taps.features)} rows for {len(example)} images")
+    tapped.num_features = taps.features.shape[1]
+    return tapped
+
+
+def _last_linear(model: nn.Module, example: Tensor) -> str:
+    """Name of the last linear layer that runs; its output must be the model's own."""
+    ran: list[tuple[str, Tensor]] = []
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+
+            def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                ran.append((name, output))
+
+            handles.append(module.register_forward_hook(note))
+    try:
+        logits = _run(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    hint = "name the module that gives the feature vector, e.g. features='avgpool', or use score='energy' with it"
+    if not ran:
+        raise ModelError(f"{type(model).__name__} has no linear layer on the way to its logits; {hint}")
+    name, output = ran[-1]
+    if not isinstance(logits, Tensor) or output.shape != logits.shape or not torch.equal(output, logits):
+        raise ModelError(
+            f"the last linear layer of {type(model).__name__}, {name!r}, does not give the model's output "
+            f"(something follows it, e.g. a softmax); {hint}"
+        )
+    return name
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, example: Tensor):  # type: ignore[no-untyped-def]  # whatever the model returns
+    try:
+        return model(example)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot take a batch of shape {tuple(example.shape)}: {error}; "
+            "give the size it was made for, e.g. image_size=224"
+        ) from error
+
+
+class FeatureBatch(NamedTuple):
+    """Features (n, D), logits (n, C), labels (n,), map or None; float32 on the module's device."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    feature_map: Tensor | None
+
+
+@torch.inference_mode()
+def stream_features(
+    module: GuardModule, data: ImageData, *, batch_size: int = 256, title: str = "features"
+) -> Iterator[FeatureBatch]:
+    """Taps of labelled images in eval mode, without augmentation, in order."""
+    device = module.scale.device
+    module.eval()
+    steps = -(-len(data) // batch_size)
+    with progress_bar(title, steps) as advance:
+        for images, labels in data.batches(batch_size):
+            taps = module.taps(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+            rows = torch.from_numpy(np.asarray(labels)).to(device)
+            yield FeatureBatch(taps.features.float(), taps.logits.float(), rows, taps.feature_map)
+            advance()
+
+
+def fit_score(module: GuardModule, data: ImageData, *, batch_size: int = 256) -> float:
+    """Fit the module's score in one pass over in-distribution data; returns the classifier's accuracy on it."""
+    score, classifier = module.score, module.classifier
+    correct = torch.zeros((), dtype=torch.int64, device=module.scale.device)
+    with torch.inference_mode(False), torch.no_grad():
+        begun = False
+        for batch in stream_features(module, data, batch_size=batch_size, title=f"fit {score.name}"):
+            if not begun:
+                score.begin(batch.features.shape[1], batch.logits.shape[1], classifier.last_layer())
+                begun = True
+            score.update(batch.features, batch.logits, batch.labels)
+            correct += (batch.logits.argmax(-1) == batch.labels).sum()
+        score.finish()
+    score.to(module.scale.device)
+    return float(correct) / max(1, len(data))

@@ -1,0 +1,37 @@
+"""Outlier exposure. Source: Hendrycks, Mazeika & Dietterich, ICLR 2019 (methods.md B4).
+
+    L = CE(f(x), y) + weight * mean over outliers of [ logsumexp(f(x~)) - mean_c f_c(x~) ]
+
+The outliers are images that the user gives (``outliers=``). From scratch by default; with ``init=`` it fine-tunes a
+trained run, for which the paper uses 10 epochs at lr 0.001.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..method import Context, Method, MethodOptions, Stage
+from ..regularizers.uniform_target import UniformTargetLoss
+from ..registry import register
+from ..synthesis.images import image_source
+
+
+class OEOptions(MethodOptions):
+    """The paper's defaults. `ratio`: outliers per in-distribution image (256 to 128)."""
+
+    weight: float = Field(default=0.5, ge=0)
+    ratio: float = Field(default=2.0, gt=0)
+
+
+@register
+class OutlierExposure(Method):
+    """Cross-entropy plus uniform targets on outlier images that you give (Hendrycks et al., ICLR 2019)."""
+
+    name = "oe"
+    Options = OEOptions
+    wants_outliers = "required"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: OEOptions = self.options
+        source = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        return [Stage("classifier", context.epochs, context.lr, source, UniformTargetLoss(o.weight))]

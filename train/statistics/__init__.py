@@ -1,0 +1,1 @@
+"""Running state that methods share."""

@@ -1,0 +1,1 @@
+"""Outliers: features/ draws them in feature space, images/ in pixel space."""

@@ -1,0 +1,47 @@
+"""Means of k images of different classes (MIM, methods.md B7), from the current batch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...method import IDBatch, Outliers, Synthesiser
+
+
+def pick_different_classes(
+    labels: Tensor, num_classes: int, count: int, k: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices (count, k) into the batch, each row of different classes, and which of them count (count, k) bool.
+
+    Every row gives each item a random key; the item with the largest key of its class stands for the class, and the k
+    largest of these are taken. Where the batch has fewer than k classes the surplus entries are masked.
+    """
+    n = len(labels)
+    keys = torch.rand(count, n, generator=generator, device=labels.device)
+    by_class = labels.expand(count, n)
+    best = torch.full((count, num_classes), -1.0, device=labels.device).scatter_reduce(1, by_class, keys, "amax")
+    keys = torch.where(keys == best.gather(1, by_class), keys, -1.0)
+    top = keys.topk(min(k, n), dim=-1)
+    return top.indices, top.values >= 0
+
+
+class PixelAverage(Synthesiser):
+    """`count` images per step, x~ = (1/k) sum_j x_j with the x_j of different classes; uint8, rounded."""
+
+    space: ClassVar = "image"
+
+    def __init__(self, num_classes: int, count: int, k: int = 10) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.k = k
+        self.count = count
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, self.k, generator)
+        weight = valid / valid.sum(-1, keepdim=True)
+        mixed = torch.zeros(self.count, *batch.images.shape[1:], device=batch.images.device)
+        for j in range(index.shape[1]):  # k small gathers instead of one of k times the memory
+            mixed += batch.images[index[:, j]] * weight[:, j].view(-1, 1, 1, 1)
+        return Outliers(mixed.round_().to(torch.uint8), f"mean of {self.k} images of different classes")
