@@ -1,0 +1,6 @@
+"""``python -m guard`` is the ``guard`` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The ``guard`` command: parsing and printing; each command is one call into the public functions.
+
+    guard train | fit        make a guard                    (making.py)
+    guard export | verify    write it as one graph, prove it (making.py)
+    guard predict | eval     ask it                          (asking.py)
+    guard methods | scores   what there is                   (asking.py)
+    guard serve | demo       run it                          (running.py)
+
+Tables and messages are for people; ``--json`` prints one JSON value on standard output and nothing else. A
+`GuardError` becomes one line on standard error and exit code 2 (``--debug`` shows its traceback), as do wrong
+arguments; an interrupt exits with 130. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ..errors import GuardError
+from . import asking, making, running
+from .arguments import DEBUG_FLAG, Debug
+
+app = typer.Typer(
+    name="guard",
+    help="Give an image classifier a guard: the label, and whether the input looks like anything it was trained on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _group in (making, asking, running):
+    for _name, _function in _group.COMMANDS.items():
+        app.command(_name)(_function)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from .. import __version__
+
+        typer.echo(f"ood-guard {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _guard(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit the process with its code.
+
+    Args:
+        arguments: what follows ``guard`` on the command line; default that of this process.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        app(arguments, prog_name="guard")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except GuardError as error:
+        if DEBUG_FLAG in arguments:
+            traceback.print_exc()
+        else:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

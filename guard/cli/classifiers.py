@@ -1,0 +1,106 @@
+"""What ``guard fit --model`` names: a timm model, a run folder, or ``package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, MissingDataError, MissingExtraError, ModelError
+
+
+def classifier(name: str, checkpoint: Path | None = None) -> Any:
+    """The `model` argument of `guard.fit`.
+
+    Args:
+        name: a timm model name; a run folder; or ``package.module:callable``, where calling it without arguments
+            gives the classifier (the working directory is searched too).
+        checkpoint: safetensors with the weights, for a timm model or a callable.
+
+    Raises:
+        ConfigError: the module or callable is not there, or a checkpoint for a run folder.
+        ModelError: the callable gives no torch module, or the checkpoint belongs to another architecture.
+    """
+    if Path(name).is_dir():
+        if checkpoint is not None:
+            raise ConfigError(f"{name} is a run folder and brings its weights; drop --checkpoint")
+        return name
+    if ":" in name:
+        model = _called(name)
+        return model if checkpoint is None else _with_weights(model, _weights(checkpoint), name, checkpoint)
+    return name if checkpoint is None else _timm_with_weights(name, checkpoint)
+
+
+def _called(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--model {name}: no module {error.name!r} here or among the installed packages; "
+            "accepted: a timm name, a run folder, or package.module:callable"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    for part in attribute.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            public = [n for n in dir(target) if not n.startswith("_")]
+            raise ConfigError(
+                f"--model {name}: {module_name} has no {attribute!r}; it has {', '.join(public[:12])}"
+            ) from None
+    if not callable(target):
+        raise ConfigError(f"--model {name}: {attribute} is {type(target).__name__}, not something to call")
+    model = target()
+    if not hasattr(model, "state_dict"):
+        raise ModelError(f"--model {name} gave {type(model).__name__}; it must give a torch.nn.Module")
+    return model
+
+
+def _weights(checkpoint: Path) -> dict[str, Any]:
+    if not checkpoint.is_file():
+        raise MissingDataError(f"no such checkpoint: {checkpoint}")
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "train") from error
+    try:
+        return load_file(checkpoint)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{checkpoint} is not a safetensors file ({error}); pickled checkpoints are not read: "
+            "convert it with safetensors.torch.save_file(state_dict, path)"
+        ) from None
+
+
+def _with_weights(model: Any, weights: dict[str, Any], name: str, checkpoint: Path) -> Any:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        problems = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ModelError(f"{checkpoint} does not fit {name}: {problems}") from None
+    return model
+
+
+def _timm_with_weights(name: str, checkpoint: Path) -> Any:
+    """A timm model with as many classes as the checkpoint's last layer has rows."""
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "train") from error
+    from ..errors import UnknownNameError
+
+    if not timm.is_model(name):
+        raise UnknownNameError("timm model", name, timm.list_models(f"*{name.split('_')[0][:6]}*"))
+    weights = _weights(checkpoint)
+    layer = timm.get_pretrained_cfg_value(name, "classifier")
+    layers = [layer] if isinstance(layer, str) else list(layer or ())
+    rows = next((len(weights[f"{n}.weight"]) for n in layers if f"{n}.weight" in weights), None)
+    if rows is None:
+        raise ModelError(f"{checkpoint} does not fit {name}: it holds no weights of {' or '.join(layers)}")
+    return _with_weights(timm.create_model(name, num_classes=rows), weights, name, checkpoint)

@@ -1,0 +1,159 @@
+"""Tables for people, JSON for programs. No colour codes where standard output is not a terminal (rich sees to it)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..verdict import Verdict
+
+_PIPED_WIDTH = 200  # rich takes 80 columns for a pipe, and would cut paths
+
+
+def console() -> Console:
+    """Standard output; nothing in what users named (paths, classes) is taken for markup."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(markup=False, highlight=False, emoji=False, width=_PIPED_WIDTH if piped else None)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value; numbers that JSON does not know (an infinite threshold, NaN) become null."""
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Records, dataclasses, arrays, paths -> what json can write."""
+    for method in ("to_dict", "model_dump"):
+        if hasattr(value, method):
+            return plain(getattr(value, method)())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool)) or value is None else str(value)
+
+
+def print_verdicts(answers: Iterable[tuple[Path, Verdict]], identity: str) -> None:
+    """One row per image."""
+    answers = list(answers)
+    table = _table("image", "label", "probability", "ood_score", "p", "flag", numeric=(2, 3, 4))
+    for path, v in answers:
+        p = "-" if math.isnan(v.p_value) else f"{v.p_value:.4f}"
+        table.add_row(
+            str(path), v.class_name, f"{v.probability:.3f}", f"{v.ood_score:.4g}", p, "OOD" if v.is_ood else "",
+            style="yellow" if v.is_ood else None,
+        )  # fmt: skip
+    console().print(table)
+    flagged = sum(v.is_ood for _, v in answers)
+    console().print(f"{flagged} of {len(answers)} flagged (ood_score > {answers[0][1].threshold:.4g}) by {identity}")
+
+
+def summary(g: Any, folder: Path, exported: Path | None) -> dict[str, Any]:
+    """What a new guard is, for programs."""
+    m = g.manifest
+    calibration = m.calibration
+    return {
+        "run": str(folder),
+        "onnx": None if exported is None else str(exported),
+        "guard": m.identity,
+        "method": m.method,
+        "backbone": m.backbone,
+        "head": m.head,
+        "score": m.score,
+        "classes": list(m.class_names),
+        "threshold": m.threshold,
+        "alpha": calibration.alpha if calibration else None,
+        "false_alarm_interval": [calibration.rate_low, calibration.rate_high] if calibration else None,
+        "calibration_images": calibration.n if calibration else None,
+        "metrics": m.metrics,
+    }
+
+
+def print_summary(g: Any, folder: Path, exported: Path | None) -> None:
+    """What a new guard is, for people, and what to do with it."""
+    m, calibration = g.manifest, g.manifest.calibration
+    table = _table("", "", header=False)
+    table.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
+    if calibration:
+        table.add_row(
+            "threshold",
+            f"{calibration.threshold:.4g}, for {calibration.alpha:.1%} false alarms "
+            f"(95 % interval {calibration.rate_low:.1%} to {calibration.rate_high:.1%}, "
+            f"from {calibration.n} held-out images)",
+        )
+    for name, number in m.metrics.items():
+        table.add_row(name, f"{number:.4f}")
+    table.add_row("run", str(folder))
+    if exported is not None:
+        table.add_row("exported", str(exported))
+    console().print(table)
+    if exported is not None:
+        console().print(f"\nnext:  guard predict {exported} IMAGE\n       guard serve {exported}")
+
+
+def card(registered: type) -> dict[str, Any]:
+    """A registered method or score: name, documentation, options with defaults."""
+    doc = inspect.getdoc(registered) or ""
+    return {
+        "name": registered.name,  # type: ignore[attr-defined]
+        "summary": doc.split("\n", 1)[0],
+        "doc": doc,
+        "options": {
+            name: {
+                "type": _type_name(field.annotation),
+                "default": plain(field.get_default(call_default_factory=True)),
+                "description": field.description or "",
+            }
+            for name, field in registered.Options.model_fields.items()  # type: ignore[attr-defined]
+        },
+    }
+
+
+def print_card(kind: str, card: Mapping[str, Any]) -> None:
+    """One method or score with its options."""
+    console().print(f"{kind} {card['name']}\n\n{card['doc']}\n")
+    if not card["options"]:
+        console().print("no options")
+        return
+    described = any(option["description"] for option in card["options"].values())
+    table = _table("--set", "default", "type", *(["meaning"] if described else []))
+    for name, option in card["options"].items():
+        meaning = [option["description"]] if described else []
+        table.add_row(name, json.dumps(option["default"]), option["type"], *meaning)
+    console().print(table)
+
+
+def print_cards(kind: str, cards: Iterable[Mapping[str, Any]]) -> None:
+    """Names and what each is, one line each."""
+    table = _table(kind, "")
+    for card in cards:
+        table.add_row(card["name"], card["summary"])
+    console().print(table)
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _table(*columns: str, numeric: tuple[int, ...] = (), header: bool = True) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=header, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
+    return table

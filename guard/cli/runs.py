@@ -1,0 +1,36 @@
+"""Where a run goes when the user does not say: ``runs/<time>-<what>``, with ``runs/latest`` pointing to the newest."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+RUNS = Path("runs")
+LATEST = "latest"
+
+
+def new_run_folder(what: str) -> Path:
+    """A folder name of this second that nobody has, e.g. ``runs/20250131-142501-vos``; not made yet."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{what}"
+    candidates = (RUNS / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def mark_latest(folder: Path) -> Path | None:
+    """Point ``runs/latest`` to `folder` where it lies in ``runs/``; returns the link, or None where it stays as it was.
+
+    The link is relative, so the tree can be moved, and replaced in one step, so a reader never misses it.
+    """
+    runs = RUNS.resolve()
+    if folder.resolve().parent != runs or folder.name == LATEST:
+        return None
+    link, temporary = RUNS / LATEST, RUNS / f".{LATEST}.{os.getpid()}"
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name, target_is_directory=True)
+        os.replace(temporary, link)
+    except OSError:  # no symbolic links here, or somebody's real folder has the name
+        temporary.unlink(missing_ok=True)
+        return None
+    return link

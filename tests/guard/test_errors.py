@@ -1,0 +1,67 @@
+"""The exception tree is what its docstring draws, and messages carry what a user needs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from guard import errors
+
+
+def _drawn() -> dict[str, tuple[str, str | None]]:
+    """name -> (parent in the drawing, builtin in brackets), read from the docstring."""
+    found: dict[str, tuple[str, str | None]] = {}
+    path: list[str] = ["GuardError"]
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"^    ([│ ]*)[├└]── (\w+)(?: \((\w+)\))?", line)
+        if match:
+            depth = len(match[1]) // 4 + 1
+            path = [*path[:depth], match[2]]
+            found[match[2]] = (path[depth - 1], match[3])
+    return found
+
+
+def test_the_drawing_is_the_tree() -> None:
+    classes = {
+        name: cls
+        for name, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, errors.GuardError) and cls is not errors.GuardError
+    }
+    drawn = _drawn()
+    assert set(drawn) == set(classes)
+    for name, (parent, builtin) in drawn.items():
+        bases = [base.__name__ for base in classes[name].__bases__]
+        assert bases[0] == parent
+        assert bases[1:] == ([builtin] if builtin else [])
+
+
+def test_an_unknown_name_shows_near_matches_and_all_accepted_names() -> None:
+    error = errors.UnknownNameError("method", "voss", ["vos", "plain", "mim"], "See: guard methods.")
+    assert str(error) == "unknown method 'voss'; did you mean 'vos'? Accepted: mim, plain, vos. See: guard methods."
+
+
+def test_an_unknown_name_that_resembles_nothing_shows_the_accepted_names_only() -> None:
+    error = errors.UnknownNameError("score", "qqqq", ["energy", "msp"])
+    assert "did you mean" not in str(error)
+    assert "Accepted: energy, msp." in str(error)
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    with pytest.raises(ImportError, match=re.escape("run: pip install 'ood-guard[serve]'")):
+        raise errors.MissingExtraError("bentoml", "serve")
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.ConfigError, ValueError),
+        (errors.MissingDataError, FileNotFoundError),
+        (errors.ArtefactNotFoundError, FileNotFoundError),
+        (errors.ArtefactDamagedError, OSError),
+    ],
+)
+def test_os_errors_with_a_sentence_print_the_sentence(error: type[Exception], builtin: type[Exception]) -> None:
+    assert issubclass(error, builtin)
+    assert str(error("no such guard: x")) == "no such guard: x"  # not "[Errno ...]"
