@@ -1,0 +1,112 @@
+"""A greedy micro-batcher: score what is waiting, and let the next batch fill up meanwhile.
+
+    submit(image) -> waiting --up to max_batch--> run(stack) in one thread -> one result per caller
+
+It never waits for a batch to fill unless told to, so a lone request pays nothing; under load the batch grows by
+itself with the time that a run takes. What is submitted has been decoded and checked: every image has the graph's
+shape, so no caller can spoil the batch of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import numpy as np
+
+Result = TypeVar("Result")
+logger = logging.getLogger("guard.serving")
+
+
+class MicroBatcher(Generic[Result]):
+    """Gathers single images into batches for `run`.
+
+    Args:
+        run: uint8 (n, H, W, C), 1 <= n <= max_batch -> n results, in order; called in one thread, never concurrently.
+        max_batch: most images in one call.
+        wait_s: seconds to wait for more images before each call; 0 takes what is there.
+    """
+
+    def __init__(self, run: Callable[[np.ndarray], Sequence[Result]], *, max_batch: int, wait_s: float = 0.0) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._wait_s = wait_s
+        self._waiting: deque[tuple[np.ndarray, asyncio.Future[Result]]] = deque()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-run")
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> MicroBatcher[Result]:
+        self._task = asyncio.create_task(self._loop())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for _image, future in self._waiting:
+            future.cancel()
+        self._thread.shutdown()
+
+    async def submit(self, image: np.ndarray) -> Result:
+        """The result for one uint8 (H, W, C); a caller that is cancelled while waiting takes no part in a batch.
+
+        Raises:
+            Exception: whatever `run` raised for this image on its own.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((image, future))
+        self._arrived.set()
+        return await future
+
+    async def _loop(self) -> None:
+        while True:
+            await self._arrived.wait()
+            if self._wait_s and len(self._waiting) < self._max_batch:
+                await asyncio.sleep(self._wait_s)
+            batch = self._take()
+            if batch:
+                await self._answer(batch)
+
+    def _take(self) -> list[tuple[np.ndarray, asyncio.Future[Result]]]:
+        batch: list[tuple[np.ndarray, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item = self._waiting.popleft()
+            if not item[1].done():
+                batch.append(item)
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _answer(self, batch: list[tuple[np.ndarray, asyncio.Future[Result]]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            results = await loop.run_in_executor(self._thread, lambda: self._run(np.stack([i for i, _ in batch])))
+            answers = list(zip(batch, results, strict=True))
+        except asyncio.CancelledError:  # the service stops
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                _settle(batch[0][1], error=error)
+                return
+            logger.exception("a batch of %d failed; its images are scored one by one", len(batch))
+            for item in batch:
+                await self._answer([item])
+            return
+        for (_, future), result in answers:
+            _settle(future, result=result)
+
+
+def _settle(future: asyncio.Future[Result], *, result: Result | None = None, error: Exception | None = None) -> None:
+    if future.done():  # its caller gave up meanwhile
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)  # type: ignore[arg-type]

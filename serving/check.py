@@ -1,0 +1,59 @@
+"""Whether this machine can serve this guard: load it as a worker would, score one image, say what is wrong.
+
+    python -m serving.check        exit 0, or one sentence and exit 2
+
+The supervisor asks in a process of its own, so that it stays small (neither ONNX Runtime nor torch is loaded into it)
+and survives a runtime that crashes on a bad file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from guard.errors import GuardError
+
+from .settings import Settings, read_settings
+
+HOME = Path(__file__).resolve().parent.parent  # where `serving` and `guard` are found, whatever the user's folder holds
+
+
+def main() -> int:
+    """`python -m serving.check`."""
+    from .engine import load_guard
+
+    try:
+        print(load_guard(read_settings()))
+    except GuardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def verify_in_own_process(settings: Settings) -> None:
+    """Return when the guard can be served; else print its one sentence and exit with 2.
+
+    Workers inherit the absolute path that was checked.
+    """
+    try:
+        os.environ["GUARD_MODEL"] = str(settings.model_path())
+    except GuardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    check = subprocess.run(
+        [sys.executable, "-m", "serving.check"], cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if check.returncode == 0:
+        return
+    sentence = next((line for line in check.stderr.splitlines() if line.startswith("error: ")), None)
+    if sentence is None:
+        last = (check.stderr.strip().splitlines() or ["no message"])[-1]
+        sentence = f"error: {os.environ['GUARD_MODEL']} cannot be loaded ({last})"
+    print(sentence, file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

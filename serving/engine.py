@@ -1,0 +1,91 @@
+"""The guard at work: every image is decoded and checked by itself, and only sound pixels join a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+import numpy as np
+
+from guard.detector import Guard
+from guard.errors import ImageError
+from guard.loading import load
+from guard.preprocess import to_input
+from guard.verdict import Verdict
+
+from .batching import MicroBatcher
+from .bodies import Part
+from .errors import Refusal
+from .settings import Settings
+
+#: Judged by content, whatever a name or header claims. These are what browsers and cameras send.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+T = TypeVar("T")
+
+
+def load_guard(settings: Settings) -> Guard:
+    """The guard, scored once: what cannot run fails here and not in a request, and the first request is not slow."""
+    g = load(settings.model_path(), device=settings.device, threads=settings.worker_threads, spinning=False)
+    shape = g.manifest.preprocess
+    g.predict_batches([np.zeros((1, shape.height, shape.width, shape.channels), np.uint8)])
+    return g
+
+
+class Engine:
+    """Decodes in a few threads, scores in one, and never blocks the event loop.
+
+    Args:
+        on_batch: told the size of every batch that was scored.
+    """
+
+    def __init__(self, g: Guard, settings: Settings, *, on_batch: Callable[[int], None]) -> None:
+        self.guard = g
+        self._settings = settings
+        self._on_batch = on_batch
+        self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="guard-decode")
+        self._batcher = MicroBatcher(self._score, max_batch=settings.batch_size, wait_s=settings.batch_wait_ms / 1000)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Engine:
+        await self._stack.enter_async_context(self._batcher)
+        self._stack.callback(self._decoders.shutdown)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` beside the event loop, at most `worker_threads` at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    def pixels(self, part: Part) -> np.ndarray:
+        """uint8 (H, W, C) as the graph takes it.
+
+        Raises:
+            Refusal: 400 not an image that we take, or damaged; 413 too many bytes.
+        """
+        if len(part.data) > self._settings.max_bytes:
+            raise Refusal(
+                413,
+                f"{part.where}the image has {len(part.data)} bytes, at most {self._settings.max_bytes} are accepted; "
+                "send a smaller one (GUARD_MAX_BYTES sets this)",
+            )
+        try:
+            return to_input(
+                part.data, self.guard.manifest.preprocess, max_pixels=self._settings.max_pixels, formats=FORMATS
+            )
+        except ImageError as error:
+            raise Refusal(400, f"{part.where}{error}") from None
+
+    async def verdict(self, pixels: np.ndarray) -> Verdict:
+        """The verdict on one image from `pixels`."""
+        return await self._batcher.submit(pixels)
+
+    def _score(self, batch: np.ndarray) -> list[Verdict]:
+        verdicts = list(self.guard.predict_batches([batch]))
+        self._on_batch(len(batch))
+        return verdicts

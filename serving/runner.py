@@ -1,0 +1,183 @@
+"""Start and stop the service from Python: `serve` is what ``guard serve`` runs; `running_service` is for scripts.
+
+Both start BentoML in the folder that holds *this* package, so that a serving.py (or bentoml.py, guard.py ...) in the
+user's folder cannot answer to the name; paths are made absolute before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
+
+from .check import HOME
+from .settings import read_settings
+
+
+def serve(
+    model: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    workers: int | None = None,
+    device: str | None = None,
+) -> int:
+    """Serve a guard until interrupted or terminated.
+
+    Args:
+        model: an .onnx file, an .engine file or a run folder; None for GUARD_MODEL, else runs/latest/guard.onnx.
+        host: an IP address to listen on; "0.0.0.0" is reachable from other machines.
+        port: 1 .. 65535.
+        workers, device: None leaves GUARD_WORKERS and GUARD_DEVICE as they are; see `serving.settings`.
+
+    Returns:
+        The exit code of the service: 0 after an interrupt, 2 when the guard cannot be served (one sentence on stderr).
+
+    Raises:
+        ConfigError, ArtefactNotFoundError: a port in use, a bad setting, no guard to serve.
+        MissingExtraError: BentoML is not installed.
+    """
+    environment = _environment(model, workers=workers, device=device)
+    _check_port(host, port)
+    process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment)
+
+    def forward(number: int, _: FrameType | None) -> None:
+        process.send_signal(number)
+
+    # an interrupt from the terminal reaches BentoML by itself; only what is sent to us alone is passed on
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def running_service(
+    model: str | Path | None = None,
+    *,
+    port: int = 0,
+    workers: int | None = None,
+    device: str | None = None,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 60.0,
+) -> Iterator[str]:
+    """A service on 127.0.0.1 for the length of a ``with`` block.
+
+    Args:
+        model, workers, device: as in `serve`.
+        port: 0 for a free one.
+        env: more settings, e.g. ``{"GUARD_MAX_BYTES": "1000000"}``.
+        timeout_s: seconds to wait until it is ready.
+
+    Yields:
+        Its address, ``http://127.0.0.1:<port>``; it answers /readyz with 200 by then.
+
+    Raises:
+        RuntimeUnavailableError: it ended or was not ready in time; with the last lines of its log.
+    """
+    environment = {**_environment(model, workers=workers, device=device), **(env or {})}
+    port = port or _free_port()
+    _check_port("127.0.0.1", port)
+    with tempfile.TemporaryDirectory(prefix="ood-guard-") as folder, open(Path(folder, "log"), "w+b") as log:
+        # a home of its own: BentoML empties the shared metrics folder of every other service on the machine
+        environment["BENTOML_HOME"] = str(Path(folder, "bentoml"))
+        process = subprocess.Popen(
+            _command("127.0.0.1", port),
+            cwd=HOME,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            base = f"http://127.0.0.1:{port}"
+            _wait_until_ready(base, process, Path(folder, "log"), timeout_s)
+            yield base
+        finally:
+            _stop(process)
+
+
+def _command(host: str, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "bentoml", "serve", "serving:svc"),
+        *("--host", host, "--port", str(port), "--working-dir", str(HOME)),
+    ]
+
+
+def _environment(model: str | Path | None, *, workers: int | None, device: str | None) -> dict[str, str]:
+    """The child's environment, checked here so that mistakes are exceptions and not a child's exit code."""
+    try:
+        import bentoml  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("BentoML", "serve") from error
+    settings = read_settings(model=model, workers=workers, device=device)
+    environment = dict(os.environ)
+    environment["GUARD_MODEL"] = str(settings.model_path())
+    environment["GUARD_WORKERS"] = str(settings.workers)
+    environment["GUARD_DEVICE"] = settings.device
+    environment.setdefault("BENTOML_DO_NOT_TRACK", "true")  # BentoML reports its use to its makers by default
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(host: str, port: int) -> None:
+    """Whether we may listen there; found out by BentoML, it would be a traceback."""
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"port must be between 1 and 65535, got {port}")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port, and an IP "
+            "address of this machine with --host"
+        ) from None
+
+
+def _wait_until_ready(base: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+    # no proxy: the address is this machine
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with opener.open(f"{base}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    tail = log.read_text(errors="replace").strip().splitlines()[-5:]
+    state = f"is not ready after {timeout_s:g} s" if process.poll() is None else f"ended with {process.returncode}"
+    raise RuntimeUnavailableError(f"the service {state}; its last words: {' | '.join(tail) or 'none'}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the supervisor, which ends its workers; whatever is left of the group after 10 s is killed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

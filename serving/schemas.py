@@ -1,0 +1,79 @@
+"""What the service answers, as records. A number that is not finite (an uncalibrated threshold) is null in JSON."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from guard.manifest import Calibration, Manifest
+from guard.verdict import Verdict
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(Schema):
+    """POST /predict: the verdict on one image, and which weights gave it.
+
+    Attributes:
+        label, class_name, probability: the predicted class, 0 .. C-1, its name, its softmax probability in [0, 1].
+        ood_score: higher = more out-of-distribution.
+        threshold: flagged when ood_score is above it; null for an uncalibrated guard.
+        is_ood: the flag.
+        p_value: share of in-distribution images at least this unusual, in (0, 1]; null for an uncalibrated guard.
+        model: ``name@short-hash``.
+    """
+
+    label: int
+    class_name: str
+    probability: float
+    ood_score: float
+    threshold: float
+    is_ood: bool
+    p_value: float | None
+    model: str
+
+    @classmethod
+    def of(cls, verdict: Verdict, model: str) -> Answer:
+        return cls(**verdict.to_dict(), model=model)
+
+
+class BatchAnswer(Schema):
+    """POST /predict_batch: one answer per image, in the order sent."""
+
+    verdicts: tuple[Answer, ...]
+
+
+class Error(Schema):
+    """Every answer that is not 2xx."""
+
+    error: str
+
+
+class Histogram(Schema):
+    """Calibration scores in equal bins: `counts[i]` lie in [edges[i], edges[i + 1]); the ends take the rest."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+def histogram(calibration: Calibration, bins: int = 40) -> Histogram:
+    """The calibration scores as a picture wants them: the range holds the threshold and 99 % of the scores, and the
+    last bin on each side also counts what lies beyond."""
+    scores = calibration.scores.astype(np.float64)
+    low, high = np.quantile(scores, [0.005, 0.995])
+    low, high = min(low, calibration.threshold), max(high, calibration.threshold)
+    margin = 0.02 * (high - low) or max(abs(high), 1.0) * 1e-3  # all scores equal: still a range
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+def model_card(manifest: Manifest) -> dict[str, object]:
+    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores."""
+    card = manifest.model_dump(mode="json")
+    if manifest.calibration is not None:
+        del card["calibration"]["scores_base64"]
+        card["calibration"]["histogram"] = histogram(manifest.calibration).model_dump(mode="json")
+    return {"identity": manifest.identity, **card}

@@ -1,0 +1,70 @@
+"""`svc`, the BentoML service: settings from the environment, one check before any worker starts, our app mounted.
+
+    bentoml serve serving:svc
+      supervisor: import this -> on_deployment: `python -m serving.check` loads and scores once; else a sentence, exit
+      workers:    import this -> the app's lifespan loads the guard
+
+BentoML's supervisor starts a worker that died again and for ever, also when it can never live. So a guard that cannot
+be served ends the supervisor before there are workers; and should the file be damaged while the service runs, the
+worker that cannot come back stops the service, which whatever runs it will notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+import bentoml
+
+from guard.errors import GuardError
+
+from .app import App
+from .check import verify_in_own_process
+from .settings import read_settings
+from .timers import cancel_finished_timers
+
+logger = logging.getLogger("guard.serving")
+
+#: Open requests per image that may be in work: most of them are uploading, and those are cheap.
+_OPEN_REQUESTS = 8
+
+try:
+    _settings = read_settings()
+except GuardError as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+cancel_finished_timers()
+
+
+def _stop_service(error: Exception) -> None:
+    """In a worker whose guard cannot be loaded: say so once and stop the supervisor, which would start us for ever."""
+    logger.error("the service stops, its guard cannot be loaded: %s", error)
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+_app = App(_settings, on_start_failure=_stop_service)
+
+
+@bentoml.asgi_app(_app.asgi, path="/")
+@bentoml.service(
+    name="ood-guard",
+    workers=_settings.workers,
+    traffic={
+        # the app answers first, in a sentence; this is the second line
+        "timeout": _settings.timeout_s + 5,
+        "max_concurrency": _OPEN_REQUESTS * _settings.max_concurrency * _settings.workers,
+    },
+    http={"host": _settings.host},
+    metrics={"enabled": False},  # see metrics.py
+    logging={"access": {"enabled": _settings.access_log}},
+)
+class svc:
+    """An image classifier that knows what it was not taught."""
+
+    @bentoml.on_deployment
+    def _verify() -> None:  # type: ignore[misc]
+        """Once, in the supervisor, before workers start."""
+        verify_in_own_process(_settings)

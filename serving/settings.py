@@ -1,0 +1,114 @@
+"""Everything about a running service that is not in the guard file: environment variables ``GUARD_<NAME>``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from guard.errors import ArtefactNotFoundError, ConfigError
+
+DEFAULT_MODEL = Path("runs/latest/guard.onnx")
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The service's settings; each field ``name`` is read from ``GUARD_NAME``.
+
+    Attributes:
+        model: the guard: an .onnx file, an .engine file or a run folder. Default runs/latest/guard.onnx.
+        device: "auto", "cpu" or "cuda".
+        host: address to listen on when the command line names none. The default is reachable from this machine only.
+        workers: processes; each holds its own copy of the model.
+        threads: ONNX Runtime threads per worker; 0 = cores / workers. Two workers of one thread beat one of two.
+        batch_size: most images scored in one run of the graph.
+        batch_wait_ms: milliseconds a batch waits for more images; 0 takes what has queued up during the last run.
+        max_bytes: largest image file, in bytes.
+        max_batch_bytes: largest body of /predict_batch, in bytes.
+        max_pixels: largest image, width x height, read from the header before anything is decoded.
+        max_batch_images: most images in one /predict_batch.
+        max_concurrency: images in work at the same time per worker; more are answered 503 at once.
+        max_buffered_bytes: bytes of request bodies held at the same time per worker; more are answered 503 at once.
+        timeout_s: seconds for one request: upload (then 408) and answer (then 503).
+        access_log: one log line per request; /metrics counts them anyway.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="GUARD_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    model: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    host: str = "127.0.0.1"
+    workers: int = Field(default=1, ge=1, le=256)
+    threads: int = Field(default=0, ge=0, le=1024)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
+    max_bytes: int = Field(default=20 * MIB, ge=1)
+    max_batch_bytes: int = Field(default=64 * MIB, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    max_batch_images: int = Field(default=64, ge=1)
+    max_concurrency: int = Field(default=128, ge=1)
+    max_buffered_bytes: int = Field(default=256 * MIB, ge=1)
+    timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    access_log: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Settings:
+        if self.max_batch_images > self.max_concurrency:
+            raise ValueError(
+                f"GUARD_MAX_BATCH_IMAGES ({self.max_batch_images}) must not exceed GUARD_MAX_CONCURRENCY "
+                f"({self.max_concurrency}), or a full batch would always be refused"
+            )
+        if max(self.max_bytes, self.max_batch_bytes) > self.max_buffered_bytes:
+            raise ValueError(
+                f"GUARD_MAX_BUFFERED_BYTES ({self.max_buffered_bytes}) must be at least GUARD_MAX_BYTES and "
+                f"GUARD_MAX_BATCH_BYTES ({max(self.max_bytes, self.max_batch_bytes)}), or the largest body would "
+                "always be refused"
+            )
+        return self
+
+    @property
+    def worker_threads(self) -> int:
+        """ONNX Runtime threads, and decoding threads, of one worker."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or max(1, cores // self.workers)
+
+    def model_path(self) -> Path:
+        """The guard to serve, as an absolute path.
+
+        Raises:
+            ArtefactNotFoundError: none was named and the default is not there; says which command makes one.
+        """
+        if self.model is not None:
+            return self.model.expanduser().absolute()
+        if DEFAULT_MODEL.exists():
+            return DEFAULT_MODEL.absolute()
+        raise ArtefactNotFoundError(
+            f"no guard to serve: GUARD_MODEL is not set and there is no {DEFAULT_MODEL}; make one with: guard demo, "
+            "or: guard export RUN guard.onnx, and then: GUARD_MODEL=guard.onnx bentoml serve serving:svc"
+        )
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings from the environment; `overrides` (None: not given) win.
+
+    Raises:
+        ConfigError: a value out of range, or a name that looks like a misspelt setting (other GUARD_* are left alone).
+    """
+    known = {f"GUARD_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith("GUARD_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if near:
+                raise ConfigError(f"{name} is not a setting; did you mean {near[0]}?")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise ConfigError(first["msg"].removeprefix("Value error, ")) from None
+        name = f"GUARD_{str(first['loc'][0]).upper()}"
+        raise ConfigError(f"{name}={first['input']} is not accepted: {first['msg']}") from None
