@@ -168,17 +168,17 @@ def _open_lazily(file: IO[bytes], formats: Iterable[str] | None, where: str) -> 
     if not set(claims) & set(allowed):
         raise ImageError(f"{where}{next(iter(claims))} images are not accepted here; accepted: {', '.join(allowed)}")
     reason: object = ""
-    for name, claim in claims.items():
-        if name not in allowed:
+    for kind, claim in claims.items():
+        if kind not in allowed:
             continue
         if isinstance(claim, str):
-            raise ImageError(f"{where}this build of Pillow cannot read {name} images ({claim})")
+            raise ImageError(f"{where}this build of Pillow cannot read {kind} images ({claim})")
         try:
             file.seek(0)
-            return Image.OPEN[name][0](file, "")
+            return Image.OPEN[kind][0](file, "")
         except Exception as error:  # plugins raise whatever broken bytes make them raise
             reason = error
-    raise ImageError(f"{where}damaged or cut short {claims[0]} image ({reason})")
+    raise ImageError(f"{where}damaged or cut short {' or '.join(claims)} image ({reason})")
 
 
 def _claims(name: str, prefix: bytes) -> bool | str:

@@ -34,10 +34,11 @@ _PARENT_POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Decoded:
-    """One group: `images` uint8 (good, H, W, C), and (position in the group, reason) of each that could not be read."""
+    """One group of `count` rows: `images` uint8 (good, H, W, C); (position, reason) of each that could not be read."""
 
     images: np.ndarray
     failures: tuple[tuple[int, str], ...]
+    count: int
 
 
 def default_workers() -> int:
@@ -131,7 +132,7 @@ def _decode_items(items: list[Any], config: Preprocess, max_pixels: int, check_o
         except (ImageError, MissingDataError) as error:
             failures.append((position, str(error)))
     shape = (0, config.height, config.width, config.channels)
-    return Decoded(np.stack(images) if images else np.zeros(shape, np.uint8), tuple(failures))
+    return Decoded(np.stack(images) if images else np.zeros(shape, np.uint8), tuple(failures), len(items))
 
 
 # ------------------------------------------------------------------------------------------- in the worker processes

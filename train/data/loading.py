@@ -203,4 +203,4 @@ def _with_progress(stream: Generator[Decoded, None, None], count: int, name: str
             task = progress.add_task(f"reading {name}", total=count)
             for decoded in stream:
                 yield decoded
-                progress.advance(task, len(decoded.images) + len(decoded.failures))
+                progress.advance(task, decoded.count)
