@@ -13,6 +13,7 @@ arguments; an interrupt exits with 130. Nothing heavy is imported before a comma
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -51,7 +52,16 @@ def _guard(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    pass
+    _log_to_stderr()
+
+
+def _log_to_stderr() -> None:
+    """What the library logs (an epoch, a default that was chosen) goes to people on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("ood_guard")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

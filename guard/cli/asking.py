@@ -52,8 +52,8 @@ def predict(
         output.print_json([{"image": str(path), **verdict.to_dict()} for path, verdict in answers])
     elif answers:
         output.print_verdicts(answers, g.manifest.identity)
-    for error in unreadable[:-1]:
-        typer.echo(f"error: {error}", err=True)
+    for problem in unreadable[:-1]:
+        typer.echo(f"error: {problem}", err=True)
     if unreadable:
         raise unreadable[-1]
 

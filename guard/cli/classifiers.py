@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._siblings import sibling
 from ..errors import ConfigError, MissingDataError, MissingExtraError, ModelError
 
 
-def classifier(name: str, checkpoint: Path | None = None) -> Any:
+def classifier(
+    name: str, checkpoint: Path | None = None, *, in_chans: int | None = None, image_size: int | None = None
+) -> Any:
     """The `model` argument of `guard.fit`.
 
     Args:
         name: a timm model name; a run folder; or ``package.module:callable``, where calling it without arguments
             gives the classifier (the working directory is searched too).
         checkpoint: safetensors with the weights, for a timm model or a callable.
+        in_chans, image_size: what a timm model with a checkpoint is built for; default its published ones.
 
     Raises:
         ConfigError: the module or callable is not there, or a checkpoint for a run folder.
@@ -30,7 +34,7 @@ def classifier(name: str, checkpoint: Path | None = None) -> Any:
     if ":" in name:
         model = _called(name)
         return model if checkpoint is None else _with_weights(model, _weights(checkpoint), name, checkpoint)
-    return name if checkpoint is None else _timm_with_weights(name, checkpoint)
+    return name if checkpoint is None else _timm_with_weights(name, checkpoint, in_chans, image_size)
 
 
 def _called(name: str) -> Any:
@@ -87,20 +91,21 @@ def _with_weights(model: Any, weights: dict[str, Any], name: str, checkpoint: Pa
     return model
 
 
-def _timm_with_weights(name: str, checkpoint: Path) -> Any:
-    """A timm model with as many classes as the checkpoint's last layer has rows."""
+def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_size: int | None) -> Any:
+    """A timm model with as many classes as the checkpoint's last layer has rows; `guard.fit` judges other names."""
     try:
         import timm
-    except ImportError as error:
-        raise MissingExtraError("timm", "train") from error
-    from ..errors import UnknownNameError
 
-    if not timm.is_model(name):
-        raise UnknownNameError("timm model", name, timm.list_models(f"*{name.split('_')[0][:6]}*"))
+        build = sibling("train.build")
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name}", "train") from error
+    published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if published is None:
+        return name
     weights = _weights(checkpoint)
-    layer = timm.get_pretrained_cfg_value(name, "classifier")
-    layers = [layer] if isinstance(layer, str) else list(layer or ())
-    rows = next((len(weights[f"{n}.weight"]) for n in layers if f"{n}.weight" in weights), None)
+    layers = [published.classifier] if isinstance(published.classifier, str) else list(published.classifier or ())
+    rows = next((len(weights[f"{layer}.weight"]) for layer in layers if f"{layer}.weight" in weights), None)
     if rows is None:
         raise ModelError(f"{checkpoint} does not fit {name}: it holds no weights of {' or '.join(layers)}")
-    return _with_weights(timm.create_model(name, num_classes=rows), weights, name, checkpoint)
+    model = build.timm_model(name, rows, in_chans or 3, image_size or published.input_size[-1])
+    return _with_weights(model, weights, name, checkpoint)

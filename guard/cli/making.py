@@ -35,7 +35,9 @@ def train(
     head: Annotated[str | None, typer.Option(help="linear or cosine; default the method's.")] = None,
     score: Annotated[str | None, typer.Option(help="See: guard scores; default the method's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; default the method's.")] = None,
-    batch_size: Annotated[int, typer.Option(help="In-distribution images per step.")] = _TRAIN["batch_size"],
+    batch_size: Annotated[
+        int | None, typer.Option(help="In-distribution images per step; default 128, or 32 for small data.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default the method's.")] = None,
     seed: Seed = _TRAIN["seed"],
     device: Device = _TRAIN["device"],
@@ -58,6 +60,7 @@ def train(
     calibration: Split = None,
     test: Split = None,
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights, e.g. 0.999.")] = None,
+    augment: Annotated[str, typer.Option(help="none, crop, crop+flip, or auto.")] = _TRAIN["augment"],
     workers: Workers = None,
     options: Annotated[
         list[str] | None,
@@ -96,6 +99,7 @@ def train(
         calibration=value(calibration) if calibration else None,
         test=value(test) if test else None,
         ema=ema,
+        augment=augment,
         workers=workers,
         **settings(options or [], api.train),
     )
@@ -134,7 +138,7 @@ def fit(
     """Guard a classifier that you already have; its weights and answers stay as they are."""
     folder = out or runs.new_run_folder(f"fit-{score}")
     g = api.fit(
-        classifier(model, checkpoint),
+        classifier(model, checkpoint, in_chans=in_chans, image_size=image_size),
         data,
         score=score,
         features=features,

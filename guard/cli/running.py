@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import MissingExtraError
 from .arguments import Debug
 
 
@@ -19,17 +18,20 @@ def serve(
             help="guard.onnx, guard.engine or a run folder; default $GUARD_MODEL, then runs/latest/guard.onnx."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 for every network this machine is on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; one per core serves most.")] = 1,
+    host: Annotated[str, typer.Option(help="IP address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default $GUARD_WORKERS, then 1.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; default $GUARD_DEVICE, then auto.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Serve a guard over HTTP, with a page at /ui."""
-    try:
-        from serving import runner
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{error.name} (needed by guard serve)", "serve") from error
-    runner.serve(model, host=host, port=port, workers=workers)
+    from serving import runner
+
+    raise typer.Exit(runner.serve(model, host=host, port=port, workers=workers, device=device))
 
 
 def demo(

@@ -1,0 +1,74 @@
+"""What is not imported before it is needed, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from guard.artefact import write_onnx
+from tests.serving.conftest import colour_graph, colour_manifest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "onnx", "onnxruntime", "pyarrow", "sklearn", "scipy", "datasets", "matplotlib", "timm", "bentoml")
+SIBLINGS = ("train", "export", "serving", "guard._train", "guard._export")
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Which of the heavy packages and siblings are in sys.modules after `code`."""
+    watched = [*HEAVY, *SIBLINGS]
+    script = f"import sys\n{code}\nimport json; print(json.dumps([n for n in {watched!r} if n in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _command(*arguments: str) -> str:
+    return (
+        f"from guard.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lazy") / "guard.onnx"
+    write_onnx(path, colour_graph(), colour_manifest())
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lazy") / "red.png"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
+    return path
+
+
+def test_import_guard_loads_nothing_heavy() -> None:
+    assert _loaded_by("import guard") == set()
+
+
+def test_every_module_of_the_runtime_imports_without_heavy_packages() -> None:
+    modules = ["artefact", "calibration", "detector", "loading", "manifest", "preprocess", "verdict", "cli"]
+    modules += ["runtimes", "runtimes.onnx_session"]
+    assert _loaded_by("\n".join(f"import guard.{m}" for m in modules)) == set()
+
+
+def test_an_onnx_prediction_loads_onnxruntime_and_nothing_else(model: Path, image: Path) -> None:
+    code = f"import guard; v = guard.load({str(model)!r}, device='cpu').predict({str(image)!r}); assert len(v) == 1"
+    assert _loaded_by(code) == {"onnxruntime"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert _loaded_by(_command("train", "--help")) == set()
+
+
+def test_guard_predict_on_an_onnx_file_loads_onnxruntime_and_nothing_else(model: Path, image: Path) -> None:
+    assert _loaded_by(_command("predict", str(model), str(image))) == {"onnxruntime"}
+
+
+def test_the_check_can_fail() -> None:
+    assert _loaded_by("import torch") >= {"torch"}
