@@ -96,18 +96,8 @@ def flag_count_interval(m: int, calibration: Calibration) -> tuple[int, int]:
     Returns:
         (low, high), both included; at least 95 % of the probability lies between.
     """
-    if m < 0:
-        raise CalibrationError(f"the number of images must be at least 0, got {m}")
     k = conformal_rank(calibration.n, calibration.alpha)
-    a, b = calibration.n + 1 - k, k
-    j = np.arange(m, dtype=np.float64)
-    # log pmf(j + 1) - log pmf(j), summed up; normalising afterwards saves the gamma functions
-    steps = np.log(m - j) - np.log1p(j) + np.log(j + a) - np.log(m - j - 1 + b)
-    log_pmf = np.concatenate([[0.0], np.cumsum(steps)])
-    pmf = np.exp(log_pmf - log_pmf.max())
-    cdf = np.cumsum(pmf) / pmf.sum()
-    tail = (1 - COVERAGE) / 2
-    return int(np.searchsorted(cdf, tail)), int(np.searchsorted(cdf, 1 - tail))
+    return beta_binomial_interval(m, calibration.n + 1 - k, k)
 
 
 def conformal_rank(n: int, alpha: float) -> int:
@@ -116,6 +106,24 @@ def conformal_rank(n: int, alpha: float) -> int:
     In floats 20 * (1 - 0.05) may come out above 19, and k one too large.
     """
     return math.ceil((n + 1) * (1 - Fraction(str(float(alpha)))))
+
+
+def beta_binomial_interval(m: int, a: float, b: float) -> tuple[int, int]:
+    """Central 95 % interval, ends included, of a binomial(m, rate) count with rate ~ Beta(a, b).
+
+    Raises:
+        CalibrationError: m below 0.
+    """
+    if m < 0:
+        raise CalibrationError(f"the number of images must be at least 0, got {m}")
+    j = np.arange(m, dtype=np.float64)
+    # log pmf(j + 1) - log pmf(j), summed up; normalising afterwards saves the gamma functions
+    steps = np.log(m - j) - np.log1p(j) + np.log(j + a) - np.log(m - j - 1 + b)
+    log_pmf = np.concatenate([[0.0], np.cumsum(steps)])
+    pmf = np.exp(log_pmf - log_pmf.max())
+    cdf = np.cumsum(pmf) / pmf.sum()
+    tail = (1 - COVERAGE) / 2
+    return int(np.searchsorted(cdf, tail)), int(np.searchsorted(cdf, 1 - tail))
 
 
 def beta_interval(a: float, b: float, coverage: float = COVERAGE) -> tuple[float, float]:

@@ -100,6 +100,13 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted == labels))
 
 
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a share `hits` / `n`, n >= 1; sensible at 0 and at n too (Wilson, 1927)."""
+    z = 1.959963984540054
+    centre, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return max(0.0, (centre - half) / (n + z * z)), min(1.0, (centre + half) / (n + z * z))
+
+
 def roc_curve(id_scores: np.ndarray, ood_scores: np.ndarray) -> RocCurve:
     """Every point of the ROC curve, one per distinct score and (0, 0); see `RocCurve`."""
     counts = _count(id_scores, ood_scores)

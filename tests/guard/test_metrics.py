@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
@@ -128,6 +129,12 @@ def test_accuracy() -> None:
     assert metrics.accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4])) == 0.75
     with pytest.raises(DataError, match="as many predictions as labels"):
         metrics.accuracy(np.array([1]), np.array([1, 2]))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (0, 50), (50, 50), (7, 50), (9_312, 10_000)])
+def test_the_wilson_interval_equals_scipy(hits: int, n: int) -> None:
+    expected = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert metrics.wilson_interval(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
