@@ -266,7 +266,7 @@ def test_pixel_limit_can_be_changed_and_holds_for_all_sources() -> None:
         with pytest.raises(ImageError, match="too large: 52 x 36"):
             open_image(source, max_pixels=52 * 36 - 1)
         assert open_image(source, max_pixels=52 * 36).size == (52, 36)
-    assert Image.MAX_IMAGE_PIXELS == before
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_pillows_own_limit_does_not_interfere(monkeypatch: pytest.MonkeyPatch) -> None:

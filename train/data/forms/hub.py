@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .columns import image_column, label_column
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _CHUNK = 1000
+_HUB_TIMEOUT_S = 5.0
 
 
 class HubSource:
@@ -87,14 +89,42 @@ def from_hub(text: str, *, labelled: bool, name: str | None = None) -> HubSource
     except ImportError as error:
         raise MissingExtraError("datasets, which reads the Hugging Face hub,", "train") from error
     repository, _, split = text.partition(":")
+    if not (_in_cache(repository) or _hub_answers()):
+        raise _not_found(text, "the hub cannot be reached and there is no copy on this machine")
     try:
         splits = load_dataset(repository)
     except Exception as error:  # network, authentication, unknown repository: many classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingDataError(
-            f"no such file or folder {text!r}, and no Hugging Face data set of that name could be loaded ({reason})"
-        ) from None
+        raise _not_found(text, reason) from None
     return HubSource(one_split(splits, split or None, text), labelled=labelled, name=name or text)
+
+
+def _not_found(text: str, reason: str) -> MissingDataError:
+    return MissingDataError(
+        f"no such file or folder {text!r}, and no Hugging Face data set of that name could be loaded ({reason})"
+    )
+
+
+def _in_cache(repository: str) -> bool:
+    from datasets import config
+    from huggingface_hub import constants
+
+    downloaded = Path(constants.HF_HUB_CACHE, f"datasets--{repository.replace('/', '--')}")
+    prepared = Path(config.HF_DATASETS_CACHE, repository.replace("/", "___"))
+    return downloaded.exists() or prepared.exists()
+
+
+def _hub_answers() -> bool:
+    """One request: `load_dataset` itself would retry for half a minute before it says that a folder was mistyped."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+    except Exception:  # httpx's or requests' own classes, by version of huggingface_hub
+        return False
+    return True
 
 
 def one_split(splits: Any, split: str | None, name: str) -> Any:
