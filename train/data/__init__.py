@@ -11,26 +11,14 @@
     scikit-learn's digits, 32 x 32           "digits", "digits:0-7"                  the digit
 
 (A folder of one's own that is called digits is "./digits".) Importing this package loads neither torch nor pyarrow
-nor datasets nor scikit-learn; each is imported when its form is used.
+nor datasets nor scikit-learn; each is imported when its form is used. (`augment` is in
+`augment.py`, which needs torch.)
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from .image_data import ImageData
 from .loading import load
 from .splits import default_count, split
 
-if TYPE_CHECKING:
-    from .augment import augment
-
-__all__ = ["ImageData", "augment", "default_count", "load", "split"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "augment":  # needs torch
-        from .augment import augment
-
-        return augment
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["ImageData", "default_count", "load", "split"]

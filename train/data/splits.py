@@ -68,18 +68,19 @@ def _count(wanted: int | float | None, n: int, name: str) -> int:
 
 
 def _apportion(count: int, sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """(C,) how many of each class: in proportion to `sizes` by largest remainder, never more than `room`."""
-    quota = np.zeros(len(sizes), np.int64)
-    left = count
-    while left:
-        open_ = np.flatnonzero(quota < room)
-        exact = left * sizes[open_] / sizes[open_].sum()
-        whole = np.minimum(np.floor(exact).astype(np.int64), (room - quota)[open_])
-        if whole.sum() == 0:  # remainders: the largest first, ties to the lower class
-            order = open_[np.argsort(-(exact - np.floor(exact)), kind="stable")][:left]
-            quota[order] += 1
-            left -= len(order)
-        else:
-            quota[open_] += whole
-            left -= int(whole.sum())
+    """(C,) how many of each class, `count` together: in proportion to `sizes` by largest remainder, at most `room`."""
+    exact = np.zeros(len(sizes))
+    free = room > 0
+    while free.any():  # classes whose share exceeds their room are filled; the others divide what is left
+        left = count - exact[~free].sum()
+        exact[free] = left * sizes[free] / sizes[free].sum()
+        over = free & (exact > room)
+        if not over.any():
+            break
+        exact[over] = room[over]
+        free &= ~over
+    quota = np.floor(exact + 1e-9).astype(np.int64)
+    remainder = np.round(exact - quota, 9)
+    order = np.argsort(-remainder, kind="stable")  # ties to the lower class
+    quota[order[: count - quota.sum()]] += 1
     return quota

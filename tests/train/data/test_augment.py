@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train.data import augment  # noqa: E402
+from train.data.augment import augment  # noqa: E402
 
 IMAGES = torch.randint(0, 256, (64, 12, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 

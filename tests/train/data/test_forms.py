@@ -267,9 +267,7 @@ def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_hub_answers", lambda: False)
-    with pytest.raises(
-        MissingDataError, match=r"no such file or folder 'some/thing'.*the hub cannot be reached.*accep"
-    ):
+    with pytest.raises(MissingDataError, match=r"no such file or folder 'some/thing'.*the hub cannot be reached.*"):
         load("some/thing")
 
 
@@ -315,7 +313,7 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
         load(tmp_path / "not.parquet")
     with pytest.raises(DataError, match=r"unknown label 2 at row 2 of .* \(4 such\); accepted: 0\.\.1"):
         load(write_parquet(tmp_path / "c.parquet", names=("ant", "bee")))
-    with pytest.raises(DataError, match="2 rows of .* have no label"):
+    with pytest.raises(DataError, match=r"2 rows of .* have no label"):
         load(write_parquet(tmp_path / "d.parquet", label=[*LABELS[:10].tolist(), None, None]))
     with pytest.raises(DataError, match="must be integers"):
         load(write_parquet(tmp_path / "e.parquet", names=None, label=[NAMES[i] for i in LABELS]))

@@ -93,7 +93,7 @@ def test_rare_classes_keep_their_only_image_for_training() -> None:
     labels = np.array([0] * 50 + [1])
     parts = split(labels, seed=0, calibration=24, test=25)
     assert 50 in parts["train"]
-    with pytest.raises(DataError, match="calibration=25 and test=25 .* one image of each class must stay .* leaves 49"):
+    with pytest.raises(DataError, match=r"calibration=25 and test=25 .* one image of each class .* leaves 49"):
         split(labels, seed=0, calibration=25, test=25)
 
 
