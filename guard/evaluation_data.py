@@ -1,0 +1,115 @@
+"""Which images a guard is evaluated on, and what their labels are in the guard's own order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._siblings import sibling
+from .errors import DataError, MissingExtraError
+from .manifest import DataCard, Manifest
+
+
+@dataclass(frozen=True)
+class IdTestImages:
+    """`images`: an `ImageData`; `labels` (N,) int64 in the guard's order; `notes`: how they were chosen."""
+
+    images: Any
+    labels: np.ndarray
+    notes: tuple[str, ...]
+
+
+def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None) -> IdTestImages:
+    """Labelled images of the guard's classes that it has not seen.
+
+    Where `data` is what the guard was made from (same fingerprint as a data card in the manifest), the held-out test
+    split is drawn again from the labels, the guard's seed and the counts on the card.
+
+    Args:
+        data: any form that `guard.train` takes.
+        max_images: only the first so many of the images that would be used.
+
+    Raises:
+        DataError: unlabelled images, or class names that the guard does not have.
+    """
+    images = _load(data, manifest, labelled=True, max_images=max_images)
+    card = _own_card(manifest, images.fingerprint)
+    if card is None:
+        labels, note = match_classes(images.labels, images.class_names, manifest.class_names, images.name)
+        return IdTestImages(images, labels, (note,) if note else ())
+    if len(images) < card.images and max_images is not None:
+        images = _load(data, manifest, labelled=True, max_images=None)  # the split needs every label
+    images, note = _held_out(images, card, manifest.seed)
+    if max_images is not None:
+        images = images.subset(np.arange(min(max_images, len(images))))
+    # the card's fingerprint covers the class names, so index i is the guard's class i, also if `fit` renamed it
+    return IdTestImages(images, np.asarray(images.labels), (note,))
+
+
+def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None) -> Any:
+    """`ImageData` of an OOD set; labels are ignored."""
+    return _load(data, manifest, labelled=False, max_images=max_images, name=name)
+
+
+def match_classes(
+    labels: np.ndarray, names: tuple[str, ...], guard_names: tuple[str, ...], data_name: str
+) -> tuple[np.ndarray, str]:
+    """Labels (N,) into `names` -> labels (N,) into `guard_names`, matched by name; and a note where that was not
+    possible: arrays come with labels only (their classes are named "0", "1", ...), which are then indices.
+
+    Raises:
+        DataError: names that the guard does not have.
+    """
+    if names == guard_names:
+        return np.asarray(labels), ""
+    positions = {name: i for i, name in enumerate(guard_names)}
+    unknown = [name for name in names if name not in positions]
+    if not unknown:
+        return np.array([positions[name] for name in names], dtype=np.int64)[labels], ""
+    if list(names) == [str(i) for i in range(len(names))] and len(names) <= len(guard_names):
+        return np.asarray(labels), f"{data_name} has no class names; its labels are taken as the guard's class indices."
+    raise DataError(
+        f"{data_name} has classes that the guard does not know: {_listed(unknown)}; the guard's are: "
+        f"{_listed(guard_names)}. Rename the classes, or give these images as an OOD set"
+    )
+
+
+def _own_card(manifest: Manifest, fingerprint: str) -> DataCard | None:
+    return next((card for card in manifest.data if card.fingerprint == fingerprint), None)
+
+
+def _held_out(images: Any, card: DataCard, seed: int) -> tuple[Any, str]:
+    if len(images) != card.images:
+        return images, (
+            f"{images.name} is a part of the data the guard was made from and is used as it was given; with training "
+            "images among it the numbers flatter."
+        )
+    test = card.splits.get("test", 0)
+    if test == 0:
+        return images, (
+            f"{images.name} is the data the guard was made from, with no test split held out: "
+            "these numbers flatter; use other images."
+        )
+    rows = sibling("train.data").split(
+        images.labels, seed=seed, calibration=card.splits.get("calibration", 0), test=test
+    )["test"]
+    return images.subset(rows), (
+        f"{images.name} is the data the guard was made from; only the {len(rows)} images held out for testing are used."
+    )
+
+
+def _load(data: Any, manifest: Manifest, **options: Any) -> Any:
+    try:
+        return sibling("train.data").load(data, preprocess=manifest.preprocess, all_classes=False, **options)
+    except ModuleNotFoundError as error:
+        if isinstance(error, MissingExtraError):
+            raise
+        raise MissingExtraError(
+            f"{error.name} (needed to read {options.get('name') or data!r:.60})", "train"
+        ) from error
+
+
+def _listed(names: tuple[str, ...] | list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
