@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from guard.module import Taps
 from guard.scores import Score
 from guard.scores.rejection import Rejection, rejection_loss
 
@@ -19,11 +20,14 @@ class RejectionLoss(Regulariser):
         self.network = network
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        both = (batch.inliers, batch.outliers)
-        logits = torch.cat([self.network(taps.features, taps.logits, taps.feature_map) for taps in both])
+        logits = torch.cat([self._logits(taps) for taps in (batch.inliers, batch.outliers)])
         is_outlier = torch.zeros_like(logits)
         is_outlier[len(batch.labels) :] = 1
         return {"rejection": rejection_loss(logits, is_outlier)}
+
+    def _logits(self, taps: Taps) -> Tensor:
+        tapped = self.network.tapped(taps.features, taps.feature_map).float()  # may come from a bf16 autocast
+        return self.network(tapped, taps.logits, tapped)
 
     def hand_over(self, score: Score) -> None:
         if isinstance(score, Rejection):
