@@ -53,9 +53,11 @@ def _called(name: str) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            public = [n for n in dir(target) if not n.startswith("_")]
+            inside = getattr(target, "__dict__", {}).items()
+            public = [n for n, thing in inside if callable(thing) and n.isidentifier() and n[0] != "_"]
             raise ConfigError(
-                f"--model {name}: {module_name} has no {attribute!r}; it has {', '.join(public[:12])}"
+                f"--model {name}: {module_name} has no {attribute!r} to call; it has "
+                f"{', '.join(public[:12]) or 'nothing'}"
             ) from None
     if not callable(target):
         raise ConfigError(f"--model {name}: {attribute} is {type(target).__name__}, not something to call")
