@@ -176,6 +176,8 @@ def _open_lazily(file: IO[bytes], formats: Iterable[str] | None, where: str) -> 
         try:
             file.seek(0)
             return Image.OPEN[kind][0](file, "")
+        except Image.DecompressionBombError as error:  # a frame or tile larger than the image says it is
+            raise ImageError(f"{where}the {kind} image is too large ({error})") from None
         except Exception as error:  # plugins raise whatever broken bytes make them raise
             reason = error
     raise ImageError(f"{where}damaged or cut short {' or '.join(claims)} image ({reason})")

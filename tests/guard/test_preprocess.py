@@ -259,6 +259,13 @@ def test_decompression_bomb_is_refused_from_the_header(size: tuple[int, int]) ->
             open_image(png_header(*size))
 
 
+def test_gif_frame_beyond_its_screen_is_refused() -> None:
+    data = bytearray(encoded(Image.new("P", (14_000, 14_000)), "GIF"))
+    data[6:10] = struct.pack("<HH", 1, 1)  # the header says 1 x 1
+    with pytest.raises(ImageError, match="too large"):
+        open_image(bytes(data))
+
+
 def test_pixel_limit_can_be_changed_and_holds_for_all_sources() -> None:
     before = Image.MAX_IMAGE_PIXELS
     data = encoded(Image.fromarray(PHOTO), "PNG")

@@ -154,7 +154,8 @@ def _decode_all(
     if not in_array and source.in_order:
         source = EncodedFile(source, rows, scratch)
     array = new_array(len(rows), config, scratch) if in_array else None
-    groups = [rows[start : start + _GROUP] for start in range(0, len(rows), _GROUP)]
+    size = min(_GROUP, max(1, len(rows) // (8 * max(workers, 1))))  # enough groups to keep every worker busy
+    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
     stream = decode(source, groups, config, workers=workers, max_pixels=max_pixels, check_only=not in_array)
     bad: dict[int, str] = {}
     filled = seen = 0

@@ -6,7 +6,7 @@ streamed in training are therefore copied once, still encoded, into a scratch fi
 
 from __future__ import annotations
 
-import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class EncodedFile:
     def __init__(self, source: Source, rows: np.ndarray, scratch: Path | None) -> None:
         self._inner = source
         self.name, self.class_names, self.labels = source.name, source.class_names, source.labels
-        self._file = scratch_file(scratch)
+        self._file, self._lock = scratch_file(scratch), threading.Lock()
         self._spans: dict[int, tuple[int, int]] = {}  # row -> (offset, length)
         self._others: dict[int, Any] = {}  # rows that are paths, or that are broken
         offset = 0
@@ -60,7 +60,9 @@ class EncodedFile:
         if row not in self._spans:
             return self._others[row]
         offset, length = self._spans[row]
-        return os.pread(self._file.fileno(), length, offset)
+        with self._lock:  # os.pread would need none, but is not on Windows
+            self._file.seek(offset)
+            return self._file.read(length)
 
     def where(self, row: int) -> str:
         return self._inner.where(row)

@@ -134,6 +134,9 @@ def test_forms_of_the_same_images_share_a_fingerprint(tmp_path: Path) -> None:
     pairs, _ = open_form("list", tmp_path)
     swapped = [ENCODED[1], ENCODED[0], *ENCODED[2:]]
     assert pairs.fingerprint != load((swapped, LABELS), preprocess=CONFIG).fingerprint
+    assert pairs.fingerprint != load((ENCODED, LABELS[::-1].copy()), preprocess=CONFIG).fingerprint
+    (tmp_path / "folder" / "class0").rename(tmp_path / "folder" / "class00")
+    assert folder.fingerprint != load(tmp_path / "folder", preprocess=CONFIG).fingerprint
 
 
 def test_fingerprint_of_large_sets_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
