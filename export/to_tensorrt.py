@@ -1,0 +1,125 @@
+"""ONNX graph -> serialised TensorRT engine with a dynamic batch.
+
+Two flavours share one API. `tensorrt` builds on the GPU that will run the engine; `tensorrt_rtx` also builds on
+machines without a GPU, for the compute capabilities it lists (a driver-less machine prints a harmless cudaError 35).
+Networks are strongly typed: precision comes from the graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from guard.errors import ConfigError, GuardError, MissingExtraError
+from guard.manifest import Engine, Manifest
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+
+
+class EngineBuildError(GuardError, RuntimeError):
+    """TensorRT refused the graph; the message holds its first complaint."""
+
+
+def installed_flavour() -> ModuleType:
+    """The TensorRT module that is installed, `tensorrt` first."""
+    for name in FLAVOURS:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise MissingExtraError("neither tensorrt nor tensorrt_rtx (needed for .engine files)", "tensorrt-rtx")
+
+
+def build_engine(
+    graph: bytes, manifest: Manifest, *, max_batch: int = 256, opt_batch: int = 8, trt: ModuleType | None = None
+) -> tuple[bytes, Engine]:
+    """Parse and build.
+
+    Args:
+        graph: a serialised guard graph (`export.to_onnx.onnx_bytes`).
+        max_batch: largest N the engine will take; the smallest is 1.
+        opt_batch: the N it is tuned for.
+
+    Returns:
+        The engine's bytes, and the facts that decide where it runs.
+    """
+    if max_batch < 1:
+        raise ConfigError(f"max_batch must be at least 1, got {max_batch}")
+    trt = trt or installed_flavour()
+    logger = _collector(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(required_threshold(graph)):
+        raise EngineBuildError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
+    config = builder.create_builder_config()
+    capabilities = _target(trt, config)
+    p = manifest.preprocess
+    profile = builder.create_optimization_profile()
+    shapes = [(n, p.height, p.width, p.channels) for n in (1, min(opt_batch, max_batch), max_batch)]
+    profile.set_shape("images", *shapes)
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise EngineBuildError(f"{trt.__name__} cannot build this graph: {'; '.join(logger.errors[:2]) or 'no reason'}")
+    facts = Engine(
+        flavour=trt.__name__,
+        version=trt.__version__,
+        compute_capabilities=tuple(capabilities),
+        precision=manifest.precision,
+        max_batch=max_batch,
+    )
+    return bytes(engine), facts
+
+
+def required_threshold(graph: bytes) -> bytes:
+    """The graph with `threshold` as a plain input: TensorRT would bake an initializer's value in as a constant."""
+    model = onnx.load_from_string(graph)
+    kept = [i for i in model.graph.initializer if i.name != "threshold"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model.SerializeToString()
+
+
+def _target(trt: ModuleType, config: Any) -> list[str]:
+    """Compute capabilities to build for: this machine's GPU, or all that tensorrt_rtx can build without one."""
+    if not hasattr(trt, "ComputeCapability"):
+        return ["current"]
+    from guard.runtimes.tensorrt_engine import cuda_available
+
+    if cuda_available():
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+        return ["CURRENT"]
+    # Turing (SM75) compiles no float32 matrix product, so a float32 graph is built for Ampere and later
+    members = trt.ComputeCapability.__members__.items()
+    listed = [(name, capability) for name, capability in members if name.startswith("SM") and name != "SM75"]
+    config.num_compute_capabilities = len(listed)
+    for index, (_, capability) in enumerate(listed):
+        config.set_compute_capability(capability, index)
+    return [name for name, _ in listed]
+
+
+def _collector(trt: ModuleType) -> Any:
+    """A logger that keeps errors for our message instead of printing them."""
+
+    class Collector(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Collector()
+
+
+def _complaint(parser: Any, logger: Any) -> str:
+    if parser.num_errors:
+        error = parser.get_error(0)
+        return f"{error.desc()} (node {error.node_name() or error.node()})"
+    return "; ".join(logger.errors[:2]) or "no reason given"

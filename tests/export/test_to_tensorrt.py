@@ -1,0 +1,145 @@
+"""TensorRT engines are built for every score and head on this machine; running them needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import guard
+from export.to_onnx import onnx_bytes
+from export.to_tensorrt import EngineBuildError, build_engine, required_threshold
+from guard.artefact import read_pair
+from guard.calibration import calibrate
+from guard.detector import Guard
+from guard.errors import ArtefactDamagedError, ConfigError, RuntimeUnavailableError
+from guard.loading import engine_manifest_path
+from guard.manifest import Manifest, Normalisation, Preprocess
+from guard.module import GuardModule
+from guard.runtimes.tensorrt_engine import TensorRTEngine, cuda_available
+from guard.runtimes.torch_module import TorchModule
+from guard.scores import create_score, list_scores
+from train.build import build_classifier, score_shapes
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is in the dev extra, for platforms that have it")
+
+
+def make_guard(score_name: str, head: str) -> Guard:
+    """A small random guard with fitted state."""
+    torch.manual_seed(0)
+    classifier = build_classifier("wrn16_2", head, 4, in_chans=3, image_size=16).eval()
+    features = torch.randn(200, classifier.num_features).abs()
+    labels = torch.arange(200) % 4
+    score = create_score(score_name)
+    if score_name == "rejection":
+        score.build(classifier.num_features)
+    elif score_name == "energy_logistic":
+        score.set_link(torch.rand(4), torch.tensor(1.5), torch.tensor(0.1))
+    else:
+        with torch.no_grad():
+            score.fit(features, classifier.head(features), labels, classifier.last_layer())
+    normalisation = Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    preprocess = Preprocess(height=16, width=16)
+    manifest = Manifest(
+        class_names=tuple("abcd"),
+        preprocess=preprocess,
+        normalisation=normalisation,
+        method="plain",
+        backbone="wrn16_2",
+        head=head,
+        score=score_name,
+        score_shapes=score_shapes(score),
+        calibration=calibrate(np.linspace(-1, 1, 100), alpha=0.05),
+    )
+    return Guard(manifest, TorchModule(GuardModule(classifier, score, normalisation), preprocess, "cpu"))
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+@pytest.mark.parametrize("score", list_scores())
+def test_every_score_and_head_builds(score: str, head: str) -> None:
+    g = make_guard(score, head)
+    engine, facts = build_engine(onnx_bytes(g.module, g.manifest), g.manifest, max_batch=16, trt=trt)
+    assert len(engine) > 10_000
+    assert facts.flavour == "tensorrt_rtx"
+    assert facts.version == trt.__version__
+    assert facts.max_batch == 16
+    assert facts.compute_capabilities
+
+
+def test_threshold_becomes_an_input_that_must_be_given() -> None:
+    g = make_guard("energy", "linear")
+    graph = onnx_bytes(g.module, g.manifest)
+    assert "threshold" in {i.name for i in onnx.load_from_string(graph).graph.initializer}
+    plain = onnx.load_from_string(required_threshold(graph)).graph
+    assert "threshold" not in {i.name for i in plain.initializer}
+    assert "threshold" in {i.name for i in plain.input}
+
+
+def test_export_writes_the_engine_and_its_manifest(tmp_path, caplog) -> None:
+    g = make_guard("energy", "linear")
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        path = guard.export(g, tmp_path / "guard.engine", max_batch=4)
+    engine, manifest = read_pair(path, engine_manifest_path(path))
+    assert manifest.engine is not None
+    assert manifest.engine.max_batch == 4
+    assert manifest.class_names == g.class_names
+    if not cuda_available():
+        assert manifest.parity is None  # never a made-up measurement
+        assert "not run" in caplog.text
+    damaged = bytearray(engine)
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(ArtefactDamagedError, match="changed or cut short"):
+        guard.load(path)
+
+
+def test_a_manifest_with_another_engine_version_is_refused(tmp_path) -> None:
+    g = make_guard("energy", "linear")
+    path = guard.export(g, tmp_path / "guard.engine", max_batch=4)
+    _, manifest = read_pair(path, engine_manifest_path(path))
+    other = manifest.model_copy(update={"engine": manifest.engine.model_copy(update={"version": "0.9.0"})})
+    with pytest.raises(RuntimeUnavailableError, match=r"built with tensorrt_rtx 0\.9\.0, installed is"):
+        TensorRTEngine(b"", other)
+
+
+def test_an_engine_exports_from_an_onnx_guard_too(tmp_path) -> None:
+    g = make_guard("knn", "linear")
+    onnx_path = guard.export(g, tmp_path / "guard.onnx")
+    path = guard.export(guard.load(onnx_path), tmp_path / "guard.engine", max_batch=2)
+    assert json.loads(engine_manifest_path(path).read_text())["manifest"]["score"] == "knn"
+
+
+@pytest.mark.skipif(cuda_available(), reason="checks the sentence on machines without a GPU")
+def test_without_a_gpu_the_sentence_says_so(tmp_path) -> None:
+    path = guard.export(make_guard("energy", "linear"), tmp_path / "guard.engine", max_batch=2)
+    with pytest.raises(RuntimeUnavailableError, match="this machine shows none"):
+        guard.load(path)
+    with pytest.raises(ConfigError, match="runs on CUDA only"):
+        guard.load(path, device="cpu")
+
+
+@pytest.mark.skipif(not cuda_available(), reason="running an engine needs a GPU")
+def test_an_engine_decides_like_torch(tmp_path) -> None:
+    g = make_guard("energy", "linear")
+    path = guard.export(g, tmp_path / "guard.engine", max_batch=8)
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    report = guard.verify(path, against=g, data=images)
+    assert report.flag_flips == 0
+
+
+def test_a_graph_that_tensorrt_cannot_parse_is_named() -> None:
+    g = make_guard("energy", "linear")
+    model = onnx.load_from_string(onnx_bytes(g.module, g.manifest))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(EngineBuildError, match="cannot parse this graph"):
+        build_engine(model.SerializeToString(), g.manifest, trt=trt)
+
+
+def test_a_batch_below_one_is_refused() -> None:
+    g = make_guard("energy", "linear")
+    with pytest.raises(ConfigError, match="max_batch must be at least 1, got 0"):
+        build_engine(b"", g.manifest, max_batch=0, trt=trt)
