@@ -34,6 +34,11 @@ def percents(interval: Interval, digits: int = 1) -> str:
     return f"{100 * interval[0]:.{digits}f}–{100 * interval[1]:.{digits}f} %"
 
 
+def bounds(interval: Interval) -> str:
+    """Without the percent sign, for table cells; 100.0 is written 100 to keep columns narrow."""
+    return "–".join(f"{100 * bound:.1f}" if bound < 0.9995 else "100" for bound in interval)
+
+
 def headline(evaluation: Evaluation) -> str:
     """The false-alarm verdict in one sentence."""
     result, calibration = evaluation.id, evaluation.manifest.calibration
@@ -105,7 +110,7 @@ def _detection(evaluation: Evaluation) -> Table:
     shown.add_column("OOD set\n(percent)", overflow="fold", min_width=12)
     for title in _COLUMNS:
         shown.add_column(title, justify="right", no_wrap=True)
-    for near in (True, False):
+    for near in (False, True):
         for r in evaluation.ood:
             if r.near == near:
                 cells = [_cell(getattr(r.metrics, name), r.intervals.get(name)) for name in METRICS]
@@ -120,7 +125,7 @@ def _detection(evaluation: Evaluation) -> Table:
 def _cell(value: float, interval: Interval | None = None) -> Text:
     cell = Text(f"{100 * value:.1f}")
     if interval is not None:
-        cell.append(f"\n{100 * interval[0]:.1f}–{100 * interval[1]:.1f}", style="dim")
+        cell.append(f"\n{bounds(interval)}", style="dim")
     return cell
 
 
