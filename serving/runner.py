@@ -43,7 +43,7 @@ def serve(
         workers, device: None leaves GUARD_WORKERS and GUARD_DEVICE as they are; see `serving.settings`.
 
     Returns:
-        The exit code of the service: 0 after an interrupt, 2 when the guard cannot be served (one sentence on stderr).
+        The exit code of the service: 0 when it was told to stop, 2 when it cannot serve the guard (stderr says why).
 
     Raises:
         ConfigError, ArtefactNotFoundError: a port in use, a bad setting, no guard to serve.
@@ -51,16 +51,19 @@ def serve(
     """
     environment = _environment(model, workers=workers, device=device)
     _check_port(host, port)
-    process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment)
+    # a session of its own: an interrupt from the terminal then reaches it once, through us
+    process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment, start_new_session=True)
+    told_to_stop = False
 
     def forward(number: int, _: FrameType | None) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
         process.send_signal(number)
 
-    # an interrupt from the terminal reaches BentoML by itself; only what is sent to us alone is passed on
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return process.wait()
+        code = process.wait()
+        return 0 if told_to_stop else code  # while it starts up, BentoML dies of the signal
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

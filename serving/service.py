@@ -17,6 +17,7 @@ import signal
 import sys
 
 import bentoml
+from bentoml._internal.context import server_context
 
 from guard.errors import GuardError
 
@@ -36,13 +37,19 @@ except GuardError as error:
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
+logger.setLevel(logging.INFO)
 cancel_finished_timers()
 
 
 def _stop_service(error: Exception) -> None:
     """In a worker whose guard cannot be loaded: say so once and stop the supervisor, which would start us for ever."""
-    logger.error("the service stops, its guard cannot be loaded: %s", error)
+    if server_context.worker_index is None:  # not one of BentoML's workers: the parent is somebody else's
+        return
+    ours = isinstance(error, GuardError)
+    logger.error("the service stops, its guard cannot be loaded: %s", error, exc_info=None if ours else error)
+    logging.shutdown()
     os.kill(os.getppid(), signal.SIGTERM)
+    os._exit(2)  # at once: nothing has begun, and an exception here would be three tracebacks
 
 
 _app = App(_settings, on_start_failure=_stop_service)
@@ -65,6 +72,6 @@ class svc:
     """An image classifier that knows what it was not taught."""
 
     @bentoml.on_deployment
-    def _verify() -> None:  # type: ignore[misc]
+    def _verify() -> None:
         """Once, in the supervisor, before workers start."""
         verify_in_own_process(_settings)

@@ -10,18 +10,20 @@ the leak, if it is still there, is bounded by the service's timeout (`GUARD_TIME
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from typing import Any
 
 
 def cancel_finished_timers() -> bool:
     """Replace BentoML's leaking middleware; returns whether there was one."""
-    from bentoml._internal.server.http import traffic
-
+    traffic: Any = importlib.import_module("bentoml._internal.server.http.traffic")
     leaking = getattr(traffic, "TimeoutMiddleware", None)
     if leaking is TimeoutMiddleware:
         return True
-    if not hasattr(leaking, "_set_timer_out") or list(inspect.signature(leaking).parameters) != ["app", "timeout"]:
+    if leaking is None or not hasattr(leaking, "_set_timer_out"):
+        return False
+    if list(inspect.signature(leaking).parameters) != ["app", "timeout"]:
         return False
     traffic.TimeoutMiddleware = TimeoutMiddleware
     return True

@@ -104,6 +104,23 @@ def expected_score(colour: tuple[int, int, int]) -> float:
 
 
 @pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """`encoded`, for tests (conftest cannot be imported)."""
+    return encoded
+
+
+@pytest.fixture(scope="session")
+def energy() -> Callable[[tuple[int, int, int]], float]:
+    """`expected_score`, for tests."""
+    return expected_score
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    return colour_manifest()
+
+
+@pytest.fixture(scope="session")
 def write_guard() -> Callable[..., Path]:
     """write(path, calibrated=True) -> path of a colour guard."""
     graph = colour_graph()
@@ -124,7 +141,7 @@ def colour_guard(tmp_path_factory: pytest.TempPathFactory, write_guard: Callable
 def service(colour_guard: Path) -> Iterator[str]:
     """The address of a running service; limits small enough to meet."""
     limits = {"GUARD_MAX_BYTES": "300000", "GUARD_MAX_BATCH_BYTES": "600000", "GUARD_MAX_PIXELS": "1000000"}
-    limits |= {"GUARD_MAX_BATCH_IMAGES": "8", "GUARD_TIMEOUT_S": "5"}
+    limits |= {"GUARD_MAX_BATCH_IMAGES": "8", "GUARD_TIMEOUT_S": "3"}
     with running_service(colour_guard, env=limits) as base:
         yield base
 

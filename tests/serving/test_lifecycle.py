@@ -1,0 +1,161 @@
+"""Starting and stopping: mistakes end in one sentence within seconds, and the right `serving` is served."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import serving
+from guard.errors import ArtefactNotFoundError, ConfigError, RuntimeUnavailableError
+from serving.check import HOME
+from serving.runner import running_service, serve
+
+BENTOML = [sys.executable, "-m", "bentoml", "serve", "serving:svc"]
+
+
+def served(model: Path | None, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """`bentoml serve serving:svc` where it must end by itself."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
+    environment |= {"BENTOML_HOME": str(cwd / "home"), "BENTOML_DO_NOT_TRACK": "true", "PYTHONPATH": str(HOME), **env}
+    if model is not None:
+        environment["GUARD_MODEL"] = str(model)
+    return subprocess.run(
+        [*BENTOML, "--port", "0"], cwd=cwd, env=environment, capture_output=True, text=True, timeout=30
+    )
+
+
+def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
+    assert ended.returncode == 2, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, ended.stderr
+    return lines[0]
+
+
+def test_importing_serving_needs_no_model_and_no_bentoml() -> None:
+    code = "import sys, serving, serving.settings, serving.schemas; print('bentoml' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        serving.nonsense  # noqa: B018
+
+
+def test_no_model(tmp_path: Path) -> None:
+    sentence = one_sentence(served(None, tmp_path))
+    assert "GUARD_MODEL is not set and there is no runs/latest/guard.onnx" in sentence
+    assert "guard demo" in sentence
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    assert f"no such guard: {tmp_path / 'none.onnx'}" in one_sentence(served(tmp_path / "none.onnx", tmp_path))
+
+
+def test_a_damaged_model_ends_the_service_before_there_are_workers(colour_guard: Path, tmp_path: Path) -> None:
+    data = bytearray(colour_guard.read_bytes())
+    data[300] ^= 1
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(data)
+    assert "was changed after it was written (its SHA-256 differs)" in one_sentence(served(damaged, tmp_path))
+
+
+def test_a_wrong_setting(colour_guard: Path, tmp_path: Path) -> None:
+    assert "GUARD_BATCH_SIZE=0 is not accepted" in one_sentence(served(colour_guard, tmp_path, GUARD_BATCH_SIZE="0"))
+
+
+def test_a_worker_that_can_no_longer_load_its_guard_ends_the_service(
+    write_guard: Callable[..., Path], tmp_path: Path
+) -> None:
+    """BentoML's supervisor would start it again for ever. (It looks for dead workers every few seconds.)"""
+    model = write_guard(tmp_path / "guard.onnx")
+    with running_service(model, env={"GUARD_MAX_BATCH_IMAGES": "1"}) as base:
+        (supervisor,) = [p for p in psutil.Process().children() if base.rpartition(":")[2] in p.cmdline()]
+        model.write_bytes(model.read_bytes()[:-10])
+        for worker in supervisor.children():
+            worker.kill()
+        supervisor.wait(20)
+
+
+def test_a_users_own_files_do_not_shadow_ours_and_relative_paths_are_the_users(
+    write_guard: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("serving", "guard", "bentoml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')")
+    write_guard(tmp_path / "mine.onnx")
+    monkeypatch.chdir(tmp_path)
+    with running_service("mine.onnx") as base:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{base}/model", timeout=10) as answer:
+            assert b"colours@" in answer.read()
+        (supervisor,) = [p for p in psutil.Process().children() if base.rpartition(":")[2] in p.cmdline()]
+        family = [supervisor, *supervisor.children(recursive=True)]
+    assert [process for process in family if process.is_running()] == []
+
+
+def test_guard_serve_stops_when_it_is_terminated(colour_guard: Path, tmp_path: Path) -> None:
+    port = free_port()
+    code = f"from serving.runner import serve; raise SystemExit(serve({str(colour_guard)!r}, port={port}))"
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, env=environment, stderr=subprocess.PIPE)
+    wait_until_ready(port)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def test_mistakes_are_exceptions_in_python(colour_guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GUARD_MODEL", raising=False)
+    with pytest.raises(ArtefactNotFoundError, match="guard demo"):
+        serve()
+    with pytest.raises(ConfigError, match="port must be between 1 and 65535, got 70000"):
+        serve(colour_guard, port=70000)
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1 port 3000"):
+        serve(colour_guard, host="192.0.2.1")
+    with (
+        pytest.raises(RuntimeUnavailableError, match="ended with 2; its last words: error: no such guard"),
+        running_service(tmp_path / "none.onnx"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("number", "after_s"), [(signal.SIGTERM, 0.1), (signal.SIGINT, 0.6)])
+def test_guard_serve_stops_while_it_starts(colour_guard: Path, tmp_path: Path, number: int, after_s: float) -> None:
+    code = f"from serving.runner import serve; raise SystemExit(serve({str(colour_guard)!r}, port={free_port()}))"
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, env=environment, stderr=subprocess.PIPE)
+    while not (family := psutil.Process(process.pid).children(recursive=True)):
+        time.sleep(0.02)
+    time.sleep(after_s)
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def wait_until_ready(port: int) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            opener.open(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
