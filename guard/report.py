@@ -122,7 +122,7 @@ def _tile(title: str, number: str, *lines: str) -> str:
 
 def _notes(evaluation: Evaluation) -> str:
     corrupt = sum(r.corrupt for r in evaluation.ood) + evaluation.id.corrupt
-    notes = [*evaluation.notes, *([f"{corrupt} images could not be read and were skipped."] if corrupt else [])]
+    notes = [*evaluation.notes, *([f"Skipped because they could not be read: {corrupt}."] if corrupt else [])]
     return "".join(f'<p class="lead" style="margin-top:1rem">{escape(note)}</p>' for note in notes)
 
 
