@@ -29,8 +29,9 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve a guard over HTTP, with a page at /ui."""
-    from serving import runner
+    from .._siblings import sibling  # a user's own serving.py may hold the name
 
+    runner = sibling("serving.runner")
     raise typer.Exit(runner.serve(model, host=host, port=port, workers=workers, device=device))
 
 
