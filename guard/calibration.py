@@ -103,7 +103,7 @@ def flag_count_interval(m: int, calibration: Calibration) -> tuple[int, int]:
 def conformal_rank(n: int, alpha: float) -> int:
     """k = ceil((n + 1)(1 - alpha)), with alpha read as the decimal it was typed as.
 
-    In floats 20 * (1 - 0.05) may come out above 19, and k one too large.
+    In floats 1000 * (1 - 0.059) comes out above 941, which would make k one too large.
     """
     return math.ceil((n + 1) * (1 - Fraction(str(float(alpha)))))
 

@@ -18,7 +18,16 @@ def _calibration(n: int = 1000, alpha: float = 0.05, seed: int = 0) -> Calibrati
 
 @pytest.mark.parametrize(
     ("n", "alpha", "k"),
-    [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (999, 0.05, 950), (1000, 0.05, 951), (9, 0.1, 9), (99, 0.3, 70)],
+    [
+        (19, 0.05, 19),
+        (20, 0.05, 20),
+        (39, 0.05, 38),
+        (999, 0.05, 950),
+        (1000, 0.05, 951),
+        (9, 0.1, 9),
+        (999, 0.059, 941),
+        (249, 0.172, 207),
+    ],
 )
 def test_the_rank_is_exact_where_floats_would_round_up(n: int, alpha: float, k: int) -> None:
     assert conformal_rank(n, alpha) == k

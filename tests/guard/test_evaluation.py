@@ -106,6 +106,7 @@ def test_the_id_numbers(evaluation: Evaluation, calibration: Calibration, answer
     result = evaluation.id
     flagged = scores > calibration.threshold
     assert result.images == 400
+    np.testing.assert_array_equal(result.labels, labels)
     assert result.accuracy == 0.9
     assert result.accuracy_interval[0] < 0.9 < result.accuracy_interval[1]
     assert result.accuracy_accepted == pytest.approx((predicted == labels)[~flagged].mean())
