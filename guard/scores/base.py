@@ -70,6 +70,9 @@ class Score(nn.Module):
             self.register_buffer(key, torch.zeros(shape))
 
 
-def unfitted(score: str) -> ConfigError:
+def unfitted(score: Score) -> ConfigError:
     """The error of a score that is asked for numbers before it was fitted."""
-    return ConfigError(f"score {score!r} was not fitted; call fit(features, logits, labels) first")
+    how = "call fit(features, logits, labels, last_layer) first"
+    if score.trained_by:
+        how = f"it is learned by guard.train(..., method={score.trained_by!r})"
+    return ConfigError(f"score {score.name!r} was not fitted; {how}")

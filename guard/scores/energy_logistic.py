@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Score
+from .base import Score, unfitted
 
 _TINY = 1e-12  # relu(w) may reach 0 for every class; log 0 must not
 
@@ -42,4 +42,6 @@ class EnergyLogistic(Score):
         self.link = torch.stack([slope.detach().reshape(()), offset.detach().reshape(())])
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if not self.class_weights.numel():
+            raise unfitted(self)
         return -(self.link[0] * weighted_logsumexp(logits, self.class_weights) + self.link[1])

@@ -53,11 +53,13 @@ class KNN(Score):
     def finish(self) -> None:
         bank = self._reservoir.rows()
         if len(bank) < self.options.k:
-            raise DataError(f"score 'knn' with k={self.options.k} needs as many training images, got {len(bank)}; lower k")
+            raise DataError(
+                f"score 'knn' with k={self.options.k} needs as many training images, got {len(bank)}; lower k"
+            )
         self.bank = bank.clone()
         del self._reservoir
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.bank.numel():
-            raise unfitted(self.name)
+            raise unfitted(self)
         return kth_distance(features, self.bank, self.options.k)

@@ -76,5 +76,5 @@ class Mahalanobis(Score):
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.whitener.numel():
-            raise unfitted(self.name)
+            raise unfitted(self)
         return mahalanobis(features, self.centre, self.whitener, self.class_means)

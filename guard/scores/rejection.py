@@ -52,7 +52,7 @@ class Rejection(Score):
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if self.mlp is None:
-            raise unfitted(self.name)
+            raise unfitted(self)
         return self.mlp(self.tapped(features, feature_map)).squeeze(-1)
 
 

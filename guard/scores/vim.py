@@ -24,7 +24,7 @@ from .reservoir import Reservoir
 
 
 def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
-    """alpha |R'(h - u)| - logsumexp(f); features (N, D), logits (N, C), origin (D,), residual R (D, D - dim) -> (N,)."""
+    """alpha |R'(h - u)| - logsumexp(f); features (N, D), logits (N, C), origin (D,), residual R (D, D - dim)."""
     norm = torch.linalg.vector_norm((features - origin) @ residual, dim=-1)
     return alpha * norm - logits.logsumexp(-1)
 
@@ -91,5 +91,5 @@ class ViM(Score):
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.residual.numel():
-            raise unfitted(self.name)
+            raise unfitted(self)
         return vim(features, logits, self.origin, self.residual, self.alpha)

@@ -1,0 +1,95 @@
+"""A toy classifier that every score can be fitted to, and outliers that no score may miss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from guard.heads import LastLayer
+from guard.module import Taps
+from guard.scores import Score, create_score
+from train.method import Batch, Context
+from train.registry import get_method
+
+CLASSES, FEATURES = 4, 12
+
+
+class Toy(NamedTuple):
+    """Class c lies around 6 e_c; logits are 2 h_1..h_4. The outliers lie far along an axis the classifier ignores."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    held_out: Taps
+    outliers: Taps
+    last_layer: LastLayer
+
+
+def _taps(features: Tensor, last: LastLayer) -> Taps:
+    return Taps(features, features @ last.weight.T + last.bias, features)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    g = torch.Generator().manual_seed(0)
+    last = LastLayer(2 * torch.eye(CLASSES, FEATURES), torch.linspace(-0.1, 0.1, CLASSES))
+    labels = torch.arange(800) % CLASSES
+    rows = 6 * torch.eye(CLASSES, FEATURES)[labels] + 0.5 * torch.randn(800, FEATURES, generator=g)
+    far = torch.zeros(60, FEATURES)
+    far[:, 10] = 20
+    far += 0.1 * torch.randn(60, FEATURES, generator=g)
+    seen, held = rows[:600], rows[600:]
+    taps = _taps(seen, last)
+    return Toy(seen, taps.logits, labels[:600], _taps(held, last), _taps(far, last), last)
+
+
+def _train(score: Score, toy: Toy) -> None:
+    """What the method that trains this score does, with a frozen classifier: 200 steps of its last regulariser."""
+    method = get_method(score.trained_by)
+    built = method(method.Options())
+    context = Context(
+        num_classes=CLASSES,
+        num_features=FEATURES,
+        map_shape=(FEATURES,),
+        class_counts=(150,) * CLASSES,
+        epochs=1,
+        lr=0.1,
+        batch_size=32,
+        seed=0,
+        device=torch.device("cpu"),
+        outliers=None,
+        initialised=True,
+        score=score,
+    )
+    torch.manual_seed(0)
+    regulariser = built.stages(context)[-1].regulariser
+    assert regulariser is not None
+    optimizer = torch.optim.SGD(regulariser.parameters(), lr=0.05, momentum=0.9)
+    batch = Batch(Taps(toy.features, toy.logits, toy.features), toy.labels, toy.outliers)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.stack(list(regulariser.loss(batch).values())).sum().backward()
+        optimizer.step()
+    regulariser.hand_over(score)
+
+
+@pytest.fixture(scope="session")
+def fitted(toy: Toy) -> Callable[[str], Score]:
+    """fitted(name): the score with its default options, fitted to (or trained on) the toy classifier; made once."""
+    made: dict[str, Score] = {}
+
+    def fit(name: str) -> Score:
+        if name not in made:
+            score = create_score(name)
+            if score.trained_by:
+                _train(score, toy)
+            else:
+                score.fit(toy.features, toy.logits, toy.labels, toy.last_layer)
+            made[name] = score.requires_grad_(False)
+        return made[name]
+
+    return fit
