@@ -108,5 +108,3 @@ def _noise(manifest: Manifest, batches: int = 4, size: int = 32) -> list[np.ndar
     spread = random.uniform(0, 128, (batches, size, 1, 1, 1))
     noise = random.uniform(-1, 1, (batches, *shape))
     return list((centre + spread * noise).clip(0, 255).astype(np.uint8))
-
-

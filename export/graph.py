@@ -6,9 +6,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
+from .normalisation import fold_normalisation
+
 
 def tidy(model: ModelProto, *, threshold: float) -> ModelProto:
-    """Give the threshold its default and remove what does not belong in a file that travels."""
+    """Fold the normalisation, give the threshold its default, remove what does not belong in a file that travels."""
+    fold_normalisation(model)
     _default_threshold(model, threshold)
     _strip(model)
     _fix_shapes(model)

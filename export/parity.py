@@ -21,7 +21,8 @@ class ParityReport(Record):
 
     Attributes:
         images: how many were compared.
-        max_score_difference: largest absolute difference of ood_score; relative to max(1, |score|) in the `relative` one.
+        max_score_difference: largest absolute difference of ood_score.
+        max_relative_score_difference: the same relative to max(1, |score|).
         max_probability_difference: largest absolute difference of a class probability.
         flag_flips: images whose is_ood or label changed.
         label_changes: images whose label changed (counted in flag_flips too).

@@ -149,7 +149,7 @@ def fit(
 
 
 def load(path: str | Path, *, device: str = "auto") -> Guard:
-    """Load a guard: an ``.onnx`` file (needs onnxruntime, not torch), an ``.engine`` (TensorRT) or a run folder (torch).
+    """Load a guard: an ``.onnx`` file (onnxruntime, no torch), an ``.engine`` (TensorRT) or a run folder (torch).
 
     Args:
         path: the artefact.
@@ -277,5 +277,3 @@ def register_score(score: type) -> type:
     from .scores import register_score as register
 
     return register(score)
-
-

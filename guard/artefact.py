@@ -106,7 +106,7 @@ def _varint(value: int) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(field, wire type, start, value start, end) of each top-level protobuf field; IndexError where data ends early."""
+    """(field, wire type, start, value start, end) of each top-level field; IndexError where data ends early."""
     at = 0
     while at < len(data):
         start = at

@@ -195,7 +195,7 @@ def _as_sequence(images: Any) -> Sequence[Any]:
         if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4)):
             return [images]
         if images.ndim in (3, 4):
-            return images
+            return images  # type: ignore[return-value]  # rows by index, as a sequence has them
         raise ImageError(f"images must have shape (H, W[, C]) or (N, H, W[, C]), got {images.shape}")
     if isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "convert"):
         return [images]

@@ -23,7 +23,7 @@ class Preprocess(Record):
     Attributes:
         height, width: pixels of the graph's input.
         channels: 3 (RGB; grey images are repeated) or 1 (grey; colour images are converted).
-        resize: "stretch" both sides, or "crop" the centre after scaling the shorter side to `crop_scale` times the input.
+        resize: "stretch" both sides, or "crop" the centre of the image scaled to `crop_scale` x the input.
         interpolation: Pillow's antialiased filter.
         crop_scale: shorter side / input side before the centre crop; 1.0 cuts only the longer side.
         background: the grey level put behind transparent pixels, 0 .. 255.

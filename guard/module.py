@@ -140,9 +140,7 @@ class GuardModule(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self, classifier: Classifier | TappedClassifier, score: Score, normalisation: Normalisation
-    ) -> None:
+    def __init__(self, classifier: Classifier | TappedClassifier, score: Score, normalisation: Normalisation) -> None:
         super().__init__()
         self.classifier = classifier
         self.score = score

@@ -1,11 +1,13 @@
 """Backbones: timm by name, and small-image nets.
 
-    wrn16_2, wrn40_2                    wide residual nets (Zagoruyko & Komodakis 2016), D = 128
-    resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
-    any timm name                       pooled features, pretrained=True where the weights are at hand
+wrn16_2, wrn40_2                    wide residual nets (Zagoruyko & Komodakis 2016), D = 128
+resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
+any timm name                       pooled features, pretrained=True where the weights are at hand
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ class WideResNet(Backbone):
 class TimmBackbone(Backbone):
     """A timm model without its classifier."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
@@ -98,7 +100,7 @@ def create_backbone(
         return WideResNet(int(name[3:5]), int(name[6:]), in_chans, dropout)
     import timm
 
-    arguments = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout, "pretrained": pretrained}
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout, "pretrained": pretrained}
     if name in ("resnet18_small", "resnet34_small"):
         model = timm.create_model(name.removesuffix("_small"), **arguments)
         model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
@@ -107,15 +109,15 @@ def create_backbone(
         return TimmBackbone(model)
     if not timm.is_model(name):
         raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], "Any timm model name works.")
-    if "img_size" in _signature(name):
+    if takes_img_size(name):
         arguments["img_size"] = image_size
     try:
         return TimmBackbone(timm.create_model(name, **arguments))
-    except ConfigError:
-        raise
     except Exception as error:
         what = "its published weights could not be loaded" if pretrained else "timm could not build it"
-        raise ConfigError(f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})") from error
+        raise ConfigError(
+            f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})"
+        ) from error
 
 
 def pretrained_normalisation(backbone: Backbone, in_chans: int) -> Normalisation | None:
@@ -137,13 +139,13 @@ def _near_timm(name: str) -> list[str]:
     return difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
 
 
-def _signature(name: str) -> set[str]:
-    """Keyword names that reach the model's constructor; vision transformers take img_size there."""
+def takes_img_size(name: str) -> bool:
+    """Whether timm's constructor wants the image size (vision transformers do)."""
     import timm
 
     with torch.device("meta"):
         try:
             model = timm.create_model(name, num_classes=0)
-        except Exception:
-            return set()
-    return {"img_size"} if hasattr(model, "patch_embed") else set()
+        except Exception:  # whatever is wrong with the name shows when it is built for real
+            return False
+    return hasattr(model, "patch_embed")

@@ -16,7 +16,7 @@ from guard.module import Classifier, GuardModule, TappedClassifier
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import Score, create_score
 
-from .backbones import create_backbone
+from .backbones import create_backbone, takes_img_size
 
 CUSTOM = "custom"  # the backbone name of a model that ood-guard cannot build by itself
 
@@ -74,18 +74,20 @@ def _classifier(manifest: Manifest, model: Any) -> Classifier | TappedClassifier
         model = timm_model(manifest.backbone, len(manifest.class_names), channels, size)
     import copy
 
-    tapped = TappedClassifier(copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"])
+    tapped = TappedClassifier(
+        copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"]
+    )
     tapped.num_features = options["num_features"]
     return tapped
 
 
-def timm_model(name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False) -> torch.nn.Module:
+def timm_model(
+    name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False
+) -> torch.nn.Module:
     """A whole timm classifier by name; vision transformers get the image size."""
     import timm
 
-    from .backbones import _signature
-
-    extra = {"img_size": image_size} if "img_size" in _signature(name) else {}
+    extra: dict[str, Any] = {"img_size": image_size} if takes_img_size(name) else {}
     return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **extra)
 
 
@@ -113,3 +115,9 @@ def guard_module_normalisation(mean: Any, std: Any, channels: int) -> Normalisat
     if any(v > 1.5 for v in values[0]):
         raise ConfigError(f"mean is in units of [0, 1] pixels, got {mean!r}; divide by 255")
     return Normalisation(mean=values[0], std=values[1])
+
+
+def check_channels(in_chans: int) -> None:
+    """Refuse anything but grey or colour."""
+    if in_chans not in (1, 3):
+        raise ConfigError(f"in_chans must be 3 (grey images are repeated) or 1 (colour becomes grey), got {in_chans!r}")

@@ -1,7 +1,7 @@
 """Classifier heads (torch): features (N, D) -> logits (N, C). One file per head.
 
-    linear   w.h + b                                    softmax classifier
-    cosine   s * cos(h, w_c), s learned                 scaled cosine classifier (methods A2)
+linear   w.h + b                                    softmax classifier
+cosine   s * cos(h, w_c), s learned                 scaled cosine classifier (methods A2)
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ class TensorRTEngine:
     def __init__(self, engine: bytes, manifest: Manifest) -> None:
         facts = manifest.engine
         if facts is None:
-            raise ConfigError("this manifest belongs to no TensorRT engine; export one: guard.export(g, 'guard.engine')")
+            raise ConfigError(
+                "this manifest belongs to no TensorRT engine; export one: guard.export(g, 'guard.engine')"
+            )
         self.name = facts.flavour
         trt = _flavour(facts)
         try:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..method import Context, Method, MethodOptions, Stage
-from ..regularizers.uniform_target import UniformTargetLoss
 from ..registry import register
+from ..regularizers.uniform_target import UniformTargetLoss
 from ..synthesis.images import image_source
 
 

@@ -16,8 +16,8 @@ from pydantic import Field
 from guard.scores.rejection import Rejection
 
 from ..method import Context, Method, MethodOptions, Stage
-from ..regularizers.rejection_bce import RejectionLoss
 from ..registry import register
+from ..regularizers.rejection_bce import RejectionLoss
 from ..synthesis.images import image_source
 
 
@@ -45,7 +45,9 @@ class RejectionNetwork(Method):
 
     def stages(self, context: Context) -> list[Stage]:
         o: RejectionOptions = self.options
-        outliers = image_source(context.outliers or "patch_shuffle", max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        outliers = image_source(
+            context.outliers or "patch_shuffle", max(1, round(o.ratio * context.batch_size)), context.num_classes
+        )
         width = context.num_features
         if o.tap == "map":
             width = 1

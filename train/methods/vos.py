@@ -18,8 +18,8 @@ from typing import Literal
 from pydantic import Field
 
 from ..method import Context, Method, MethodOptions, Stage
-from ..regularizers.energy_logistic import EnergyLogisticLoss
 from ..registry import register
+from ..regularizers.energy_logistic import EnergyLogisticLoss
 from ..synthesis.features.class_gaussian import ClassGaussian
 
 

@@ -1,6 +1,6 @@
 """Losses that teach the difference between in-distribution images and outliers. One per file (methods.md 0.2).
 
-    energy_logistic   R-ELR   binary cross-entropy of a learned logistic link of the energy
-    uniform_target    R-OE    cross-entropy of outliers to the uniform distribution
-    rejection_bce     R-BCE   binary cross-entropy of a rejection network
+energy_logistic   R-ELR   binary cross-entropy of a learned logistic link of the energy
+uniform_target    R-OE    cross-entropy of outliers to the uniform distribution
+rejection_bce     R-BCE   binary cross-entropy of a rejection network
 """

@@ -1,4 +1,4 @@
 """Outliers in feature space.
 
-    class_gaussian   the least likely draws of class Gaussians (VOS), by their exact law
+class_gaussian   the least likely draws of class Gaussians (VOS), by their exact law
 """

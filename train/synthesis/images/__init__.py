@@ -1,8 +1,8 @@
 """Outliers in pixel space.
 
-    given            images of the user's own
-    pixel_average    means of k images of different classes (MIM)
-    patch_shuffle    patches of one image in another order
+given            images of the user's own
+pixel_average    means of k images of different classes (MIM)
+patch_shuffle    patches of one image in another order
 """
 
 from __future__ import annotations
