@@ -231,7 +231,7 @@ def _figure(exhibit: Exhibit) -> str:
     alt = escape(f"{exhibit.truth}, taken for {v.class_name}", quote=True)
     return (
         f'<figure><img src="{exhibit.uri}" alt="{alt}" loading="lazy"{" class=tiny" if exhibit.tiny else ""}>'
-        f"<figcaption><b>{escape(exhibit.truth)}</b> → {escape(v.class_name)} {percent(v.probability)}"
+        f"<figcaption><b>{escape(exhibit.truth)}</b> → {escape(v.class_name)} ({percent(v.probability)})"
         f"<small>score&nbsp;{v.ood_score:.4g}{p}</small></figcaption></figure>"
     )
 
