@@ -31,5 +31,6 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str) -> R:
             listing = ", ".join(f"{n}={f.default!r}" for n, f in record.model_fields.items()) or "none"
             raise ConfigError(f"{owner} has no option {name!r}{meant} Its options and defaults: {listing}") from None
         message = first["msg"].removeprefix("Value error, ")
-        where = f" option {name}" if name else ""
-        raise ConfigError(f"{owner}{where}: {message}, got {first['input']!r}") from None
+        if not name:  # a rule between options; its message has the values
+            raise ConfigError(f"{owner}: {message}") from None
+        raise ConfigError(f"{owner} option {name}: {message}, got {first['input']!r}") from None

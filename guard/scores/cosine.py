@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ModelError
-from ..heads import LastLayer
+from ..heads import LastLayer, unit
 from .base import Score, unfitted
 
 
 def cosine(features: Tensor, weight: Tensor) -> Tensor:
     """- max_c cos(h, w_c), in [-1, 1]; features (N, D), weight (C, D) -> (N,)."""
-    return -F.linear(F.normalize(features), F.normalize(weight)).amax(-1)
+    return -F.linear(unit(features), unit(weight)).amax(-1)
 
 
 class Cosine(Score):

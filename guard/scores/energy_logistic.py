@@ -44,4 +44,5 @@ class EnergyLogistic(Score):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.class_weights.numel():
             raise unfitted(self)
-        return -(self.link[0] * weighted_logsumexp(logits, self.class_weights) + self.link[1])
+        slope, offset = self.link[0], self.link[1]
+        return -slope * weighted_logsumexp(logits, self.class_weights) - offset

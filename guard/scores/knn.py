@@ -8,15 +8,14 @@ The search is exact: one matrix product and a TopK, so it exports. The bank hold
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import DataError
-from ..heads import LastLayer
+from ..heads import LastLayer, unit
 from ..manifest import Record
 from .base import Score, unfitted
 from .reservoir import Reservoir
@@ -24,12 +23,12 @@ from .reservoir import Reservoir
 
 def kth_distance(features: Tensor, bank: Tensor, k: int) -> Tensor:
     """Squared distance of unit features to their k-th neighbour; features (N, D), bank of unit rows (M, D) -> (N,)."""
-    similarity = F.normalize(features) @ bank.T
+    similarity = unit(features) @ bank.T
     return 2 - 2 * similarity.topk(k, dim=-1).values[:, -1]
 
 
 class KNN(Score):
-    """ood_score = squared distance to the k-th neighbour on the unit sphere, in [0, 4]."""
+    """ood_score = squared distance to the k-th neighbour on the unit sphere, in [0, 4] up to rounding (1e-6)."""
 
     name: ClassVar[str] = "knn"
     needs_fit: ClassVar[bool] = True
@@ -40,6 +39,12 @@ class KNN(Score):
         max_bank: int = Field(default=50_000, ge=1)
         seed: int = 0
 
+        @model_validator(mode="after")
+        def _bank_holds_k(self) -> Self:
+            if self.max_bank < self.k:
+                raise ValueError(f"max_bank must be at least k={self.k}, got {self.max_bank}")
+            return self
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.register_buffer("bank", torch.zeros(0, 0))
@@ -48,7 +53,7 @@ class KNN(Score):
         self._reservoir = Reservoir(self.options.max_bank, self.options.seed)
 
     def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self._reservoir.add(F.normalize(features.detach().float()))
+        self._reservoir.add(unit(features.detach().float()))
 
     def finish(self) -> None:
         bank = self._reservoir.rows()

@@ -23,8 +23,7 @@ from .moments import ClassMoments, shrunk
 def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means: Tensor) -> Tensor:
     """min_c |A'(h - m) - z_c|^2; features (N, D), centre m (D,), whitener A (D, D), class_means z_c (C, D) -> (N,)."""
     z = (features - centre) @ whitener
-    cross = z @ class_means.T
-    nearest = (class_means.square().sum(-1) - 2 * cross).amin(-1)
+    nearest = torch.addmm(class_means.square().sum(-1), z, class_means.T, alpha=-2).amin(-1)
     return z.square().sum(-1) + nearest
 
 

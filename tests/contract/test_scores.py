@@ -110,7 +110,7 @@ class TestEveryFittedScore:
 def test_every_score_of_the_package_is_listed() -> None:
     expected = {"msp", "max_logit", "energy", "energy_logistic", "mahalanobis", "knn", "vim", "cosine", "rejection"}
     assert expected <= set(SCORES)
-    assert SCORES == sorted(SCORES)
+    assert sorted(SCORES) == SCORES
     assert list_scores("max*") == ["max_logit"]
 
 
