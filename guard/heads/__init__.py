@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..errors import UnknownNameError
 from .base import Head, LastLayer
-from .cosine import CosineHead
+from .cosine import CosineHead, unit
 from .linear import LinearHead
 
 _HEADS: dict[str, type[Head]] = {head.name: head for head in (LinearHead, CosineHead)}
@@ -26,4 +26,4 @@ def create_head(name: str, num_features: int, num_classes: int) -> Head:
     return _HEADS[name](num_features, num_classes)
 
 
-__all__ = ["CosineHead", "Head", "LastLayer", "LinearHead", "create_head", "list_heads"]
+__all__ = ["CosineHead", "Head", "LastLayer", "LinearHead", "create_head", "list_heads", "unit"]

@@ -19,6 +19,11 @@ from .base import Head, LastLayer
 INITIAL_SCALE = 16.0
 
 
+def unit(x: Tensor) -> Tensor:
+    """Rows of x (N, D) at length 1, zero rows as they are: F.normalize, whose expand would be two nodes of the graph."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+
+
 class CosineHead(Head):
     """weight (C, D) is used at unit length; features too. The score that belongs to it is the largest cosine."""
 
@@ -31,7 +36,8 @@ class CosineHead(Head):
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.log_scale.exp() * F.linear(F.normalize(features), F.normalize(self.weight))
+        # s scales the weights, not the logits: then the exporter folds it into them
+        return F.linear(unit(features), self.log_scale.exp() * unit(self.weight))
 
     def last_layer(self) -> LastLayer:
         return LastLayer(self.weight.detach(), None, float(self.log_scale.detach().exp()))
