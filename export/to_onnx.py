@@ -42,8 +42,9 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
     """
     module = copy.deepcopy(module).cpu().float().eval()
     p = manifest.preprocess
-    # an even batch of two: a batch of one would be taken for a constant
-    images = torch.zeros(2, p.height, p.width, p.channels, dtype=torch.uint8)
+    # an even batch of two: a batch of one would be taken for a constant. Its memory is channels-first, so the permuted
+    # tensor is contiguous: for channels-last memory torch's pooling traces an as_strided, eight nodes that do nothing
+    images = torch.zeros(2, p.channels, p.height, p.width, dtype=torch.uint8).permute(0, 2, 3, 1)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         try:
@@ -73,9 +74,19 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
                 "use a smaller backbone, or a smaller bank (score knn: max_bank=)"
             )
         model = onnx.load(path)
+    _check_opset(model)
     model = tidy(model, threshold=manifest.threshold)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    """torch may write another opset than it was asked for, or operators that only its own runtime knows."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
+    if opset != OPSET or foreign:
+        found = f"operators {', '.join(foreign)}" if foreign else f"opset {opset}"
+        raise ExportError(f"torch {torch.__version__} wrote {found} where opset {OPSET} was asked for; use torch >= 2.6")
 
 
 @contextlib.contextmanager
