@@ -20,7 +20,7 @@ INITIAL_SCALE = 16.0
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of x (N, D) at length 1, zero rows as they are: F.normalize, whose expand would be two nodes of the graph."""
+    """Rows of x (N, D) at length 1, zero rows as they are: F.normalize without its expand (three nodes of a graph)."""
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
