@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from .arguments import Debug
+from .output import console
+from .runs import mark_latest
 
 
 def serve(
@@ -43,9 +45,10 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Train, export, verify, evaluate and serve a guard for handwritten digits, in about two minutes."""
-    from ..demo import run
+    from .. import demo
 
-    run(out, keep_serving=keep_serving)
+    demo.run(out, keep_serving=keep_serving, console=console())
+    mark_latest(out)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "demo": demo}
