@@ -19,9 +19,10 @@ def pick_different_classes(
     largest of these are taken. Where the batch has fewer than k classes the surplus entries are masked.
     """
     n = len(labels)
-    keys = torch.rand(count, n, generator=generator, device=labels.device)
+    # float64: in float32 two items of a class draw the same largest key once in a few thousand steps
+    keys = torch.rand(count, n, generator=generator, device=labels.device, dtype=torch.float64)
     by_class = labels.expand(count, n)
-    best = torch.full((count, num_classes), -1.0, device=labels.device).scatter_reduce(1, by_class, keys, "amax")
+    best = keys.new_full((count, num_classes), -1.0).scatter_reduce(1, by_class, keys, "amax")
     keys = torch.where(keys == best.gather(1, by_class), keys, -1.0)
     top = keys.topk(min(k, n), dim=-1)
     return top.indices, top.values >= 0
@@ -40,8 +41,8 @@ class PixelAverage(Synthesiser):
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, self.k, generator)
-        weight = valid / valid.sum(-1, keepdim=True)
         mixed = torch.zeros(self.count, *batch.images.shape[1:], device=batch.images.device)
         for j in range(index.shape[1]):  # k small gathers instead of one of k times the memory
-            mixed += batch.images[index[:, j]] * weight[:, j].view(-1, 1, 1, 1)
+            mixed += batch.images[index[:, j]] * valid[:, j].view(-1, 1, 1, 1)
+        mixed /= valid.sum(-1).view(-1, 1, 1, 1)  # sums of integers are exact, so only the mean is rounded
         return Outliers(mixed.round_().to(torch.uint8), f"mean of {self.k} images of different classes")
