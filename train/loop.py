@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, read_progress, save_checkpoint
 from .config import TrainConfig
 from .data.augment import augment
 from .feed import Feed
-from .method import Batch, IDBatch, Regulariser, Stage, Synthesiser
+from .method import Batch, IDBatch, Outliers, Regulariser, Stage, Synthesiser
 
 log = logging.getLogger("ood_guard")
 
@@ -126,20 +126,22 @@ class StageRun:
         with progress_bar(f"{self.stage.name} {epoch + 1}/{self.stage.epochs}", self.steps) as advance:
             for step, batch in enumerate(batches):
                 self._set_lr((epoch * self.steps + step) / (self.stage.epochs * self.steps))
-                for name, value in self._step(batch, generator, active).items():
+                for name, value in self._step(batch, generator, active, epoch * self.steps + step).items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 advance()
         numbers = {name: float(total) / len(order) for name, total in totals.items()}  # the epoch's only wait
         seconds = time.perf_counter() - began
         return {**numbers, "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2)}
 
-    def _step(self, batch: IDBatch, generator: torch.Generator, active: bool) -> dict[str, Tensor]:
+    def _step(self, batch: IDBatch, generator: torch.Generator, active: bool, step: int) -> dict[str, Tensor]:
+        """One update, the stage's `step`-th; sums over the batch. Nothing here may wait for the device."""
         n = len(batch.labels)
         images = self._augment(batch.images, generator)
+        sampled: Outliers | None = None
         if active and self.synthesiser is not None and self.synthesiser.space == "image":
             # one batch with the outliers: separate passes would give batch-norm two distributions
-            outliers = self.synthesiser.sample(IDBatch(images, batch.labels), generator).data
-            images = torch.cat([images, self._augment(outliers, generator)])
+            sampled = self.synthesiser.sample(IDBatch(images, batch.labels), generator)
+            images = torch.cat([images, self._augment(sampled.data, generator)])
         with contextlib.nullcontext() if self.stage.train_classifier else torch.no_grad(), self.autocast():
             taps: Taps = self.classifier(self.module.normalise(images).contiguous(memory_format=torch.channels_last))
         inliers, outside = _split(taps, n)
@@ -149,17 +151,19 @@ class StageRun:
         if self.synthesiser is not None and self.synthesiser.space == "feature":
             self.synthesiser.observe(inliers.features.detach(), batch.labels)
             if active:
-                features = self.synthesiser.sample(batch, generator).data
+                sampled = self.synthesiser.sample(batch, generator)
                 with self.autocast():
-                    outside = Taps(features, self._head(features), None)
+                    outside = Taps(sampled.data, self._head(sampled.data), None)
         if active and self.regulariser is not None:
-            terms |= self.regulariser.loss(Batch(inliers, batch.labels, outside))
+            losses = self.regulariser.loss(Batch(inliers, batch.labels, outside))
+            ready = None if sampled is None else sampled.ready
+            terms |= losses if ready is None else {name: value * ready for name, value in losses.items()}
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         if self.averaged:
-            self.averaged.update(self.classifier)
+            self.averaged.update(self.classifier, step)
         correct = (inliers.logits.argmax(-1) == batch.labels).sum()
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in terms.items()}}
 
@@ -185,7 +189,11 @@ class StageRun:
 
 
 class Average:
-    """Exponential moving average of weights and batch-norm statistics."""
+    """Exponential moving average of weights and batch-norm statistics.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's: without it a short run would end near its
+    random initialisation (0.999^300 = 0.74 of it after 300 steps).
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         import copy
@@ -194,11 +202,12 @@ class Average:
         self.shadow = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """shadow <- decay shadow + (1 - decay) module; counters are copied."""
+    def update(self, module: nn.Module, step: int) -> None:
+        """shadow <- decay shadow + (1 - decay) module after step t = 0, 1, ...; counters are copied."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(self.shadow.state_dict().values(), module.state_dict().values(), strict=True):
             if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - self.decay)
+                mine.lerp_(theirs, 1 - decay)
             else:
                 mine.copy_(theirs)
 

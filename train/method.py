@@ -34,10 +34,13 @@ class Outliers(NamedTuple):
 
     data: features (K, D) for space "feature", uint8 (K, H, W, channels) for space "image".
     origin: how they were made, for people.
+    ready: scalar bool tensor; False while they are not yet what they should be (a queue is still filling), and then
+        the regulariser's terms count nothing in this step. None: always ready.
     """
 
     data: Tensor
     origin: str
+    ready: Tensor | None = None
 
 
 class Synthesiser(nn.Module):

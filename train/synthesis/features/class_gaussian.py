@@ -8,14 +8,14 @@ chi-square(D) draws with uniform directions. Those order statistics need no n dr
     w_j = E_1 / n + E_2 / (n - 1) + ... + E_j / (n - j + 1),   E_i ~ Exp(1);   U_(n-j+1) = exp(-w_j)
     r_j^2 = F^-1(exp(-w_j)),   F the chi-square(D) distribution function
 
-r(w) is tabulated once over log w and interpolated on the device (error below 1e-5 of r).
+r(w) is tabulated once over log w and interpolated on the device (error below 1e-5 of r, or of sqrt(D) near 0).
 """
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,10 +30,9 @@ def radius_table(dimensions: int) -> Tensor:
     """r(w) = sqrt(F^-1(exp(-w))) of chi-square(D) on an even grid of log w, float64 (8192,)."""
     from scipy.stats import chi2
 
-    w = torch.linspace(*_LOG_W, _POINTS, dtype=torch.float64).exp().numpy()
-    import numpy as np
-
-    return torch.from_numpy(np.sqrt(chi2.isf(-np.expm1(-w), dimensions)))
+    w = np.exp(np.linspace(*_LOG_W, _POINTS))
+    upper, lower = chi2.isf(-np.expm1(-w), dimensions), chi2.ppf(np.exp(-w), dimensions)
+    return torch.from_numpy(np.sqrt(np.where(w < 1, upper, lower)))  # each where it keeps its digits
 
 
 def largest_radii(table: Tensor, n: int, select: int, rows: int, generator: torch.Generator) -> Tensor:
@@ -88,12 +87,5 @@ class ClassGaussian(Synthesiser):
         radius = largest_radii(self.table, self.draws, self.select, classes, generator).reshape(-1, 1)
         centre = means.float().repeat_interleave(self.select, 0)
         data = centre + (radius * direction) @ factor.float().T
-        return Outliers(data, f"least likely {self.select} of {self.draws} per class Gaussian")
-
-
-def typical_ratio(dimensions: int, draws: int) -> float:
-    """Median radius of the largest of n draws over that of one draw: about 1.23 at D = 128, n = 10,000."""
-    from scipy.stats import chi2
-
-    top = chi2.isf(-math.expm1(-math.log(2) / draws), dimensions)
-    return math.sqrt(top / chi2.median(dimensions))
+        origin = f"least likely {self.select} of {self.draws} per class Gaussian"
+        return Outliers(data, origin, ready=self.queue.full())  # as published: not before every queue is full
