@@ -1,4 +1,4 @@
-"""What a number was measured on: processor, cores, instruction sets, memory, versions. No names of machines or people."""
+"""What a number was measured on: processor, cores, instruction sets, memory, versions. No names of machines."""
 
 from __future__ import annotations
 

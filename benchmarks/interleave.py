@@ -1,0 +1,90 @@
+"""Compare timings on a machine that is not quiet: interleave finely, take ratios inside a round, show a control.
+
+A round gives every contender at least `round_s` of calls, in short blocks in random order, so that whatever else the
+machine does meets all of them alike. A contender's time in a round is the median of its calls; its ratio is that over
+the first contender's in the same round; reported are the median and the quartiles of the ratios over the rounds. A
+second copy of the first contender, run like any other, shows how far from 1 a ratio strays by chance.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call (median over rounds), and the ratio to the first contender: median and quartiles."""
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def interleave(
+    calls: dict[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    round_s: float = 0.05,
+    block_s: float = 0.005,
+    seed: int = 0,
+) -> dict[str, Timing]:
+    """Time each of `calls`; the first is what the ratios are over.
+
+    Args:
+        rounds: how many ratios there are.
+        round_s: least time per contender and round, in seconds, at the first contender's pace.
+        block_s: aimed length of a block; one call where a call is longer.
+
+    Each block starts with an untimed call where that is cheap: it finds the caches, and the other contender's threads
+    still spinning, as the block before left them.
+    """
+    names = list(calls)
+    shuffle = random.Random(seed).shuffle
+    pace = _pace(calls[names[0]])
+    block = max(1, round(block_s / pace))
+    blocks = max(1, -(-int(round_s / pace) // block))
+    medians: dict[str, list[float]] = {name: [] for name in names}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(blocks):
+            shuffle(names)
+            for name in names:
+                times[name] += _block(calls[name], block, warm=pace < block_s)
+        for name in calls:
+            medians[name].append(float(np.median(times[name])))
+    return _timings(medians)
+
+
+def _pace(call: Callable[[], object]) -> float:
+    """Seconds per call, roughly."""
+    call()
+    return min(_block(call, 3, warm=False))
+
+
+def _block(call: Callable[[], object], count: int, *, warm: bool) -> list[float]:
+    """Seconds of each of `count` calls in a row."""
+    if warm:
+        call()
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _timings(medians: dict[str, list[float]]) -> dict[str, Timing]:
+    first = np.array(next(iter(medians.values())))
+    result = {}
+    for name, values in medians.items():
+        low, middle, high = np.percentile(np.array(values) / first, [25, 50, 75])
+        result[name] = Timing(float(np.median(values)), float(middle), float(low), float(high))
+    return result
