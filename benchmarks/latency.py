@@ -110,7 +110,6 @@ class _Logits(nn.Module):
 
 def bare_graph(backbone: str, pixels: int) -> bytes:
     """Normalised float32 (N, 3, H, W) -> logits, as torch.onnx writes it at the same opset, untouched by us."""
-    program = io.BytesIO()
     with redirect_stdout(io.StringIO()), torch.no_grad():
         exported = torch.onnx.export(
             _Logits(fresh_classifier(backbone, "linear", pixels)).eval(),
@@ -123,8 +122,9 @@ def bare_graph(backbone: str, pixels: int) -> bytes:
             output_names=["logits"],
             verbose=False,
         )
-        exported.save(program)
-    return program.getvalue()
+    if exported is None:
+        raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
+    return exported.model_proto.SerializeToString()
 
 
 def session_call(graph: bytes, images: np.ndarray, threads: int) -> Callable[[], Any]:
@@ -140,7 +140,7 @@ def session_call(graph: bytes, images: np.ndarray, threads: int) -> Callable[[],
 def inputs(batch: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """The same random images as uint8 (N, H, W, 3) and normalised float32 (N, 3, H, W)."""
     images = np.random.default_rng(0).integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8)
-    scaled = (images / np.float32(255) - np.float32(NORMALISATION.mean)) / np.float32(NORMALISATION.std)
+    scaled = (images / 255 - np.array(NORMALISATION.mean)) / np.array(NORMALISATION.std)
     return images, np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
@@ -188,7 +188,7 @@ def report(result: dict[str, Any]) -> str:
     settings, facts = result["settings"], result["machine"]
     return f"""# Latency: guard graph / bare backbone graph, ONNX Runtime on the CPU
 
-Median (quartiles) of {settings["rounds"]} per-round ratios; `benchmarks/latency.py`, which made this, says what is compared.
+Median (quartiles) of {settings["rounds"]} per-round ratios; `benchmarks/latency.py` made this and says what is compared.
 Goal for these three heads: at most {GOAL[1]} at batch 1 and {GOAL[8]} from batch 8.
 
 {describe(facts)}; load {facts["load"]} at the start
