@@ -59,7 +59,7 @@ def fresh_classifier(backbone: str, head: str, pixels: int) -> Classifier:
     network = create_backbone(backbone, image_size=pixels)
     classifier = Classifier(network, create_head(head, network.num_features, CLASSES))
     for module in classifier.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -188,7 +188,7 @@ def report(result: dict[str, Any]) -> str:
     settings, facts = result["settings"], result["machine"]
     return f"""# Latency: guard graph / bare backbone graph, ONNX Runtime on the CPU
 
-Median (quartiles) of {settings["rounds"]} per-round ratios; `benchmarks/latency.py` made this and says what is compared.
+Median (quartiles) of {settings["rounds"]} per-round ratios; `benchmarks/latency.py` says what is compared.
 Goal for these three heads: at most {GOAL[1]} at batch 1 and {GOAL[8]} from batch 8.
 
 {describe(facts)}; load {facts["load"]} at the start
