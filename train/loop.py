@@ -126,14 +126,14 @@ class StageRun:
         with progress_bar(f"{self.stage.name} {epoch + 1}/{self.stage.epochs}", self.steps) as advance:
             for step, batch in enumerate(batches):
                 self._set_lr((epoch * self.steps + step) / (self.stage.epochs * self.steps))
-                for name, value in self._step(batch, generator, active, epoch * self.steps + step).items():
+                for name, value in self.step(batch, generator, active, epoch * self.steps + step).items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 advance()
         numbers = {name: float(total) / len(order) for name, total in totals.items()}  # the epoch's only wait
         seconds = time.perf_counter() - began
         return {**numbers, "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2)}
 
-    def _step(self, batch: IDBatch, generator: torch.Generator, active: bool, step: int) -> dict[str, Tensor]:
+    def step(self, batch: IDBatch, generator: torch.Generator, active: bool, step: int) -> dict[str, Tensor]:
         """One update, the stage's `step`-th; sums over the batch. Nothing here may wait for the device."""
         n = len(batch.labels)
         images = self._augment(batch.images, generator)
