@@ -94,7 +94,7 @@ def run(out: Path = Path("runs/demo"), *, keep_serving: bool = False, console: C
             _wait_for_interrupt()
 
     seconds = time.perf_counter() - began
-    show.rule(f"done in {seconds:.0f} s", align="left", characters="-")
+    show.print(f"--- done in {seconds:.0f} s", style="bold")
     show.print(_next_steps(model, report))
     return DemoResult(model, report, evaluation, answers, seconds)
 
@@ -110,7 +110,7 @@ def _fresh_folder(out: Path) -> None:
 
 @contextmanager
 def _stage(show: Console, title: str) -> Iterator[None]:
-    show.rule(title, align="left", characters="-")
+    show.print(f"--- {title}", style="bold")
     began = time.perf_counter()
     yield
     show.print(f"({time.perf_counter() - began:.1f} s)\n")
