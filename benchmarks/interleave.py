@@ -8,6 +8,7 @@ second copy of the first contender, run like any other, shows how far from 1 a r
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def interleave(
     shuffle = random.Random(seed).shuffle
     pace = _pace(calls[names[0]])
     block = max(1, round(block_s / pace))
-    blocks = max(1, -(-int(round_s / pace) // block))
+    blocks = max(1, math.ceil(round_s / (block * pace) - 1e-6))
     medians: dict[str, list[float]] = {name: [] for name in names}
     for call in calls.values():
         call()

@@ -69,10 +69,9 @@ def _find(graph: GraphProto) -> _Chain | None:
         for node, before in ((mul, transpose), (add, mul))
     )
     weight = _initializer(graph, conv.input[1])
-    ungrouped = all(a.i == 1 for a in conv.attribute if a.name == "group")
-    if scale is None or shift is None or weight is None or not ungrouped or conv.input[0] != add.output[0]:
+    if scale is None or shift is None or weight is None or conv.input[0] != add.output[0]:
         return None
-    if not scale.shape == shift.shape == (1, weight.shape[1], 1, 1):
+    if not scale.shape == shift.shape == (1, weight.shape[1], 1, 1):  # a grouped convolution has fewer weight channels
         return None
     return _Chain(transpose.output[0], mul, add, conv, scale, shift, weight)
 

@@ -25,7 +25,7 @@ from guard.module import GuardModule
 from .graph import tidy
 
 OPSET = 20
-OLDEST_OPSET = 18  # what older releases of torch leave when asked for 20; every operator here exists in it
+OLDEST_OPSET = 18  # what older releases of torch leave when asked for 20
 INPUTS = ["images", "threshold"]
 OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
 _PROTOBUF_LIMIT = 2**31 - 2**20
