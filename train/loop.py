@@ -52,9 +52,12 @@ def train_stages(
     for index, stage in enumerate(stages):
         if index < start.stage:
             continue
+        resumed = out if index == start.stage and (start.stage or start.epoch) else None
+        if resumed is not None:  # before the stage is set up: an average starts from these weights
+            load_checkpoint(resumed, {"classifier": module.classifier}, None)
         run = StageRun(module, stage, index, feed, config, device)
-        if index == start.stage and (start.stage or start.epoch) and out is not None:
-            load_checkpoint(out, run.modules(), run.optimizer if start.epoch else None)
+        if resumed is not None and start.epoch:
+            load_checkpoint(resumed, run.modules(), run.optimizer)
         first = start.epoch if index == start.stage else 0
         for epoch in range(first, stage.epochs):
             numbers = run.epoch(epoch)

@@ -1,0 +1,104 @@
+"""Small images and small trained guards that many tests share; each is made once, when first asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIDE = 16
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Images of 16 pixels gain nothing from a second thread, and on a busy machine its spinning costs much."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Callable[[str], Arrays]:
+    """digits("0-3") -> (uint8 (N, 16, 16, 3), int64 (N,)): scikit-learn's digits at half the package's size."""
+    made: dict[str, Arrays] = {}
+
+    def cut(classes: str) -> Arrays:
+        if classes not in made:
+            from train.data import load
+
+            data = load(f"digits:{classes}")
+            assert data.array is not None
+            assert data.labels is not None
+            made[classes] = np.ascontiguousarray(data.array[:, ::2, ::2]), np.array(data.labels)
+        return made[classes]
+
+    return cut
+
+
+@pytest.fixture(scope="session")
+def four(digits: Callable[[str], Arrays]) -> Arrays:
+    """100 images each of the digits 0-3, in turn."""
+    images, labels = digits("0-3")
+    rows = np.stack([np.flatnonzero(labels == c)[:100] for c in range(4)], 1).ravel()
+    return images[rows], labels[rows]
+
+
+@pytest.fixture(scope="session")
+def noise() -> np.ndarray:
+    """uint8 (64, 16, 16, 3) noise."""
+    return np.random.default_rng(0).integers(0, 256, (64, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {"method": "plain"},
+    "cosine": {"method": "plain", "score": "cosine"},
+    "vos": {"method": "vos", "score": "energy_logistic", "start": 0.25, "queue": 20},
+    "rejection": {"method": "rejection", "hidden": 32, "head_epochs": 3},
+    "rejection-map": {"method": "rejection", "hidden": 32, "head_epochs": 3, "tap": "map"},
+    "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
+    "mim": {"method": "mim", "k": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def trained(four: Arrays) -> Callable[[str], Any]:
+    """trained(name of RECIPES) -> a `Guard` trained on `four` for four epochs."""
+    import guard
+
+    made: dict[str, Any] = {}
+
+    def train(name: str) -> Any:
+        if name not in made:
+            made[name] = guard.train(four, **{**TINY, **RECIPES[name]})
+        return made[name]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """exported(name of RECIPES) -> its ONNX file."""
+    import guard
+
+    folder = tmp_path_factory.mktemp("exported")
+    made: dict[str, Path] = {}
+
+    def export(name: str) -> Path:
+        if name not in made:
+            made[name] = guard.export(trained(name), folder / f"{name}.onnx")
+        return made[name]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    """The arguments of guard.train that make it short."""
+    return dict(TINY)
