@@ -92,7 +92,7 @@ def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
     """(batches, labels) to verify on: the given data, else the calibration images right after training, else noise."""
     held = source.calibration_images
     if data is None and held is not None:
-        return (batch for batch, _ in held.batches(64)), held.labels
+        return (batch for batch, _ in held.batches(64)), held.labels if held.class_names == source.class_names else None
     if data is None:
         return _noise(source.manifest), None
     loaded = sibling("train.data").load(data, preprocess=source.manifest.preprocess, labelled=False)

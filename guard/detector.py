@@ -87,6 +87,8 @@ class Guard:
         """
         from .preprocess import to_input
 
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         items = _as_sequence(images)
         starts = range(0, len(items), batch_size)
         batches = (

@@ -24,7 +24,7 @@ from .features import fit_score
 from .feed import Feed
 from .finish import calibrated, run_folder, versions, written
 from .fitting import fit
-from .holdout import Splits, make_splits
+from .holdout import Splits, make_splits, open_ood_val
 from .loop import train_stages
 from .method import Context, Method
 from .registry import get_method
@@ -47,6 +47,7 @@ def train(data: Any, **arguments: Any) -> Guard:
     build.check_channels(a["in_chans"])
     source = load(data, image_size=a["image_size"], channels=a["in_chans"], workers=a["workers"])
     splits = make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"])
+    ood_val = open_ood_val(a["ood_val"], splits, a["workers"])
     outliers = _outliers(method, a["outliers"], source.preprocess, a["workers"])
     config = _config(a, method, score, source, splits, outliers)
     module, normalisation = _fresh_module(config, splits.train, score, device)
@@ -70,8 +71,7 @@ def train(data: Any, **arguments: Any) -> Guard:
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    g = calibrated(manifest, module, splits, a["alpha"], device, a["ood_val"], a["workers"])
-    return written(g, out)
+    return written(calibrated(manifest, module, splits, a["alpha"], device, ood_val), out)
 
 
 def _outliers(method: Method, given: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str | None:
@@ -118,9 +118,9 @@ def _config(
         "backbone": backbone,
         "head": a["head"] or ("cosine" if score.name == "cosine" and a["head"] is None else method.head),
         "score": score.name,
-        "epochs": a["epochs"] or method.epochs,
-        "batch_size": a["batch_size"] or (128 if len(splits.train) >= SMALL_DATA else 32),
-        "lr": a["lr"] or method.lr,
+        "epochs": method.epochs if a["epochs"] is None else a["epochs"],
+        "batch_size": (128 if len(splits.train) >= SMALL_DATA else 32) if a["batch_size"] is None else a["batch_size"],
+        "lr": method.lr if a["lr"] is None else a["lr"],
         "seed": a["seed"],
         "image_size": size,
         "in_chans": a["in_chans"],
@@ -158,8 +158,9 @@ def _fresh_module(
         except RuntimeError as error:
             m = trained.manifest
             raise ConfigError(
-                f"init={config.init!r} is {m.backbone} with a {m.head} head and {len(m.class_names)} classes, which "
-                f"does not fit {config.backbone} with {config.head} and {len(data.class_names)}: {error}"
+                f"init={config.init!r} is {m.backbone} with a {m.head} head, {len(m.class_names)} classes and "
+                f"{m.preprocess.channels} channels, which does not fit {config.backbone} with a {config.head} head, "
+                f"{len(data.class_names)} classes and {config.in_chans} channels ({build.misfit(error)})"
             ) from None
         normalisation = trained.manifest.normalisation
     classifier = classifier.to(memory_format=torch.channels_last)

@@ -43,6 +43,7 @@ def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model:
     Raises:
         ModelError: the architecture is one ood-guard cannot build by name, and `model` was not given or does not fit.
     """
+    options = manifest.backbone_options
     classifier = _classifier(manifest, model)
     score = _score(manifest)
     module = GuardModule(classifier, score, manifest.normalisation)
@@ -53,8 +54,15 @@ def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"the weights do not fit the architecture {manifest.backbone!r}: {error}") from None
+        what = options.get("architecture", manifest.backbone) if model is None else type(model).__name__
+        raise ModelError(f"the weights do not fit the architecture {what!r}: {misfit(error)}") from None
     return Guard(manifest, TorchModule(module, manifest.preprocess, device))
+
+
+def misfit(error: RuntimeError) -> str:
+    """The first thing that `load_state_dict` could not place, of the many it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:200].rstrip(".")
 
 
 def _classifier(manifest: Manifest, model: Any) -> Classifier | TappedClassifier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) 
         raise ModelError(f"model must be a torch.nn.Module, a timm name or a run folder, got {type(model).__name__}")
     device = example.device
     model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
+    _check_logits(_run(model, example))
     if layer is not None:
         names = [name for name, _ in model.named_modules() if name]
         if layer not in names:
@@ -43,13 +44,22 @@ def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) 
     else:
         tapped = TappedClassifier(model, _last_linear(model, example), "input")
     taps = _run(tapped, example)
-    if not isinstance(taps.logits, Tensor) or taps.logits.ndim != 2:
-        got = tuple(taps.logits.shape) if isinstance(taps.logits, Tensor) else type(taps.logits).__name__
-        raise ModelError(f"the model must return logits (N, C), got {got}; wrap it in a module that does")
     if len(taps.features) != len(example):
         raise ModelError(f"layer {tapped.layer!r} shows {len(taps.features)} rows for {len(example)} images")
     tapped.num_features = taps.features.shape[1]
     return tapped
+
+
+def _check_logits(output: Any) -> None:
+    """A classifier's output is a tensor (N, C) that is not a row of probabilities."""
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(f"the model must return logits (N, C), got {got}; wrap it in a module that does")
+    if output.shape[1] > 1 and (output >= 0).all() and ((output.sum(-1) - 1).abs() < 1e-4).all():
+        raise ModelError(
+            "the model returns probabilities (rows that sum to 1); it must return logits: leave its softmax away, "
+            "the guard's graph has one of its own"
+        )
 
 
 def _last_linear(model: nn.Module, example: Tensor) -> str:
@@ -68,29 +78,36 @@ def _last_linear(model: nn.Module, example: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    hint = "name the module that gives the feature vector, e.g. features='avgpool', or use score='energy' with it"
+    last = ", ".join(repr(name) for name, _ in list(model.named_modules())[-4:] if name)
+    hint = f"name the module that gives the feature vector with features= (its last modules: {last})"
     if not ran:
         raise ModelError(f"{type(model).__name__} has no linear layer on the way to its logits; {hint}")
     name, output = ran[-1]
-    if not isinstance(logits, Tensor) or output.shape != logits.shape or not torch.equal(output, logits):
+    if output.shape != logits.shape or not torch.equal(output, logits):
         raise ModelError(
             f"the last linear layer of {type(model).__name__}, {name!r}, does not give the model's output "
-            f"(something follows it, e.g. a softmax); {hint}"
+            f"(something follows it); {hint}"
         )
     return name
 
 
 @torch.inference_mode()
-def _run(model: nn.Module, example: Tensor):  # type: ignore[no-untyped-def]  # whatever the model returns
+def _run(model: nn.Module, example: Tensor) -> Any:
     try:
         return model(example)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(
-            f"the model cannot take a batch of shape {tuple(example.shape)}: {error}; "
+            f"the model cannot take a batch of shape {tuple(example.shape)}: {first_line(error)}; "
             "give the size it was made for, e.g. image_size=224"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What torch said, without the pages that follow."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 class FeatureBatch(NamedTuple):

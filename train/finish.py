@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from guard.module import GuardModule
 from guard.runtimes.torch_module import TorchModule
 
 from .checkpoint import NAME as CHECKPOINT
-from .data import load
+from .data import ImageData
 from .holdout import Splits
 
 log = logging.getLogger("ood_guard")
@@ -31,8 +31,7 @@ def calibrated(
     splits: Splits,
     alpha: float,
     device: torch.device,
-    ood_val: Any,
-    workers: int | None,
+    ood_val: Mapping[str, ImageData],
 ) -> Guard:
     """Threshold from the calibration split; accuracy and false-alarm rate on the test split."""
     runtime = TorchModule(module, manifest.preprocess, str(device))
@@ -56,12 +55,10 @@ def calibrated(
             100 * high / len(splits.test),
             len(splits.test),
         )
-        if ood_val is not None:
-            for name, images in ood_val.items() if isinstance(ood_val, dict) else [("ood_val", ood_val)]:
-                other = load(images, preprocess=manifest.preprocess, labelled=False, workers=workers)
-                scores = g.predict_batches(batch for batch, _ in other.batches(256)).ood_score
-                numbers[f"{name}_auroc"] = metrics.auroc(verdicts.ood_score, scores)
-                log.info("%s: AUROC %.4f on %d images", name, numbers[f"{name}_auroc"], len(other))
+        for name, other in ood_val.items():
+            scores = g.predict_batches(batch for batch, _ in other.batches(256)).ood_score
+            numbers[f"{name}_auroc"] = metrics.auroc(verdicts.ood_score, scores)
+            log.info("%s: AUROC %.4f on %d images", name, numbers[f"{name}_auroc"], len(other))
     return g._with(g.manifest.model_copy(update={"metrics": numbers}))
 
 

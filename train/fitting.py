@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import Classifier, GuardModule, TappedClassifier
+from guard.options import parse_options
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import create_score
 
@@ -48,7 +50,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
     else:
         probe = GuardModule(_Plain(), score, base.normalisation)  # type: ignore[arg-type]  # only normalises
         example = probe.normalise(torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source)))))))
-        classifier = tap_classifier(base.model, example.to(device), a["features"])
+        classifier = tap_classifier(base.model, example.to(device), a["features"] or base.layer)
     module = GuardModule(classifier, score, base.normalisation).to(device).eval()
     _check_classes(module, base.preprocess, names, source.class_names, device)
     accuracy = fit_score(module, splits.train, batch_size=a["batch_size"])
@@ -76,8 +78,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    g = calibrated(manifest, module, splits, a["alpha"], device, None, a["workers"])
-    return written(g, out)
+    return written(calibrated(manifest, module, splits, a["alpha"], device, {}), out)
 
 
 def _fit_splits(base: BaseModel, source: ImageData, a: dict[str, Any]) -> Splits:
@@ -105,6 +106,7 @@ class BaseModel:
     head: str = "linear"
     trained: Manifest | None = None  # of the guard it comes from
     data: ImageData | None = None  # where finding the input size has loaded it already
+    layer: str | None = None  # where its features were found before
 
 
 class _Plain(nn.Module):
@@ -115,10 +117,7 @@ def _base_model(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         model = Guard.from_pretrained(model, device="cpu")
     if isinstance(model, Guard):
-        m = model.manifest
-        inner = model.module.classifier
-        network = inner.model if isinstance(inner, TappedClassifier) else inner
-        return BaseModel(network, m.preprocess, m.normalisation, m.backbone, m.head, trained=m)
+        return _base_of_guard(model, a)
     if isinstance(model, (str, Path)):
         model = _timm_by_name(str(model), a, data)
     if not isinstance(model, nn.Module):
@@ -126,10 +125,11 @@ def _base_model(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
             f"model must be a torch.nn.Module, a timm name, a Guard or a run folder, got {type(model).__name__}"
         )
     given = getattr(model, "pretrained_cfg", None) or {}
-    channels: Any = a["in_chans"] or int((given.get("input_size") or (3,))[0])
+    channels: Any = int((given.get("input_size") or (3,))[0]) if a["in_chans"] is None else a["in_chans"]
     build.check_channels(channels)
-    size = a["image_size"] or (given["input_size"][-1] if given.get("input_size") else None)
-    source = None
+    size, source = a["image_size"], None
+    if size is None and given.get("input_size"):
+        size = given["input_size"][-1]
     if size is None:
         source = load(data, channels=channels, workers=a["workers"])
         preprocess = source.preprocess
@@ -140,7 +140,8 @@ def _base_model(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
             options["crop_scale"] = round(1 / given["crop_pct"], 6)
         if given.get("interpolation") in ("bilinear", "bicubic"):
             options["interpolation"] = given["interpolation"]
-        preprocess = Preprocess(height=size, width=size, channels=channels, **options)
+        values = {"height": size, "width": size, "channels": channels, **options}
+        preprocess = parse_options(Preprocess, values, "guard.fit: image_size as")
     mean, std = a["mean"] or given.get("mean"), a["std"] or given.get("std")
     if mean is None or std is None:
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -152,6 +153,21 @@ def _base_model(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     normalisation = build.guard_module_normalisation(mean, std, channels)
     name = _timm_name(model, channels, preprocess.height)
     return BaseModel(model, preprocess, normalisation, name, data=source)
+
+
+def _base_of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
+    """A copy of the classifier inside a guard, with the input that the guard has."""
+    m, inner = g.manifest, copy.deepcopy(g.module.classifier)
+    own = ["image_size", "in_chans", "mean", "std"] + (["features"] if isinstance(inner, Classifier) else [])
+    given = [name for name in own if a[name] is not None]
+    if given:
+        raise ConfigError(
+            f"the guard {m.name!r} has its own {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} away"
+        )
+    if isinstance(inner, Classifier):
+        return BaseModel(inner, m.preprocess, m.normalisation, m.backbone, m.head, trained=m)
+    layer = inner.layer if inner.tap == "output" else None
+    return BaseModel(inner.model, m.preprocess, m.normalisation, m.backbone, m.head, trained=m, layer=layer)
 
 
 def _timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
@@ -175,19 +191,23 @@ def _timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
 
 
 def _timm_name(model: nn.Module, channels: int, size: int) -> str:
-    """timm's name where building it gives the same weights' names and shapes, so that a run folder can be reloaded."""
+    """timm's name where what timm builds under it answers alike with these weights, so that a run folder can be
+    reloaded by name; a model made with arguments of its own (another activation, say) is `build.CUSTOM`."""
     given = getattr(model, "pretrained_cfg", None) or {}
     name = given.get("architecture")
     if not name:
         return build.CUSTOM
     classes = int(getattr(model, "num_classes", 0) or 0)
+    theirs = copy.deepcopy(model).cpu().float().eval()
+    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.device("meta"):
-            same = build.timm_model(name, classes, channels, size)
-    except Exception:
+        same = build.timm_model(name, classes, channels, size).eval()
+        same.load_state_dict(theirs.state_dict())
+        with torch.inference_mode():
+            alike = torch.equal(same(example), theirs(example))
+    except Exception:  # timm cannot build it, or its weights differ in name or shape
         return build.CUSTOM
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
-    return name if {key: value.shape for key, value in same.state_dict().items()} == shapes else build.CUSTOM
+    return name if alike else build.CUSTOM
 
 
 def _backbone_options(classifier: Classifier | TappedClassifier, model: nn.Module) -> dict[str, Any]:

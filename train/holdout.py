@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from guard.errors import CalibrationError, DataError
+from guard.errors import CalibrationError, ConfigError, DataError
+from guard.evaluation_data import match_classes
 
 from .data import ImageData, load, split
+
+log = logging.getLogger("ood_guard")
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,43 @@ def make_splits(source: ImageData, calibration: Any, test: Any, seed: int, alpha
         calibration=0 if "calibration" in own else calibration,
         test=0 if "test" in own else test,
     )
-    loaded = {name: load(part, preprocess=source.preprocess) for name, part in own.items()}
-    held_out = loaded.get("calibration") or source.subset(rows["calibration"])
+    held_out, tested = source.subset(rows["calibration"]), source.subset(rows["test"]) if len(rows["test"]) else None
+    if "calibration" in own:  # images are enough for a threshold
+        held_out = load(own["calibration"], preprocess=source.preprocess, labelled=False)
+    if "test" in own:
+        tested = _named_like(source, load(own["test"], preprocess=source.preprocess, all_classes=False))
     if len(held_out) < 1 / alpha - 1:
         raise CalibrationError(
             f"alpha={alpha} needs at least {int(np.ceil(1 / alpha)) - 1} calibration images, got {len(held_out)}; "
             "give more data, a larger calibration= share, or a larger alpha"
         )
-    tested = loaded.get("test") or (source.subset(rows["test"]) if len(rows["test"]) else None)
     return Splits(source.subset(rows["train"]), held_out, tested, rows)
+
+
+def _named_like(source: ImageData, part: ImageData) -> ImageData:
+    """`part` with its labels in the order of the source's classes, matched by name."""
+    assert part.labels is not None  # loaded as labelled
+    labels, note = match_classes(part.labels, part.class_names, source.class_names, part.name)
+    if note:
+        log.info("%s", note)
+    return replace(part, labels=labels, class_names=source.class_names)
+
+
+def open_ood_val(given: Any, splits: Splits, workers: int | None) -> dict[str, ImageData]:
+    """The OOD sets to report on, opened before training so that a wrong path costs nothing.
+
+    Raises:
+        ConfigError: there are no test images to compare them with.
+    """
+    if given is None:
+        return {}
+    if splits.test is None:
+        raise ConfigError("ood_val is compared with test images, and test=0 holds none out; give test= some")
+    preprocess = splits.train.preprocess
+    named = given if isinstance(given, dict) else {"ood_val": given}
+    return {
+        name: load(images, preprocess=preprocess, labelled=False, workers=workers) for name, images in named.items()
+    }
 
 
 def is_amount(value: Any) -> bool:
