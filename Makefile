@@ -36,6 +36,7 @@ $(READY): pyproject.toml
 	  { echo "ood-guard needs Python 3.11 or newer, and '$(PYTHON)' is not: install one, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu it needs the package python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "installing into $(VENV) (torch and its CUDA libraries: 6 GB, some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
