@@ -39,7 +39,7 @@ class UnknownNameError(ConfigError):
     def __init__(self, kind: str, name: object, accepted: Iterable[str], hint: str = "") -> None:
         names = sorted(accepted)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
         tail = f" {hint}" if hint else ""
         super().__init__(f"unknown {kind} {name!r}{meant} Accepted: {', '.join(names)}.{tail}")
 

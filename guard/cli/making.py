@@ -76,33 +76,34 @@ def train(
     if resume and out is None:
         raise ConfigError("--resume needs --out, the run folder to go on with")
     folder = out or runs.new_run_folder(method)
-    g = api.train(
-        data,
-        method=method,
-        backbone=backbone,
-        head=head,
-        score=score,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        device=device,
-        outliers=outliers,
-        ood_val=named_sets(ood_val) if ood_val else None,
-        out=folder,
-        resume=resume,
-        alpha=alpha,
-        image_size=image_size,
-        in_chans=in_chans,
-        pretrained=pretrained,
-        init=init,
-        calibration=value(calibration) if calibration else None,
-        test=value(test) if test else None,
-        ema=ema,
-        augment=augment,
-        workers=workers,
-        **settings(options or [], api.train),
-    )
+    with runs.removed_if_unused(folder):
+        g = api.train(
+            data,
+            method=method,
+            backbone=backbone,
+            head=head,
+            score=score,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            outliers=outliers,
+            ood_val=named_sets(ood_val) if ood_val else None,
+            out=folder,
+            resume=resume,
+            alpha=alpha,
+            image_size=image_size,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            init=init,
+            calibration=value(calibration) if calibration else None,
+            test=value(test) if test else None,
+            ema=ema,
+            augment=augment,
+            workers=workers,
+            **settings(options or [], api.train),
+        )
     _finish(g, folder, export=not no_export, json=json)
 
 
@@ -137,26 +138,27 @@ def fit(
 ) -> None:
     """Guard a classifier that you already have; its weights and answers stay as they are."""
     folder = out or runs.new_run_folder(f"fit-{score}")
-    g = api.fit(
-        classifier(model, checkpoint, in_chans=in_chans, image_size=image_size),
-        data,
-        score=score,
-        features=features,
-        image_size=image_size,
-        in_chans=in_chans,
-        mean=numbers(mean),
-        std=numbers(std),
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        alpha=alpha,
-        calibration=value(calibration) if calibration else None,
-        test=value(test) if test else None,
-        out=folder,
-        name=name,
-        workers=workers,
-        **settings(options or [], api.fit),
-    )
+    with runs.removed_if_unused(folder):
+        g = api.fit(
+            classifier(model, checkpoint, in_chans=in_chans, image_size=image_size),
+            data,
+            score=score,
+            features=features,
+            image_size=image_size,
+            in_chans=in_chans,
+            mean=numbers(mean),
+            std=numbers(std),
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            alpha=alpha,
+            calibration=value(calibration) if calibration else None,
+            test=value(test) if test else None,
+            out=folder,
+            name=name,
+            workers=workers,
+            **settings(options or [], api.fit),
+        )
     _finish(g, folder, export=not no_export, json=json)
 
 

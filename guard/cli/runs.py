@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +17,17 @@ def new_run_folder(what: str) -> Path:
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{what}"
     candidates = (RUNS / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
     return next(folder for folder in candidates if not folder.exists())
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """A run that fails before it has written anything leaves no empty folder behind."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not there, or not empty: a checkpoint to go on from
+            folder.rmdir()
+        raise
 
 
 def mark_latest(folder: Path) -> Path | None:

@@ -339,6 +339,31 @@ def test_a_run_elsewhere_or_a_real_folder_named_latest_leaves_the_link_alone(
     assert sorted(p.name for p in (tmp_path / "runs").iterdir() if p.name.startswith(".")) == []
 
 
+def test_a_run_that_fails_before_it_wrote_anything_leaves_no_folder(
+    run: Guard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "absent/folder/of/images")
+    assert result.code == 2
+    assert "absent/folder/of/images" in result.err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_failed_run_keeps_its_checkpoint(
+    run: Guard, monkeypatch: pytest.MonkeyPatch, calls: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    @functools.wraps(api.train)
+    def killed(*_: Any, out: Path, **__: Any) -> None:
+        out.mkdir(parents=True)
+        (out / "checkpoint.safetensors").write_bytes(b"epoch 7")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "train", killed)
+    assert run("train", "digits", "--out", "runs/a").code == 130
+    assert (tmp_path / "runs" / "a" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
 def test_the_summary_says_what_was_made(run: Guard, calls: dict[str, dict[str, Any]]) -> None:
     text = run("train", "digits", "--out", "runs/a").out
     assert "for 5.0% false alarms (95 % interval 1.7% to 10.1%, from 99 held-out images)" in text
