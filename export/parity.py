@@ -11,7 +11,8 @@ import numpy as np
 from guard import metrics
 from guard._siblings import sibling
 from guard.detector import Guard
-from guard.errors import ConfigError, ParityError
+from guard.errors import ConfigError, DataError, MissingDataError, ParityError
+from guard.evaluation_data import match_classes
 from guard.loading import load as load_guard
 from guard.manifest import Parity, Record
 
@@ -80,8 +81,7 @@ def verify(
         )
     if source.manifest.preprocess != exported.manifest.preprocess:
         raise ConfigError("the two guards prepare images differently; verify an export against its own source")
-    images = sibling("train.data").load(data, preprocess=source.manifest.preprocess, labelled=_labelled(data))
-    labels = images.labels if images.class_names == source.class_names else None
+    images, labels = _open(data, source)
     report = compare(source, exported, (batch for batch, _ in images.batches(batch_size)), labels)
     return passed(report, max_flag_flips)
 
@@ -131,13 +131,14 @@ def passed(report: ParityReport, max_flag_flips: int) -> ParityReport:
     return report
 
 
-def _labelled(data: Any) -> bool:
-    """Whether to ask the data for labels: not for bare images."""
-    return not (isinstance(data, np.ndarray) or _flat_folder(data))
-
-
-def _flat_folder(data: Any) -> bool:
-    if not isinstance(data, (str, Path)) or not Path(data).is_dir():
-        return False
-    entries = [e for e in Path(data).iterdir() if not e.name.startswith(".")]
-    return not any(e.is_dir() for e in entries) and not any(e.suffix == ".parquet" for e in entries)
+def _open(data: Any, source: Guard) -> tuple[Any, np.ndarray | None]:
+    """The images (`train.data.ImageData`), and their labels in the source's order where they have such."""
+    load = sibling("train.data").load
+    try:
+        images = load(data, preprocess=source.manifest.preprocess, all_classes=False)
+        labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)
+    except MissingDataError:
+        raise
+    except DataError:  # without labels, or with other classes: the images are enough
+        return load(data, preprocess=source.manifest.preprocess, labelled=False), None
+    return images, labels
