@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import guard
-from guard import metrics
+from guard import demo_images, metrics
 from guard.detector import Guard
 from train.data import ImageData, load
 
@@ -30,6 +30,7 @@ from .machine import machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
+OOD_IMAGES = 400  # of each set made on the spot
 FITTED = ("msp", "max_logit", "energy", "mahalanobis", "knn", "vim", "cosine")
 
 
@@ -172,14 +173,17 @@ def main() -> None:
     a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if a.kind == "digits":
-        from guard.demo import far_ood
-
         data, test, near = "digits:0-7", None, ["digits 8-9"]
-        probe = load(data)
-        ood = {"digits 8-9": load("digits:8-9", preprocess=probe.preprocess, labelled=False)}
-        ood |= {
-            k: load(v, preprocess=probe.preprocess, labelled=False) for k, v in far_ood(probe.preprocess.height).items()
-        }
+        preprocess = load(data).preprocess
+        sets: dict[str, Any] = {"digits 8-9": "digits:8-9"}
+        for make in (
+            demo_images.photo_patches,
+            demo_images.uniform_noise,
+            demo_images.smooth_noise,
+            demo_images.letters,
+        ):
+            sets[make.__name__.replace("_", " ")] = make(OOD_IMAGES, preprocess.height)
+        ood = {name: load(images, preprocess=preprocess, labelled=False) for name, images in sets.items()}
     else:
         data, near = a.train, a.near
         test = load(a.test)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 
-from guard.errors import GuardError
+from guard.errors import ExportError
 from guard.manifest import Manifest
 from guard.module import GuardModule
 
@@ -29,10 +29,6 @@ OLDEST_OPSET = 18  # what older releases of torch leave when asked for 20
 INPUTS = ["images", "threshold"]
 OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
 _PROTOBUF_LIMIT = 2**31 - 2**20
-
-
-class ExportError(GuardError, RuntimeError):
-    """torch cannot write this model as a graph; the message names the operation."""
 
 
 def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:

@@ -13,14 +13,10 @@ from typing import Any
 
 import onnx
 
-from guard.errors import ConfigError, GuardError, MissingExtraError
+from guard.errors import ConfigError, ExportError, MissingExtraError
 from guard.manifest import Engine, Manifest
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-
-
-class EngineBuildError(GuardError, RuntimeError):
-    """TensorRT refused the graph; the message holds its first complaint."""
 
 
 def installed_flavour() -> ModuleType:
@@ -45,6 +41,9 @@ def build_engine(
 
     Returns:
         The engine's bytes, and the facts that decide where it runs.
+
+    Raises:
+        ExportError: TensorRT refuses the graph; the message holds its first complaint.
     """
     if max_batch < 1:
         raise ConfigError(f"max_batch must be at least 1, got {max_batch}")
@@ -54,7 +53,7 @@ def build_engine(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(required_threshold(graph)):
-        raise EngineBuildError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
+        raise ExportError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
     config = builder.create_builder_config()
     capabilities = _target(trt, config)
     p = manifest.preprocess
@@ -64,7 +63,7 @@ def build_engine(
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise EngineBuildError(f"{trt.__name__} cannot build this graph: {'; '.join(logger.errors[:2]) or 'no reason'}")
+        raise ExportError(f"{trt.__name__} cannot build this graph: {'; '.join(logger.errors[:2]) or 'no reason'}")
     facts = Engine(
         flavour=trt.__name__,
         version=trt.__version__,

@@ -12,6 +12,7 @@
     │   ├── ArtefactNotFoundError (FileNotFoundError)
     │   ├── ArtefactDamagedError        changed, cut short, or not ours
     │   └── ArtefactVersionError        written by another format version
+    ├── ExportError (RuntimeError)      a model that cannot be written as ONNX or built as an engine
     ├── ParityError (RuntimeError)      an exported file that does not decide like its source
     ├── RuntimeUnavailableError (RuntimeError)  a device or runtime that was asked for and is not there
     └── MissingExtraError (ImportError) a package that an optional feature needs; says which pip install supplies it
@@ -77,6 +78,10 @@ class ArtefactDamagedError(ArtefactError):
 
 
 class ArtefactVersionError(ArtefactError):
+    pass
+
+
+class ExportError(GuardError, RuntimeError):
     pass
 
 

@@ -12,11 +12,11 @@ import torch
 
 import guard
 from export.to_onnx import onnx_bytes
-from export.to_tensorrt import EngineBuildError, build_engine, required_threshold
+from export.to_tensorrt import build_engine, required_threshold
 from guard.artefact import read_pair
 from guard.calibration import calibrate
 from guard.detector import Guard
-from guard.errors import ArtefactDamagedError, ConfigError, RuntimeUnavailableError
+from guard.errors import ArtefactDamagedError, ConfigError, ExportError, RuntimeUnavailableError
 from guard.loading import engine_manifest_path
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import GuardModule
@@ -135,7 +135,7 @@ def test_a_graph_that_tensorrt_cannot_parse_is_named() -> None:
     g = make_guard("energy", "linear")
     model = onnx.load_from_string(onnx_bytes(g.module, g.manifest))
     model.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(EngineBuildError, match="cannot parse this graph"):
+    with pytest.raises(ExportError, match="cannot parse this graph"):
         build_engine(model.SerializeToString(), g.manifest, trt=trt)
 
 
