@@ -43,18 +43,9 @@ def calibrate(scores: np.ndarray, *, alpha: float) -> Calibration:
     Raises:
         CalibrationError: alpha out of reach, no scores, or scores that are not finite numbers.
     """
-    if not 0 < alpha < 1:
-        raise CalibrationError(
-            f"alpha must be between 0 and 1 (the share of in-distribution images that may be flagged), got {alpha}"
-        )
     scores = _checked(scores)
     n = len(scores)
-    k = conformal_rank(n, alpha)
-    if k > n:
-        raise CalibrationError(
-            f"alpha={alpha} needs at least {_smallest_n(alpha)} calibration images, got {n}; "
-            f"give more images, or an alpha of at least {_round_up(1 / (n + 1))}"
-        )
+    k = reachable_rank(n, alpha)
     low, high = beta_interval(n + 1 - k, k)
     return Calibration(
         alpha=float(alpha),
@@ -98,6 +89,26 @@ def flag_count_interval(m: int, calibration: Calibration) -> tuple[int, int]:
     """
     k = conformal_rank(calibration.n, calibration.alpha)
     return beta_binomial_interval(m, calibration.n + 1 - k, k)
+
+
+def reachable_rank(n: int, alpha: float) -> int:
+    """`conformal_rank`, where n calibration images support it.
+
+    Raises:
+        CalibrationError: alpha is no share, or too small for n images.
+    """
+    if not 0 < alpha < 1:
+        raise CalibrationError(
+            "alpha must be between 0 and 1 (the share of in-distribution images that may be flagged; 5 % is 0.05), "
+            f"got {alpha}"
+        )
+    k = conformal_rank(n, alpha)
+    if k > n:
+        raise CalibrationError(
+            f"alpha={alpha} needs at least {_smallest_n(alpha)} calibration images, got {n}; "
+            f"give more images, or an alpha of at least {_round_up(1 / (n + 1))}"
+        )
+    return k
 
 
 def conformal_rank(n: int, alpha: float) -> int:

@@ -99,9 +99,7 @@ class Guard:
 
     def predict_batches(self, batches: Iterable[np.ndarray], *, threshold: float | None = None) -> Verdicts:
         """`predict` for batches that are already uint8 (n, H, W, channels) of the graph's size."""
-        used = self.threshold if threshold is None else float(threshold)
-        if np.isnan(used):
-            raise ConfigError("threshold must be a number, got NaN")
+        used = self.threshold if threshold is None else _number(threshold)
         outputs = [self.runtime.run(np.ascontiguousarray(batch), used) for batch in batches if len(batch)]
         classes = len(self.class_names)
         score = _joined([o.ood_score for o in outputs], (0,), np.float32)
@@ -187,6 +185,16 @@ class Guard:
         from .loading import from_pretrained
 
         return from_pretrained(folder, device=device, model=model)
+
+
+def _number(threshold: Any) -> float:
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        raise ConfigError(f"threshold must be a number, got {threshold!r}") from None
+    if np.isnan(value):
+        raise ConfigError("threshold must be a number, got NaN")
+    return value
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:

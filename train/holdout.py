@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from guard.errors import CalibrationError, ConfigError, DataError
+from guard.calibration import reachable_rank
+from guard.errors import ConfigError, DataError
 from guard.evaluation_data import match_classes
 
 from .data import ImageData, load, split
@@ -27,7 +28,13 @@ class Splits:
 
 
 def make_splits(source: ImageData, calibration: Any, test: Any, seed: int, alpha: float) -> Splits:
-    """Hold out calibration and test images by seed, or take data sets of their own for them."""
+    """Hold out calibration and test images by seed, or take data sets of their own for them.
+
+    Raises:
+        ConfigError, CalibrationError, DataError: a seed, alpha or number of images that cannot be.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
     own = {name: part for name, part in (("calibration", calibration), ("test", test)) if not is_amount(part)}
     if source.labels is None:
         raise DataError("training needs labelled images: a folder per class, or a label column")
@@ -42,11 +49,7 @@ def make_splits(source: ImageData, calibration: Any, test: Any, seed: int, alpha
         held_out = load(own["calibration"], preprocess=source.preprocess, labelled=False)
     if "test" in own:
         tested = _named_like(source, load(own["test"], preprocess=source.preprocess, all_classes=False))
-    if len(held_out) < 1 / alpha - 1:
-        raise CalibrationError(
-            f"alpha={alpha} needs at least {int(np.ceil(1 / alpha)) - 1} calibration images, got {len(held_out)}; "
-            "give more data, a larger calibration= share, or a larger alpha"
-        )
+    reachable_rank(len(held_out), alpha)  # before training
     return Splits(source.subset(rows["train"]), held_out, tested, rows)
 
 
