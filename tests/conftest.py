@@ -57,7 +57,7 @@ def noise() -> np.ndarray:
 TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {"method": "plain"},
+    "plain": {"method": "plain", "score": "energy"},
     "cosine": {"method": "plain", "score": "cosine"},
     "vos": {"method": "vos", "score": "energy_logistic", "start": 0.25, "queue": 20},
     "rejection": {"method": "rejection", "hidden": 32, "head_epochs": 3},

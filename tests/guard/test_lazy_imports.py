@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import guard
 from guard.artefact import write_onnx
 from tests.serving.conftest import colour_graph, colour_manifest
 
@@ -60,6 +63,24 @@ def test_every_module_of_the_runtime_imports_without_heavy_packages() -> None:
 def test_an_onnx_prediction_loads_onnxruntime_and_nothing_else(model: Path, image: Path) -> None:
     code = f"import guard; v = guard.load({str(model)!r}, device='cpu').predict({str(image)!r}); assert len(v) == 1"
     assert _loaded_by(code) == {"onnxruntime"}
+
+
+def test_a_trained_and_exported_guard_predicts_without_torch(
+    exported: Callable[[str], Path], four: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """The same answers in a process that has neither torch nor train, and can calibrate and save again."""
+    np.save(tmp_path / "images.npy", four[0][:40])
+    code = f"""
+import numpy as np, guard
+images = np.load({str(tmp_path / "images.npy")!r})
+g = guard.load({str(exported("plain"))!r}, device="cpu")
+np.save({str(tmp_path / "scores.npy")!r}, g.predict(images).ood_score)
+g.calibrate(images, alpha=0.1).save({str(tmp_path / "again.onnx")!r})
+"""
+    assert _loaded_by(code) == {"onnxruntime"}
+    here = guard.load(exported("plain"), device="cpu").predict(four[0][:40]).ood_score
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), here)
+    assert guard.load(tmp_path / "again.onnx", device="cpu").manifest.calibration.alpha == 0.1
 
 
 def test_help_loads_nothing_heavy() -> None:

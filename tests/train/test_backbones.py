@@ -1,0 +1,71 @@
+"""Backbones by name: shapes, channels, sizes, and what they are made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from guard.errors import ConfigError, UnknownNameError
+from train.backbones import SMALL, create_backbone, pretrained_normalisation
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("name", [*SMALL, "resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_features_are_pooled_from_the_map(name: str, in_chans: int) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone(name, in_chans=in_chans, image_size=32).eval()
+    x = torch.randn(2, in_chans, 32, 32)
+    with torch.inference_mode():
+        feature_map = backbone.forward_map(x)
+        features = backbone(x)
+        assert features.equal(backbone.pool(feature_map))
+    assert features.shape == (2, backbone.num_features)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "side"), [("wrn16_2", 691_674 - 1290, 8), ("wrn40_2", 2_243_546 - 1290, 8)]
+)
+def test_wide_residual_nets_have_the_published_size(name: str, parameters: int, side: int) -> None:
+    """Zagoruyko & Komodakis' nets for ten classes, less their 128 x 10 + 10 classifier."""
+    backbone = create_backbone(name)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert backbone.forward_map(torch.randn(1, 3, 32, 32)).shape == (1, 128, side, side)
+
+
+def test_small_stems_keep_the_resolution() -> None:
+    """A 3 x 3 stem without pooling: CIFAR's ResNet-18 ends with 4 x 4, ImageNet's with 1 x 1."""
+    x = torch.randn(1, 3, 32, 32)
+    assert create_backbone("resnet18_small").eval().forward_map(x).shape == (1, 512, 4, 4)
+    assert create_backbone("resnet18").eval().forward_map(x).shape == (1, 512, 1, 1)
+
+
+def test_a_vision_transformer_takes_the_image_size() -> None:
+    backbone = create_backbone("vit_tiny_patch16_224", image_size=48)
+    assert backbone.forward_map(torch.randn(1, 3, 48, 48)).shape == (1, 1 + 9, 192)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("wrn16_2", dropout=0.5)
+    x = torch.randn(4, 3, 16, 16)
+    backbone.eval()
+    assert backbone(x).equal(backbone(x))
+    backbone.train()
+    assert not backbone(x).equal(backbone(x))
+
+
+def test_unknown_names_and_weights_that_are_not_there() -> None:
+    with pytest.raises(UnknownNameError, match=r"backbone 'wrn16_4'; did you mean 'wrn16_2'.*Any timm model name"):
+        create_backbone("wrn16_4")
+    with pytest.raises(ConfigError, match="'wrn40_2' has no published weights"):
+        create_backbone("wrn40_2", pretrained=True)
+
+
+def test_published_normalisation_is_timms_or_nothing() -> None:
+    assert pretrained_normalisation(create_backbone("wrn16_2"), 3) is None
+    found = pretrained_normalisation(create_backbone("resnet18"), 3)
+    assert found is not None
+    assert found.mean == (0.485, 0.456, 0.406)
+    grey = pretrained_normalisation(create_backbone("resnet18"), 1)
+    assert grey is not None
+    assert grey.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
