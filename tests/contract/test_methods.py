@@ -1,0 +1,110 @@
+"""What every training method must do, tested for each one that is listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+import guard
+from guard.errors import ConfigError, UnknownNameError
+from guard.heads import list_heads
+from guard.scores import create_score, list_scores
+from tests.conftest import Arrays
+from train.method import Context, IDBatch, MethodOptions, Stage
+from train.registry import get_method, list_methods
+
+METHODS = list_methods()
+
+
+def stages(name: str, *, initialised: bool = False) -> list[Stage]:
+    """The method's stages for ten classes of 30 images and a network of 16 features."""
+    method = get_method(name)
+    context = Context(
+        num_classes=10,
+        num_features=16,
+        map_shape=(16, 2, 2),
+        class_counts=(30,) * 10,
+        epochs=5,
+        lr=0.1,
+        batch_size=20,
+        seed=0,
+        device=torch.device("cpu"),
+        outliers="patch_shuffle" if method.wants_outliers == "required" else None,
+        initialised=initialised,
+        score=create_score(method.score),
+    )
+    return method(method.Options()).stages(context)
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestEveryMethod:
+    def test_it_names_its_parts(self, name: str) -> None:
+        method = get_method(name)
+        assert method.name == name
+        assert method.head in list_heads()
+        assert method.score in list_scores()
+        assert (method.__doc__ or "").strip()
+
+    def test_every_option_has_a_default_and_the_record_is_frozen(self, name: str) -> None:
+        options = get_method(name).Options()
+        assert isinstance(options, MethodOptions)
+        for field in type(options).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(options, field, None)
+
+    def test_an_unknown_option_and_a_near_miss_are_named(self, name: str, four: Arrays) -> None:
+        with pytest.raises(ConfigError, match=f"method '{name}' has no option 'colour'.*Its options and defaults: "):
+            guard.train(four, method=name, colour="red", device="cpu")
+        with pytest.raises(UnknownNameError, match=f"did you mean .*'{name}'"):
+            get_method(name + "x")
+
+    def test_its_stages_can_be_run(self, name: str) -> None:
+        made = stages(name)
+        assert made
+        assert made[0].train_classifier
+        for stage in made:
+            assert stage.epochs >= 1
+            assert 0 <= stage.start_epoch < stage.epochs
+            assert stage.lr > 0
+            assert (stage.synthesiser is None) == (stage.regulariser is None)
+
+    def test_a_trained_network_is_not_trained_from_scratch_again(self, name: str) -> None:
+        scratch, tuned = stages(name), stages(name, initialised=True)
+        if len(scratch) > 1:
+            assert [s.name for s in tuned] == [s.name for s in scratch[1:]]
+
+    def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(self, name: str) -> None:
+        batch = IDBatch(torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8), torch.arange(20) % 10)
+        for stage in stages(name):
+            synthesiser = stage.synthesiser
+            if synthesiser is None:
+                continue
+            for _ in range(4):
+                synthesiser.observe(torch.randn(100, 16), torch.arange(100) % 10)
+            made = []
+            for seed in (1, 1, 2):
+                generator = torch.Generator().manual_seed(seed)
+                synthesiser.start_epoch(1, generator)
+                made.append(synthesiser.sample(batch, generator))
+            shape, dtype = ((16,), torch.float32) if synthesiser.space == "feature" else ((8, 8, 3), torch.uint8)
+            assert all(m.data.shape[1:] == shape and m.data.dtype == dtype and len(m.data) for m in made)
+            assert made[0].origin
+            assert made[0].data.equal(made[1].data)
+            assert not made[0].data.equal(made[2].data)
+
+    def test_it_trains_and_calibrates(self, name: str, four: Arrays, tiny: dict[str, Any]) -> None:
+        outliers = "patch_shuffle" if get_method(name).wants_outliers == "required" else None
+        g = guard.train((four[0][:160], four[1][:160]), method=name, outliers=outliers, **{**tiny, "epochs": 1})
+        assert g.manifest.method == name
+        assert np.isfinite(g.threshold)
+        assert np.isfinite(g.predict(four[0][:20]).ood_score).all()
+
+
+def test_every_method_of_the_package_is_listed() -> None:
+    assert {"plain", "vos", "oe", "mim", "rejection"} <= set(METHODS)
+    assert sorted(METHODS) == METHODS
+    assert list_methods("r*") == ["rejection"]
