@@ -82,8 +82,9 @@ def train(
         pretrained: start timm backbones from their published weights (needs them on disk or a network).
         init: a run folder to start the network from (its backbone and head must match).
         calibration: how many images (int) or which share (float) of `data` to hold out for the threshold, or a data
-            set of its own; default min(2000, max(10 %, min(400, 25 %))).
-        test: the same for the test split, on which accuracy and false-alarm rate are measured.
+            set of its own (its labels are not needed); default min(2000, max(10 %, min(400, 25 %))).
+        test: the same for the test split, on which accuracy and false-alarm rate are measured; a data set of its own
+            is labelled, and its classes are matched by name.
         ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
         augment: "none", "crop" (padded random crops), "crop+flip" (and mirrored), "auto": "crop+flip", or "crop" for
             digits, which have a handedness.

@@ -18,10 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import guard
 from guard.errors import ArtefactDamagedError, ConfigError
+from guard.module import Taps
 from tests.conftest import RECIPES, Arrays
 from train import loop
 from train.checkpoint import NAME as CHECKPOINT
 from train.feed import Feed
+from train.method import Batch
+from train.regularizers.energy_logistic import EnergyLogisticLoss
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["plain", "vos", "oe", "mim", "rejection"]
@@ -333,12 +336,22 @@ def test_the_average_is_the_recursion_it_says_it_is() -> None:
 def test_vos_teaches_the_backbone_the_head_and_the_link(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gradients of the regulariser alone, in a real step: W and b through the outliers, the backbone through the
-    energies of in-distribution images. One public copy has neither."""
+    """In real steps, the regulariser's own gradients: W and b through the outliers, the backbone through the energies
+    of in-distribution images. One public copy has neither. Before every queue is full there are none at all."""
+    step, loss = loop.StageRun.step, EnergyLogisticLoss.loss
+    through_outliers: list[float] = []
     reached: list[dict[str, float]] = []
-    step = loop.StageRun.step
+    running: list[loop.StageRun] = []
 
-    def spy(self: loop.StageRun, *arguments: Any) -> Any:
+    def spy_loss(self: EnergyLogisticLoss, batch: Batch) -> dict[str, Tensor]:
+        head = running[0].classifier.head.linear
+        outside = Batch(Taps(batch.inliers.features, batch.inliers.logits.detach(), None), batch.labels, batch.outliers)
+        gradients = torch.autograd.grad(loss(self, outside)["energy"], [head.weight, head.bias], retain_graph=True)
+        through_outliers.append(min(float(g.abs().max()) for g in gradients))
+        return loss(self, batch)
+
+    def spy_step(self: loop.StageRun, *arguments: Any) -> Any:
+        running[:] = [self]
         losses = step(self, *arguments)
         parts = {
             "stem": self.classifier.backbone.stem.weight,
@@ -351,13 +364,14 @@ def test_vos_teaches_the_backbone_the_head_and_the_link(
         reached.append({name: float(p.grad.abs().max()) for name, p in parts.items() if p.grad is not None})
         return losses
 
-    monkeypatch.setattr(loop.StageRun, "step", spy)
+    monkeypatch.setattr(loop.StageRun, "step", spy_step)
+    monkeypatch.setattr(EnergyLogisticLoss, "loss", spy_loss)
     monkeypatch.setattr(loop.F, "cross_entropy", lambda logits, labels: logits.sum() * 0)
-    guard.train(short(four), **{**tiny, **RECIPES["vos"], "epochs": 4})
-    late = reached[-1]
-    assert set(late) == {"stem", "W", "b", "w", "slope", "offset"}
-    assert min(late.values()) > 0
-    assert max(reached[0].values()) == 0  # nothing before the queues are full
+    guard.train(short(four), **{**tiny, **RECIPES["vos"], "start": 0.0, "epochs": 4})
+    assert min(through_outliers) > 0
+    assert set(reached[-1]) == {"stem", "W", "b", "w", "slope", "offset"}
+    assert min(reached[-1].values()) > 0
+    assert max(reached[0].values()) == 0
 
 
 # ---------------------------------------------------------------------------------------- no waiting inside a step

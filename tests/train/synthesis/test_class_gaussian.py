@@ -70,6 +70,14 @@ def test_radii_have_the_law_of_really_drawing(gaussian: tuple[np.ndarray, np.nda
         assert scipy.stats.ks_2samp(*gaps).pvalue > 1e-3
 
 
+def test_all_of_few_draws_are_the_sorted_draws() -> None:
+    """n = select = 3: where the order statistics' spacings differ most from those of many draws."""
+    ours = largest_radii(radius_table(WIDTH), 3, 3, 4000, torch.Generator().manual_seed(0)).numpy()
+    theirs = np.sqrt(np.sort(np.random.default_rng(0).chisquare(WIDTH, (4000, 3)))[:, ::-1])
+    for j in range(3):
+        assert scipy.stats.ks_2samp(ours[:, j], theirs[:, j]).pvalue > 1e-3
+
+
 def test_the_test_of_the_law_can_fail(gaussian: tuple[np.ndarray, np.ndarray]) -> None:
     """400 radii tell the largest of 200 from the largest of 300."""
     table, g = radius_table(WIDTH), torch.Generator().manual_seed(0)
