@@ -89,7 +89,10 @@ class TappedClassifier(nn.Module):
             seen.append(inputs[0])
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.append(output)
+            if not isinstance(output, Tensor):
+                kind = type(output).__name__
+                raise ModelError(f"layer {self.layer!r} returns a {kind}; features need one that returns a tensor")
+            seen.append(output.clone())  # the next layer may work in place
 
         module = self.model.get_submodule(self.layer)
         if self.tap == "input":

@@ -168,8 +168,12 @@ def _fresh_module(
 
 
 def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:
-    """Per-channel mean and std of the first `images` training images, in units of [0, 1]; std at least 1/255."""
-    rows = data.take(np.arange(min(images, len(data)))).astype(np.float64) / 255
+    """Per-channel mean and std of `images` evenly spaced training images, in units of [0, 1]; std at least 1/255.
+
+    Evenly spaced, because a folder's images are sorted by class and the first ones are of few classes.
+    """
+    picked = np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(np.int64)
+    rows = data.take(picked).astype(np.float64) / 255
     mean, std = rows.mean((0, 1, 2)), rows.std((0, 1, 2)).clip(1 / 255)
     return Normalisation(mean=tuple(map(float, mean.round(6))), std=tuple(map(float, std.round(6))))
 

@@ -53,8 +53,9 @@ def train_stages(
         if index < start.stage:
             continue
         resumed = out if index == start.stage and (start.stage or start.epoch) else None
+        earlier = learned(stages[:index])
         if resumed is not None:  # before the stage is set up: an average starts from these weights
-            load_checkpoint(resumed, {"classifier": module.classifier}, None)
+            load_checkpoint(resumed, {"classifier": module.classifier, **earlier}, None)
         run = StageRun(module, stage, index, feed, config, device)
         if resumed is not None and start.epoch:
             load_checkpoint(resumed, run.modules(), run.optimizer)
@@ -67,11 +68,16 @@ def train_stages(
             if out is not None:
                 ended = epoch + 1 == stage.epochs and index + 1 < len(stages)
                 position = Position(index + 1, 0) if ended else Position(index, epoch + 1)
-                save_checkpoint(out, config, position, run.modules(), run.optimizer)
+                save_checkpoint(out, config, position, earlier | run.modules(), run.optimizer)
     for stage in stages:
         if stage.regulariser is not None:
             stage.regulariser.hand_over(module.score)
     return numbers
+
+
+def learned(stages: list[Stage]) -> dict[str, nn.Module]:
+    """What finished stages learned beside the classifier, under its checkpoint names: it is handed over at the end."""
+    return {f"regulariser{i}": stage.regulariser for i, stage in enumerate(stages) if stage.regulariser is not None}
 
 
 class StageRun:

@@ -199,7 +199,7 @@ def test_the_report_counts_by_hand(
     assert report.label_changes == 0
     assert report.false_alarm_rate == (ours.is_ood.mean(), theirs.is_ood.mean())
     assert report.accuracy == ((ours.label == four[1]).mean(), (theirs.label == four[1]).mean())
-    assert report.max_relative_score_difference < 1e-5
+    assert report.max_relative_score_difference < 5e-5  # ViM's own float32 rounding reaches 1e-5
     assert report.auroc_between == pytest.approx(0.5, abs=1e-3)
     other = compare(trained("plain"), trained("vos"), [four[0][:50], four[0][50:90]], None)
     a, b = (trained(name).predict(four[0][:90]) for name in ("plain", "vos"))
