@@ -21,8 +21,9 @@ from .bodies import Part
 from .errors import Refusal
 from .settings import Settings
 
-#: Judged by content, whatever a name or header claims. These are what browsers and cameras send.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+#: Judged by content, whatever a name or header claims. These are what browsers and cameras send. No TIFF: a crafted
+#: one declares tiles larger than its image, so the size in its header bounds nothing.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 T = TypeVar("T")
 
