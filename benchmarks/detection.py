@@ -2,7 +2,7 @@
 
     python -m benchmarks.detection digits                            # nothing needed; about 10 minutes on 2 cores
     python -m benchmarks.detection parquet --train cifar10/train.parquet --test cifar10/test.parquet \\
-        --ood ood/ --outliers auxiliary/tiny_imagenet_train.parquet --runs runs/cifar --epochs 5
+        --ood ood/ --outliers auxiliary/tiny_imagenet_train.parquet --runs runs/cifar --epochs 15
 
 Each training method is run once per seed (run folders are kept and reused under --runs); each score is then fitted on
 that same network. Results go to benchmarks/results/detection_<name>.json and .md, with the machine and versions.
@@ -98,10 +98,13 @@ def rows(
     epochs: int,
     seed: int,
     outliers: str | None,
+    only: list[str] | None,
 ) -> Iterator[dict[str, Any]]:
     """A row per recipe and score. Without a test set of its own, each run's held-out split is used."""
     source = load(data)
     for recipe in recipes(outliers):
+        if only and recipe.name not in only:
+            continue
         g, seconds = trained(recipe, data, folder, epochs, seed)
         held_out = test or source.subset(_test_rows(g, source))
         own = g.manifest.score
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--runs", default="runs/detection")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="names of the trainings to compare; default all")
     parser.add_argument("--name", help="of the result files")
     a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -191,7 +195,7 @@ def main() -> None:
         ood = {f.stem: load(f, preprocess=test.preprocess, labelled=False) for f in files}
     result = []
     for seed in range(a.seeds):
-        result += list(rows(data, test, ood, Path(a.runs), a.epochs, seed, a.outliers))
+        result += list(rows(data, test, ood, Path(a.runs), a.epochs, seed, a.outliers, a.only))
         write(a.name or a.kind, {"epochs": a.epochs, "seeds": seed + 1}, result, near)
 
 
