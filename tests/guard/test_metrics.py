@@ -1,7 +1,5 @@
 """Against scikit-learn, pair counting and the hand example of the papers' definitions."""
 
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -191,10 +189,3 @@ def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     assert first != metrics.bootstrap(id_scores, ood_scores, resamples=20, seed=2)
     with pytest.raises(ConfigError, match="at least 1"):
         metrics.bootstrap(id_scores, ood_scores, resamples=0)
-
-
-def test_a_thousand_resamples_of_a_benchmark_take_seconds() -> None:
-    generator = np.random.default_rng(0)
-    started = time.process_time()
-    metrics.bootstrap(generator.normal(size=10_000), generator.normal(1, 1, size=2_000), resamples=1000)
-    assert time.process_time() - started < 10

@@ -103,7 +103,7 @@ def test_a_users_own_files_do_not_shadow_ours_and_relative_paths_are_the_users(
 def test_guard_serve_finds_our_runner_beside_a_users_serving_py(tmp_path: Path) -> None:
     (tmp_path / "serving.py").write_text("raise SystemExit('the wrong file')")
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    command = [sys.executable, "-m", "guard", "serve", "nothing.onnx"]
+    command = [sys.executable, "-m", "guard", "serve", "nothing.onnx", "--port", str(free_port())]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
     assert "no such guard" in ended.stderr + ended.stdout
