@@ -56,7 +56,17 @@ def _verified(source: Guard, graph: bytes, data: Any, max_flag_flips: int) -> Ma
         write_onnx(draft, graph, source.manifest)
         report = compare(source, load_guard(draft, device="cpu"), *_images(source, data))
     passed(report, max_flag_flips)
-    log.info("verified: %s", str(report).replace("\n", ";"))
+    noise = "" if data is not None or source.calibration_images is not None else " of noise (give data= for real ones)"
+    log.info(
+        "verified on %d images%s, %s -> %s: %d flag flips, %d label changes, scores within %.2g",
+        report.images,
+        noise,
+        report.source_runtime,
+        report.runtime,
+        report.flag_flips,
+        report.label_changes,
+        report.max_score_difference,
+    )
     return source.manifest.model_copy(update={"parity": report.parity})
 
 

@@ -106,7 +106,7 @@ def reachable_rank(n: int, alpha: float) -> int:
     if k > n:
         raise CalibrationError(
             f"alpha={alpha} needs at least {_smallest_n(alpha)} calibration images, got {n}; "
-            f"give more images, or an alpha of at least {_round_up(1 / (n + 1))}"
+            + (f"give more images, or an alpha of at least {_round_up(1 / (n + 1))}" if n else "give some")
         )
     return k
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -13,8 +14,11 @@ from .manifest import Record
 R = TypeVar("R", bound=Record)
 
 
-def parse_options(record: type[R], values: dict[str, Any], owner: str) -> R:
+def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Iterable[str] = ()) -> R:
     """Validate `values` into `record`; the first problem becomes one sentence.
+
+    Args:
+        also: names that live beside these options, so that a misspelt one is recognised too.
 
     Raises:
         ConfigError: an unknown option (near matches shown), a wrong type or a value out of range.
@@ -26,7 +30,7 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str) -> R:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             accepted = list(record.model_fields)
-            near = difflib.get_close_matches(name, accepted, n=2, cutoff=0.5)
+            near = difflib.get_close_matches(name, [*accepted, *also], n=2, cutoff=0.5)
             meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
             listing = ", ".join(f"{n}={f.default!r}" for n, f in record.model_fields.items()) or "none"
             raise ConfigError(f"{owner} has no option {name!r}{meant} Its options and defaults: {listing}") from None

@@ -149,7 +149,9 @@ def _open_file(path: str) -> IO[bytes]:
         return open(path, "rb")
     except FileNotFoundError:
         raise MissingDataError(f"no such image: {path}") from None
-    except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
+    except IsADirectoryError:
+        raise ImageError(f"{path!r} is a folder; give its files: sorted(Path({path!r}).iterdir())") from None
+    except (OSError, ValueError) as error:  # no permission, a NUL in the name
         raise ImageError(f"{path!r} cannot be read ({error})") from None
 
 

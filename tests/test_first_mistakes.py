@@ -176,3 +176,27 @@ def test_a_mistake_meets_one_sentence(name: str, world: World, monkeypatch: pyte
     assert "\n" not in text
     assert len(text) < 700
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"head": "lin"}, "unknown head 'lin'; did you mean 'linear'"),
+        ({"backbone": "resnet1"}, "unknown backbone 'resnet1'"),
+        ({"method": "oe"}, "learns from outlier images"),
+        ({"epochs": 0}, "option epochs"),
+        ({"epoch": 2}, "has no option 'epoch'; did you mean 'epochs'"),
+        ({"alpha": 2.0}, "alpha must be between 0 and 1"),
+    ],
+)
+def test_what_needs_no_image_is_refused_before_any_is_decoded(
+    arguments: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.api.load", lambda *_, **__: pytest.fail("it decoded before it complained"))
+    with pytest.raises(GuardError, match=sentence):
+        guard.train("digits", **arguments)
+
+
+def test_the_folder_of_the_images_is_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(GuardError, match="is the folder of the images; choose another"):
+        guard.train(str(tmp_path), out=tmp_path)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from guard.calibration import reachable_rank
 from guard.detector import Guard
 from guard.errors import ConfigError
+from guard.heads import head_class
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import GuardModule
 from guard.options import parse_options
@@ -17,7 +19,7 @@ from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
 
 from . import build
-from .backbones import pretrained_normalisation
+from .backbones import check_backbone, pretrained_normalisation
 from .config import TrainConfig
 from .data import ImageData, load
 from .features import fit_score
@@ -40,15 +42,17 @@ def train(data: Any, **arguments: Any) -> Guard:
     """See `guard.train`, whose arguments arrive by name, the method's options as ``options``."""
     a = arguments
     method_class = get_method(a["method"])
-    method: Method = method_class(parse_options(method_class.Options, a["options"], f"method {method_class.name!r}"))
+    method: Method = method_class(
+        parse_options(method_class.Options, a["options"], f"method {method_class.name!r}", also=a)
+    )
     score = _trained_score(method, a["score"])
     device = resolve_device(a["device"])
-    out = run_folder(a["out"], a["resume"])
-    build.check_channels(a["in_chans"])
+    _check_before_loading(a, method, score)
+    out = run_folder(a["out"], a["resume"], data)
     source = load(data, image_size=a["image_size"], channels=a["in_chans"], workers=a["workers"])
     splits = make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"])
     ood_val = open_ood_val(a["ood_val"], splits, a["workers"])
-    outliers = _outliers(method, a["outliers"], source.preprocess, a["workers"])
+    outliers = _outliers(a["outliers"], source.preprocess, a["workers"])
     config = _config(a, method, score, source, splits, outliers)
     module, normalisation = _fresh_module(config, splits.train, score, device)
     stages = method.stages(_context(config, module, splits.train, outliers, device))
@@ -74,19 +78,30 @@ def train(data: Any, **arguments: Any) -> Guard:
     return written(calibrated(manifest, module, splits, a["alpha"], device, ood_val), out)
 
 
-def _outliers(method: Method, given: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str | None:
-    if method.wants_outliers == "no":
-        if given is not None:
-            raise ConfigError(f"method {method.name!r} makes its own outliers; leave outliers= away, or use 'oe'")
-        return None
-    if given is None:
-        if method.wants_outliers == "required":
-            raise ConfigError(
-                f"method {method.name!r} learns from outlier images: give outliers= a folder, Parquet file or data set "
-                f"of images that are none of your classes, or one of {', '.join(map(repr, SYNTHESISERS))}"
-            )
-        return None
-    if isinstance(given, str) and given in SYNTHESISERS:
+def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> None:
+    """Whatever can be refused without the images: decoding them may take minutes."""
+    build.check_channels(a["in_chans"])
+    if a["backbone"] != "auto":
+        check_backbone(a["backbone"])
+    if a["head"] is not None:
+        head_class(a["head"])
+    if method.wants_outliers == "no" and a["outliers"] is not None:
+        raise ConfigError(f"method {method.name!r} makes its own outliers; leave outliers= away, or use 'oe'")
+    if method.wants_outliers == "required" and a["outliers"] is None:
+        raise ConfigError(
+            f"method {method.name!r} learns from outlier images: give outliers= a folder, Parquet file or data set "
+            f"of images that are none of your classes, or one of {', '.join(map(repr, SYNTHESISERS))}"
+        )
+    reachable_rank(10**9, a["alpha"])
+    unknown_yet = {"backbone": a["backbone"], "batch_size": a["batch_size"] or 32, "augment": "none"}
+    if a["augment"] != "auto":
+        unknown_yet["augment"] = a["augment"]
+    placeholders = {"seed": 0, "alpha": 0.05, "image_size": 32, "calibration": 0, "test": 0, "data_fingerprint": ""}
+    parse_options(TrainConfig, {**_asked(a, method, score), **unknown_yet, **placeholders}, "guard.train")
+
+
+def _outliers(given: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str | None:
+    if given is None or (isinstance(given, str) and given in SYNTHESISERS):
         return given
     return load(given, preprocess=preprocess, labelled=False, workers=workers)
 
@@ -102,6 +117,24 @@ def _trained_score(method: Method, asked: str | None) -> Score:
     return score
 
 
+def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
+    """The part of `TrainConfig` that does not depend on the data."""
+    return {
+        "method": method.name,
+        "options": method.options.model_dump(),
+        "head": a["head"] or ("cosine" if score.name == "cosine" else method.head),
+        "score": score.name,
+        "epochs": method.epochs if a["epochs"] is None else a["epochs"],
+        "lr": method.lr if a["lr"] is None else a["lr"],
+        "seed": a["seed"],
+        "in_chans": a["in_chans"],
+        "pretrained": a["pretrained"],
+        "init": str(a["init"]) if a["init"] else None,
+        "ema": a["ema"],
+        "alpha": a["alpha"],
+    }
+
+
 def _config(
     a: dict[str, Any], method: Method, score: Score, source: ImageData, splits: Splits, outliers: ImageData | str | None
 ) -> TrainConfig:
@@ -113,22 +146,11 @@ def _config(
     if augment == "auto":
         augment = "crop" if source.name.startswith("digits") else "crop+flip"
     values = {
-        "method": method.name,
-        "options": method.options.model_dump(),
+        **_asked(a, method, score),
         "backbone": backbone,
-        "head": a["head"] or ("cosine" if score.name == "cosine" and a["head"] is None else method.head),
-        "score": score.name,
-        "epochs": method.epochs if a["epochs"] is None else a["epochs"],
         "batch_size": (128 if len(splits.train) >= SMALL_DATA else 32) if a["batch_size"] is None else a["batch_size"],
-        "lr": method.lr if a["lr"] is None else a["lr"],
-        "seed": a["seed"],
         "image_size": size,
-        "in_chans": a["in_chans"],
-        "pretrained": a["pretrained"],
-        "init": str(a["init"]) if a["init"] else None,
-        "ema": a["ema"],
         "augment": augment,
-        "alpha": a["alpha"],
         "calibration": len(splits.calibration),
         "test": len(splits.test) if splits.test is not None else 0,
         "data_fingerprint": source.fingerprint,

@@ -107,8 +107,7 @@ def create_backbone(
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
         return TimmBackbone(model)
-    if not timm.is_model(name):
-        raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], "Any timm model name works.")
+    check_backbone(name)
     if takes_img_size(name):
         arguments["img_size"] = image_size
     try:
@@ -118,6 +117,14 @@ def create_backbone(
         raise ConfigError(
             f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})"
         ) from error
+
+
+def check_backbone(name: str) -> None:
+    """Raises UnknownNameError (near matches shown) for a name that is neither ours nor timm's."""
+    import timm
+
+    if name not in SMALL and not timm.is_model(name):
+        raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], "Any timm model name works.")
 
 
 def pretrained_normalisation(backbone: Backbone, in_chans: int) -> Normalisation | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +63,12 @@ def calibrated(
     return g._with(g.manifest.model_copy(update={"metrics": numbers}))
 
 
-def run_folder(out: str | Path | None, resume: bool) -> Path | None:
+def run_folder(out: str | Path | None, resume: bool, data: Any = None) -> Path | None:
+    """The folder a run is written to, made if missing; None where nothing is to be kept.
+
+    Raises:
+        ConfigError: it holds another run, is a file, or is the folder of the images.
+    """
     if out is None:
         if resume:
             raise ConfigError("resume=True needs the run's folder: out='runs/...'")
@@ -70,6 +76,8 @@ def run_folder(out: str | Path | None, resume: bool) -> Path | None:
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"out={str(path)!r} is a file; give a folder")
+    if isinstance(data, (str, Path)) and Path(data).is_dir() and Path(data).resolve() == path.resolve():
+        raise ConfigError(f"out={str(path)!r} is the folder of the images; choose another, e.g. out='runs/a'")
     held = [name for name in (CHECKPOINT, FOLDER_MANIFEST) if (path / name).exists()]
     if held and not resume:
         raise ConfigError(

@@ -39,7 +39,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
             f"score {score.name!r} is learned in training; use guard.train(..., method={score.trained_by!r})"
         )
     device = resolve_device(a["device"])
-    out = run_folder(a["out"], resume=False)
+    out = run_folder(a["out"], False, data)
     base = _base_model(model, a, data)
     source = base.data or load(data, preprocess=base.preprocess, workers=a["workers"])
     names = tuple(a["class_names"] or source.class_names)
@@ -133,7 +133,7 @@ def _base_model(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     if size is None:
         source = load(data, channels=channels, workers=a["workers"])
         preprocess = source.preprocess
-        log.info("image_size not given: the images' own, %d pixels", preprocess.height)
+        log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
     else:
         options: dict[str, Any] = {}
         if given.get("crop_pct") and not a["image_size"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,12 @@ def _called(name: str) -> Any:
             ) from None
     if not callable(target):
         raise ConfigError(f"--model {name}: {attribute} is {type(target).__name__}, not something to call")
+    try:
+        inspect.signature(target).bind()
+    except TypeError as error:
+        raise ConfigError(f"--model {name}: {attribute} must be callable without arguments ({error})") from None
+    except ValueError:  # a builtin without a signature
+        pass
     model = target()
     if not hasattr(model, "state_dict"):
         raise ModelError(f"--model {name} gave {type(model).__name__}; it must give a torch.nn.Module")

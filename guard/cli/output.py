@@ -99,7 +99,7 @@ def print_summary(g: Any, folder: Path, exported: Path | None) -> None:
             f"from {calibration.n} held-out images)",
         )
     for name, number in m.metrics.items():
-        table.add_row(name, f"{number:.4f}")
+        table.add_row(name, f"{number:.0f}" if name.endswith("_images") else f"{number:.4f}")
     table.add_row("run", str(folder))
     if exported is not None:
         table.add_row("exported", str(exported))

@@ -19,11 +19,16 @@ def list_heads() -> list[str]:
     return sorted(_HEADS)
 
 
-def create_head(name: str, num_features: int, num_classes: int) -> Head:
-    """A head with fresh weights; unknown names raise `UnknownNameError` with near matches."""
+def head_class(name: str) -> type[Head]:
+    """The class of a head; unknown names raise `UnknownNameError` with near matches."""
     if name not in _HEADS:
         raise UnknownNameError("head", name, _HEADS)
-    return _HEADS[name](num_features, num_classes)
+    return _HEADS[name]
+
+
+def create_head(name: str, num_features: int, num_classes: int) -> Head:
+    """A head with fresh weights."""
+    return head_class(name)(num_features, num_classes)
 
 
 __all__ = ["CosineHead", "Head", "LastLayer", "LinearHead", "create_head", "list_heads", "unit"]

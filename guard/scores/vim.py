@@ -82,12 +82,25 @@ class ViM(Score):
     def finish(self) -> None:
         if not self._count:
             raise DataError("score 'vim' saw no data to fit on")
+        dim = self._principal_dim()
         _, vectors = torch.linalg.eigh(self._second / self._count)  # ascending
-        residual = vectors[:, : vectors.shape[1] - self._dim]
+        residual = vectors[:, : vectors.shape[1] - dim]
         norms = torch.linalg.vector_norm(self._reservoir.rows().double() @ residual, dim=-1)
         self.origin, self.residual = self._origin.float(), residual.contiguous().float()
         self.alpha = (self._max_logits / self._count / norms.mean().clamp_min(1e-12)).float()
         del self._second, self._reservoir
+
+    def _principal_dim(self) -> int:
+        """The default dim, at most half the images: n features span n directions, and with all of them in the principal
+        space nothing would be left over, alpha without bound, and the energy without a say."""
+        if self.options.dim is None:
+            return min(self._dim, max(1, self._count // 2))
+        if self._dim >= self._count:
+            raise DataError(
+                f"score 'vim' with dim={self._dim} needs more training images than that, got {self._count}; lower dim, "
+                "or leave it to the score"
+            )
+        return self._dim
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.residual.numel():

@@ -107,3 +107,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
 def test_names_are_left_to_guard_fit(tmp_path: Path) -> None:
     assert classifier("resnet18") == "resnet18"
     assert classifier("no_such_net", tmp_path / "w.safetensors") == "no_such_net"
+
+
+def test_a_callable_that_wants_arguments_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wanting.py").write_text("def make(classes):\n    return classes\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"make must be callable without arguments \(missing a required argument"):
+        classifier("wanting:make")

@@ -220,7 +220,7 @@ def test_empty_text_and_missing(tmp_path: Path) -> None:
         open_image(tmp_path / "nothing.png")
     with pytest.raises(FileNotFoundError):
         open_image(str(tmp_path / "nothing.png"))
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="is a folder; give its files"):
         open_image(tmp_path)
     with pytest.raises(ImageError, match="cannot be read"):
         open_image("a\0b.png")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_ood.detector import ViM as Theirs
 
-from guard.errors import ConfigError, ModelError
+from guard.errors import ConfigError, DataError, ModelError
 from guard.heads import LastLayer
 from guard.scores import create_score
 from guard.scores.vim import default_dim
@@ -68,3 +68,18 @@ def test_a_principal_space_of_everything_is_refused(sample: Sample) -> None:
 def test_a_classifier_without_a_last_layer_is_refused(sample: Sample, name: str) -> None:
     with pytest.raises(ModelError, match=f"score '{name}' needs .* last linear"):
         create_score(name).fit(sample.features, sample.logits, sample.labels, None)
+
+
+def test_fewer_images_than_dimensions_keep_a_residual() -> None:
+    """n images span n directions: with a principal space of all of them alpha would be without bound."""
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 512, generator=random).relu()
+    weight, bias = torch.randn(4, 512, generator=random), torch.randn(4, generator=random)
+    logits = features @ weight.T + bias
+    last = LastLayer(weight, bias)
+    score = create_score("vim")
+    score.fit(features, logits, torch.arange(60) % 4, last)
+    assert score.residual.shape == (512, 512 - 30)
+    assert float(score.alpha) < 100
+    with pytest.raises(DataError, match=r"dim=200 needs more training images than that, got 60"):
+        create_score("vim", dim=200).fit(features, logits, torch.arange(60) % 4, last)
