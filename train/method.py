@@ -5,12 +5,10 @@ Letters: N in-distribution images in a batch, K outliers, C classes, D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from guard.manifest import Record
@@ -124,7 +122,6 @@ class Context:
     outliers: ImageData | str | None
     initialised: bool  # the network starts from a trained run (init=)
     score: Score
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class MethodOptions(Record):
@@ -159,6 +156,3 @@ class Method:
     def score_options(self) -> dict[str, Any]:
         """Options of the score that follow from the method's (e.g. the rejection head's width)."""
         return {}
-
-
-Share = Field(ge=0, le=1)
