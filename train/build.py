@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -80,8 +81,6 @@ def _classifier(manifest: Manifest, model: Any) -> Classifier | TappedClassifier
                 "name; pass it: Guard.from_pretrained(folder, model=my_model), or load the exported .onnx file"
             )
         model = timm_model(manifest.backbone, len(manifest.class_names), channels, size)
-    import copy
-
     tapped = TappedClassifier(
         copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"]
     )

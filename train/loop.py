@@ -7,6 +7,7 @@ generator state and a resumed run ends where an uninterrupted one does. Inside a
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -205,8 +206,6 @@ class Average:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        import copy
-
         self.decay = decay
         self.shadow = copy.deepcopy(module).requires_grad_(False)
 
