@@ -44,17 +44,27 @@ class Backbone(nn.Module):
         return self.pool(self.forward_map(x))
 
 
-class Classifier(nn.Module):
+class TapsModule(nn.Module):
+    """Any classifier that shows its taps: normalised images (N, channels, H, W) -> `Taps`."""
+
+    num_features: int
+
+    def forward(self, x: Tensor) -> Taps:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def last_layer(self) -> LastLayer | None:
+        """The weights between features and logits, for fitting scores; None where there is no such linear layer."""
+        raise NotImplementedError(f"{type(self).__name__} must define last_layer")
+
+
+class Classifier(TapsModule):
     """A backbone and a head: what `guard.train` trains."""
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-
-    @property
-    def num_features(self) -> int:
-        return self.head.num_features
+        self.num_features = head.num_features
 
     def forward(self, x: Tensor) -> Taps:
         feature_map = self.backbone.forward_map(x)
@@ -65,7 +75,7 @@ class Classifier(nn.Module):
         return self.head.last_layer()
 
 
-class TappedClassifier(nn.Module):
+class TappedClassifier(TapsModule):
     """Any torch classifier, untouched: a hook shows the input of its last linear layer, or a named module's output.
 
     Args:
@@ -135,7 +145,7 @@ class GuardModule(nn.Module):
     """Everything from the uint8 pixels on.
 
     Args:
-        classifier: `Classifier` or `TappedClassifier`.
+        classifier: `Classifier`, `TappedClassifier` or another `TapsModule`.
         score: fitted, or about to be.
         normalisation: (pixel / 255 - mean) / std, written as pixel * scale + shift.
     """
@@ -143,7 +153,7 @@ class GuardModule(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, classifier: Classifier | TappedClassifier, score: Score, normalisation: Normalisation) -> None:
+    def __init__(self, classifier: TapsModule, score: Score, normalisation: Normalisation) -> None:
         super().__init__()
         self.classifier = classifier
         self.score = score

@@ -145,7 +145,7 @@ def fit_score(module: GuardModule, data: ImageData, *, batch_size: int = 256) ->
             if not begun:
                 score.begin(batch.features.shape[1], batch.logits.shape[1], classifier.last_layer())
                 begun = True
-            score.update(batch.features, batch.logits, batch.labels)
+            score.update(batch.features, batch.logits, batch.labels, batch.feature_map)
             correct += (batch.logits.argmax(-1) == batch.labels).sum()
         score.finish()
     score.to(module.scale.device)

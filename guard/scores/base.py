@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from ..heads import LastLayer
 from ..manifest import Record
 from ..options import parse_options
 
+Need = Literal["logits", "features", "weights", "feature map", "layer maps", "input gradient"]
+
 
 class NoOptions(Record):
     """A score without options."""
@@ -20,20 +22,31 @@ class NoOptions(Record):
 class Score(nn.Module):
     """(features (N, D), logits (N, C)[, feature_map]) -> ood_score (N,), higher = more out-of-distribution.
 
-    A fitted score reads its data once, in batches: ``begin``, ``update`` per batch, ``finish``; ``fit`` is the three
-    for data in memory. Fitted state lives in buffers, float32 where the graph computes.
+    A fitted score reads its data once, in batches, at constant memory: ``begin``, ``update`` per batch, ``finish``;
+    ``fit`` is the three for data in memory. Fitted state lives in buffers, float32 where the graph computes.
 
     Attributes:
         name: how users call it.
+        equation: ood_score in one line of plain text; h features, f logits, p = softmax f, W and b the last layer.
+        source: the paper it comes from.
+        needs: what it reads beyond the labels of its fitting data: "logits", pooled "features", the last layer's
+            "weights", the last "feature map", intermediate "layer maps", or the "input gradient".
         needs_fit: whether ``update`` must see in-distribution data.
-        trained_by: the training method whose state it carries, or "" for a score any classifier can have.
+        trained_by: the training method (or head) whose state it carries, or "" for a score any classifier can have.
+        no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.
+        nearest: the exportable score closest to it, where it does not export.
         uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
     """
 
     name: ClassVar[str]
+    equation: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    needs: ClassVar[tuple[Need, ...]] = ("logits",)
     Options: ClassVar[type[Record]] = NoOptions
     needs_fit: ClassVar[bool] = False
     trained_by: ClassVar[str] = ""
+    no_export: ClassVar[str] = ""
+    nearest: ClassVar[str] = ""
     uses_map: bool = False
 
     def __init__(self, **options: Any) -> None:
@@ -43,16 +56,23 @@ class Score(nn.Module):
     def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
         """Get ready for `update`; `last_layer` is None for classifiers without one."""
 
-    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Learn from a batch: features (n, D), logits (n, C), labels (n,), on any device."""
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
+        """Learn from a batch: features (n, D), logits (n, C), labels (n,), map (n, ...) or None, on any device."""
 
     def finish(self) -> None:
         """Turn what `update` gathered into the buffers `forward` reads."""
 
-    def fit(self, features: Tensor, logits: Tensor, labels: Tensor, last_layer: LastLayer | None = None) -> Score:
-        """Fit on in-distribution data in memory: features (n, D), logits (n, C), labels (n,)."""
+    def fit(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        last_layer: LastLayer | None = None,
+        feature_map: Tensor | None = None,
+    ) -> Score:
+        """Fit on in-distribution data in memory: features (n, D), logits (n, C), labels (n,), map (n, ...) or None."""
         self.begin(features.shape[1], logits.shape[1], last_layer)
-        self.update(features, logits, labels)
+        self.update(features, logits, labels, feature_map)
         self.finish()
         return self
 

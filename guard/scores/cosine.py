@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..heads import LastLayer, unit
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 
 
 def cosine(features: Tensor, weight: Tensor) -> Tensor:
@@ -26,6 +26,9 @@ class Cosine(Score):
     """
 
     name: ClassVar[str] = "cosine"
+    equation: ClassVar[str] = "- max_c cos(h, w_c)"
+    source: ClassVar[str] = "Techapanurak et al., ACCV 2020"
+    needs: ClassVar[tuple[Need, ...]] = ("features", "weights")
     weight: Tensor
     scale: Tensor
 

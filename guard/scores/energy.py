@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..manifest import Record
-from .base import Score
+from .base import Need, Score
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -22,6 +22,9 @@ class Energy(Score):
     """ood_score = - T logsumexp_c(f_c / T)."""
 
     name: ClassVar[str] = "energy"
+    equation: ClassVar[str] = "- T logsumexp(f / T)"
+    source: ClassVar[str] = "Liu et al., NeurIPS 2020"
+    needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):
         temperature: float = Field(default=1.0, gt=0)

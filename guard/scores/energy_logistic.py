@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 
 _TINY = 1e-12  # relu(w) may reach 0 for every class; log 0 must not
 
@@ -27,6 +27,9 @@ class EnergyLogistic(Score):
     """ood_score = -(a g + b); state from the regulariser that trained it (`train.regularizers.energy_logistic`)."""
 
     name: ClassVar[str] = "energy_logistic"
+    equation: ClassVar[str] = "- (a log sum_c relu(w_c) exp f_c + b)"
+    source: ClassVar[str] = "Du et al., ICLR 2022"
+    needs: ClassVar[tuple[Need, ...]] = ("logits",)
     trained_by: ClassVar[str] = "vos"
     class_weights: Tensor
     link: Tensor  # (2,): a, b

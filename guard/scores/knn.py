@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..heads import LastLayer, unit
 from ..manifest import Record
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 from .reservoir import Reservoir
 
 
@@ -31,6 +31,9 @@ class KNN(Score):
     """ood_score = squared distance to the k-th neighbour on the unit sphere, in [0, 4] up to rounding (1e-6)."""
 
     name: ClassVar[str] = "knn"
+    equation: ClassVar[str] = "|z - z_(k)|^2, z = h / |h|"
+    source: ClassVar[str] = "Sun et al., ICML 2022"
+    needs: ClassVar[tuple[Need, ...]] = ("features",)
     needs_fit: ClassVar[bool] = True
     bank: Tensor
 
@@ -52,7 +55,7 @@ class KNN(Score):
     def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
         self._reservoir = Reservoir(self.options.max_bank, self.options.seed)
 
-    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
         self._reservoir.add(unit(features.detach().float()))
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..heads import LastLayer
 from ..manifest import Record
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 from .moments import ClassMoments, shrunk
 
 
@@ -31,6 +31,9 @@ class Mahalanobis(Score):
     """ood_score = min_c (h - mu_c)' P (h - mu_c) >= 0, P the inverse of the shrunk tied covariance."""
 
     name: ClassVar[str] = "mahalanobis"
+    equation: ClassVar[str] = "min_c (h - mu_c)' P (h - mu_c)"
+    source: ClassVar[str] = "Lee et al., NeurIPS 2018"
+    needs: ClassVar[tuple[Need, ...]] = ("features",)
     needs_fit: ClassVar[bool] = True
     centre: Tensor
     whitener: Tensor
@@ -49,7 +52,7 @@ class Mahalanobis(Score):
         self._moments = None
         self._shape = (num_classes, num_features)
 
-    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
         if self._moments is None:
             self._moments = ClassMoments(*self._shape, device=features.device)
         self._moments.update(features, labels)

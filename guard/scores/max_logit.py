@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Score
+from .base import Need, Score
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -18,6 +18,9 @@ class MaxLogit(Score):
     """ood_score = - max_c f_c."""
 
     name: ClassVar[str] = "max_logit"
+    equation: ClassVar[str] = "- max_c f_c"
+    source: ClassVar[str] = "Hendrycks et al., ICML 2022"
+    needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         return max_logit(logits)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..manifest import Record
-from .base import Score
+from .base import Need, Score
 
 
 def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -20,6 +20,9 @@ class MSP(Score):
     """ood_score = - max_c softmax(f / T)_c."""
 
     name: ClassVar[str] = "msp"
+    equation: ClassVar[str] = "- max_c p_c"
+    source: ClassVar[str] = "Hendrycks & Gimpel, ICLR 2017"
+    needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):
         temperature: float = Field(default=1.0, gt=0)

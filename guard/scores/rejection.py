@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..manifest import Record
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 
 
 class Rejection(Score):
     """ood_score = W2 relu(W1 z + b1) + b2, with z the pooled features (N, D) or the flattened map."""
 
     name: ClassVar[str] = "rejection"
+    equation: ClassVar[str] = "logit of an MLP on h or on the feature map"
+    source: ClassVar[str] = "DMR (methods.md A4)"
+    needs: ClassVar[tuple[Need, ...]] = ("features", "feature map")
     trained_by: ClassVar[str] = "rejection"
 
     class Options(Record):

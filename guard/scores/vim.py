@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
 from ..manifest import Record
-from .base import Score, unfitted
+from .base import Need, Score, unfitted
 from .reservoir import Reservoir
 
 
@@ -41,6 +41,9 @@ class ViM(Score):
     """ood_score = alpha |R'(h - u)| - logsumexp(f)."""
 
     name: ClassVar[str] = "vim"
+    equation: ClassVar[str] = "alpha |R'(h - u)| - logsumexp(f)"
+    source: ClassVar[str] = "Wang et al., CVPR 2022"
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "weights")
     needs_fit: ClassVar[bool] = True
     origin: Tensor
     residual: Tensor
@@ -72,7 +75,7 @@ class ViM(Score):
         self._count, self._max_logits = 0, torch.zeros((), dtype=torch.float64, device=weight.device)
         self._reservoir = Reservoir(self.options.sample, self.options.seed)
 
-    def update(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
         shifted = features.double() - self._origin
         self._second += shifted.T @ shifted
         self._max_logits += logits.double().amax(-1).sum()

@@ -1,0 +1,46 @@
+"""The classifiers that `guard.fit` takes, one file per kind; `open_classifier` tells them apart.
+
+torch_models   any torch module; timm models, by name too
+guards         the classifier inside a guard or a run folder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from guard.detector import Guard
+from guard.errors import ModelError
+
+from .base import BaseModel
+from .guards import of_guard
+from .torch_models import of_module, timm_by_name
+
+
+def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
+    """The classifier `model` and the input it was made for.
+
+    Args:
+        model: what `guard.fit` was given.
+        a: the other arguments of `guard.fit`, by name.
+        data: its data; opened only where the size of the input cannot be known otherwise.
+
+    Raises:
+        ModelError: it is none of the accepted kinds, or cannot be guarded.
+    """
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        model = Guard.from_pretrained(model, device="cpu")
+    if isinstance(model, Guard):
+        return of_guard(model, a)
+    if isinstance(model, (str, Path)):
+        model = timm_by_name(str(model), a, data)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model must be a torch.nn.Module, a timm name, a Guard or a run folder, got {type(model).__name__}"
+        )
+    return of_module(model, a, data)
+
+
+__all__ = ["BaseModel", "open_classifier"]

@@ -1,0 +1,29 @@
+"""What `guard.fit` knows about the classifier it guards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from guard.manifest import Manifest, Normalisation, Preprocess
+
+from ..data import ImageData
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A classifier to be guarded, and the input it was made for.
+
+    `model` is normalised images -> logits, or a `guard.module.TapsModule`, which shows its features by itself.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess
+    normalisation: Normalisation
+    backbone: str
+    head: str = "linear"
+    trained: Manifest | None = None  # of the guard it comes from
+    data: ImageData | None = None  # where finding the input size has loaded it already
+    layer: str | None = None  # where its features were found before
+    class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits

@@ -1,0 +1,27 @@
+"""The classifier inside a guard, to give it another score."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from guard.detector import Guard
+from guard.errors import ConfigError
+from guard.module import TappedClassifier
+
+from .base import BaseModel
+
+
+def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
+    """A copy of the classifier inside a guard, with the input that the guard has."""
+    m, inner = g.manifest, copy.deepcopy(g.module.classifier)
+    own = ["image_size", "in_chans", "mean", "std"] + (["features"] if not isinstance(inner, TappedClassifier) else [])
+    given = [name for name in own if a[name] is not None]
+    if given:
+        raise ConfigError(
+            f"the guard {m.name!r} has its own {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} away"
+        )
+    if not isinstance(inner, TappedClassifier):
+        return BaseModel(inner, m.preprocess, m.normalisation, m.backbone, m.head, trained=m)
+    layer = inner.layer if inner.tap == "output" else None
+    return BaseModel(inner.model, m.preprocess, m.normalisation, m.backbone, m.head, trained=m, layer=layer)

@@ -1,0 +1,94 @@
+"""torch classifiers: any module, and timm's, whose `pretrained_cfg` tells the input they were trained for."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from guard.errors import ModelError
+from guard.manifest import Preprocess
+from guard.options import parse_options
+
+from .. import build
+from ..data import load
+from .base import BaseModel
+
+log = logging.getLogger("ood_guard")
+
+
+def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> BaseModel:
+    """A torch module: normalised images (N, channels, H, W) -> logits (N, C)."""
+    given = getattr(model, "pretrained_cfg", None) or {}
+    channels: Any = int((given.get("input_size") or (3,))[0]) if a["in_chans"] is None else a["in_chans"]
+    build.check_channels(channels)
+    size, source = a["image_size"], None
+    if size is None and given.get("input_size"):
+        size = given["input_size"][-1]
+    if size is None:
+        source = load(data, channels=channels, workers=a["workers"])
+        preprocess = source.preprocess
+        log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
+    else:
+        options: dict[str, Any] = {}
+        if given.get("crop_pct") and not a["image_size"]:
+            options["crop_scale"] = round(1 / given["crop_pct"], 6)
+        if given.get("interpolation") in ("bilinear", "bicubic"):
+            options["interpolation"] = given["interpolation"]
+        values = {"height": size, "width": size, "channels": channels, **options}
+        preprocess = parse_options(Preprocess, values, "guard.fit: image_size as")
+    mean, std = a["mean"] or given.get("mean"), a["std"] or given.get("std")
+    if mean is None or std is None:
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        if channels == 1:
+            mean, std = (0.449,), (0.226,)
+        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
+    if len(mean) != channels and len(mean) == 3 and channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    normalisation = build.guard_module_normalisation(mean, std, channels)
+    name = _timm_name(model, channels, preprocess.height)
+    return BaseModel(model, preprocess, normalisation, name, data=source)
+
+
+def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
+    """A timm model with its published weights."""
+    import timm
+
+    from ..backbones import create_backbone
+
+    if not timm.is_model(name):
+        create_backbone(name)  # raises with near matches, unless it is one of ours
+        raise ModelError(
+            f"{name!r} is a backbone without trained weights; train it: guard.train(..., backbone={name!r})"
+        )
+    classes = len(load(data, image_size=a["image_size"], workers=a["workers"]).class_names)
+    try:
+        return build.timm_model(name, classes, a["in_chans"] or 3, a["image_size"] or 224, pretrained=True)
+    except Exception as error:
+        raise ModelError(
+            f"the published weights of {name!r} cannot be loaded ({error}); pass the model itself: "
+            "guard.fit(my_model, data), or its file: guard fit DATA --model NAME --checkpoint weights.safetensors"
+        ) from error
+
+
+def _timm_name(model: nn.Module, channels: int, size: int) -> str:
+    """timm's name where what timm builds under it answers alike with these weights, so that a run folder can be
+    reloaded by name; a model made with arguments of its own (another activation, say) is `build.CUSTOM`."""
+    given = getattr(model, "pretrained_cfg", None) or {}
+    name = given.get("architecture")
+    if not name:
+        return build.CUSTOM
+    classes = int(getattr(model, "num_classes", 0) or 0)
+    theirs = copy.deepcopy(model).cpu().float().eval()
+    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        same = build.timm_model(name, classes, channels, size).eval()
+        same.load_state_dict(theirs.state_dict())
+        with torch.inference_mode():
+            alike = torch.equal(same(example), theirs(example))
+    except Exception:  # timm cannot build it, or its weights differ in name or shape
+        return build.CUSTOM
+    return name if alike else build.CUSTOM
