@@ -17,6 +17,7 @@ from .errors import ModelError
 from .heads import Head, LastLayer
 from .manifest import Normalisation
 from .scores import Score
+from .scores.base import Need
 
 
 class Taps(NamedTuple):
@@ -56,6 +57,11 @@ class TapsModule(nn.Module):
         """The weights between features and logits, for fitting scores; None where there is no such linear layer."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")
 
+    def shows(self) -> frozenset[Need]:
+        """Which of the things that scores need this classifier can give."""
+        always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient"))
+        return always if self.last_layer() is None else always | {"weights"}
+
 
 class Classifier(TapsModule):
     """A backbone and a head: what `guard.train` trains."""
@@ -73,6 +79,9 @@ class Classifier(TapsModule):
 
     def last_layer(self) -> LastLayer | None:
         return self.head.last_layer()
+
+    def shows(self) -> frozenset[Need]:
+        return super().shows() | {"feature map"}
 
 
 class TappedClassifier(TapsModule):
