@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..heads import LastLayer
 from ..manifest import Record
 from .base import Need, Score, unfitted
-from .moments import ClassMoments, shrunk
+from .moments import ClassMoments, whitening_matrix
 
 
 def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means: Tensor) -> Tensor:
@@ -62,19 +62,10 @@ class Mahalanobis(Score):
             raise DataError("score 'mahalanobis' saw no data to fit on")
         moments, self._moments = self._moments, None
         seen = moments.count > 0  # a class without images has no mean to be near to
-        covariance = shrunk(moments.covariance(), self.options.shrinkage)
-        try:
-            factor = torch.linalg.cholesky(covariance)
-        except torch.linalg.LinAlgError:
-            raise DataError(
-                f"score 'mahalanobis': the features' covariance is singular with shrinkage={self.options.shrinkage}; "
-                "use a larger one, e.g. shrinkage=1e-3"
-            ) from None
-        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        whitener = torch.linalg.solve_triangular(factor, eye, upper=False).T  # A with A A' = covariance^-1
-        centre = (moments.mean * moments.count[:, None]).sum(0) / moments.count.sum()
-        self.centre, self.whitener = centre.float(), whitener.contiguous().float()
-        self.class_means = ((moments.mean[seen] - centre) @ whitener).float()
+        centre = moments.overall_mean()
+        whitening = whitening_matrix(moments.covariance(), self.options.shrinkage, self.name)
+        self.centre, self.whitener = centre.float(), whitening.contiguous().float()
+        self.class_means = ((moments.mean[seen] - centre) @ whitening).float()
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.whitener.numel():

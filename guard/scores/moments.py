@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import DataError
+
 
 class ClassMoments:
     """Class counts (C,), means (C, D) and the scatter summed over classes, each around its own class mean (D, D)."""
@@ -34,6 +36,10 @@ class ClassMoments:
         self.mean += step * (count / merged.clamp_min(1))[:, None]
         self.count = merged
 
+    def overall_mean(self) -> Tensor:
+        """The mean of all rows (D,)."""
+        return (self.mean * self.count[:, None]).sum(0) / self.count.sum()
+
     def covariance(self) -> Tensor:
         """The tied covariance (D, D): scatter / n (biased, as the field uses it)."""
         return self.scatter / self.count.sum()
@@ -45,3 +51,20 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
     scale = covariance.diagonal().sum() / size
     eye = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
     return (1 - shrinkage) * covariance + shrinkage * scale * eye
+
+
+def whitening_matrix(covariance: Tensor, shrinkage: float, owner: str) -> Tensor:
+    """A (D, D) with A A' = shrunk(covariance)^-1, so that |A'(h - m)|^2 is a Mahalanobis distance.
+
+    Raises:
+        DataError: the shrunk covariance is still singular; `owner` is the score named in the message.
+    """
+    try:
+        factor = torch.linalg.cholesky(shrunk(covariance, shrinkage))
+    except torch.linalg.LinAlgError:
+        raise DataError(
+            f"score {owner!r}: the features' covariance is singular with shrinkage={shrinkage}; "
+            "use a larger one, e.g. shrinkage=1e-3"
+        ) from None
+    eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, eye, upper=False).T
