@@ -2,13 +2,23 @@
 
 One file per score; pure functions hold the maths, modules hold fitted state in buffers. All are exportable.
 
-    msp              - max softmax probability                    logits
+    msp              - max softmax(f / T)                         logits
     max_logit        - max logit                                  logits
     energy           - T logsumexp(f / T)                         logits
+    entropy          - sum p log p                                logits
+    gen              sum (p (1 - p))^gamma, the m largest p       logits
     energy_logistic  - (learned link of the weighted logsumexp)   logits; trained by vos
+    kl_matching      min_c KL(p || d_c)                           logits; fitted
     mahalanobis      min_c (h - mu_c)' P (h - mu_c)               features; fitted
+    relative_mahalanobis
+                     min_c M_c - M_0                              features; fitted
+    she              - <h, m_c>, c = argmax f                     both; fitted
     knn              squared distance to the k-th neighbour       features; fitted
     vim              alpha ||R'(h - u)|| - logsumexp(f)           both; fitted
+    react            energy of min(h, t)                          features, last layer; fitted
+    dice             energy under a sparse last layer             features, last layer; fitted
+    ash              energy of shaped features                    features, last layer
+    nnguide          - L(f) mean_k max <L(f_i) z_i, z>            both; fitted
     cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
     rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
 """
@@ -19,15 +29,24 @@ import fnmatch
 from typing import Any
 
 from ..errors import ConfigError, UnknownNameError
+from .ash import ASH
 from .base import Score
 from .cosine import Cosine
+from .dice import DICE
 from .energy import Energy
 from .energy_logistic import EnergyLogistic
+from .entropy import Entropy
+from .gen import GEN
+from .kl_matching import KLMatching
 from .knn import KNN
 from .mahalanobis import Mahalanobis
 from .max_logit import MaxLogit
 from .msp import MSP
+from .nnguide import NNGuide
+from .react import ReAct
 from .rejection import Rejection
+from .relative_mahalanobis import RelativeMahalanobis
+from .she import SHE
 from .vim import ViM
 
 _SCORES: dict[str, type[Score]] = {}
@@ -43,7 +62,26 @@ def register_score(score: type[Score]) -> type[Score]:
     return score
 
 
-for _score in (MSP, MaxLogit, Energy, EnergyLogistic, Mahalanobis, KNN, ViM, Cosine, Rejection):
+for _score in (
+    MSP,
+    MaxLogit,
+    Energy,
+    Entropy,
+    GEN,
+    EnergyLogistic,
+    KLMatching,
+    Mahalanobis,
+    RelativeMahalanobis,
+    SHE,
+    KNN,
+    ViM,
+    Cosine,
+    Rejection,
+    ReAct,
+    DICE,
+    ASH,
+    NNGuide,
+):
     register_score(_score)
 
 

@@ -13,14 +13,16 @@ from .base import Need, Score
 
 def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """- max_c softmax(f / T)_c, in [-1, -1/C]; logits (N, C) -> (N,). In float32 confident images tie at -1."""
-    return -(logits / temperature).softmax(-1).amax(-1)
+    if temperature != 1.0:
+        logits = logits / temperature
+    return -logits.softmax(-1).amax(-1)
 
 
 class MSP(Score):
     """ood_score = - max_c softmax(f / T)_c."""
 
     name: ClassVar[str] = "msp"
-    equation: ClassVar[str] = "- max_c p_c"
+    equation: ClassVar[str] = "- max_c softmax(f / T)_c"
     source: ClassVar[str] = "Hendrycks & Gimpel, ICLR 2017"
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 

@@ -1,0 +1,97 @@
+"""Mahalanobis distance to the nearest class, less that to the whole. Source: Ren et al., 2021 (methods.md C, RMDS).
+
+    ood_score = min_c M_c - M_0,   M_c = (h - mu_c)' S^-1 (h - mu_c),   M_0 = (h - m)' (S + B)^-1 (h - m)
+
+S is the shrunk tied covariance and B = 1/N sum_c n_c (mu_c - m)(mu_c - m)' what lies between the classes: S + B is
+the covariance of all features around their mean m (divided by N, shrunk as S is). Both distances are large and nearly
+equal, and are never formed. Whitened by A (A A' = S^-1) the class means z_c = A'(mu_c - m) span at most C - 1
+directions; let V and l be the eigenvectors and eigenvalues of A'BA there. Outside these directions the two distances
+are the same; inside, with y = V'A'(h - m) and y_c = V'z_c,
+
+    M_c - M_0 = sum_i l_i / (1 + l_i) y_i^2 - 2 y.y_c + |y_c|^2
+
+So the graph needs one D x (C - 1) product, and float32 loses nothing to a difference of large numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import DataError
+from ..heads import LastLayer
+from ..manifest import Record
+from .base import Need, Score, unfitted
+from .moments import ClassMoments, whitening_matrix
+
+
+def relative_mahalanobis(
+    features: Tensor, centre: Tensor, projection: Tensor, share: Tensor, class_means: Tensor
+) -> Tensor:
+    """min_c M_c - M_0, of either sign.
+
+    Args:
+        features: (N, D). centre: m (D,). projection: A V (D, r).
+        share: l / (1 + l) in [0, 1), (r,). class_means: y_c (C, r).
+
+    Returns:
+        (N,)
+    """
+    y = (features - centre) @ projection
+    nearest = torch.addmm(class_means.square().sum(-1), y, class_means.T, alpha=-2).amin(-1)
+    return (y.square() * share).sum(-1) + nearest
+
+
+class RelativeMahalanobis(Score):
+    """ood_score = min_c M_c - M_0; classes without images are left out."""
+
+    name: ClassVar[str] = "relative_mahalanobis"
+    equation: ClassVar[str] = "min_c (h - mu_c)' S^-1 (h - mu_c) - (h - m)' (S + B)^-1 (h - m)"
+    source: ClassVar[str] = "Ren et al., 2021"
+    needs: ClassVar[tuple[Need, ...]] = ("features",)
+    needs_fit: ClassVar[bool] = True
+    centre: Tensor
+    projection: Tensor
+    share: Tensor
+    class_means: Tensor
+
+    class Options(Record):
+        shrinkage: float = Field(default=1e-4, ge=0, le=1)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("centre", "projection", "share", "class_means"):
+            self.register_buffer(name, torch.zeros(0))
+        self._moments: ClassMoments | None = None
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        self._moments = None
+        self._shape = (num_classes, num_features)
+
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
+        if self._moments is None:
+            self._moments = ClassMoments(*self._shape, device=features.device)
+        self._moments.update(features, labels)
+
+    def finish(self) -> None:
+        if self._moments is None:
+            raise DataError("score 'relative_mahalanobis' saw no data to fit on")
+        moments, self._moments = self._moments, None
+        whitening = whitening_matrix(moments.covariance(), self.options.shrinkage, self.name)
+        centre, seen = moments.overall_mean(), moments.count > 0
+        z = (moments.mean[seen] - centre) @ whitening
+        weight = moments.count[seen] / moments.count.sum()
+        # A'BA = Z'Z with rows sqrt(n_c / N) z_c; its last singular value is 0 where C <= D, for the rows are centred
+        _, singular, vectors = torch.linalg.svd(weight.sqrt()[:, None] * z, full_matrices=False)
+        rank = max(1, min(int(seen.sum()) - 1, z.shape[1]))
+        spread, basis = singular[:rank].square(), vectors[:rank].T
+        self.centre, self.projection = centre.float(), (whitening @ basis).contiguous().float()
+        self.share, self.class_means = (spread / (1 + spread)).float(), (z @ basis).float()
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if not self.projection.numel():
+            raise unfitted(self)
+        return relative_mahalanobis(features, self.centre, self.projection, self.share, self.class_means)
