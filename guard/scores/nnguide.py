@@ -1,0 +1,88 @@
+"""Nearest-neighbour guidance. Source: Park et al., ICCV 2023 (methods.md C).
+
+    ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>,   z = h / |h|,  L = logsumexp
+
+over a bank of training features i, a share `alpha` of them. One pass: how many images will come is not known before the
+last one, so a uniform sample of at most `max_bank` is held, and cut uniformly to alpha N images (but at least k) in the
+end. Every training image has the same chance of being in the bank, in whatever order they come (OpenOOD takes the first
+batches of a shuffled loader). alpha holds up to N = max_bank / alpha, 5 million images by default.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..errors import DataError
+from ..heads import LastLayer, unit
+from ..manifest import Record
+from .base import Need, Score, unfitted
+from .reservoir import Reservoir
+
+
+def guides(features: Tensor, logits: Tensor) -> Tensor:
+    """L(f) h / |h|: rows of the bank (N, D) from features (N, D) and logits (N, C)."""
+    return unit(features) * logits.logsumexp(-1, keepdim=True)
+
+
+def nnguide(features: Tensor, logits: Tensor, bank: Tensor, k: int) -> Tensor:
+    """- L(f) mean of the k largest <bank_i, h / |h|>; features (N, D), logits (N, C), bank (M, D), k <= M -> (N,)."""
+    guidance = (features @ bank.T).topk(k, dim=-1, sorted=False).values.mean(-1)  # |h| > 0 leaves the order as it is
+    norm = torch.linalg.vector_norm(features, dim=-1).clamp_min(1e-12)
+    return -logits.logsumexp(-1) * (guidance / norm)
+
+
+class NNGuide(Score):
+    """ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>: the energy, guided by the bank.
+
+    Options: `k` neighbours, 100 as in the paper (3840 is the largest TopK of TensorRT); `alpha`, the bank's share of
+    the training images, 0.01 as in the paper; `max_bank`, the most that are held. Where the energy L of training images
+    is negative, so are their guides: logits far below zero make the guidance meaningless.
+    """
+
+    name: ClassVar[str] = "nnguide"
+    equation: ClassVar[str] = "- L(f) mean_k max <L(f_i) z_i, z>, L = logsumexp"
+    source: ClassVar[str] = "Park et al., ICCV 2023"
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "features")
+    needs_fit: ClassVar[bool] = True
+    bank: Tensor
+
+    class Options(Record):
+        k: int = Field(default=100, ge=1, le=3840)
+        alpha: float = Field(default=0.01, gt=0, le=1)
+        max_bank: int = Field(default=50_000, ge=1)
+        seed: int = 0
+
+        @model_validator(mode="after")
+        def _bank_holds_k(self) -> Self:
+            if self.max_bank < self.k:
+                raise ValueError(f"max_bank must be at least k={self.k}, got {self.max_bank}")
+            return self
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("bank", torch.zeros(0, 0))
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        self._reservoir = Reservoir(self.options.max_bank, self.options.seed)
+
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
+        self._reservoir.add(guides(features.detach().float(), logits.detach().float()))
+
+    def finish(self) -> None:
+        held, seen, k = self._reservoir.rows(), self._reservoir.seen, self.options.k
+        if len(held) < k:
+            raise DataError(f"score 'nnguide' with k={k} needs as many training images, got {len(held)}; lower k")
+        size = min(len(held), max(k, math.ceil(self.options.alpha * seen)))
+        chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(self.options.seed))[:size]
+        self.bank = held[chosen.to(held.device)]
+        del self._reservoir
+
+    def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        if not self.bank.numel():
+            raise unfitted(self)
+        return nnguide(features, logits, self.bank, self.options.k)

@@ -1,0 +1,89 @@
+"""Logits again, from changed features or a changed last layer: the common part of ReAct, DICE and ASH (methods.md C).
+
+    linear   f = W h + b
+    cosine   f_c = s cos(h, w_c), kept as W with rows s w_c / |w_c| and no b; h enters at unit length
+
+A logit score (`base`) reads the new logits. label and probabilities of the guard stay those of the untouched logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ModelError
+from ..heads import LastLayer, unit
+from ..manifest import Record
+from .base import Need, Score
+from .energy import energy
+from .max_logit import max_logit
+from .msp import msp
+
+
+def flat_layer(last: LastLayer) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias of a last layer in float32: bias (C,) of a linear one, (0,) of a cosine one."""
+    weight = last.weight.detach().float()
+    if last.scale is not None:
+        return last.scale * unit(weight), weight.new_zeros(0)
+    if last.bias is None:
+        return weight.clone(), weight.new_zeros(len(weight))
+    return weight.clone(), last.bias.detach().float().clone()
+
+
+def layer_input(features: Tensor, bias: Tensor) -> Tensor:
+    """What the weight is multiplied with: features (N, D) as they are, at unit length for a cosine layer."""
+    return features if bias.numel() else unit(features)
+
+
+def relogits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits (N, C) of features (N, D) under a layer as `flat_layer` gives it."""
+    return F.linear(layer_input(features, bias), weight, bias if bias.numel() else None)
+
+
+class RelogitsOptions(Record):
+    """Which score reads the new logits, and its temperature."""
+
+    base: Literal["energy", "msp", "max_logit"] = "energy"
+    temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _max_logit_has_no_temperature(self) -> Self:
+        if self.base == "max_logit" and self.temperature != 1:
+            raise ValueError(f"base='max_logit' has no temperature, got {self.temperature}; leave it away")
+        return self
+
+
+def base_score(logits: Tensor, options: RelogitsOptions) -> Tensor:
+    """ood_score (N,) of logits (N, C) by the base that the options name."""
+    if options.base == "max_logit":
+        return max_logit(logits)
+    return (energy if options.base == "energy" else msp)(logits, options.temperature)
+
+
+class RelogitsScore(Score):
+    """A score that computes the logits anew; buffers `weight` (C, D) and `bias` hold its layer once it is fitted."""
+
+    needs: ClassVar[tuple[Need, ...]] = ("features", "weights")
+    Options: ClassVar[type[Record]] = RelogitsOptions
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register_buffer("weight", torch.zeros(0, 0))
+        self.register_buffer("bias", torch.zeros(0))
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        if last_layer is None:
+            raise ModelError(
+                f"score {self.name!r} needs the weights of a last linear or cosine layer; use 'knn' or 'mahalanobis'"
+            )
+        self.weight, self.bias = flat_layer(last_layer)
+
+    def rescored(self, features: Tensor) -> Tensor:
+        """The base's ood_score (N,) of features (N, D) under the layer in the buffers."""
+        return base_score(relogits(features, self.weight, self.bias), self.options)
