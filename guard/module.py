@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import ModelError
 from .heads import Head, LastLayer
+from .layer_maps import with_layers
 from .manifest import Normalisation
 from .scores import Score
 from .scores.base import Need
@@ -57,14 +58,26 @@ class TapsModule(nn.Module):
         """The weights between features and logits, for fitting scores; None where there is no such linear layer."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")
 
+    def layer_root(self) -> nn.Module:
+        """The module among whose submodules users name layers (`Score.layers`)."""
+        return self
+
     def shows(self) -> frozenset[Need]:
         """Which of the things that scores need this classifier can give."""
         always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient"))
         return always if self.last_layer() is None else always | {"weights"}
 
+    def why_not(self, need: Need) -> str:
+        """Why `shows` leaves `need` out, and what to do instead, as the end of a sentence."""
+        if need == "weights":
+            return "use 'knn' or 'mahalanobis', which read features alone"
+        if need == "feature map":
+            return "only classifiers that guard.train made show it"
+        return f"a {type(self).__name__} does not show it"
+
 
 class Classifier(TapsModule):
-    """A backbone and a head: what `guard.train` trains."""
+    """A backbone and a head: what `guard.train` trains. Its features are what the head makes of the pooled ones."""
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
@@ -74,7 +87,7 @@ class Classifier(TapsModule):
 
     def forward(self, x: Tensor) -> Taps:
         feature_map = self.backbone.forward_map(x)
-        features = self.backbone.pool(feature_map)
+        features = self.head.embed(self.backbone.pool(feature_map))
         return Taps(features, self.head(features), feature_map)
 
     def last_layer(self) -> LastLayer | None:
@@ -126,6 +139,9 @@ class TappedClassifier(TapsModule):
             raise ModelError(f"the model did not run its layer {self.layer!r}; name another with features=")
         return Taps(_as_vector(seen[-1], self.layer), logits, None)
 
+    def layer_root(self) -> nn.Module:
+        return self.model
+
     def last_layer(self) -> LastLayer | None:
         """The tapped linear layer's weights; for a named module, the last linear layer that fits its width."""
         layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
@@ -176,10 +192,19 @@ class GuardModule(nn.Module):
 
     def taps(self, images: Tensor) -> Taps:
         """Features, logits and map of uint8 images."""
-        return self.classifier(self.normalise(images))
+        return self.look(self.normalise(images))
+
+    def look(self, x: Tensor) -> Taps:
+        """`taps` of normalised images; the map of a score that reads layers is its summary of them."""
+        return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
 
     def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """label int64 (N,), probabilities (N, C), ood_score (N,), is_ood bool (N,)."""
-        features, logits, feature_map = self.taps(images)
-        ood_score = self.score(features, logits, feature_map)
-        return logits.argmax(-1), logits.softmax(-1), ood_score, ood_score > threshold
+        x = self.normalise(images)
+        if "input gradient" in self.score.needs:
+            taps, x = self.score.perturb(x, self.look, 255 * self.scale)
+            ood_score = self.score(*self.look(x))
+        else:
+            taps = self.look(x)
+            ood_score = self.score(*taps)
+        return taps.logits.argmax(-1), taps.logits.softmax(-1), ood_score, ood_score > threshold

@@ -34,29 +34,8 @@ class OnnxSession:
     def __init__(
         self, model: bytes | str | Path, *, device: str = "auto", threads: int | None = None, spinning: bool = True
     ) -> None:
-        ort = _onnxruntime()
-        self.device = _resolve(ort, device)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads must be at least 1, got {threads}")
-            options.intra_op_num_threads = threads
-        if not spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
-        if self.device == "cuda":
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
-            providers.insert(0, "CUDAExecutionProvider")
-        source = model if isinstance(model, bytes) else str(model)
-        self._session = ort.InferenceSession(source, options, providers=providers)
-        got = self._session.get_providers()[0]
-        if got != providers[0]:
-            raise RuntimeUnavailableError(
-                f"asked ONNX Runtime for {providers[0]}, got {got}: check the CUDA and cuDNN libraries "
-                "(pip install 'ood-guard[gpu]'), or load with device='cpu'"
-            )
+        self.device = resolve_device(device)
+        self._session = open_session(model, device=self.device, threads=threads, spinning=spinning)
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
@@ -66,6 +45,33 @@ class OnnxSession:
         if threshold is not None:
             feed["threshold"] = np.array(threshold, np.float32)  # ONNX Runtime refuses numpy scalars
         return Outputs(*self._session.run(_OUTPUTS, feed))
+
+
+def open_session(model: bytes | str | Path, *, device: str, threads: int | None = None, spinning: bool = True) -> Any:
+    """An `onnxruntime.InferenceSession` on "cpu" or "cuda"; arguments and errors as in `OnnxSession`."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {threads}")
+        options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    if device == "cuda":
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        providers.insert(0, "CUDAExecutionProvider")
+    source = model if isinstance(model, bytes) else str(model)
+    session = ort.InferenceSession(source, options, providers=providers)
+    got = session.get_providers()[0]
+    if got != providers[0]:
+        raise RuntimeUnavailableError(
+            f"asked ONNX Runtime for {providers[0]}, got {got}: check the CUDA and cuDNN libraries "
+            "(pip install 'ood-guard[gpu]'), or load with device='cpu'"
+        )
+    return session
 
 
 def _onnxruntime() -> Any:
@@ -90,8 +96,9 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _resolve(ort: Any, device: str) -> str:
-    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+def resolve_device(device: str) -> str:
+    """ "auto" -> CUDA where this onnxruntime and this machine have it; "cuda" without support for it is an error."""
+    has_cuda = "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
     if device == "auto":
         return "cuda" if has_cuda and _cuda_driver() else "cpu"
     if device == "cuda" and not has_cuda:
