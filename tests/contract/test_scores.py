@@ -14,7 +14,7 @@ from guard.scores import Score, create_score, get_score, list_scores, register_s
 from train.build import score_shapes
 from train.registry import get_method
 
-from .conftest import Toy
+from .conftest import Toy, toy_score
 
 Fitted = Callable[[str], Score]
 SCORES = list_scores()
@@ -86,7 +86,7 @@ class TestEveryScore:
 @pytest.mark.parametrize("name", FITTED)
 class TestEveryFittedScore:
     def test_many_small_batches_fit_like_one(self, name: str, fitted: Fitted, toy: Toy) -> None:
-        score = create_score(name)
+        score = toy_score(name)
         score.begin(toy.features.shape[1], toy.logits.shape[1], toy.last_layer)
         for part in torch.arange(len(toy.labels)).split(37):
             score.update(toy.features[part], toy.logits[part], toy.labels[part])
@@ -94,14 +94,14 @@ class TestEveryFittedScore:
         torch.testing.assert_close(score(*toy.held_out), fitted(name)(*toy.held_out), rtol=1e-5, atol=1e-5)
 
     def test_fitting_again_forgets_the_first_data(self, name: str, fitted: Fitted, toy: Toy) -> None:
-        score = create_score(name).fit(5 + 3 * toy.features, toy.logits - 7, toy.labels, toy.last_layer)
+        score = toy_score(name).fit(5 + 3 * toy.features, toy.logits - 7, toy.labels, toy.last_layer)
         score.fit(toy.features, toy.logits, toy.labels, toy.last_layer)
         assert torch.equal(score(*toy.held_out), fitted(name)(*toy.held_out))
 
     def test_no_data_is_an_error(self, name: str, toy: Toy) -> None:
         if not get_score(name).needs_fit:
             pytest.skip("it needs no data")
-        score = create_score(name)
+        score = toy_score(name)
         score.begin(toy.features.shape[1], toy.logits.shape[1], toy.last_layer)
         with pytest.raises(DataError, match=name):
             score.finish()
@@ -109,6 +109,7 @@ class TestEveryFittedScore:
 
 def test_every_score_of_the_package_is_listed() -> None:
     expected = {"msp", "max_logit", "energy", "energy_logistic", "mahalanobis", "knn", "vim", "cosine", "rejection"}
+    expected |= {"react", "dice", "ash", "nnguide"}
     expected |= {"entropy", "gen", "kl_matching", "relative_mahalanobis", "she"}
     assert expected <= set(SCORES)
     assert sorted(SCORES) == SCORES
