@@ -31,6 +31,20 @@ def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return np.array([-temperature * logsumexp(row / temperature) for row in np.float64(logits)])
 
 
+def entropy(logits: np.ndarray) -> np.ndarray:
+    return np.array([-sum(p * math.log(p) for p in softmax(row) if p > 0) for row in np.float64(logits)])
+
+
+def gen(logits: np.ndarray, gamma: float = 0.1, m: int = 100) -> np.ndarray:
+    scores = []
+    for row in np.float64(logits):
+        order = np.argsort(-row)
+        p = softmax(row)[order]
+        kept = [(p[c] ** gamma) * (math.fsum(np.delete(p, c)) ** gamma) for c in range(min(m, len(p)))]
+        scores.append(sum(kept))
+    return np.array(scores)
+
+
 def energy_logistic(logits: np.ndarray, class_weights: np.ndarray, slope: float, offset: float) -> np.ndarray:
     scores = []
     for row in np.float64(logits):
@@ -64,6 +78,60 @@ def mahalanobis(features: np.ndarray, means: np.ndarray, covariance: np.ndarray)
     for h in np.float64(features):
         scores.append(min(float((h - mean) @ precision @ (h - mean)) for mean in means))
     return np.array(scores)
+
+
+class KLMatching:
+    """The mean softmax of the images predicted as each class; the smallest divergence from one."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        rows = [softmax(row) for row in np.float64(logits)]
+        groups: dict[int, list[np.ndarray]] = {}
+        for row, p in zip(logits, rows, strict=True):
+            groups.setdefault(int(np.argmax(row)), []).append(p)
+        self.means = [np.mean(group, axis=0) for group in groups.values()]
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        return np.array([min(self._divergence(softmax(row), d) for d in self.means) for row in np.float64(logits)])
+
+    @staticmethod
+    def _divergence(p: np.ndarray, d: np.ndarray) -> float:
+        return math.fsum(a * (math.log(a) - math.log(b + 1e-12)) for a, b in zip(p, d, strict=True) if a > 0)
+
+
+class SHE:
+    """Per class the mean of the correctly classified features, or of all of them; the inner product with it."""
+
+    def __init__(self, features: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+        x, predicted = np.float64(features), logits.argmax(1)
+        self.patterns = np.zeros((logits.shape[1], x.shape[1]))
+        for c in range(logits.shape[1]):
+            of_class = [i for i in range(len(x)) if labels[i] == c]
+            chosen = [i for i in of_class if predicted[i] == c] or of_class
+            if chosen:
+                self.patterns[c] = np.mean([x[i] for i in chosen], axis=0)
+
+    def __call__(self, features: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        pairs = zip(np.float64(features), logits, strict=True)
+        return np.array([-float(h @ self.patterns[int(np.argmax(row))]) for h, row in pairs])
+
+
+class RelativeMahalanobis:
+    """Two complete inverses and two complete distances. The overall covariance has the tied one's ridge."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, shrinkage: float) -> None:
+        x = np.float64(features)
+        self.means, tied = tied_covariance(features, labels, shrinkage)
+        self.centre = x.mean(0)
+        overall = sum(np.outer(h - self.centre, h - self.centre) for h in x) / len(x)
+        self.tied = np.linalg.inv(tied)
+        self.overall = np.linalg.inv(overall + tied - tied_covariance(features, labels, 0)[1])
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        scores = []
+        for h in np.float64(features):
+            nearest = min(float((h - mean) @ self.tied @ (h - mean)) for mean in self.means)
+            scores.append(nearest - float((h - self.centre) @ self.overall @ (h - self.centre)))
+        return np.array(scores)
 
 
 def knn(features: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
