@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from guard.errors import ModelError, UnknownNameError
 from guard.module import GuardModule, TappedClassifier
 
+from .layers import watch_layers
 from .loop import progress_bar
 
 if TYPE_CHECKING:
@@ -135,9 +136,20 @@ def stream_features(
             advance()
 
 
+def probe(module: GuardModule, data: ImageData) -> None:
+    """Two images show whether the classifier gives what an unusual score needs, before the data is read."""
+    images = torch.from_numpy(np.ascontiguousarray(data.take(np.arange(min(2, len(data)))))).to(module.scale.device)
+    if "layer maps" in module.score.needs:
+        watch_layers(module, images)
+    if "input gradient" in module.score.needs:
+        module.eval()
+        module.score.perturb(module.normalise(images), module.look, 255 * module.scale)
+
+
 def fit_score(module: GuardModule, data: ImageData, *, batch_size: int = 256) -> float:
     """Fit the module's score in one pass over in-distribution data; returns the classifier's accuracy on it."""
     score, classifier = module.score, module.classifier
+    probe(module, data)
     correct = torch.zeros((), dtype=torch.int64, device=module.scale.device)
     with torch.inference_mode(False), torch.no_grad():
         begun = False

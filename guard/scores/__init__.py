@@ -1,6 +1,6 @@
 """OOD scores (torch): (features (N, D), logits (N, C)) -> ood_score (N,), **higher = more out-of-distribution**.
 
-One file per score; pure functions hold the maths, modules hold fitted state in buffers. All are exportable.
+One file per score; pure functions hold the maths, modules hold fitted state in buffers. All but odin export.
 
     msp              - max softmax(f / T)                         logits
     max_logit        - max logit                                  logits
@@ -19,6 +19,8 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     dice             energy under a sparse last layer             features, last layer; fitted
     ash              energy of shaped features                    features, last layer
     nnguide          - L(f) mean_k max <L(f_i) z_i, z>            both; fitted
+    gram             Gram statistics out of their range           intermediate maps; fitted
+    odin             msp after a step towards the class           logits, input gradient
     cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
     rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
 """
@@ -37,12 +39,14 @@ from .energy import Energy
 from .energy_logistic import EnergyLogistic
 from .entropy import Entropy
 from .gen import GEN
+from .gram import Gram
 from .kl_matching import KLMatching
 from .knn import KNN
 from .mahalanobis import Mahalanobis
 from .max_logit import MaxLogit
 from .msp import MSP
 from .nnguide import NNGuide
+from .odin import ODIN
 from .react import ReAct
 from .rejection import Rejection
 from .relative_mahalanobis import RelativeMahalanobis
@@ -81,6 +85,8 @@ for _score in (
     DICE,
     ASH,
     NNGuide,
+    Gram,
+    ODIN,
 ):
     register_score(_score)
 

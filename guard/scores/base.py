@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from ..errors import ConfigError
 from ..heads import LastLayer
 from ..manifest import Record
 from ..options import parse_options
+
+if TYPE_CHECKING:
+    from ..module import Taps
 
 Need = Literal["logits", "features", "weights", "feature map", "layer maps", "input gradient"]
 
@@ -36,6 +40,7 @@ class Score(nn.Module):
         no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.
         nearest: the exportable score closest to it, where it does not export.
         uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
+        layers: names of the modules whose outputs it reads; `feature_map` is then their summaries, side by side.
     """
 
     name: ClassVar[str]
@@ -48,6 +53,7 @@ class Score(nn.Module):
     no_export: ClassVar[str] = ""
     nearest: ClassVar[str] = ""
     uses_map: bool = False
+    layers: tuple[str, ...] = ()
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -78,6 +84,25 @@ class Score(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def watch(self, layers: Sequence[str], widths: Sequence[int]) -> None:
+        """For scores that need "layer maps": read these modules, whose summaries have `widths` numbers. Before fit."""
+        raise NotImplementedError(f"{type(self).__name__} must define watch")
+
+    def summarise(self, layer_map: Tensor) -> Tensor:
+        """For scores that need "layer maps": the output of one of `layers`, (N, c), (N, c, h, w) or tokens (N, L, c),
+        as the numbers (N, k) that the score keeps of it."""
+        raise NotImplementedError(f"{type(self).__name__} must define summarise")
+
+    def perturb(self, x: Tensor, look: Callable[[Tensor], Taps], unit: Tensor) -> tuple[Taps, Tensor]:
+        """For scores that need the "input gradient": the taps of x, and the images x' whose taps are to be scored.
+
+        Args:
+            x: normalised images (N, channels, H, W).
+            look: normalised images -> `Taps`, in eval mode.
+            unit: (1, channels, 1, 1), how far apart black and white are in each normalised channel: 1 / std.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define perturb")
 
     def allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Make buffers and parameters of these shapes, for loading saved state into."""
