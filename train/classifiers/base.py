@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -27,3 +28,4 @@ class BaseModel:
     data: ImageData | None = None  # where finding the input size has loaded it already
     layer: str | None = None  # where its features were found before
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits
+    rebuild: dict[str, Any] = field(default_factory=dict)  # into the manifest's backbone_options, for train.build
