@@ -78,9 +78,7 @@ def stage_ends(root: nn.Module, ran: list[Seen]) -> list[Seen]:
 
 
 def _last_of_each_shape(ran: list[Seen]) -> list[Seen]:
-    return [
-        seen for seen, after in zip(ran, [*ran[1:], None], strict=True) if after is None or seen.shape != after.shape
-    ]
+    return [seen for seen, after in pairwise([*ran, Seen("", ())]) if seen.shape != after.shape]
 
 
 def _blocks(root: nn.Module) -> set[str]:

@@ -30,7 +30,10 @@ def toy_score(name: str) -> Score:
 
 
 class Toy(NamedTuple):
-    """Class c lies around 6 e_c; logits are 2 h_1..h_4. The outliers lie far along an axis the classifier ignores."""
+    """Class c lies around 6 e_c; logits are 2 h_1..h_4. The outliers lie far along an axis the classifier ignores.
+
+    The features are the feature map, too, and stand in for the summary of a score that reads layers.
+    """
 
     features: Tensor
     logits: Tensor
@@ -99,7 +102,7 @@ def fitted(toy: Toy) -> Callable[[str], Score]:
             if score.trained_by:
                 _train(score, toy)
             else:
-                score.fit(toy.features, toy.logits, toy.labels, toy.last_layer)
+                score.fit(toy.features, toy.logits, toy.labels, toy.last_layer, toy.features)
             made[name] = score.requires_grad_(False)
         return made[name]
 

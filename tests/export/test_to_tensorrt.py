@@ -12,7 +12,7 @@ import torch
 
 import guard
 from export.to_onnx import onnx_bytes
-from export.to_tensorrt import build_engine, required_threshold
+from export.to_tensorrt import build_engine, required_inputs
 from guard.artefact import read_pair
 from guard.calibration import calibrate
 from guard.detector import Guard
@@ -22,8 +22,9 @@ from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import GuardModule
 from guard.runtimes.tensorrt_engine import TensorRTEngine, cuda_available
 from guard.runtimes.torch_module import TorchModule
-from guard.scores import create_score, list_scores
+from guard.scores import create_score, get_score, list_scores
 from train.build import build_classifier, score_shapes
+from train.layers import watch_layers
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is in the dev extra, for platforms that have it")
 
@@ -35,14 +36,21 @@ def make_guard(score_name: str, head: str) -> Guard:
     features = torch.randn(200, classifier.num_features).abs()
     labels = torch.arange(200) % 4
     score = create_score(score_name)
-    if score_name == "rejection":
+    normalisation = Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    module = GuardModule(classifier, score, normalisation)
+    if "layer maps" in score.needs:
+        images = torch.randint(0, 256, (200, 16, 16, 3), dtype=torch.uint8)
+        watch_layers(module, images)
+        with torch.no_grad():
+            taps = module.taps(images)
+            score.fit(taps.features, taps.logits, labels, classifier.last_layer(), taps.feature_map)
+    elif score_name == "rejection":
         score.build(classifier.num_features)
     elif score_name == "energy_logistic":
         score.set_link(torch.rand(4), torch.tensor(1.5), torch.tensor(0.1))
     else:
         with torch.no_grad():
             score.fit(features, classifier.head(features), labels, classifier.last_layer())
-    normalisation = Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
     preprocess = Preprocess(height=16, width=16)
     manifest = Manifest(
         class_names=tuple("abcd"),
@@ -55,11 +63,11 @@ def make_guard(score_name: str, head: str) -> Guard:
         score_shapes=score_shapes(score),
         calibration=calibrate(np.linspace(-1, 1, 100), alpha=0.05),
     )
-    return Guard(manifest, TorchModule(GuardModule(classifier, score, normalisation), preprocess, "cpu"))
+    return Guard(manifest, TorchModule(module, preprocess, "cpu"))
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine"])
-@pytest.mark.parametrize("score", list_scores())
+@pytest.mark.parametrize("score", [name for name in list_scores() if not get_score(name).no_export])
 def test_every_score_and_head_builds(score: str, head: str) -> None:
     g = make_guard(score, head)
     engine, facts = build_engine(onnx_bytes(g.module, g.manifest), g.manifest, max_batch=16, trt=trt)
@@ -74,7 +82,7 @@ def test_threshold_becomes_an_input_that_must_be_given() -> None:
     g = make_guard("energy", "linear")
     graph = onnx_bytes(g.module, g.manifest)
     assert "threshold" in {i.name for i in onnx.load_from_string(graph).graph.initializer}
-    plain = onnx.load_from_string(required_threshold(graph)).graph
+    plain = onnx.load_from_string(required_inputs(graph)).graph
     assert "threshold" not in {i.name for i in plain.initializer}
     assert "threshold" in {i.name for i in plain.input}
 
