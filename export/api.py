@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from guard._siblings import sibling
-from guard.artefact import read_onnx, write_onnx, write_pair
+from guard.artefact import graph_bytes, read_onnx, write_onnx, write_pair
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.loading import engine_manifest_path
 from guard.loading import load as load_guard
 from guard.manifest import Manifest, Parity
 
-from .parity import compare, passed
+from .parity import compare, on_its_own, passed
+from .recalibrate import recalibrated
 from .to_onnx import onnx_bytes
 
 log = logging.getLogger("ood_guard")
@@ -54,7 +55,7 @@ def _verified(source: Guard, graph: bytes, data: Any, max_flag_flips: int) -> Ma
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.onnx"
         write_onnx(draft, graph, source.manifest)
-        report = compare(source, load_guard(draft, device="cpu"), *_images(source, data))
+        report = compare(source, on_its_own(load_guard(draft, device="cpu")), *_images(source, data))
     passed(report, max_flag_flips)
     noise = "" if data is not None or source.calibration_images is not None else " of noise (give data= for real ones)"
     log.info(
@@ -74,7 +75,7 @@ def _export_engine(source: Guard, path: Path, data: Any, max_flag_flips: int, ma
     from .to_tensorrt import build_engine
 
     if source.path is not None and source.path.suffix == ".onnx":
-        graph = read_onnx(source.path)[0]
+        graph = recalibrated(graph_bytes(read_onnx(source.path)[0]), source.manifest)
     else:
         graph = onnx_bytes(source.module, source.manifest)
     engine, facts = build_engine(graph, source.manifest, max_batch=max_batch)

@@ -10,11 +10,13 @@ import numpy as np
 
 from guard import metrics
 from guard._siblings import sibling
+from guard.decision import CLASS_OFFSETS, INVERSE_TEMPERATURE
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingDataError, ParityError
 from guard.evaluation_data import match_classes
 from guard.loading import load as load_guard
 from guard.manifest import Parity, Record
+from guard.runtimes import Outputs, Runtime
 
 
 class ParityReport(Record):
@@ -118,6 +120,24 @@ def compare(source: Guard, exported: Guard, batches: Iterable[np.ndarray], label
         source_runtime=f"{source.runtime.name} ({source.runtime.device})",
         runtime=f"{exported.runtime.name} ({exported.runtime.device})",
     )
+
+
+def on_its_own(exported: Guard) -> Guard:
+    """The exported guard as any other consumer of the file runs it: only images are fed, the host does nothing."""
+    return Guard(exported.manifest, _OwnDefaults(exported.runtime))
+
+
+class _OwnDefaults:
+    """A runtime that leaves every optional input at the default in the graph."""
+
+    optional_inputs = frozenset({CLASS_OFFSETS, INVERSE_TEMPERATURE})
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.name, self.device = runtime.name, runtime.device
+
+    def run(self, images: np.ndarray, threshold: float | None = None, **_: np.ndarray) -> Outputs:
+        return self._runtime.run(images)
 
 
 def passed(report: ParityReport, max_flag_flips: int) -> ParityReport:

@@ -1,6 +1,8 @@
 """GuardModule -> bytes of one ONNX graph (design, section 4.5).
 
 inputs   images uint8 (N, H, W, channels), N dynamic;  threshold float32 scalar, optional: an initializer is its default
+         where the calibration asks for them (`export.recalibrate`), optional too: class_offsets float32 (C,),
+         inverse_temperature float32 scalar
 outputs  label int64 (N,), probabilities float32 (N, C), ood_score float32 (N,), is_ood bool (N,)
 """
 
@@ -23,6 +25,7 @@ from guard.manifest import Manifest
 from guard.module import GuardModule
 
 from .graph import tidy
+from .recalibrate import recalibrated
 
 OPSET = 20
 OLDEST_OPSET = 18  # what older releases of torch leave when asked for 20
@@ -35,8 +38,14 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
     """Export `module` in float32 with the manifest's threshold as default.
 
     Raises:
-        ExportError: the model cannot be traced, or its graph is above protobuf's 2 GiB.
+        ExportError: the score cannot be part of a graph, the model cannot be traced, or its graph is above protobuf's
+            2 GiB.
     """
+    if module.score.no_export:
+        raise ExportError(
+            f"score {manifest.score!r} cannot be exported: {module.score.no_export}; run it from its run folder, or "
+            f"fit the nearest score that exports, {module.score.nearest}: guard.fit(g, data, score=...)"
+        )
     module = copy.deepcopy(module).cpu().float().eval()
     p = manifest.preprocess
     # an even batch of two: a batch of one would be taken for a constant. Its memory is channels-first, so the permuted
@@ -74,7 +83,7 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
     _check_opset(model)
     model = tidy(model, threshold=manifest.threshold)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return recalibrated(model.SerializeToString(), manifest)
 
 
 def _check_opset(model: onnx.ModelProto) -> None:

@@ -52,7 +52,7 @@ def build_engine(
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(required_threshold(graph)):
+    if not parser.parse(required_inputs(graph)):
         raise ExportError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
     config = builder.create_builder_config()
     capabilities = _target(trt, config)
@@ -74,10 +74,12 @@ def build_engine(
     return bytes(engine), facts
 
 
-def required_threshold(graph: bytes) -> bytes:
-    """The graph with `threshold` as a plain input: TensorRT would bake an initializer's value in as a constant."""
+def required_inputs(graph: bytes) -> bytes:
+    """The graph without defaults for its inputs (`threshold` and what a calibration added): TensorRT would bake an
+    initializer's value in as a constant."""
     model = onnx.load_from_string(graph)
-    kept = [i for i in model.graph.initializer if i.name != "threshold"]
+    inputs = {i.name for i in model.graph.input}
+    kept = [i for i in model.graph.initializer if i.name not in inputs]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model.SerializeToString()

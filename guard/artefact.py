@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import ArtefactDamagedError, ArtefactNotFoundError, ArtefactVersionError
-from .manifest import FORMAT_VERSION, Manifest
+from .manifest import FORMAT_VERSION, READABLE_VERSIONS, Manifest
 
 MANIFEST_KEY = "ood_guard.manifest"
 DIGEST_KEY = "ood_guard.sha256"
@@ -105,8 +105,9 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(field, wire type, start, value start, end) of each top-level field; IndexError where data ends early."""
+def protobuf_fields(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int, int]]:
+    """(field, wire type, start, value start, end) of each top-level field of a protobuf message; IndexError where the
+    data ends early, ValueError where it is none."""
     at = 0
     while at < len(data):
         start = at
@@ -129,7 +130,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
         yield tag >> 3, wire, start, value, at
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     result = shift = 0
     while True:
         byte = data[at]
@@ -146,11 +147,11 @@ def _walk(path: Path, data: bytes) -> tuple[int, dict[str, bytes]]:
     """Where the graph's bytes end and our metadata entries."""
     graph_end, entries, has_graph = len(data), dict[str, bytes](), False
     try:
-        for field, wire, start, value, end in _fields(data):
+        for field, wire, start, value, end in protobuf_fields(data):
             has_graph |= field == 7 and wire == 2
             if field != _METADATA_FIELD or wire != 2:
                 continue
-            pair = {f: data[value + v : value + e] for f, _, _, v, e in _fields(data[value:end])}
+            pair = {f: data[value + v : value + e] for f, _, _, v, e in protobuf_fields(data[value:end])}
             key = pair.get(1, b"").decode(errors="replace")
             if key in (MANIFEST_KEY, DIGEST_KEY):
                 graph_end = min(graph_end, start)
@@ -224,13 +225,14 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
         version = content.get("format_version")
     except (ValueError, AttributeError):
         raise ArtefactDamagedError(f"{path} holds a manifest that is not JSON; export it again") from None
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise ArtefactVersionError(
-            f"{path} has artefact format version {version!r}; this ood-guard reads version {FORMAT_VERSION}: "
-            "export the guard again with the installed version, or install the ood-guard that wrote it"
+            f"{path} has artefact format version {version!r}; this ood-guard reads versions {READABLE_VERSIONS[0]} to "
+            f"{READABLE_VERSIONS[-1]}: export the guard again with the installed version, or install the ood-guard "
+            "that wrote it"
         )
-    try:
-        return Manifest.model_validate_json(text)
+    try:  # what is in memory is of the current version, and so is what is written from it
+        return Manifest.model_validate_json(json.dumps({**content, "format_version": FORMAT_VERSION}))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -8,6 +8,9 @@ law Beta(n + 1 - k, k) when scores are continuous (ties only lower it); its exac
 Flags and p-values agree: p = (1 + #{s_i >= score}) / (n + 1), so every flagged image has p <= alpha. The converse
 holds except in the gap between s_(k) and the threshold, in which no calibration score lies.
 
+One threshold per predicted class, from the same quantile of each class's own scores, is in
+`guard.class_conditional`.
+
 Needs numpy only: an exported guard recalibrates without scipy. References: Vovk, Gammerman, Shafer, "Algorithmic
 Learning in a Random World", 2005; Vovk, "Conditional validity of inductive conformal predictors", 2012.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -57,12 +61,16 @@ def calibrate(scores: np.ndarray, *, alpha: float) -> Calibration:
     )
 
 
-def p_values(scores: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+def p_values(scores: np.ndarray, calibration: Calibration | None, labels: np.ndarray | None = None) -> np.ndarray:
     """(1 + #{calibration scores >= score}) / (n + 1) for each score: small = unlike the calibration images.
+
+    Under a class-conditional calibration the calibration scores are those of the image's predicted class, or all of
+    them where that class keeps the pooled threshold.
 
     Args:
         scores: (N,) ood_scores; compared as float32, like the calibration scores.
         calibration: of the guard that gave the scores; None for an uncalibrated one.
+        labels: (N,) predicted classes; needed by a class-conditional calibration only.
 
     Returns:
         (N,) float64 in [1 / (n + 1), 1]; NaN where there is no calibration or the score is NaN.
@@ -70,13 +78,24 @@ def p_values(scores: np.ndarray, calibration: Calibration | None) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float32)
     if calibration is None:
         return np.full(scores.shape, np.nan)
-    below = np.searchsorted(calibration.scores, scores, side="left")
-    p = (1.0 + calibration.n - below) / (calibration.n + 1)
+    p = _share_at_or_above(scores, calibration.scores)
+    if calibration.class_conditional:
+        if labels is None:
+            raise CalibrationError("p-values of a class-conditional calibration need the predicted labels")
+        for c in np.unique(labels):
+            own = calibration.scores_by_class[c]
+            if own is not None:
+                p[labels == c] = _share_at_or_above(scores[labels == c], own)
     return np.where(np.isnan(scores), np.nan, p)
 
 
+def _share_at_or_above(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:
+    n = len(calibration_scores)
+    return (1.0 + n - np.searchsorted(calibration_scores, scores, side="left")) / (n + 1)
+
+
 def flag_count_interval(m: int, calibration: Calibration) -> tuple[int, int]:
-    """Exact 95 % prediction interval of how many of `m` new in-distribution images are flagged.
+    """Exact 95 % prediction interval of how many of `m` new in-distribution images the pooled threshold flags.
 
     The count is beta-binomial: binomial(m, rate) with rate ~ Beta(n + 1 - k, k). It covers both the luck of the
     calibration set and that of the m images, so it is wider than `Calibration.rate_low` .. `rate_high`.
@@ -105,7 +124,7 @@ def reachable_rank(n: int, alpha: float) -> int:
     k = conformal_rank(n, alpha)
     if k > n:
         raise CalibrationError(
-            f"alpha={alpha} needs at least {_smallest_n(alpha)} calibration images, got {n}; "
+            f"alpha={alpha} needs at least {smallest_n(alpha)} calibration images, got {n}; "
             + (f"give more images, or an alpha of at least {_round_up(1 / (n + 1))}" if n else "give some")
         )
     return k
@@ -125,6 +144,24 @@ def beta_binomial_interval(m: int, a: float, b: float) -> tuple[int, int]:
     Raises:
         CalibrationError: m below 0.
     """
+    return beta_binomial_sum_interval([(m, a, b)])
+
+
+def beta_binomial_sum_interval(terms: Sequence[tuple[int, float, float]]) -> tuple[int, int]:
+    """`beta_binomial_interval` of a sum of independent counts, each with its own (m, a, b)."""
+    pmfs = [_beta_binomial_pmf(m, a, b) for m, a, b in terms if m]
+    if len(pmfs) == 1:
+        cdf = np.cumsum(pmfs[0])
+    else:
+        size = sum(len(pmf) - 1 for pmf in pmfs) + 1
+        spectrum = np.prod([np.fft.rfft(pmf, size) for pmf in pmfs], axis=0) if pmfs else np.ones(1)
+        cdf = np.cumsum(np.fft.irfft(spectrum, size).clip(0) if pmfs else spectrum)
+    tail = (1 - COVERAGE) / 2
+    return int(np.searchsorted(cdf, tail)), int(np.searchsorted(cdf, 1 - tail))
+
+
+def _beta_binomial_pmf(m: int, a: float, b: float) -> np.ndarray:
+    """(m + 1,) probabilities of 0 .. m."""
     if m < 0:
         raise CalibrationError(f"the number of images must be at least 0, got {m}")
     j = np.arange(m, dtype=np.float64)
@@ -132,9 +169,7 @@ def beta_binomial_interval(m: int, a: float, b: float) -> tuple[int, int]:
     steps = np.log(m - j) - np.log1p(j) + np.log(j + a) - np.log(m - j - 1 + b)
     log_pmf = np.concatenate([[0.0], np.cumsum(steps)])
     pmf = np.exp(log_pmf - log_pmf.max())
-    cdf = np.cumsum(pmf) / pmf.sum()
-    tail = (1 - COVERAGE) / 2
-    return int(np.searchsorted(cdf, tail)), int(np.searchsorted(cdf, 1 - tail))
+    return pmf / pmf.sum()
 
 
 def beta_interval(a: float, b: float, coverage: float = COVERAGE) -> tuple[float, float]:
@@ -206,7 +241,7 @@ def _checked(scores: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _smallest_n(alpha: float) -> int:
+def smallest_n(alpha: float) -> int:
     """The smallest n with alpha >= 1 / (n + 1)."""
     return math.ceil(1 / Fraction(str(float(alpha)))) - 1
 

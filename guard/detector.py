@@ -3,12 +3,13 @@
     images --guard.preprocess--> uint8 (N, H, W, channels) --runtime--> Outputs --p-values--> Verdicts
 
 The same class answers for a torch module in training, for `guard.onnx` in ONNX Runtime and for a TensorRT engine:
-only `runtime` differs. The threshold lives in the manifest and is passed with every call, so that `calibrate` works
-on an exported file too.
+only `runtime` differs. Thresholds and temperature live in the manifest and are passed with every call, so that
+`calibrate` works on an exported file too (`guard.decision` does what an older graph has no inputs for).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .calibration import calibrate, p_values
+from .class_conditional import calibrate_by_class
+from .decision import Decision
 from .errors import ConfigError, ImageError
-from .manifest import Manifest
-from .runtimes import Runtime
+from .manifest import Manifest, TemperatureScaling
+from .runtimes import Runtime, optional_inputs
+from .temperature import Labelled, checked_labels, fit_temperature
 from .verdict import Verdicts
 
 if TYPE_CHECKING:
     from .module import GuardModule
+
+log = logging.getLogger("ood_guard")
 
 
 class Guard:
@@ -67,7 +73,8 @@ class Guard:
 
     @property
     def threshold(self) -> float:
-        """An image is flagged when its ood_score is above this; +inf before calibration."""
+        """An image is flagged when its ood_score is above this; +inf before calibration. Under a class-conditional
+        calibration each class adds its offset (``manifest.calibration.class_thresholds`` are the sums)."""
         return self.manifest.threshold
 
     def predict(self, images: Any, *, batch_size: int = 64, threshold: float | None = None) -> Verdicts:
@@ -77,7 +84,8 @@ class Guard:
             images: one image or a sequence of them, each a path, encoded bytes, a PIL image or a uint8 array
                 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or one uint8 array (N, H, W[, C]).
             batch_size: images per run of the graph; results do not depend on it.
-            threshold: another threshold for this call only.
+            threshold: another threshold for this call only; the offsets of a class-conditional calibration are still
+                added to it.
 
         Returns:
             `Verdicts` in the order given.
@@ -99,37 +107,111 @@ class Guard:
 
     def predict_batches(self, batches: Iterable[np.ndarray], *, threshold: float | None = None) -> Verdicts:
         """`predict` for batches that are already uint8 (n, H, W, channels) of the graph's size."""
-        used = self.threshold if threshold is None else _number(threshold)
-        outputs = [self.runtime.run(np.ascontiguousarray(batch), used) for batch in batches if len(batch)]
-        classes = len(self.class_names)
+        decision = Decision.of(self.manifest, None if threshold is None else _number(threshold))
+        names = optional_inputs(self.runtime)
+        given = decision.inputs(names)
+        outputs = [
+            decision.complete(self.runtime.run(np.ascontiguousarray(batch), decision.threshold, **given), names)
+            for batch in batches
+            if len(batch)
+        ]
         score = _joined([o.ood_score for o in outputs], (0,), np.float32)
+        label = _joined([o.label for o in outputs], (0,), np.int64)
         return Verdicts(
-            label=_joined([o.label for o in outputs], (0,), np.int64),
-            probabilities=_joined([o.probabilities for o in outputs], (0, classes), np.float32),
+            label=label,
+            probabilities=_joined([o.probabilities for o in outputs], (0, decision.classes), np.float32),
             ood_score=score,
             is_ood=_joined([o.is_ood for o in outputs], (0,), np.bool_),
-            p_value=p_values(score, self.manifest.calibration),
-            threshold=used,
+            p_value=p_values(score, self.manifest.calibration, label),
+            threshold=decision.threshold,
             class_names=self.class_names,
+            class_offsets=decision.class_offsets,
         )
 
-    def calibrate(self, images: Any, *, alpha: float = 0.05, batch_size: int = 64) -> Guard:
-        """The same guard with a threshold and p-values from new in-distribution images; nothing is retrained.
+    def calibrate(
+        self,
+        images: Any,
+        *,
+        alpha: float = 0.05,
+        batch_size: int = 64,
+        labels: Any = None,
+        class_conditional: bool = False,
+        min_class_images: int | None = None,
+        temperature_scaling: bool = False,
+    ) -> Guard:
+        """The same guard with thresholds and p-values from new in-distribution images; nothing is retrained.
 
         Args:
             images: what `predict` takes; in-distribution, and not the images the classifier was trained on.
             alpha: target false-alarm rate in (0, 1); needs alpha >= 1 / (n + 1).
+            labels: (n,) true class indices of the images; only temperature scaling needs them.
+            class_conditional: a threshold for every predicted class, so that each class is flagged at most at `alpha`
+                (`guard.class_conditional`); by default one for all.
+            min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
+                needs where that is more.
+            temperature_scaling: fit the temperature of the probabilities anew (`guard.temperature`); by default it
+                stays as it is. Labels and ood_scores do not change.
 
         Returns:
-            A new `Guard` over the same runtime. `save` it, or export it, to keep the threshold.
+            A new `Guard` over the same runtime. `save` it, or export it, to keep the calibration.
         """
-        scores = self.predict(images, batch_size=batch_size).ood_score
-        return self.with_calibration(scores, alpha=alpha)
+        if temperature_scaling and labels is None:
+            raise ConfigError("temperature_scaling needs labels=: the true class index of every image")
+        if min_class_images is not None and not class_conditional:
+            raise ConfigError("min_class_images is for class_conditional=True")
+        verdicts = self.untempered().predict(images, batch_size=batch_size)
+        if labels is not None:
+            labels = checked_labels(labels, len(verdicts), len(self.class_names))
+        predicted = verdicts.label if class_conditional else None
+        g = self.with_calibration(
+            verdicts.ood_score, alpha=alpha, predicted=predicted, min_class_images=min_class_images
+        )
+        return g.with_temperature(Labelled(verdicts.probabilities, labels)) if temperature_scaling else g
 
-    def with_calibration(self, scores: np.ndarray, *, alpha: float = 0.05) -> Guard:
-        """`calibrate` from scores (n,) that were computed already."""
-        manifest = self.manifest.model_copy(update={"calibration": calibrate(scores, alpha=alpha), "parity": None})
-        return self._with(manifest)
+    def with_calibration(
+        self,
+        scores: np.ndarray,
+        *,
+        alpha: float = 0.05,
+        predicted: np.ndarray | None = None,
+        min_class_images: int | None = None,
+    ) -> Guard:
+        """`calibrate` from scores (n,) that were computed already; class-conditional where the predicted labels (n,)
+        are given too."""
+        if predicted is None:
+            calibration = calibrate(scores, alpha=alpha)
+        else:
+            classes = len(self.class_names)
+            calibration = calibrate_by_class(
+                scores, predicted, classes=classes, alpha=alpha, min_class_images=min_class_images
+            )
+            pooled = [name for name, own in zip(self.class_names, calibration.class_intervals, strict=True) if not own]
+            if pooled:
+                log.warning(
+                    "%d of %d classes keep the pooled threshold, with fewer than %d calibration images predicted as "
+                    "them: %s",
+                    len(pooled),
+                    classes,
+                    calibration.min_class_images,
+                    ", ".join(pooled[:10]) + (" ..." if len(pooled) > 10 else ""),
+                )
+        return self._with(self.manifest.model_copy(update={"calibration": calibration, "parity": None}))
+
+    def with_temperature(self, held_out: Labelled, test: Labelled | None = None) -> Guard:
+        """The same guard with a temperature fitted on held-out images and measured on the test images, where there are
+        such; both with the probabilities of `untempered`.
+
+        Raises:
+            CalibrationError: no temperature fits these images best; the message says why.
+        """
+        return self._tempered(fit_temperature(held_out, test))
+
+    def untempered(self) -> Guard:
+        """The same guard with the classifier's own probabilities."""
+        return self if self.manifest.temperature is None else self._tempered(None)
+
+    def _tempered(self, scaling: TemperatureScaling | None) -> Guard:
+        return self._with(self.manifest.model_copy(update={"temperature": scaling, "parity": None}))
 
     def _with(self, manifest: Manifest) -> Guard:
         """This guard under another manifest."""
@@ -156,8 +238,10 @@ class Guard:
         return module
 
     def save(self, path: str | Path) -> Path:
-        """Write this guard again where only the manifest changed (a new calibration): an exported ONNX file keeps its
-        graph and gets the new threshold. A torch guard is written with `save_pretrained`.
+        """Write this guard again where only its calibration changed: an exported ONNX file keeps its network and gets
+        the new thresholds and temperature, in the manifest and as the graph's own defaults, so that every consumer of
+        the file decides alike. A graph that has no input for them yet gets one (needs the onnx package). A TensorRT
+        engine keeps its graph; a torch guard is written with `save_pretrained`.
 
         Returns:
             The path written.

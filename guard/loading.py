@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from .artefact import FOLDER_MANIFEST, FOLDER_WEIGHTS, graph_bytes, read_onnx, read_pair, write_onnx, write_pair
+from .decision import Decision
 from .detector import Guard
 from .errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError, MissingExtraError
+from .graph_defaults import graph_inputs, set_defaults
+from .manifest import Manifest
 
 
 def load(path: str | Path, *, device: str = "auto", threads: int | None = None, spinning: bool = True) -> Guard:
@@ -44,7 +47,7 @@ def save(g: Guard, path: Path) -> Path:
     """`Guard.save`: the same weights with the guard's current manifest (its new calibration)."""
     source = g.path
     if source is not None and source.suffix == path.suffix == ".onnx":
-        g.manifest = write_onnx(path, graph_bytes(read_onnx(source)[0]), g.manifest)
+        g.manifest = write_onnx(path, _recalibrated(graph_bytes(read_onnx(source)[0]), g.manifest), g.manifest)
         return path
     if source is not None and source.suffix == path.suffix == ".engine":
         engine, _ = read_pair(source, engine_manifest_path(source))
@@ -55,6 +58,20 @@ def save(g: Guard, path: Path) -> Path:
     raise ConfigError(
         f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
     )
+
+
+def _recalibrated(graph: bytes, manifest: Manifest) -> bytes:
+    """The graph with the manifest's thresholds and temperature as its defaults."""
+    decision, names = Decision.of(manifest), graph_inputs(graph)
+    if decision.needs <= names:
+        return set_defaults(graph, decision.defaults(names))
+    try:
+        from ._siblings import sibling
+
+        return sibling("export.recalibrate").recalibrated(graph, manifest)
+    except ModuleNotFoundError as error:
+        added = " and ".join(sorted(decision.needs - names))
+        raise MissingExtraError(f"{error.name} (needed to add {added} to the graph)", "train") from error
 
 
 def save_pretrained(g: Guard, folder: Path) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # what is written
+READABLE_VERSIONS = (1, 2)  # 1: before class-conditional calibration and temperature scaling, which default to none
 
 
 class Record(BaseModel):
@@ -23,9 +25,12 @@ class Preprocess(Record):
     Attributes:
         height, width: pixels of the graph's input.
         channels: 3 (RGB; grey images are repeated) or 1 (grey; colour images are converted).
-        resize: "stretch" both sides, or "crop" the centre of the image scaled to `crop_scale` x the input.
+        resize: "stretch" both sides to `crop_scale` x the input, or "crop": scale both alike until they fill that; then
+            the centre is cut.
         interpolation: Pillow's antialiased filter.
         crop_scale: shorter side / input side before the centre crop; 1.0 cuts only the longer side.
+        crop_rounding: half a pixel of the crop's corner: "half_even" as torchvision's CenterCrop, or "down" as Hugging
+            Face's image processors.
         background: the grey level put behind transparent pixels, 0 .. 255.
     """
 
@@ -35,6 +40,7 @@ class Preprocess(Record):
     resize: Literal["stretch", "crop"] = "crop"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     crop_scale: float = Field(default=1.0, ge=1.0, le=4.0)
+    crop_rounding: Literal["half_even", "down"] = "half_even"
     background: int = Field(default=255, ge=0, le=255)
 
 
@@ -48,11 +54,22 @@ class Normalisation(Record):
 class Calibration(Record):
     """How the threshold was chosen; `scores_base64` holds the n sorted calibration scores (float32, little-endian).
 
+    The fields from `class_offsets` on are filled in by a class-conditional calibration and empty otherwise. What is
+    stored is the offset and not the class's threshold, because the offset is what the graph adds: a class's threshold
+    IS the float32 sum, so host and graph agree bit for bit.
+
     Attributes:
         alpha: the target false-alarm rate.
         n: calibration images.
-        threshold: flag when ood_score > threshold.
-        rate_low, rate_high: exact 95 % interval of the realised false-alarm rate (Beta(n + 1 - k, k)).
+        threshold: flag when ood_score > threshold; class-conditional: when ood_score > threshold + its class's offset.
+        rate_low, rate_high: exact 95 % interval of the false-alarm rate that `threshold` alone realises
+            (Beta(n + 1 - k, k)).
+        class_offsets: (C,) float32 values; 0 for a class that keeps the pooled threshold.
+        class_counts: (C,) calibration images predicted as each class.
+        class_intervals: (C,) exact 95 % interval of each class's realised false-alarm rate; None for a class that keeps
+            the pooled threshold, whose rate nothing is promised about.
+        min_class_images: a class with fewer calibration images keeps the pooled threshold.
+        labels_base64: the predicted class of each calibration score, in the scores' order (uint16, little-endian).
     """
 
     alpha: float
@@ -61,11 +78,71 @@ class Calibration(Record):
     rate_low: float
     rate_high: float
     scores_base64: str
+    class_offsets: tuple[float, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    class_intervals: tuple[tuple[float, float] | None, ...] = ()
+    min_class_images: int = 0
+    labels_base64: str = ""
 
     @property
     def scores(self) -> np.ndarray:
         """(n,) float32 calibration scores in ascending order."""
         return np.frombuffer(base64.b64decode(self.scores_base64), dtype="<f4")
+
+    @property
+    def class_conditional(self) -> bool:
+        """Whether the threshold depends on the predicted class."""
+        return bool(self.class_offsets)
+
+    @property
+    def class_thresholds(self) -> np.ndarray:
+        """(C,) float32: threshold + class_offsets, added in float32 as the graph does; (0,) where there is only one."""
+        return np.float32(self.threshold) + np.array(self.class_offsets, dtype=np.float32)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) uint16 predicted class of each of `scores`; (0,) for a calibration that is not class-conditional."""
+        return np.frombuffer(base64.b64decode(self.labels_base64), dtype="<u2")
+
+    @functools.cached_property
+    def scores_by_class(self) -> tuple[np.ndarray | None, ...]:
+        """(C,) ascending float32 scores of each class that has its own threshold; None for the others."""
+        scores, labels = self.scores, self.labels
+        return tuple(
+            None if interval is None else scores[labels == c] for c, interval in enumerate(self.class_intervals)
+        )
+
+
+class TemperatureScaling(Record):
+    """One number that makes the probabilities honest: softmax(logits / value) (Guo et al., ICML 2017).
+
+    Neither labels nor ood_scores depend on it: a score reads the raw logits (also msp, whose score is therefore not one
+    minus the probability that is shown).
+
+    Attributes:
+        value: T > 0; above 1 the classifier was overconfident.
+        n: labelled images it was fitted on, never training images.
+        measured_on: which images the numbers below are from: "test" images the fit did not see, or the "calibration"
+            images it was fitted on, which flatters a little.
+        measured_images: how many.
+        ece_before, ece_after: expected calibration error of the predicted class's probability, 15 equal bins, in [0, 1]
+            (`guard.metrics.expected_calibration_error`).
+        nll_before, nll_after: mean negative log-likelihood of the true class, in nats.
+    """
+
+    value: float = Field(gt=0)
+    n: int
+    measured_on: Literal["calibration", "test"]
+    measured_images: int
+    ece_before: float
+    ece_after: float
+    nll_before: float
+    nll_after: float
+
+    @property
+    def inverse(self) -> np.float32:
+        """1 / T as the graph multiplies by it."""
+        return np.float32(1 / self.value)
 
 
 class DataCard(Record):
@@ -119,6 +196,7 @@ class Manifest(Record):
     score_shapes: dict[str, tuple[int, ...]] = {}
     seed: int = 0
     calibration: Calibration | None = None
+    temperature: TemperatureScaling | None = None
     data: tuple[DataCard, ...] = ()
     metrics: dict[str, float] = {}
     versions: dict[str, str] = {}
@@ -130,7 +208,7 @@ class Manifest(Record):
 
     @property
     def threshold(self) -> float:
-        """The calibrated threshold; +inf (nothing is flagged) before calibration."""
+        """The calibrated threshold (of all classes together); +inf (nothing is flagged) before calibration."""
         return self.calibration.threshold if self.calibration else float("inf")
 
     @property

@@ -100,6 +100,33 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted == labels))
 
 
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """How far the probability of the predicted class is from how often it is right: 0 is honest, in [0, 1].
+
+        ECE = sum_b n_b / N |accuracy_b - mean confidence_b|        over bins (0, 1/bins], (1/bins, 2/bins], ...
+
+    of equal width over the largest probability of each image (top-label ECE; Guo et al., ICML 2017). With few images
+    per bin it is above 0 for an honest classifier too.
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        labels: (N,) true classes.
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if probabilities.ndim != 2 or len(labels) == 0 or labels.shape != probabilities.shape[:1]:
+        raise DataError(
+            "the calibration error needs probabilities (N, C) and labels (N,) of at least one image; got "
+            f"{probabilities.shape} and {labels.shape}"
+        )
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, got {bins}")
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    inside = np.searchsorted(edges[1:-1], confidence, side="left")  # (lower, upper]
+    gap = np.bincount(inside, weights=right - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """95 % score interval of a share `hits` / `n`, n >= 1; sensible at 0 and at n too (Wilson, 1927)."""
     z = 1.959963984540054

@@ -18,9 +18,10 @@ class Verdict:
         class_name: its name.
         probability: softmax probability of that class, in [0, 1].
         ood_score: higher = more out-of-distribution; its unit depends on the score.
-        threshold: the score above which an image is flagged.
+        threshold: the score above which an image of this predicted class is flagged.
         is_ood: ``ood_score > threshold``.
-        p_value: (1 + #{calibration scores >= ood_score}) / (n + 1), in (0, 1]; NaN for an uncalibrated guard.
+        p_value: (1 + #{calibration scores >= ood_score}) / (n + 1), in (0, 1]; NaN for an uncalibrated guard. Under a
+            class-conditional calibration the scores are those of this predicted class.
     """
 
     label: int
@@ -54,8 +55,9 @@ class Verdicts:
         ood_score: (N,) float32, higher = more out-of-distribution.
         is_ood: (N,) bool.
         p_value: (N,) float64 in (0, 1], or NaN for an uncalibrated guard.
-        threshold: the threshold these flags used.
+        threshold: the threshold these flags used, before the class offsets.
         class_names: the C names.
+        class_offsets: (C,) float32 added to the threshold by predicted class (class-conditional calibration), or None.
     """
 
     label: np.ndarray
@@ -65,6 +67,7 @@ class Verdicts:
     p_value: np.ndarray
     threshold: float
     class_names: tuple[str, ...]
+    class_offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -83,6 +86,7 @@ class Verdicts:
                 self.p_value[index],
                 self.threshold,
                 self.class_names,
+                self.class_offsets,
             )
         label = int(self.label[index])
         return Verdict(
@@ -90,13 +94,22 @@ class Verdicts:
             class_name=self.class_names[label],
             probability=float(self.probabilities[index, label]),
             ood_score=float(self.ood_score[index]),
-            threshold=self.threshold,
+            threshold=self.threshold if self.class_offsets is None else float(self._limit(label)),
             is_ood=bool(self.is_ood[index]),
             p_value=float(self.p_value[index]),
         )
 
     def __iter__(self) -> Iterator[Verdict]:
         return (self[i] for i in range(len(self)))
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """(N,) float32: each image's threshold, that of its predicted class under a class-conditional calibration."""
+        return np.broadcast_to(self._limit(self.label), self.label.shape)
+
+    def _limit(self, label: Any) -> Any:
+        offset = 0 if self.class_offsets is None else self.class_offsets[label]
+        return np.float32(self.threshold) + np.float32(offset)
 
     @property
     def probability(self) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Where a guard's graph runs: ONNX Runtime, TensorRT or torch, behind one protocol.
 
-    run(images, threshold) -> Outputs
+    run(images, threshold, **optional) -> Outputs
 
 `images` is uint8 (N, H, W, channels), C-contiguous, N >= 1. `threshold` None means the one baked into the artefact.
+`optional` are values for those inputs that the graph has beside these two (`optional_inputs`): `class_offsets` and
+`inverse_temperature`, see `guard.decision`; each has a default in the artefact, too.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ class Runtime(Protocol):
     name: str  # "onnxruntime" | "tensorrt" | "tensorrt_rtx" | "torch"
     device: str  # "cpu" | "cuda"
 
-    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs: ...
+    def run(self, images: np.ndarray, threshold: float | None = None, **optional: np.ndarray) -> Outputs: ...
+
+
+def optional_inputs(runtime: Runtime) -> frozenset[str]:
+    """Names of the graph's inputs beside `images` and `threshold`; a runtime without such need not say so."""
+    return getattr(runtime, "optional_inputs", frozenset())
 
 
 def check_images(images: np.ndarray, shape: tuple[int, ...]) -> None:

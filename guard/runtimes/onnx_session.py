@@ -37,11 +37,13 @@ class OnnxSession:
         self.device = resolve_device(device)
         self._session = open_session(model, device=self.device, threads=threads, spinning=spinning)
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
+        # an input with a default is listed among the overridable initializers
+        self.optional_inputs = frozenset(i.name for i in self._session.get_overridable_initializers()) - {"threshold"}
 
-    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
+    def run(self, images: np.ndarray, threshold: float | None = None, **optional: np.ndarray) -> Outputs:
         """See `guard.runtimes`."""
         check_images(images, self._shape)
-        feed: dict[str, Any] = {"images": images}
+        feed: dict[str, Any] = {"images": images, **optional}
         if threshold is not None:
             feed["threshold"] = np.array(threshold, np.float32)  # ONNX Runtime refuses numpy scalars
         return Outputs(*self._session.run(_OUTPUTS, feed))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decision import CLASS_OFFSETS, INVERSE_TEMPERATURE, Decision
 from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 from ..manifest import Engine, Manifest
 from . import Outputs, check_images
@@ -70,10 +71,13 @@ class TensorRTEngine:
         self._max_batch = facts.max_batch
         p = manifest.preprocess
         self._shape = (p.height, p.width, p.channels)
-        self._threshold = manifest.threshold
+        self._decision = Decision.of(manifest)
+        tensors = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
+        self.optional_inputs = frozenset(tensors & {CLASS_OFFSETS, INVERSE_TEMPERATURE})
         sizes = {
             "images": self._max_batch * p.height * p.width * p.channels,
             "threshold": 4,
+            **{name: value.nbytes for name, value in self._decision.inputs(self.optional_inputs).items()},
             "label": 8 * self._max_batch,
             "probabilities": 4 * self._max_batch * len(manifest.class_names),
             "ood_score": 4 * self._max_batch,
@@ -84,20 +88,21 @@ class TensorRTEngine:
         for name, address in self._buffers.items():
             self._context.set_tensor_address(name, int(address))
 
-    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
-        """See `guard.runtimes`; batches above the engine's largest are run in parts."""
+    def run(self, images: np.ndarray, threshold: float | None = None, **optional: np.ndarray) -> Outputs:
+        """See `guard.runtimes`; batches above the engine's largest are run in parts. An engine has no defaults: inputs
+        that are not given get the manifest's values."""
         check_images(images, self._shape)
-        limit = self._threshold if threshold is None else threshold
+        limit = self._decision.threshold if threshold is None else threshold
+        given = {"threshold": np.array(limit, np.float32), **self._decision.inputs(self.optional_inputs), **optional}
         step = self._max_batch
-        parts = [self._run(images[start : start + step], limit) for start in range(0, len(images), step)]
+        parts = [self._run(images[start : start + step], given) for start in range(0, len(images), step)]
         if len(parts) == 1:
             return parts[0]
         return Outputs(*(np.concatenate([getattr(part, name) for part in parts]) for name in _OUTPUTS))
 
-    def _run(self, images: np.ndarray, threshold: float) -> Outputs:
-        images = np.ascontiguousarray(images)
+    def _run(self, images: np.ndarray, given: dict[str, np.ndarray]) -> Outputs:
+        given = {name: np.ascontiguousarray(array) for name, array in {"images": images, **given}.items()}
         n = len(images)
-        limit = np.array(threshold, dtype=np.float32)
         outputs = Outputs(
             np.empty(n, np.int64),
             np.empty((n, self._classes), np.float32),
@@ -106,7 +111,7 @@ class TensorRTEngine:
         )
         kind = self._cuda.cudaMemcpyKind
         self._context.set_input_shape("images", images.shape)
-        for name, array in (("images", images), ("threshold", limit)):
+        for name, array in given.items():
             self._copy(self._buffers[name], array.ctypes.data, array.nbytes, kind.cudaMemcpyHostToDevice)
         if not self._context.execute_async_v3(int(self._stream)):
             raise RuntimeUnavailableError(f"the TensorRT engine failed on a batch of {n} images")

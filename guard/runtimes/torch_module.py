@@ -38,8 +38,9 @@ class TorchModule:
         self._shape = (preprocess.height, preprocess.width, preprocess.channels)
 
     @torch.inference_mode()
-    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
-        """See `guard.runtimes`; a missing threshold flags nothing (the calibrated one lives in the manifest)."""
+    def run(self, images: np.ndarray, threshold: float | None = None, **_: np.ndarray) -> Outputs:
+        """See `guard.runtimes`; the module has no optional inputs. A missing threshold flags nothing (the calibrated
+        one lives in the manifest)."""
         check_images(images, self._shape)
         limit = torch.tensor(float("inf") if threshold is None else threshold, device=self._device)
         self.module.eval()
