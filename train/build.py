@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
 from guard.heads import create_head
 from guard.manifest import Manifest, Normalisation
-from guard.module import Classifier, GuardModule, TappedClassifier
+from guard.module import Classifier, GuardModule, TappedClassifier, TapsModule
+from guard.onnx_classifier import OnnxClassifier
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import Score, create_score
 
@@ -23,11 +25,18 @@ CUSTOM = "custom"  # the backbone name of a model that ood-guard cannot build by
 
 
 def build_classifier(
-    backbone: str, head: str, num_classes: int, *, in_chans: int, image_size: int, pretrained: bool = False
+    backbone: str,
+    head: str,
+    num_classes: int,
+    *,
+    in_chans: int,
+    image_size: int,
+    pretrained: bool = False,
+    head_options: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """A classifier with fresh (or published) weights."""
     network = create_backbone(backbone, in_chans=in_chans, image_size=image_size, pretrained=pretrained)
-    return Classifier(network, create_head(head, network.num_features, num_classes))
+    return Classifier(network, create_head(head, network.num_features, num_classes, **head_options or {}))
 
 
 def example_batch(manifest_like: Any, device: torch.device | str = "cpu", n: int = 2) -> torch.Tensor:
@@ -66,14 +75,25 @@ def misfit(error: RuntimeError) -> str:
     return lines[min(1, len(lines) - 1)][:200].rstrip(".")
 
 
-def _classifier(manifest: Manifest, model: Any) -> Classifier | TappedClassifier:
+def _classifier(manifest: Manifest, model: Any) -> TapsModule:
     options = manifest.backbone_options
+    if options.get("kind") == "onnx":
+        if model is not None:
+            raise ConfigError(f"this guard holds its classifier, the graph of {options['file']}; leave model= away")
+        return OnnxClassifier.allocate(options)
     size, channels = manifest.preprocess.height, manifest.preprocess.channels
     if "layer" not in options:
         if model is not None:
             raise ConfigError("model= is for guards made by guard.fit; this one was trained by ood-guard")
         classes = len(manifest.class_names)
-        return build_classifier(manifest.backbone, manifest.head, classes, in_chans=channels, image_size=size)
+        return build_classifier(
+            manifest.backbone,
+            manifest.head,
+            classes,
+            in_chans=channels,
+            image_size=size,
+            head_options=manifest.head_options,
+        )
     if model is None:
         if manifest.backbone == CUSTOM:
             raise ModelError(

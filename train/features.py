@@ -36,7 +36,7 @@ def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) 
         raise ModelError(f"model must be a torch.nn.Module, a timm name or a run folder, got {type(model).__name__}")
     device = example.device
     model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
-    _check_logits(_run(model, example))
+    check_logits(_run(model, example))
     if layer is not None:
         names = [name for name, _ in model.named_modules() if name]
         if layer not in names:
@@ -51,7 +51,7 @@ def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) 
     return tapped
 
 
-def _check_logits(output: Any) -> None:
+def check_logits(output: Any) -> None:
     """A classifier's output is a tensor (N, C) that is not a row of probabilities."""
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

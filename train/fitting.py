@@ -14,8 +14,9 @@ from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
 from guard.manifest import Manifest, Preprocess
 from guard.module import GuardModule, TappedClassifier, TapsModule
+from guard.onnx_classifier import OnnxClassifier
 from guard.runtimes.torch_module import resolve_device
-from guard.scores import create_score
+from guard.scores import Score, create_score
 
 from . import build
 from .classifiers import BaseModel, open_classifier
@@ -48,6 +49,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         probe = GuardModule(_Plain(), score, base.normalisation)  # type: ignore[arg-type]  # only normalises
         example = probe.normalise(torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source)))))))
         classifier = tap_classifier(base.model, example.to(device), a["features"] or base.layer)
+    _check_needs(score, classifier)
     module = GuardModule(classifier, score, base.normalisation).to(device).eval()
     _check_classes(module, base.preprocess, names, source.class_names, device)
     accuracy = fit_score(module, splits.train, batch_size=a["batch_size"])
@@ -67,6 +69,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         backbone=base.backbone,
         backbone_options=_backbone_options(classifier, base.model),
         head=base.head,
+        head_options=base.trained.head_options if base.trained else {},
         score=score.name,
         score_options=score.options.model_dump(),
         score_shapes=build.score_shapes(module.score),
@@ -97,6 +100,8 @@ class _Plain(nn.Module):
 
 
 def _backbone_options(classifier: TapsModule, model: nn.Module) -> dict[str, Any]:
+    if isinstance(classifier, OnnxClassifier):
+        return classifier.options()
     if not isinstance(classifier, TappedClassifier):
         return {}
     return {
@@ -105,6 +110,16 @@ def _backbone_options(classifier: TapsModule, model: nn.Module) -> dict[str, Any
         "num_features": classifier.num_features,
         "architecture": type(model).__name__,
     }
+
+
+_NEEDED = {"weights": "the weights of a last linear layer", "features": "penultimate features"}
+
+
+def _check_needs(score: Score, classifier: TapsModule) -> None:
+    missing = [need for need in score.needs if need not in classifier.shows()]
+    if missing:
+        needed = _NEEDED.get(missing[0], f"the {missing[0]}")
+        raise ModelError(f"score {score.name!r} needs {needed}; {classifier.why_not(missing[0])}")
 
 
 def _check_classes(

@@ -2,6 +2,7 @@
 
 torch_models   any torch module; timm models, by name too
 guards         the classifier inside a guard or a run folder
+onnx_file      an ONNX file; onnx_read, onnx_input, onnx_adapt and onnx_head are its parts
 """
 
 from __future__ import annotations
@@ -34,11 +35,16 @@ def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
         model = Guard.from_pretrained(model, device="cpu")
     if isinstance(model, Guard):
         return of_guard(model, a)
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+        from .onnx_file import of_onnx_file  # onnx takes a while to import
+
+        return of_onnx_file(Path(model), a, data)
     if isinstance(model, (str, Path)):
         model = timm_by_name(str(model), a, data)
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"model must be a torch.nn.Module, a timm name, a Guard or a run folder, got {type(model).__name__}"
+            "model must be a torch.nn.Module, a timm name, an .onnx file, a Guard or a run folder, got "
+            f"{type(model).__name__}"
         )
     return of_module(model, a, data)
 

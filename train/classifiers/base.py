@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,10 @@ from torch import nn
 
 from guard.manifest import Manifest, Normalisation, Preprocess
 
+from .. import build
 from ..data import ImageData
+
+log = logging.getLogger("ood_guard")
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,13 @@ class BaseModel:
     layer: str | None = None  # where its features were found before
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits
     rebuild: dict[str, Any] = field(default_factory=dict)  # into the manifest's backbone_options, for train.build
+
+
+def normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
+    """(pixel / 255 - mean) / std as given; where either is None, ImageNet's, which is said aloud."""
+    if mean is None or std is None:
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        if channels == 1:
+            mean, std = (0.449,), (0.226,)
+        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
+    return build.guard_module_normalisation(mean, std, channels)

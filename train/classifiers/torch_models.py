@@ -15,7 +15,7 @@ from guard.options import parse_options
 
 from .. import build
 from ..data import load
-from .base import BaseModel
+from .base import BaseModel, normalisation
 
 log = logging.getLogger("ood_guard")
 
@@ -41,16 +41,10 @@ def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> BaseModel:
         values = {"height": size, "width": size, "channels": channels, **options}
         preprocess = parse_options(Preprocess, values, "guard.fit: image_size as")
     mean, std = a["mean"] or given.get("mean"), a["std"] or given.get("std")
-    if mean is None or std is None:
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        if channels == 1:
-            mean, std = (0.449,), (0.226,)
-        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
-    if len(mean) != channels and len(mean) == 3 and channels == 1:
+    if mean is not None and std is not None and channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    normalisation = build.guard_module_normalisation(mean, std, channels)
     name = _timm_name(model, channels, preprocess.height)
-    return BaseModel(model, preprocess, normalisation, name, data=source)
+    return BaseModel(model, preprocess, normalisation(mean, std, channels), name, data=source)
 
 
 def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
