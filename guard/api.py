@@ -32,6 +32,7 @@ def train(
     method: str = "plain",
     backbone: str = "auto",
     head: str | None = None,
+    head_options: Mapping[str, Any] | None = None,
     score: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -43,6 +44,8 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     alpha: float = 0.05,
+    class_conditional: bool = False,
+    temperature_scaling: bool = False,
     image_size: int | None = None,
     in_chans: int = 3,
     pretrained: bool = False,
@@ -61,9 +64,11 @@ def train(
             Hugging Face image convention; a Hugging Face dataset id or `datasets.Dataset`; a map-style torch data set
             of (PIL image or uint8 array, int); a pair (uint8 NHWC array, labels); "digits".
         method: how outliers are made and used in training; see `list_methods`.
-        backbone: "wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small" (small-image stems) or any timm name;
-            "auto" is wrn16_2 up to 64 pixels and timm's resnet18 above.
-        head: "linear" or "cosine"; default the method's own.
+        backbone: "wrn10_2", "wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small" (small-image stems) or any timm
+            name; "auto" is wrn16_2 up to 64 pixels and timm's resnet18 above.
+        head: "linear", "cosine", "adacos", "arcface", "cosface", "sphereface", "c_plus_1" or "hypersphere"; default
+            the method's own.
+        head_options: the head's own options, e.g. ``{"margin": 0.3}``; see `guard heads NAME`.
         score: the ood_score the guard uses; default the method's own; see `list_scores`.
         epochs: passes over the training split; default the method's own.
         batch_size: in-distribution images per step; default 128, or 32 below 5,000 training images.
@@ -76,6 +81,10 @@ def train(
         out: run folder: checkpoint, metrics.jsonl, guard.safetensors and guard.json. None keeps nothing on disk.
         resume: go on from the checkpoint in `out`, to the same end result as an uninterrupted run.
         alpha: target false-alarm rate on in-distribution images.
+        class_conditional: a threshold for every predicted class with at least 50 calibration images, so that each class
+            is flagged at most at `alpha`; default one threshold, which promises it for all images together.
+        temperature_scaling: divide the logits by a number fitted on the calibration images, so that the probabilities
+            are honest; labels and ood_scores stay as they are.
         image_size: side of the square input in pixels; default the images' own size where all are alike and at most
             64, else 224.
         in_chans: 3 (grey images are repeated to RGB) or 1 (everything is converted to grey).
@@ -120,6 +129,8 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     alpha: float = 0.05,
+    class_conditional: bool = False,
+    temperature_scaling: bool = False,
     calibration: Any = None,
     test: Any = None,
     out: str | Path | None = None,
@@ -138,7 +149,7 @@ def fit(
         class_names: default those of `data`.
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own
             ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is said aloud.
-        calibration, test, alpha, seed, device, out, workers: as in `train`.
+        calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
         **options: the score's own options, e.g. ``k=50`` for knn.
 
     Returns:

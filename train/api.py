@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +51,7 @@ def train(data: Any, **arguments: Any) -> Guard:
     _check_before_loading(a, method, score)
     out = run_folder(a["out"], a["resume"], data)
     source = load(data, image_size=a["image_size"], channels=a["in_chans"], workers=a["workers"])
-    splits = make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"])
+    splits = make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
     ood_val = open_ood_val(a["ood_val"], splits, a["workers"])
     outliers = _outliers(a["outliers"], source.preprocess, a["workers"])
     config = _config(a, method, score, source, splits, outliers)
@@ -67,6 +68,7 @@ def train(data: Any, **arguments: Any) -> Guard:
         method_options=method.options.model_dump(),
         backbone=config.backbone,
         head=config.head,
+        head_options=config.head_options,
         score=score.name,
         score_options=score.options.model_dump(),
         score_shapes=build.score_shapes(module.score),
@@ -75,7 +77,7 @@ def train(data: Any, **arguments: Any) -> Guard:
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return written(calibrated(manifest, module, splits, a["alpha"], device, ood_val), out)
+    return written(calibrated(manifest, module, splits, a, device, ood_val), out)
 
 
 def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> None:
@@ -83,8 +85,6 @@ def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> No
     build.check_channels(a["in_chans"])
     if a["backbone"] != "auto":
         check_backbone(a["backbone"])
-    if a["head"] is not None:
-        head_class(a["head"])
     if method.wants_outliers == "no" and a["outliers"] is not None:
         raise ConfigError(f"method {method.name!r} makes its own outliers; leave outliers= away, or use 'oe'")
     if method.wants_outliers == "required" and a["outliers"] is None:
@@ -119,10 +119,14 @@ def _trained_score(method: Method, asked: str | None) -> Score:
 
 def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
     """The part of `TrainConfig` that does not depend on the data."""
+    head = a["head"] or {"cosine": "cosine", "reject_class": "c_plus_1"}.get(score.name, method.head)
+    if score.name == "reject_class" and head != "c_plus_1":
+        raise ConfigError(f"score 'reject_class' reads the extra class of head='c_plus_1'; head={head!r} has none")
     return {
         "method": method.name,
         "options": method.options.model_dump(),
-        "head": a["head"] or ("cosine" if score.name == "cosine" else method.head),
+        "head": head,
+        "head_options": head_options(head, a["head_options"]),
         "score": score.name,
         "epochs": method.epochs if a["epochs"] is None else a["epochs"],
         "lr": method.lr if a["lr"] is None else a["lr"],
@@ -133,6 +137,13 @@ def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
         "ema": a["ema"],
         "alpha": a["alpha"],
     }
+
+
+def head_options(head: str, given: Any) -> dict[str, Any]:
+    """A head's options with every default in place; `given` is a mapping or None."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"head_options takes a mapping such as {{'margin': 0.3}}, got {given!r}")
+    return parse_options(head_class(head).Options, dict(given or {}), f"head {head!r}").model_dump()
 
 
 def _config(
@@ -170,21 +181,24 @@ def _fresh_module(
         in_chans=config.in_chans,
         image_size=config.image_size,
         pretrained=config.pretrained,
+        head_options=config.head_options,
     )
     published = pretrained_normalisation(classifier.backbone, config.in_chans) if config.pretrained else None
     normalisation = published or data_normalisation(data)
     if config.init:
         trained = Guard.from_pretrained(config.init, device="cpu")
+        m = trained.manifest
         try:
+            if m.head != config.head:
+                raise RuntimeError("the heads differ")  # some have weights of the same shape
             classifier.load_state_dict(trained.module.classifier.state_dict())
         except RuntimeError as error:
-            m = trained.manifest
             raise ConfigError(
                 f"init={config.init!r} is {m.backbone} with a {m.head} head, {len(m.class_names)} classes and "
                 f"{m.preprocess.channels} channels, which does not fit {config.backbone} with a {config.head} head, "
                 f"{len(data.class_names)} classes and {config.in_chans} channels ({build.misfit(error)})"
             ) from None
-        normalisation = trained.manifest.normalisation
+        normalisation = m.normalisation
     classifier = classifier.to(memory_format=torch.channels_last)
     return GuardModule(classifier, score, normalisation).to(device), normalisation
 

@@ -1,6 +1,6 @@
 """Backbones: timm by name, and small-image nets.
 
-wrn16_2, wrn40_2                    wide residual nets (Zagoruyko & Komodakis 2016), D = 128
+wrn10_2, wrn16_2, wrn40_2           wide residual nets (Zagoruyko & Komodakis 2016), D = 128
 resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
 any timm name                       pooled features, pretrained=True where the weights are at hand
 """
@@ -17,7 +17,8 @@ from guard.errors import ConfigError, UnknownNameError
 from guard.manifest import Normalisation
 from guard.module import Backbone
 
-SMALL = ("wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small")
+WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
+SMALL = (*WIDE, "resnet18_small", "resnet34_small")
 
 
 class WideBlock(nn.Module):
@@ -94,7 +95,7 @@ def create_backbone(
         UnknownNameError: neither one of ours nor timm's (near matches shown).
         ConfigError: pretrained weights of a net that has none, or that cannot be reached.
     """
-    if name in ("wrn16_2", "wrn40_2"):
+    if name in WIDE:
         if pretrained:
             raise ConfigError(f"backbone {name!r} has no published weights; use pretrained=False or a timm backbone")
         return WideResNet(int(name[3:5]), int(name[6:]), in_chans, dropout)

@@ -69,7 +69,8 @@ def read_progress(folder: Path, config: TrainConfig) -> Progress | None:
             header = file.metadata()
     except SafetensorError as error:
         raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to start the run anew") from None
-    saved, asked = json.loads(header["config"]), json.loads(config.model_dump_json())
+    defaults = {name: field.default for name, field in TrainConfig.model_fields.items() if not field.is_required()}
+    saved, asked = defaults | json.loads(header["config"]), json.loads(config.model_dump_json())
     differing = [f"{k}: {saved.get(k)!r} then, {asked[k]!r} now" for k in asked if saved.get(k) != asked[k]]
     if differing:
         raise ConfigError(

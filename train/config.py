@@ -16,6 +16,7 @@ class TrainConfig(Record):
     options: dict[str, Any] = {}
     backbone: str
     head: str
+    head_options: dict[str, Any] = {}
     score: str
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=2)

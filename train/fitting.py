@@ -78,7 +78,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return written(calibrated(manifest, module, splits, a["alpha"], device, {}), out)
+    return written(calibrated(manifest, module, splits, a, device, {}), out)
 
 
 def _fit_splits(base: BaseModel, source: ImageData, a: dict[str, Any]) -> Splits:
@@ -91,8 +91,8 @@ def _fit_splits(base: BaseModel, source: ImageData, a: dict[str, Any]) -> Splits
                 if a[name] is not None and is_amount(a[name]) and a[name] != counts[name]:
                     log.warning("%s=%s is ignored: the split this network was trained with is kept", name, a[name])
             given = {name: a[name] if not is_amount(a[name]) else counts[name] for name in counts}
-            return make_splits(source, given["calibration"], given["test"], base.trained.seed, a["alpha"])
-    return make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"])
+            a = {**a, **given, "seed": base.trained.seed}
+    return make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
 
 
 class _Plain(nn.Module):

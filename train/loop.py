@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from guard.heads import Head
 from guard.module import Classifier, GuardModule, Taps
 
 from .checkpoint import Progress as Position
@@ -157,13 +157,13 @@ class StageRun:
         inliers, outside = _split(taps, n)
         terms: dict[str, Tensor] = {}
         if self.stage.train_classifier:
-            terms["ce"] = F.cross_entropy(inliers.logits.float(), batch.labels)
+            terms |= self._head().loss(inliers.features, inliers.logits, batch.labels)  # never sees an outlier
         if self.synthesiser is not None and self.synthesiser.space == "feature":
             self.synthesiser.observe(inliers.features.detach(), batch.labels)
             if active:
                 sampled = self.synthesiser.sample(batch, generator)
                 with self.autocast():
-                    outside = Taps(sampled.data, self._head(sampled.data), None)
+                    outside = Taps(sampled.data, self._head()(sampled.data), None)
         if active and self.regulariser is not None:
             losses = self.regulariser.loss(Batch(inliers, batch.labels, outside))
             ready = None if sampled is None else sampled.ready
@@ -177,10 +177,10 @@ class StageRun:
         correct = (inliers.logits.argmax(-1) == batch.labels).sum()
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in terms.items()}}
 
-    def _head(self, features: Tensor) -> Tensor:
+    def _head(self) -> Head:
         classifier = self.classifier
         assert isinstance(classifier, Classifier)  # guard.train builds no other
-        return classifier.head(features)
+        return classifier.head
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.augment == "none" or not self.stage.train_classifier:

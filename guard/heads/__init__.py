@@ -1,17 +1,47 @@
 """Classifier heads (torch): features (N, D) -> logits (N, C). One file per head.
 
-linear   w.h + b                                    softmax classifier
-cosine   s * cos(h, w_c), s learned                 scaled cosine classifier (methods A2)
+linear        w.h + b                        softmax classifier
+cosine        s cos(h, w_c), s learned       scaled cosine classifier
+adacos        s cos(h, w_c), s given         AdaCos, fixed or adaptive s
+arcface       s cos(h, w_c)                  in training the target's angle + m
+cosface       s cos(h, w_c)                  in training the target's cosine - m
+sphereface    |h| cos(h, w_c)                in training the target's angle x m
+c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
+hypersphere   z . mu_c / t                   z a unit projection, mu_c moving prototypes
+
+Beside them rejection.py, the network of the score "rejection". Papers and readings: methods.md A2, B2 and A4.
 """
 
 from __future__ import annotations
 
-from ..errors import UnknownNameError
-from .base import Head, LastLayer
-from .cosine import CosineHead, unit
-from .linear import LinearHead
+from typing import Any
 
-_HEADS: dict[str, type[Head]] = {head.name: head for head in (LinearHead, CosineHead)}
+from ..errors import UnknownNameError
+from .adacos import AdaCosHead
+from .angular import AngularHead, unit
+from .arcface import ArcFaceHead
+from .base import Head, LastLayer
+from .c_plus_1 import CPlus1Head
+from .cosface import CosFaceHead
+from .cosine import CosineHead
+from .hypersphere import HypersphereHead
+from .linear import LinearHead
+from .rejection import RejectionMLP
+from .sphereface import SphereFaceHead
+
+_HEADS: dict[str, type[Head]] = {
+    head.name: head
+    for head in (
+        LinearHead,
+        CosineHead,
+        AdaCosHead,
+        ArcFaceHead,
+        CosFaceHead,
+        SphereFaceHead,
+        CPlus1Head,
+        HypersphereHead,
+    )
+}
 
 
 def list_heads() -> list[str]:
@@ -26,9 +56,26 @@ def head_class(name: str) -> type[Head]:
     return _HEADS[name]
 
 
-def create_head(name: str, num_features: int, num_classes: int) -> Head:
-    """A head with fresh weights."""
-    return head_class(name)(num_features, num_classes)
+def create_head(name: str, num_features: int, num_classes: int, **options: Any) -> Head:
+    """A head with fresh weights; wrong options raise `ConfigError` naming the accepted ones."""
+    return head_class(name)(num_features, num_classes, **options)
 
 
-__all__ = ["CosineHead", "Head", "LastLayer", "LinearHead", "create_head", "list_heads", "unit"]
+__all__ = [
+    "AdaCosHead",
+    "AngularHead",
+    "ArcFaceHead",
+    "CPlus1Head",
+    "CosFaceHead",
+    "CosineHead",
+    "Head",
+    "HypersphereHead",
+    "LastLayer",
+    "LinearHead",
+    "RejectionMLP",
+    "SphereFaceHead",
+    "create_head",
+    "head_class",
+    "list_heads",
+    "unit",
+]

@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..manifest import Record
+from ..options import parse_options
 
 
 class LastLayer(NamedTuple):
-    """The classifier's last layer as scores see it: logits = scale * (weight @ h + bias), or its cosine form.
+    """The classifier's last layer as scores see it: logits = weight @ h + bias, or its cosine form.
 
     weight (C, D); bias (C,) or None; scale is the s of a cosine head (logits = s cos(h, w_c)) and None for linear ones.
+    reject is the row (D,) and the bias () of an extra class for outliers, which the logits do not show, or None.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float | None = None
+    reject: tuple[Tensor, Tensor] | None = None
+
+
+class NoOptions(Record):
+    """A head without options."""
 
 
 class Head(nn.Module):
-    """features (N, D) -> logits (N, C)."""
+    """pooled (N, P) --embed--> features (N, D) --forward--> logits (N, C).
+
+    `forward` is inference, the same in training and in the exported graph. Whatever exists in training only (margins,
+    prototypes that move) is in `loss`, which sees labelled in-distribution images and nothing else: outliers have no
+    target, so they never get a margin.
+
+    Attributes:
+        name: how users call it.
+        source: the paper it comes from.
+        Options: what ``head_options=`` may hold; defaults as the field uses them.
+        num_features: D, the width that scores and synthesisers see; num_classes: C.
+    """
 
     name: ClassVar[str]
+    source: ClassVar[str] = ""
+    Options: ClassVar[type[Record]] = NoOptions
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__()
+        self.options: Any = parse_options(self.Options, options, f"head {self.name!r}")
         self.num_features = num_features
         self.num_classes = num_classes
 
+    def embed(self, pooled: Tensor) -> Tensor:
+        """The features that logits, scores and synthesisers read: (N, D) from the backbone's pooled (N, P)."""
+        return pooled
+
     def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, C) of features (N, D), without any margin."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def all_logits(self, features: Tensor) -> Tensor:
+        """The logits training works on: `forward`'s, and those of extra classes after them."""
+        return self(features)
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Terms of a training step, by name; called once per step, because it may move the head's state.
+
+        Args:
+            features: (N, D) of labelled in-distribution images.
+            logits: (N, C), `forward` of them.
+            labels: int64 (N,).
+        """
+        return {"ce": F.cross_entropy(full_precision(logits), labels)}
 
     def last_layer(self) -> LastLayer:
         """A snapshot of the weights for fitting scores."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """What autocast left in bfloat16 or float16 as float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

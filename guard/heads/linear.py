@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -10,12 +10,15 @@ from .base import Head, LastLayer
 
 
 class LinearHead(Head):
-    """W is (C, D), b is (C,), both with torch's default initialisation."""
+    """Softmax: W h + b, with torch's default initialisation.
+
+    W is (C, D), b is (C,).
+    """
 
     name: ClassVar[str] = "linear"
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__(num_features, num_classes)
+    def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
+        super().__init__(num_features, num_classes, **options)
         self.linear = nn.Linear(num_features, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
+from ..heads import RejectionMLP
 from ..manifest import Record
 from .base import Need, Score, unfitted
 
@@ -33,12 +34,11 @@ class Rejection(Score):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.uses_map = self.options.tap == "map"
-        self.mlp: nn.Sequential | None = None
+        self.mlp: RejectionMLP | None = None
 
-    def build(self, width: int) -> nn.Sequential:
-        """Make the network for inputs of this width, with torch's default initialisation."""
-        hidden = self.options.hidden
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    def build(self, width: int) -> RejectionMLP:
+        """Make the network for inputs of this width."""
+        self.mlp = RejectionMLP(width, self.options.hidden)
         return self.mlp
 
     def tapped(self, features: Tensor, feature_map: Tensor | None) -> Tensor:

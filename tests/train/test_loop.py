@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import guard
 from guard.errors import ArtefactDamagedError, ConfigError
+from guard.heads import Head
 from guard.module import Taps
 from tests.conftest import RECIPES, Arrays
 from train import loop
@@ -366,7 +367,7 @@ def test_vos_teaches_the_backbone_the_head_and_the_link(
 
     monkeypatch.setattr(loop.StageRun, "step", spy_step)
     monkeypatch.setattr(EnergyLogisticLoss, "loss", spy_loss)
-    monkeypatch.setattr(loop.F, "cross_entropy", lambda logits, labels: logits.sum() * 0)
+    monkeypatch.setattr(Head, "loss", lambda self, features, logits, labels: {"ce": logits.sum() * 0})
     guard.train(short(four), **{**tiny, **RECIPES["vos"], "start": 0.0, "epochs": 4})
     assert min(through_outliers) > 0
     assert set(reached[-1]) == {"stem", "W", "b", "w", "slope", "offset"}

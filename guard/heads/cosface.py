@@ -1,0 +1,36 @@
+"""CosFace: an additive margin on the target's cosine. Source: Wang et al., CVPR 2018 (methods.md A2).
+
+    training   target s (cos theta_y - m), others s cos theta_j;   inference s cos theta_c
+
+s = 30 and m = 0.35, the values of the re-implementations (the paper's s for faces is 64).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..manifest import Record
+from .angular import AngularHead, target_cosines, with_target
+
+
+class CosFaceHead(AngularHead):
+    """CosFace: s cos(h, w_c); in training the target's cosine is lowered by a margin."""
+
+    name: ClassVar[str] = "cosface"
+    source: ClassVar[str] = "Wang et al., CVPR 2018"
+
+    class Options(Record):
+        scale: float = Field(default=30.0, gt=0)
+        margin: float = Field(default=0.35, ge=0, lt=2)
+
+    def current_scale(self) -> float:
+        return self.options.scale
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        cosines = self.cosines(features)
+        target = target_cosines(cosines, labels) - self.options.margin
+        return {"ce": F.cross_entropy(self.options.scale * with_target(cosines, labels, target), labels)}

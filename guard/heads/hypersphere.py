@@ -1,0 +1,96 @@
+"""Hypersphere: features projected onto the unit sphere, one moving prototype per class. Source: CIDER (Ming et al.,
+ICLR 2023) as NPOS uses it (methods.md B2).
+
+    z = unit(W2 relu(BN(W1 h)));   logits_c = z . mu_c / t                         t = 0.1, z of 128 dimensions
+    mu_c <- unit(a^n mu_c + (1 - a^n) mean of the batch's n z of class c)         a = 0.95
+    compactness   -log softmax(z . mu / t)_y
+    dispersion    (1/C) sum_i log mean_{j != i} exp(mu_i . mu_j / t)
+
+As in the authors' code, the batch moves the prototypes first; compactness takes the moved ones as constants, and the
+dispersion's gradient reaches the network through them. Departures: (1) their loop over images, which moves a prototype
+n times by 1 - a, is one step of the same reach, the same whatever the order of the batch; (2) prototypes start as
+random directions, not as class means of the untrained network, which all but coincide; (3) the projection has a batch
+norm: pooled features are positive, their projections start nearly parallel, and without it the prototypes fell
+together within an epoch, where neither term has a gradient; (4) their constant factor t / 0.07 of both terms is left
+away (it is a learning rate). With prototypes at hand it is a classifier: label and probabilities are those of the
+nearest one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..manifest import Record
+from .angular import unit
+from .base import Head, LastLayer, full_precision
+
+
+def moved(prototypes: Tensor, features: Tensor, labels: Tensor, momentum: float) -> Tensor:
+    """Prototypes (C, d) after a batch of unit features (N, d) with labels (N,); absent classes stay. Differentiable."""
+    member = (labels[:, None] == torch.arange(len(prototypes), device=labels.device)).to(features.dtype)
+    counts = member.sum(0)[:, None]
+    keep = momentum**counts
+    return unit(keep * prototypes + (1 - keep) * (member.T @ features) / counts.clamp_min(1))
+
+
+def dispersion(prototypes: Tensor, temperature: float) -> Tensor:
+    """(1/C) sum_i log mean_{j != i} exp(mu_i . mu_j / t) of unit prototypes (C, d): how alike the classes are."""
+    itself = torch.eye(len(prototypes), dtype=torch.bool, device=prototypes.device)
+    similarity = (prototypes @ prototypes.T / temperature).masked_fill(itself, -torch.inf)
+    return (similarity.exp().sum(-1) / (len(prototypes) - 1)).log().mean()
+
+
+class HypersphereHead(Head):
+    """Hypersphere: z . mu_c / t with z a unit projection of the features and mu_c a moving mean of the class.
+
+    The features that scores see are z.
+    """
+
+    name: ClassVar[str] = "hypersphere"
+    source: ClassVar[str] = "CIDER, Ming et al., ICLR 2023"
+    prototypes: Tensor
+
+    class Options(Record):
+        dim: int = Field(default=128, ge=2)
+        temperature: float = Field(default=0.1, gt=0)
+        momentum: float = Field(default=0.95, ge=0, lt=1)
+        compactness: float = Field(default=1.0, gt=0)
+        dispersion: float = Field(default=0.5, ge=0)
+
+    def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
+        super().__init__(num_features, num_classes, **options)
+        self.num_features = self.options.dim
+        self.projection = nn.Sequential(
+            nn.Linear(num_features, num_features, bias=False),
+            nn.BatchNorm1d(num_features),
+            nn.ReLU(),
+            nn.Linear(num_features, self.options.dim),
+        )
+        self.register_buffer("prototypes", unit(torch.randn(num_classes, self.options.dim)))
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        return unit(full_precision(self.projection(pooled)))
+
+    def _weight(self) -> Tensor:
+        return unit(self.prototypes) / self.options.temperature  # averaged weights (ema=) are not of unit length
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self._weight())
+
+    def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        o = self.options
+        z = unit(full_precision(features))
+        after = moved(self.prototypes, z, labels, o.momentum)
+        self.prototypes = after.detach()  # a new tensor: the old one is in the graph of this step's logits
+        return {
+            "compactness": o.compactness * F.cross_entropy(z @ self.prototypes.T / o.temperature, labels),
+            "dispersion": o.dispersion * dispersion(after, o.temperature),
+        }
+
+    def last_layer(self) -> LastLayer:
+        return LastLayer(self._weight().detach(), None)
