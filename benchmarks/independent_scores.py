@@ -1,0 +1,276 @@
+"""The scores by others' hands, for `benchmarks.score_equality`: pytorch-ood's, and the slow ones of tests/references.
+
+Each function below takes what a score is fitted to and returns a function from a set's taps to its ood_scores (N,).
+`check` says which of our scores, with which options, it is compared with, and what was done to the other's numbers
+where the two differ by a known transformation (docs/scores.md gives the reasons).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+FORMULA, PYTORCH_OOD = "formula", "pytorch-ood"
+VIM_DIM = 64  # half of 128 features: the default of both
+
+
+class Taken(NamedTuple):
+    """What a classifier shows of a set of images: features (N, D), logits (N, C), labels (N,); float32, on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class Fitting(NamedTuple):
+    """What every score is fitted to: the training images' taps and the last linear layer, (C, D) and (C,)."""
+
+    taken: Taken
+    weight: Tensor
+    bias: Tensor
+
+    def head(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> logits (N, C)."""
+        return features @ self.weight.T + self.bias
+
+    @property
+    def layer(self) -> tuple[np.ndarray, np.ndarray, None]:
+        """The layer as tests/references/relogits.py takes it."""
+        return self.weight.numpy(), self.bias.numpy(), None
+
+
+Scorer = Callable[[Taken], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Our `score` with `options`, against the numbers of `build`; `correction` is what was done to them."""
+
+    score: str
+    against: str
+    options: dict[str, Any]
+    correction: str
+    build: Callable[[Fitting], Scorer]
+
+
+CHECKS: list[Check] = []
+
+
+def check(
+    score: str, against: str, correction: str = "", **options: Any
+) -> Callable[[Callable[[Fitting], Scorer]], Callable[[Fitting], Scorer]]:
+    """Decorator: list a comparison."""
+
+    def listed(build: Callable[[Fitting], Scorer]) -> Callable[[Fitting], Scorer]:
+        CHECKS.append(Check(score, against, options, correction, build))
+        return build
+
+    return listed
+
+
+@cache
+def reference(name: str = "scores") -> ModuleType:
+    """tests/references/<name>.py of this checkout; the tests are no package that could be imported by name."""
+    path = Path(__file__).parents[1] / "tests" / "references" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"reference_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def theirs(name: str) -> Any:
+    """A class of pytorch_ood.detector."""
+    import pytorch_ood.detector
+
+    return getattr(pytorch_ood.detector, name)
+
+
+def on_features(detector: Any, fit: Fitting, times: float = 1.0) -> Scorer:
+    """A detector of pytorch-ood, fitted on features here; `times` its scores."""
+    detector.fit_features(fit.taken.features, fit.taken.labels)
+    return lambda x: times * detector.predict_features(x.features).double().numpy()
+
+
+@check("msp", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().msp(x.logits.numpy())
+
+
+@check("msp", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: theirs("MaxSoftmax").score(x.logits).numpy()
+
+
+@check("max_logit", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().max_logit(x.logits.numpy())
+
+
+@check("max_logit", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: theirs("MaxLogit").score(x.logits).numpy()
+
+
+@check("energy", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().energy(x.logits.numpy())
+
+
+@check("energy", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: theirs("EnergyBased").score(x.logits).numpy()
+
+
+@check("entropy", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().entropy(x.logits.numpy())
+
+
+@check("entropy", PYTORCH_OOD, "none: it clips p at 1e-7")
+def _(fit: Fitting) -> Scorer:
+    return lambda x: theirs("Entropy").score(x.logits).numpy()
+
+
+@check("gen", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().gen(x.logits.numpy())
+
+
+@check("gen", PYTORCH_OOD, "times C, for it takes the mean; it also clamps p to [1e-7, 1 - 1e-7]")
+def _(fit: Fitting) -> Scorer:
+    return lambda x: x.logits.shape[1] * theirs("GEN").score(x.logits).numpy()
+
+
+@check("kl_matching", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    score = reference().KLMatching(fit.taken.logits.numpy())
+    return lambda x: score(x.logits.numpy())
+
+
+@check("kl_matching", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    detector = theirs("KLMatching")(None).fit_logits(fit.taken.logits)
+    return lambda x: detector.predict_logits(x.logits).detach().numpy()
+
+
+@check("mahalanobis", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    taken = fit.taken
+    means, covariance = reference().tied_covariance(taken.features.numpy(), taken.labels.numpy(), 1e-4)
+    return lambda x: reference().mahalanobis(x.features.numpy(), means, covariance)
+
+
+@check("mahalanobis", PYTORCH_OOD, "times 2 N: half the distance, under the scatter", shrinkage=0.0)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("Mahalanobis")(None), fit, 2 * len(fit.taken.labels))
+
+
+@check("relative_mahalanobis", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    score = reference().RelativeMahalanobis(fit.taken.features.numpy(), fit.taken.labels.numpy(), 1e-4)
+    return lambda x: score(x.features.numpy())
+
+
+@check("relative_mahalanobis", PYTORCH_OOD, "times N: distances under the scatters", shrinkage=0.0)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("RMD")(None), fit, len(fit.taken.labels))
+
+
+@check("she", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    score = reference().SHE(*(part.numpy() for part in fit.taken))
+    return lambda x: score(x.features.numpy(), x.logits.numpy())
+
+
+@check("she", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("SHE")(None, fit.head), fit)
+
+
+@check("knn", PYTORCH_OOD, "squared: it gives the distance")
+def _(fit: Fitting) -> Scorer:
+    distance = on_features(theirs("KNN")(None, k=50), fit)
+    return lambda x: distance(x) ** 2
+
+
+@check("vim", FORMULA, dim=VIM_DIM, sample=50_000)
+def _(fit: Fitting) -> Scorer:
+    weight, bias, _ = fit.layer
+    score = reference().ViM(fit.taken.features.numpy(), fit.taken.logits.numpy(), weight, bias, VIM_DIM)
+    return lambda x: score(x.features.numpy(), x.logits.numpy())
+
+
+@check("vim", PYTORCH_OOD, dim=VIM_DIM, sample=50_000)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("ViM")(None, d=VIM_DIM, w=fit.weight, b=fit.bias), fit)
+
+
+@check("cosine", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    return lambda x: reference().cosine(x.features.numpy(), fit.weight.numpy())
+
+
+@check("react", FORMULA)
+def _(fit: Fitting) -> Scorer:
+    def score(x: Taken) -> np.ndarray:
+        logits, _ = reference("relogits").react(x.features.numpy(), fit.taken.features.numpy(), fit.layer, 90.0)
+        return reference().energy(logits)
+
+    return score
+
+
+@check("react", PYTORCH_OOD)
+def _(fit: Fitting) -> Scorer:
+    detector = theirs("ReAct")(None, fit.head, percentile=0.9)
+    detector.fit_feature_maps(fit.taken.features, fit.taken.labels)
+    return lambda x: detector.predict_feature_maps(x.features).numpy()
+
+
+@check("dice", FORMULA, percentile=90.0)
+def _(fit: Fitting) -> Scorer:
+    def score(x: Taken) -> np.ndarray:
+        logits, _ = reference("relogits").dice(x.features.numpy(), fit.taken.features.numpy(), fit.layer, 90.0)
+        return reference().energy(logits)
+
+    return score
+
+
+@check("dice", PYTORCH_OOD, percentile=90.0)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("DICE")(None, fit.weight, fit.bias, p=0.9), fit)
+
+
+@check("ash", FORMULA, variant="b", percentile=65.0)
+def _(fit: Fitting) -> Scorer:
+    def score(x: Taken) -> np.ndarray:
+        slow, width = reference("relogits"), x.features.shape[1]
+        k = width - round(0.65 * width)
+        return reference().energy(
+            np.array([slow.logits_of(slow.ash(h, k, "b"), fit.layer) for h in x.features.numpy()])
+        )
+
+    return score
+
+
+@check("ash", PYTORCH_OOD, "none: it fills zeros where less than k are not 0", variant="b", percentile=65.0)
+def _(fit: Fitting) -> Scorer:
+    def head(maps: Tensor) -> Tensor:
+        return fit.head(maps.flatten(1))
+
+    detector = theirs("ASH")(None, head, variant="ash-b", percentile=0.65)
+    return lambda x: detector.predict_feature_maps(x.features[:, :, None, None]).numpy()
+
+
+@check("nnguide", PYTORCH_OOD, alpha=1.0)
+def _(fit: Fitting) -> Scorer:
+    return on_features(theirs("NNGuide")(None, fit.head, k=100), fit)
