@@ -12,12 +12,14 @@ import torch
 
 from guard import metrics
 from guard.artefact import FOLDER_MANIFEST
-from guard.calibration import flag_count_interval
+from guard.class_conditional import expected_flags
 from guard.detector import Guard
-from guard.errors import ConfigError
+from guard.errors import CalibrationError, ConfigError
 from guard.manifest import Manifest
 from guard.module import GuardModule
 from guard.runtimes.torch_module import TorchModule
+from guard.temperature import Labelled
+from guard.verdict import Verdicts
 
 from .checkpoint import NAME as CHECKPOINT
 from .data import ImageData
@@ -30,37 +32,70 @@ def calibrated(
     manifest: Manifest,
     module: GuardModule,
     splits: Splits,
-    alpha: float,
+    a: Mapping[str, Any],
     device: torch.device,
     ood_val: Mapping[str, ImageData],
 ) -> Guard:
-    """Threshold from the calibration split; accuracy and false-alarm rate on the test split."""
+    """Threshold and, where wanted, temperature from the calibration split; accuracy and false-alarm rate on the test
+    split.
+
+    Args:
+        a: the arguments of `guard.train` or `guard.fit`; of them alpha, class_conditional and temperature_scaling.
+    """
     runtime = TorchModule(module, manifest.preprocess, str(device))
     g = Guard(manifest, runtime, splits=splits.rows, calibration_images=splits.calibration)
-    scores = g.predict_batches(images for images, _ in splits.calibration.batches(256)).ood_score
-    g = g.with_calibration(scores, alpha=alpha)
+    held_out = g.predict_batches(images for images, _ in splits.calibration.batches(256))
+    g = g.with_calibration(
+        held_out.ood_score, alpha=a["alpha"], predicted=held_out.label if a["class_conditional"] else None
+    )
     numbers: dict[str, float] = {}
     calibration = g.manifest.calibration
+    verdicts = None
     if splits.test is not None and calibration is not None:
         verdicts = g.predict_batches(images for images, _ in splits.test.batches(256))
         numbers["test_images"] = float(len(splits.test))
         numbers["test_accuracy"] = float((verdicts.label == splits.test.labels).mean())
         numbers["test_false_alarm_rate"] = float(verdicts.is_ood.mean())
-        low, high = flag_count_interval(len(splits.test), calibration)
+        n, interval = len(splits.test), expected_flags(verdicts.label, calibration)
         log.info(
-            "test: accuracy %.2f %%, false alarms %.1f %% (target %.1f %%, expected %.1f-%.1f %%) of %d images",
+            "test: accuracy %.2f %%, false alarms %.1f %% (target %.1f %%%s) of %d images",
             100 * numbers["test_accuracy"],
             100 * numbers["test_false_alarm_rate"],
-            100 * alpha,
-            100 * low / len(splits.test),
-            100 * high / len(splits.test),
-            len(splits.test),
+            100 * a["alpha"],
+            "" if interval is None else f", expected {100 * interval[0] / n:.1f}-{100 * interval[1] / n:.1f} %",
+            n,
         )
         for name, other in ood_val.items():
             scores = g.predict_batches(batch for batch, _ in other.batches(256)).ood_score
             numbers[f"{name}_auroc"] = metrics.auroc(verdicts.ood_score, scores)
             log.info("%s: AUROC %.4f on %d images", name, numbers[f"{name}_auroc"], len(other))
+    if a["temperature_scaling"]:
+        g = _tempered(g, held_out, verdicts, splits)
     return g._with(g.manifest.model_copy(update={"metrics": numbers}))
+
+
+def _tempered(g: Guard, held_out: Verdicts, test: Verdicts | None, splits: Splits) -> Guard:
+    """With a temperature fitted on the calibration split and measured on the test split; a guard is not lost because
+    none can be fitted."""
+    labels, test_labels = splits.calibration.labels, splits.test.labels if splits.test is not None else None
+    assert labels is not None  # make_splits was told that they are needed
+    measured = None if test is None or test_labels is None else Labelled(test.probabilities, test_labels)
+    try:
+        g = g.with_temperature(Labelled(held_out.probabilities, labels), measured)
+    except CalibrationError as error:
+        log.warning("the probabilities stay as they are: %s", error)
+        return g
+    if scaling := g.manifest.temperature:
+        log.info(
+            "temperature %.3f from %d images: ECE %.2f %% -> %.2f %% on %d %s images",
+            scaling.value,
+            scaling.n,
+            100 * scaling.ece_before,
+            100 * scaling.ece_after,
+            scaling.measured_images,
+            scaling.measured_on,
+        )
+    return g
 
 
 def run_folder(out: str | Path | None, resume: bool, data: Any = None) -> Path | None:

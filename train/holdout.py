@@ -27,8 +27,13 @@ class Splits:
     rows: dict[str, np.ndarray]
 
 
-def make_splits(source: ImageData, calibration: Any, test: Any, seed: int, alpha: float) -> Splits:
+def make_splits(
+    source: ImageData, calibration: Any, test: Any, seed: int, alpha: float, labelled_calibration: bool = False
+) -> Splits:
     """Hold out calibration and test images by seed, or take data sets of their own for them.
+
+    Args:
+        labelled_calibration: a calibration set of its own must have labels; for a threshold images are enough.
 
     Raises:
         ConfigError, CalibrationError, DataError: a seed, alpha or number of images that cannot be.
@@ -45,7 +50,9 @@ def make_splits(source: ImageData, calibration: Any, test: Any, seed: int, alpha
         test=0 if "test" in own else test,
     )
     held_out, tested = source.subset(rows["calibration"]), source.subset(rows["test"]) if len(rows["test"]) else None
-    if "calibration" in own:  # images are enough for a threshold
+    if "calibration" in own and labelled_calibration:
+        held_out = _named_like(source, load(own["calibration"], preprocess=source.preprocess, all_classes=False))
+    elif "calibration" in own:
         held_out = load(own["calibration"], preprocess=source.preprocess, labelled=False)
     if "test" in own:
         tested = _named_like(source, load(own["test"], preprocess=source.preprocess, all_classes=False))

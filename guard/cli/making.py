@@ -20,6 +20,12 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default run
 NoExport = Annotated[bool, typer.Option("--no-export", help="Do not write guard.onnx into the run folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Alpha = Annotated[float, typer.Option(help="Target false-alarm rate on in-distribution images.")]
+ClassConditional = Annotated[
+    bool, typer.Option("--class-conditional", help="A threshold per predicted class, each holding the target.")
+]
+TemperatureScaling = Annotated[
+    bool, typer.Option("--temperature-scaling", help="Make the probabilities honest, on the calibration images.")
+]
 Seed = Annotated[int, typer.Option(help="Of splits, initialisation, order and augmentation.")]
 Split = Annotated[str | None, typer.Option(help="Held-out images: a count, a share or a data set.", show_default=False)]
 Side = Annotated[int | None, typer.Option(help="Side of the square input in pixels.", show_default=False)]
@@ -53,6 +59,8 @@ def train(
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     alpha: Alpha = _TRAIN["alpha"],
+    class_conditional: ClassConditional = False,
+    temperature_scaling: TemperatureScaling = False,
     image_size: Side = None,
     in_chans: Annotated[int, typer.Option(help="3, or 1 for grey.")] = _TRAIN["in_chans"],
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start a timm backbone pretrained.")] = False,
@@ -93,6 +101,8 @@ def train(
             out=folder,
             resume=resume,
             alpha=alpha,
+            class_conditional=class_conditional,
+            temperature_scaling=temperature_scaling,
             image_size=image_size,
             in_chans=in_chans,
             pretrained=pretrained,
@@ -123,6 +133,8 @@ def fit(
     seed: Seed = _FIT["seed"],
     device: Device = _FIT["device"],
     alpha: Alpha = _FIT["alpha"],
+    class_conditional: ClassConditional = False,
+    temperature_scaling: TemperatureScaling = False,
     calibration: Split = None,
     test: Split = None,
     out: Out = None,
@@ -152,6 +164,8 @@ def fit(
             seed=seed,
             device=device,
             alpha=alpha,
+            class_conditional=class_conditional,
+            temperature_scaling=temperature_scaling,
             calibration=value(calibration) if calibration else None,
             test=value(test) if test else None,
             out=folder,
