@@ -177,13 +177,17 @@ def fit(
 
 
 def _finish(g: Any, folder: Path, *, export: bool, json: bool) -> None:
-    """Export, mark as the latest run, and say what was made."""
-    exported = api.export(g, folder / "guard.onnx") if export else None
+    """Export where the score can be, mark as the latest run, and say what was made."""
+    from ..scores import get_score
+
+    score = get_score(g.manifest.score)
+    why_not = f"{score.no_export}; the nearest score that exports is {score.nearest}" if score.no_export else ""
+    exported = api.export(g, folder / "guard.onnx") if export and not why_not else None
     runs.mark_latest(folder)
     if json:
-        output.print_json(output.summary(g, folder, exported))
+        output.print_json(output.summary(g, folder, exported, why_not))
     else:
-        output.print_summary(g, folder, exported)
+        output.print_summary(g, folder, exported, why_not)
 
 
 def export(

@@ -65,13 +65,14 @@ def print_verdicts(answers: Iterable[tuple[Path, Verdict]], identity: str) -> No
     console().print(f"{flagged} of {len(answers)} flagged (ood_score > {answers[0][1].threshold:.4g}) by {identity}")
 
 
-def summary(g: Any, folder: Path, exported: Path | None) -> dict[str, Any]:
-    """What a new guard is, for programs."""
+def summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> dict[str, Any]:
+    """What a new guard is, for programs; `why_not` is why it cannot be exported."""
     m = g.manifest
     calibration = m.calibration
     return {
         "run": str(folder),
         "onnx": None if exported is None else str(exported),
+        "not_exported": why_not or None,
         "guard": m.identity,
         "method": m.method,
         "backbone": m.backbone,
@@ -86,8 +87,8 @@ def summary(g: Any, folder: Path, exported: Path | None) -> dict[str, Any]:
     }
 
 
-def print_summary(g: Any, folder: Path, exported: Path | None) -> None:
-    """What a new guard is, for people, and what to do with it."""
+def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> None:
+    """What a new guard is, for people, and what to do with it; `why_not` is why it cannot be exported."""
     m, calibration = g.manifest, g.manifest.calibration
     table = _table("", "", header=False)
     table.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
@@ -103,9 +104,12 @@ def print_summary(g: Any, folder: Path, exported: Path | None) -> None:
     table.add_row("run", str(folder))
     if exported is not None:
         table.add_row("exported", str(exported))
+    if why_not:
+        table.add_row("not exported", why_not)
     console().print(table)
-    if exported is not None:
-        console().print(f"\nnext:  guard predict {exported} IMAGE\n       guard serve {exported}")
+    if exported is not None or why_not:
+        model = exported or folder
+        console().print(f"\nnext:  guard predict {model} IMAGE\n       guard serve {model}")
 
 
 def card(registered: type) -> dict[str, Any]:
