@@ -19,11 +19,15 @@ from tempfile import TemporaryDirectory
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from guard.errors import ExportError
 from guard.manifest import Manifest
 from guard.module import GuardModule
+from guard.onnx_classifier import OnnxClassifier
+from guard.onnx_graph import foreign_operators, opset
 
+from .graft import Judge, example, graft
 from .graph import tidy
 from .recalibrate import recalibrated
 
@@ -47,24 +51,47 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
             f"fit the nearest score that exports, {module.score.nearest}: guard.fit(g, data, score=...)"
         )
     module = copy.deepcopy(module).cpu().float().eval()
-    p = manifest.preprocess
-    # an even batch of two: a batch of one would be taken for a constant. Its memory is channels-first, so the permuted
-    # tensor is contiguous: for channels-last memory torch's pooling traces an as_strided, eight nodes that do nothing
-    images = torch.zeros(2, p.channels, p.height, p.width, dtype=torch.uint8).permute(0, 2, 3, 1)
+    if isinstance(module.classifier, OnnxClassifier):
+        model = _grafted(module, module.classifier, manifest)
+    else:
+        p = manifest.preprocess
+        # an even batch of two: a batch of one would be taken for a constant. Its memory is channels-first, so the
+        # permuted tensor is contiguous: for channels-last memory torch's pooling traces an as_strided, eight nodes
+        # that do nothing
+        images = torch.zeros(2, p.channels, p.height, p.width, dtype=torch.uint8).permute(0, 2, 3, 1)
+        model = _traced(module, (images, torch.tensor(0.0)), INPUTS, manifest)
+    model = tidy(model, threshold=manifest.threshold)
+    onnx.checker.check_model(model)
+    return recalibrated(model.SerializeToString(), manifest)
+
+
+def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest) -> onnx.ModelProto:
+    """The graph of an ONNX classifier with the score's nodes behind it, which alone are torch's."""
+    net = onnx.load_from_string(classifier.graph_bytes())
+    inputs = example(classifier.num_features, len(manifest.class_names))
+    judge = _traced(Judge(module.score), inputs, ["features", "logits", "threshold"], manifest, opset(net))
+    _check_size(net.ByteSize() + judge.ByteSize())
+    return graft(net, judge, classifier.image_input(), module.scale, module.shift)
+
+
+def _traced(
+    module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], manifest: Manifest, opset_version: int = OPSET
+) -> onnx.ModelProto:
+    """What torch writes; all inputs but scalars have a dynamic batch."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         try:
             with _quiet(), torch.no_grad():
                 torch.onnx.export(
-                    module,
-                    (images, torch.tensor(0.0)),
+                    module.eval(),
+                    arguments,
                     str(path),
                     dynamo=True,
                     optimize=True,
                     external_data=False,
-                    opset_version=OPSET,
-                    dynamic_shapes=({0: "batch"}, None),
-                    input_names=INPUTS,
+                    opset_version=opset_version,
+                    dynamic_shapes=tuple({0: "batch"} if argument.ndim else None for argument in arguments),
+                    input_names=inputs,
                     output_names=OUTPUTS,
                     verbose=False,
                 )
@@ -74,24 +101,25 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
                 f"torch could not write {manifest.backbone} with score {manifest.score} as ONNX: "
                 f"{first[0] if first else type(error).__name__}"
             ) from error
-        if path.stat().st_size > _PROTOBUF_LIMIT:
-            raise ExportError(
-                f"the graph has {path.stat().st_size / 2**30:.1f} GiB and one ONNX file holds 2; "
-                "use a smaller backbone, or a smaller bank (score knn: max_bank=)"
-            )
+        _check_size(path.stat().st_size)
         model = onnx.load(path)
     _check_opset(model)
-    model = tidy(model, threshold=manifest.threshold)
-    onnx.checker.check_model(model)
-    return recalibrated(model.SerializeToString(), manifest)
+    return model
+
+
+def _check_size(size: int) -> None:
+    if size > _PROTOBUF_LIMIT:
+        raise ExportError(
+            f"the graph has {size / 2**30:.1f} GiB and one ONNX file holds 2; "
+            "use a smaller backbone, or a smaller bank (score knn: max_bank=)"
+        )
 
 
 def _check_opset(model: onnx.ModelProto) -> None:
     """torch may leave another opset than it was asked for, or operators that only its own runtime knows."""
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
-    if foreign or not OLDEST_OPSET <= opset <= OPSET:
-        found = f"operators {', '.join(foreign)}" if foreign else f"opset {opset}"
+    version, foreign = opset(model), foreign_operators(model.graph)
+    if foreign or not OLDEST_OPSET <= version <= OPSET:
+        found = f"operators {', '.join(foreign)}" if foreign else f"opset {version}"
         raise ExportError(f"torch {torch.__version__} wrote {found}; an artefact needs plain ONNX of opset {OPSET}")
 
 
