@@ -1,0 +1,182 @@
+"""Every classifier head on the same images in the same budget: accuracy against softmax, and what detects on it.
+
+    python -m benchmarks.heads --train cifar10/train.parquet --test cifar10/test.parquet --ood ood/ --near tiny_imagenet
+
+One network per head (run folders are kept under --runs): the same backbone, epochs, learning rate, seed and split; only
+the head differs, with its defaults. Each score is fitted to features of training images of that network, taken once.
+Results go to benchmarks/results/heads_<name>.json and .md after every head; heads that are in the file with the same
+settings are not run again, and a training that was stopped goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import guard
+from guard import metrics
+from guard.detector import Guard
+from guard.heads import LastLayer
+from guard.scores import create_score
+from train.data import ImageData, load
+from train.features import stream_features
+
+from .machine import describe, machine
+
+log = logging.getLogger("ood_guard")
+RESULTS = Path(__file__).parent / "results"
+SCORES = ("cosine", "energy", "knn", "vim")
+GOAL = 1.5  # points of accuracy below softmax
+# row of the table -> head and its options; the first is what the others are compared with
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear (softmax)": ("linear", {}),
+    "cosine": ("cosine", {}),
+    "adacos, fixed": ("adacos", {}),
+    "adacos, adaptive": ("adacos", {"adaptive": True}),
+    "arcface": ("arcface", {}),
+    "cosface": ("cosface", {}),
+    "sphereface": ("sphereface", {}),
+    "c_plus_1": ("c_plus_1", {}),
+    "hypersphere": ("hypersphere", {}),
+}
+
+
+class Shown(NamedTuple):
+    """Features (N, D), logits (N, C), labels (N,) of images."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+
+def shown(g: Guard, data: ImageData) -> Shown:
+    """What the network makes of images, all at once."""
+    batches = list(stream_features(g.module, data))
+    return Shown(*(torch.cat([getattr(b, name) for b in batches]) for name in Shown._fields))
+
+
+@torch.no_grad()
+def detection(name: str, fitting: Shown, last: LastLayer | None, inside: Shown, outside: dict[str, Shown]) -> Any:
+    """AUROC and FPR95 of a score on each OOD set."""
+    score = create_score(name).fit(fitting.features, fitting.logits, fitting.labels, last)
+
+    def scores(images: Shown) -> np.ndarray:
+        parts = zip(images.features.split(500), images.logits.split(500), strict=True)
+        return torch.cat([score(features, logits) for features, logits in parts]).numpy()
+
+    own = scores(inside)
+    found = {}
+    for name_, images in outside.items():
+        theirs = scores(images)
+        found[name_] = {
+            "auroc": metrics.auroc(own, theirs),
+            "fpr_at_95_id_tpr": metrics.fpr_at_95_id_tpr(own, theirs),
+            "fpr_at_95_ood_tpr": metrics.fpr_at_95_ood_tpr(own, theirs),
+        }
+    return found
+
+
+def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[str, ImageData]) -> dict[str, Any]:
+    """Train one head, or take it from its run folder, and measure it."""
+    head, options = HEADS[name]
+    out = Path(a.runs) / name.replace(", ", "-").split(" ")[0]
+    began = time.perf_counter()
+    if (out / "guard.json").exists():
+        g = guard.load(out)
+    else:
+        g = guard.train(
+            data, backbone=a.backbone, head=head, head_options=options, epochs=a.epochs, seed=a.seed, lr=a.lr,
+            score="energy", out=out, resume=out.exists(),
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    train_rows = np.linspace(0, len(data[1]) - 1, a.fit_images).round().astype(np.int64)
+    fitting = shown(g, load((data[0][train_rows], data[1][train_rows])))
+    inside, outside = shown(g, test), {key: shown(g, images) for key, images in ood.items()}
+    last = g.module.classifier.last_layer()
+    return {
+        "name": name,
+        "head": head,
+        "head_options": g.manifest.head_options,
+        "accuracy": float((inside.logits.argmax(-1) == inside.labels).double().mean()),
+        "train_seconds": round(seconds, 1),
+        "scores": {score: detection(score, fitting, last, inside, outside) for score in SCORES},
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: accuracy, its difference to softmax, near and far AUROC of each score."""
+    s, rows = record["settings"], record["rows"]
+    reference = next((r["accuracy"] for r in rows if r["name"] == next(iter(HEADS))), None)
+    titles = ["head", "accuracy", "to softmax", *(f"{score} {group}" for score in SCORES for group in ("near", "far"))]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for r in rows:
+        sets = list(r["scores"][SCORES[0]])
+        groups = [[n for n in sets if n in s["near"]], [n for n in sets if n not in s["near"]]]
+        cells = [r["name"], f"{100 * r['accuracy']:.1f}"]
+        cells.append("-" if reference is None else f"{100 * (r['accuracy'] - reference):+.1f}")
+        for score in SCORES:
+            for names in groups:
+                values = [r["scores"][score][n]["auroc"] for n in names]
+                cells.append(f"{100 * np.mean(values):.1f}" if values else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    setting = f"{s['backbone']}, {s['epochs']} epochs, lr {s['lr']}, seed {s['seed']}"
+    near = ", ".join(s["near"])
+    return f"""# Heads: accuracy and detection in one budget
+
+{setting}, 46,000 training images of CIFAR-10; accuracy on its 10,000 test images.
+AUROC in percent, mean over the near ({near}) and over the far OOD sets.
+The goal is an accuracy at most {GOAL} points below softmax.
+
+{describe(record["machine"])}
+
+""" + "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--ood", required=True, help="a folder of Parquet files")
+    parser.add_argument("--near", nargs="*", default=[], help="which OOD sets are near")
+    parser.add_argument("--backbone", default="wrn10_2")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fit-images", type=int, default=10_000, help="training images the scores are fitted to")
+    parser.add_argument("--only", nargs="*", choices=list(HEADS), help="default all")
+    parser.add_argument("--runs", default="runs/heads")
+    parser.add_argument("--name", default="cifar10", help="of the result files")
+    a = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    path = RESULTS / f"heads_{a.name}.json"
+    settings = {key: getattr(a, key) for key in ("backbone", "epochs", "lr", "seed", "fit_images", "near")}
+    record: dict[str, Any] = {"benchmark": "heads", "settings": settings, "machine": machine(), "rows": []}
+    if path.exists():
+        saved = json.loads(path.read_text())
+        if saved["settings"] == settings:
+            record = saved
+        else:
+            parser.error(f"{path} has other settings ({saved['settings']}); choose another --name, or remove it")
+    source, test = load(a.train), load(a.test)  # decoded once; the runs get arrays
+    data = (source.take(np.arange(len(source))), np.asarray(source.labels))
+    files = sorted(Path(a.ood).glob("*.parquet"))
+    ood = {f.stem: load(f, preprocess=test.preprocess, labelled=False) for f in files}
+    for name in a.only or HEADS:
+        if any(r["name"] == name for r in record["rows"]):
+            continue
+        record["rows"].append(row(a, name, data, test, ood))
+        record["rows"].sort(key=lambda r: list(HEADS).index(r["name"]))
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.with_suffix(".md").write_text(table(record))
+        print(table(record), flush=True)
+
+
+if __name__ == "__main__":
+    main()
