@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from export.parity import ParityReport
 
     from .evaluation import Evaluation
+    from .score_table import ScoreList
 
 
 def _needs(extra: str, module: str) -> Any:
@@ -121,6 +122,7 @@ def fit(
     score: str = "energy",
     features: str | None = None,
     class_names: Any = None,
+    processor: Any = None,
     image_size: int | None = None,
     in_chans: int | None = None,
     mean: Any = None,
@@ -141,12 +143,18 @@ def fit(
     """Guard a classifier that you already have; its weights and its answers stay as they are.
 
     Args:
-        model: a torch classifier: normalised images (N, channels, H, W) -> logits (N, C); or a timm model name, or a
-            run folder of `guard.train` to give another score.
+        model: a torch classifier, normalised images (N, channels, H, W) -> logits (N, C); a timm model name; a Hugging
+            Face image-classification model, its folder (safetensors) or hub id; an ``.onnx`` file; two callables,
+            (features, logits): images -> (N, D), and those -> (N, C); or a guard or run folder to give another score.
         data: labelled in-distribution images, as in `train`; best ones the model was not trained on.
-        score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; see `list_scores`.
+        score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; ``list_scores(model=model)`` says which
+            the model can have.
         features: name of the module whose output is the feature vector; default the input of the last linear layer.
-        class_names: default those of `data`.
+        class_names: the model's classes in the order of its logits; default its own (Hugging Face's ``id2label``, a
+            guard's), else those of `data`. The classes of `data` are matched to them by name, where they have these
+            names, and may lack some; else they are taken in their own order.
+        processor: a Hugging Face model's image processor, or the folder of one; default the one beside the model. It
+            becomes the guard's preprocessing, or is refused with the difference named.
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own
             ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is said aloud.
         calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
@@ -270,11 +278,24 @@ def list_methods(pattern: str = "*") -> list[str]:
     return _needs("train", "train.registry").list_methods(pattern)
 
 
-def list_scores(pattern: str = "*") -> list[str]:
-    """Names of the scores that match a shell pattern."""
+def list_scores(pattern: str = "*", *, model: Any = None) -> ScoreList:
+    """The scores that match a shell pattern: a list of names that prints as a table of what each needs.
+
+    Args:
+        pattern: e.g. ``"*maha*"``.
+        model: what `fit` takes: adds a column that says whether the score applies to it, or why not. No data is needed
+            and no weights are downloaded.
+
+    Returns:
+        The names, sorted; ``.rows`` holds a `guard.score_table.ScoreInfo` of each.
+    """
+    from .score_table import score_table
     from .scores import list_scores as list_
 
-    return list_(pattern)
+    classifier = None
+    if model is not None:
+        classifier = _needs("train", "train.classifiers.without_data").open_without_data(model)
+    return score_table(list_(pattern), classifier)
 
 
 def create_score(name: str, **options: Any) -> Any:

@@ -93,8 +93,8 @@ def to_input(
     """One image as the graph takes it: uint8 (config.height, config.width, config.channels), C-contiguous.
 
     "crop" scales the shorter side to crop_scale times the input with Pillow's antialiased filter and cuts the centre,
-    by the same rounding as torchvision's Resize and CenterCrop; "stretch" scales both sides. An image that has the
-    input's size already is never resampled: its pixels pass through unchanged.
+    by the same rounding as torchvision's Resize and CenterCrop (or Hugging Face's, `crop_rounding`); "stretch" scales
+    each side to that. An image that has the input's size already is never resampled: its pixels pass through unchanged.
 
     Args:
         source, max_pixels, formats: as in `open_image`.
@@ -291,11 +291,17 @@ def _resize(image: Image.Image, config: Preprocess) -> Image.Image:
     target = (config.width, config.height)
     if image.size == target:
         return image
-    box = None if config.resize == "stretch" else crop_box(image.size, target, config.crop_scale)
+    box = crop_box(image.size, target, config.crop_scale, config.resize == "stretch", config.crop_rounding)
     return image.resize(target, _FILTERS[config.interpolation], box=box)
 
 
-def crop_box(size: tuple[int, int], target: tuple[int, int], crop_scale: float) -> tuple[float, float, float, float]:
+def crop_box(
+    size: tuple[int, int],
+    target: tuple[int, int],
+    crop_scale: float,
+    stretch: bool = False,
+    rounding: str = "half_even",
+) -> tuple[float, float, float, float]:
     """The part of an image that scale-then-centre-crop keeps: (left, top, right, bottom) in source pixels.
 
     Resizing this box straight to `target` gives the pixels of scaling everything and cutting afterwards (Pillow's
@@ -304,13 +310,17 @@ def crop_box(size: tuple[int, int], target: tuple[int, int], crop_scale: float) 
     Args:
         size, target: (width, height) of the image and of the input.
         crop_scale: shorter side / input side before the crop, >= 1.
+        stretch: scale each side by its own factor, so that all of the image is seen where crop_scale is 1.
+        rounding: of half a pixel at the crop's corner, "half_even" or "down".
     """
-    wanted = [round(side * crop_scale) for side in target]
-    axis = 0 if wanted[0] * size[1] >= wanted[1] * size[0] else 1  # the axis whose scale is larger must be filled
-    scaled = [wanted[axis] * side // size[axis] for side in size]
-    scaled[axis] = wanted[axis]
-    scaled = [max(a, b) for a, b in zip(scaled, target, strict=True)]
-    corner = [round((a - b) / 2) for a, b in zip(scaled, target, strict=True)]
+    scaled = wanted = [round(side * crop_scale) for side in target]
+    if not stretch:
+        axis = 0 if wanted[0] * size[1] >= wanted[1] * size[0] else 1  # the axis whose scale is larger must be filled
+        scaled = [wanted[axis] * side // size[axis] for side in size]
+        scaled[axis] = wanted[axis]
+        scaled = [max(a, b) for a, b in zip(scaled, target, strict=True)]
+    cut = [a - b for a, b in zip(scaled, target, strict=True)]
+    corner = [side // 2 if rounding == "down" else round(side / 2) for side in cut]
     left, right = (corner[0] * size[0] / scaled[0], (corner[0] + target[0]) * size[0] / scaled[0])
     top, bottom = (corner[1] * size[1] / scaled[1], (corner[1] + target[1]) * size[1] / scaled[1])
     return left, top, min(right, size[0]), min(bottom, size[1])

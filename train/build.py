@@ -81,6 +81,14 @@ def _classifier(manifest: Manifest, model: Any) -> TapsModule:
         if model is not None:
             raise ConfigError(f"this guard holds its classifier, the graph of {options['file']}; leave model= away")
         return OnnxClassifier.allocate(options)
+    if options.get("kind") == "callables":
+        from .classifiers import callables
+
+        return callables.rebuilt(options, model)
+    if options.get("kind") == "hugging_face":
+        from .classifiers import hugging_face
+
+        model = hugging_face.rebuilt(options) if model is None else hugging_face.LogitsOnly(model)
     size, channels = manifest.preprocess.height, manifest.preprocess.channels
     if "layer" not in options:
         if model is not None:

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from guard.detector import Guard
-from guard.errors import ConfigError, ModelError
 from guard.manifest import Manifest, Preprocess
 from guard.module import GuardModule, TappedClassifier, TapsModule
 from guard.onnx_classifier import OnnxClassifier
 from guard.runtimes.torch_module import resolve_device
-from guard.scores import Score, create_score
+from guard.score_table import check_applies
+from guard.scores import create_score
 
 from . import build
+from .class_order import class_order
 from .classifiers import BaseModel, open_classifier
 from .data import ImageData, load
 from .features import fit_score, tap_classifier
@@ -32,15 +33,11 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
     """See `guard.fit`, whose arguments arrive by name, the score's options as ``options``."""
     a = arguments
     score = create_score(a["score"], **a["options"])
-    if score.trained_by:
-        raise ConfigError(
-            f"score {score.name!r} is learned in training; use guard.train(..., method={score.trained_by!r})"
-        )
+    check_applies(score)
     device = resolve_device(a["device"])
     out = run_folder(a["out"], False, data)
     base = open_classifier(model, a, data)
     source = base.data or load(data, preprocess=base.preprocess, workers=a["workers"])
-    names = tuple(a["class_names"] or source.class_names)
     splits = _fit_splits(base, source, a)
     classifier: TapsModule
     if isinstance(base.model, TapsModule):
@@ -49,9 +46,11 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         probe = GuardModule(_Plain(), score, base.normalisation)  # type: ignore[arg-type]  # only normalises
         example = probe.normalise(torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source)))))))
         classifier = tap_classifier(base.model, example.to(device), a["features"] or base.layer)
-    _check_needs(score, classifier)
+    check_applies(score, classifier)
     module = GuardModule(classifier, score, base.normalisation).to(device).eval()
-    _check_classes(module, base.preprocess, names, source.class_names, device)
+    answers = _answers(module, base.preprocess, device)
+    order = class_order(answers, source.class_names, base.class_names, a["class_names"])
+    splits, names = order.reordered(splits), order.names
     accuracy = fit_score(module, splits.train, batch_size=a["batch_size"])
     if accuracy < min(1.5 / len(names), 0.5):
         log.warning(
@@ -67,7 +66,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         normalisation=base.normalisation,
         method="fit",
         backbone=base.backbone,
-        backbone_options=_backbone_options(classifier, base.model),
+        backbone_options=_backbone_options(classifier, base),
         head=base.head,
         head_options=base.trained.head_options if base.trained else {},
         score=score.name,
@@ -92,6 +91,7 @@ def _fit_splits(base: BaseModel, source: ImageData, a: dict[str, Any]) -> Splits
                     log.warning("%s=%s is ignored: the split this network was trained with is kept", name, a[name])
             given = {name: a[name] if not is_amount(a[name]) else counts[name] for name in counts}
             a = {**a, **given, "seed": base.trained.seed}
+            break
     return make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
 
 
@@ -99,42 +99,17 @@ class _Plain(nn.Module):
     """Stands in for a classifier where only the normalisation of a `GuardModule` is used."""
 
 
-def _backbone_options(classifier: TapsModule, model: nn.Module) -> dict[str, Any]:
+def _backbone_options(classifier: TapsModule, base: BaseModel) -> dict[str, Any]:
+    """What `build.guard_from_folder` needs to have this classifier again."""
     if isinstance(classifier, OnnxClassifier):
         return classifier.options()
     if not isinstance(classifier, TappedClassifier):
-        return {}
-    return {
-        "layer": classifier.layer,
-        "tap": classifier.tap,
-        "num_features": classifier.num_features,
-        "architecture": type(model).__name__,
-    }
+        return base.rebuild
+    tapped = {"layer": classifier.layer, "tap": classifier.tap, "num_features": classifier.num_features}
+    return {"architecture": type(base.model).__name__, **base.rebuild, **tapped}
 
 
-_NEEDED = {"weights": "the weights of a last linear layer", "features": "penultimate features"}
-
-
-def _check_needs(score: Score, classifier: TapsModule) -> None:
-    missing = [need for need in score.needs if need not in classifier.shows()]
-    if missing:
-        needed = _NEEDED.get(missing[0], f"the {missing[0]}")
-        raise ModelError(f"score {score.name!r} needs {needed}; {classifier.why_not(missing[0])}")
-
-
-def _check_classes(
-    module: GuardModule,
-    preprocess: Preprocess,
-    names: tuple[str, ...],
-    data_names: tuple[str, ...],
-    device: torch.device,
-) -> None:
+def _answers(module: GuardModule, preprocess: Preprocess, device: torch.device) -> int:
+    """How many logits the classifier gives."""
     with torch.inference_mode():
-        answers = module.taps(build.example_batch(preprocess, device)).logits.shape[1]
-    if answers != len(data_names):
-        raise ModelError(
-            f"the model answers {answers} classes, the data has {len(data_names)} ({', '.join(data_names[:5])} ...); "
-            "give data with the model's classes, in the model's order"
-        )
-    if len(names) != answers:
-        raise ConfigError(f"class_names has {len(names)} names for {answers} classes")
+        return module.classifier(module.normalise(build.example_batch(preprocess, device))).logits.shape[1]

@@ -362,6 +362,26 @@ def test_crop_is_scale_then_centre_crop(size: tuple[int, int], side: int, crop_s
     assert np.abs(got.astype(int) - np.asarray(steps(image))).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(52, 36), (300, 201), (41, 40), (31, 90)])
+@pytest.mark.parametrize(("scaled", "side"), [(38, 33), (39, 32), (39, 33)])
+def test_rounding_down_cuts_where_hugging_face_does(size: tuple[int, int], scaled: int, side: int) -> None:
+    """An odd margin of 2k + 1 leaves k pixels before the crop for every k, where rounding half to even alternates."""
+    image = Image.fromarray(PHOTO).resize(size, Image.Resampling.BICUBIC)
+    width, height = (scaled * n // min(size) for n in size)
+    left, top = (width - side) // 2, (height - side) // 2
+    expected = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + side, top + side))
+    config = Preprocess(height=side, width=side, crop_scale=scaled / side, crop_rounding="down")
+    assert np.abs(to_input(image, config).astype(int) - np.asarray(expected)).max() <= 2  # elsewhere: above 40
+
+
+@pytest.mark.parametrize("size", [(52, 36), (300, 200), (41, 40)])
+def test_stretch_then_crop(size: tuple[int, int]) -> None:
+    image = Image.fromarray(PHOTO).resize(size, Image.Resampling.BICUBIC)
+    expected = image.resize((40, 48), Image.Resampling.BILINEAR).crop((4, 5, 35, 42))
+    config = Preprocess(height=37, width=31, resize="stretch", crop_scale=1.29, crop_rounding="down")
+    assert np.abs(to_input(image, config).astype(int) - np.asarray(expected)).max() <= 1
+
+
 def test_crop_to_a_rectangle_covers_it() -> None:
     assert crop_box((100, 100), (20, 10), 1.0) == (0, 25, 100, 75)
     assert crop_box((100, 100), (10, 20), 1.0) == (25, 0, 75, 100)

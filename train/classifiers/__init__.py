@@ -2,6 +2,8 @@
 
 torch_models   any torch module; timm models, by name too
 guards         the classifier inside a guard or a run folder
+hugging_face   transformers' image classifiers, their folders and hub ids; image_processors reads their input
+callables      two callables, (features, logits)
 onnx_file      an ONNX file; onnx_read, onnx_input, onnx_adapt and onnx_head are its parts
 """
 
@@ -13,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from guard.detector import Guard
-from guard.errors import ModelError
+from guard.errors import ConfigError, ModelError
 
+from . import callables, hugging_face
 from .base import BaseModel
 from .guards import of_guard
 from .torch_models import of_module, timm_by_name
@@ -31,6 +34,15 @@ def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     Raises:
         ModelError: it is none of the accepted kinds, or cannot be guarded.
     """
+    processor = None
+    if isinstance(model, (str, Path)) and hugging_face.is_one(model):
+        model, processor = hugging_face.from_folder_or_hub(model)
+    if hugging_face.is_model(model):
+        return hugging_face.of_hugging_face(model, a, data, processor)
+    if a["processor"] is not None:
+        raise ConfigError("processor= is for Hugging Face models; give image_size=, mean= and std= for others")
+    if callables.is_two_callables(model):
+        return callables.of_callables(model, a, data)
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         model = Guard.from_pretrained(model, device="cpu")
     if isinstance(model, Guard):
@@ -43,8 +55,8 @@ def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
         model = timm_by_name(str(model), a, data)
     if not isinstance(model, nn.Module):
         raise ModelError(
-            "model must be a torch.nn.Module, a timm name, an .onnx file, a Guard or a run folder, got "
-            f"{type(model).__name__}"
+            "model must be a torch.nn.Module, a timm name, a Hugging Face model or its folder, an .onnx file, two "
+            f"callables (features, logits), a Guard or a run folder, got {type(model).__name__}"
         )
     return of_module(model, a, data)
 

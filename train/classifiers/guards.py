@@ -21,7 +21,15 @@ def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
         raise ConfigError(
             f"the guard {m.name!r} has its own {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} away"
         )
-    if not isinstance(inner, TappedClassifier):
-        return BaseModel(inner, m.preprocess, m.normalisation, m.backbone, m.head, trained=m)
-    layer = inner.layer if inner.tap == "output" else None
-    return BaseModel(inner.model, m.preprocess, m.normalisation, m.backbone, m.head, trained=m, layer=layer)
+    tapped = isinstance(inner, TappedClassifier)
+    return BaseModel(
+        inner.model if tapped else inner,
+        m.preprocess,
+        m.normalisation,
+        m.backbone,
+        m.head,
+        trained=m,
+        layer=inner.layer if tapped and inner.tap == "output" else None,
+        class_names=m.class_names,
+        rebuild={} if tapped and "kind" not in m.backbone_options else m.backbone_options,
+    )

@@ -47,15 +47,19 @@ class LogitsOnly(nn.Module):
         return logits
 
 
-def is_hugging_face(model: Any) -> bool:
+def is_model(model: Any) -> bool:
     """Whether this is one of transformers' models, found out without importing transformers."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and isinstance(model, nn.Module) and isinstance(model, transformers.PreTrainedModel)
 
 
-def is_folder_of_one(path: Path) -> bool:
-    """Whether `save_pretrained` of transformers wrote this folder (a run folder of ours has no config.json)."""
-    return (path / "config.json").is_file()
+def is_one(name: str | Path) -> bool:
+    """Whether a path or name is a folder that transformers' `save_pretrained` wrote (a run folder of ours has no
+    config.json), or can only be a hub id: ``user/name`` and no path here."""
+    path = Path(name)
+    if path.exists():
+        return (path / "config.json").is_file()
+    return re.fullmatch(r"[\w-]+/[\w.-]+", str(name)) is not None and path.suffix != ".onnx"
 
 
 def from_folder_or_hub(name: str | Path) -> tuple[nn.Module, Any]:

@@ -1,0 +1,83 @@
+"""Open a classifier to ask what it shows, without any data: what `guard.list_scores(model=...)` does."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from guard.detector import Guard
+from guard.errors import ConfigError, DataError, GuardError
+from guard.manifest import Normalisation
+from guard.module import GuardModule, TapsModule
+
+from .. import build
+from ..features import tap_classifier
+from . import hugging_face, open_classifier
+
+SIDES = (224, 64, 32)  # tried in turn on a model that does not say what it was made for
+
+
+def open_without_data(model: Any) -> TapsModule:
+    """The classifier that `guard.fit` would guard, on the CPU.
+
+    Noise of the size that the model was made for shows what it gives; where nothing says which that is, 224, 64 and 32
+    pixels are tried. A timm name is built without its weights.
+
+    Args:
+        model: what `guard.fit` takes.
+
+    Raises:
+        GuardError: it is no classifier that can be guarded; as `guard.fit` would say.
+    """
+    if isinstance(model, str) and not Path(model).exists():
+        model = _timm_without_weights(model)
+    has_own_input = isinstance(model, Guard) or hugging_face.is_model(model) or _is_folder(model)
+    first: GuardError | None = None
+    for side in (None, *SIDES):
+        try:
+            return _opened(model, side, bare=side is None and has_own_input)
+        except (ConfigError, DataError) as error:  # without data there is no size to be found in it
+            if has_own_input or side is not None:
+                raise
+            first = first or error
+        except GuardError as error:
+            if has_own_input and side is None and not hugging_face.is_model(model):
+                raise
+            first = error if first is None or isinstance(first, DataError) else first
+    assert first is not None  # the loop ended without an answer
+    raise first
+
+
+def _opened(model: Any, side: int | None, bare: bool) -> TapsModule:
+    from guard.api import fit
+
+    arguments = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
+    arguments |= {"device": "cpu", "image_size": side}
+    if not bare:  # its numbers change nothing here
+        arguments |= {"mean": (0.5,) * 3, "std": (0.5,) * 3, "in_chans": _channels(model)}
+    base = open_classifier(model, arguments, None)
+    if isinstance(base.model, TapsModule):
+        return base.model
+    plain = Normalisation(mean=(0.5,) * base.preprocess.channels, std=(0.5,) * base.preprocess.channels)
+    probe = GuardModule(nn.Module(), None, plain)  # type: ignore[arg-type]  # only normalises
+    return tap_classifier(base.model, probe.normalise(build.example_batch(base.preprocess)), base.layer)
+
+
+def _channels(model: Any) -> int | None:
+    """What its first convolution takes; None, which becomes 3, where there is none."""
+    parts = model if isinstance(model, (tuple, list)) else (model,)
+    modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
+    return next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
+
+
+def _is_folder(model: Any) -> bool:
+    return isinstance(model, (str, Path)) and Path(model).is_dir()
+
+
+def _timm_without_weights(name: str) -> Any:
+    import timm
+
+    return timm.create_model(name) if timm.is_model(name) else name
