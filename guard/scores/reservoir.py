@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Reservoir:
-    """Keeps at most `size` rows, each row of the stream with equal probability; all rows in order while they fit."""
+    """Keeps at most `size` rows (None: all), each row of the stream with equal probability; in order while they fit."""
 
-    def __init__(self, size: int, seed: int = 0) -> None:
+    def __init__(self, size: int | None, seed: int = 0) -> None:
         self.size = size
         self.seen = 0
         self._parts: list[Tensor] = []
@@ -18,18 +18,22 @@ class Reservoir:
 
     def add(self, rows: Tensor) -> None:
         """Offer rows (n, ...); a copy is kept."""
-        room = max(0, self.size - self.seen)
+        room = len(rows) if self.size is None else max(0, self.size - self.seen)
         if room:
             self._parts.append(rows[:room].clone())
         late = rows[room:]
         if len(late):
-            kept = self.rows()
-            first = self.seen + min(room, len(rows))
-            positions = torch.arange(first + 1, first + len(late) + 1, dtype=torch.float64)
-            slot = (torch.rand(len(late), generator=self._generator, dtype=torch.float64) * positions).long()
-            for row, at in zip(late[slot < self.size], slot[slot < self.size].tolist(), strict=True):
-                kept[at] = row
+            self._replace(late, self.seen + min(room, len(rows)))
         self.seen += len(rows)
+
+    def _replace(self, late: Tensor, before: int) -> None:
+        """Row i of `late`, with `before` others before them, goes to place U{0 .. before + i} if that exists."""
+        positions = torch.arange(before + 1, before + len(late) + 1, dtype=torch.float64)
+        places = (torch.rand(len(late), generator=self._generator, dtype=torch.float64) * positions).long()
+        latest = {place: i for i, place in enumerate(places.tolist()) if place < self.size}
+        if latest:
+            where, which = (torch.tensor(list(part), device=late.device) for part in (latest, latest.values()))
+            self.rows()[where] = late[which]
 
     def rows(self) -> Tensor:
         """The sample (min(size, seen), ...)."""
