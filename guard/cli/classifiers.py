@@ -1,4 +1,4 @@
-"""What ``guard fit --model`` names: a timm model, a run folder, or ``package.module:callable``."""
+"""What ``guard fit --model`` names: a timm model, an ONNX file, a run folder, or ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ def classifier(
     """The `model` argument of `guard.fit`.
 
     Args:
-        name: a timm model name; a run folder; or ``package.module:callable``, where calling it without arguments
-            gives the classifier (the working directory is searched too).
+        name: a timm model name; an .onnx file; a run folder; or ``package.module:callable``, where calling it without
+            arguments gives the classifier (the working directory is searched too).
         checkpoint: safetensors with the weights, for a timm model or a callable.
         in_chans, image_size: what a timm model with a checkpoint is built for; default its published ones.
 
     Raises:
-        ConfigError: the module or callable is not there, or a checkpoint for a run folder.
+        ConfigError: the module or callable is not there, or a checkpoint for what has weights.
         ModelError: the callable gives no torch module, or the checkpoint belongs to another architecture.
     """
     if Path(name).is_dir():
         if checkpoint is not None:
             raise ConfigError(f"{name} is a run folder and brings its weights; drop --checkpoint")
+        return name
+    if Path(name).suffix == ".onnx":
+        if checkpoint is not None:
+            raise ConfigError(f"{name} is an ONNX file and brings its weights; drop --checkpoint")
         return name
     if ":" in name:
         model = _called(name)
@@ -46,7 +50,7 @@ def _called(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--model {name}: no module {error.name!r} here or among the installed packages; "
-            "accepted: a timm name, a run folder, or package.module:callable"
+            "accepted: a timm name, an .onnx file, a run folder, or package.module:callable"
         ) from error
     finally:
         sys.path.pop(0)

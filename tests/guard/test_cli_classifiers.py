@@ -81,10 +81,11 @@ def test_pickled_and_missing_checkpoints_are_refused(user_module: str, tmp_path:
         classifier(f"{user_module}:net", tmp_path / "absent.safetensors")
 
 
-def test_a_run_folder_is_passed_on_and_takes_no_checkpoint(tmp_path: Path) -> None:
-    assert classifier(str(tmp_path)) == str(tmp_path)
+@pytest.mark.parametrize("name", [".", "nets/mine.onnx"])
+def test_run_folders_and_onnx_files_are_passed_on_and_take_no_checkpoint(name: str, tmp_path: Path) -> None:
+    assert classifier(name) == name
     with pytest.raises(ConfigError, match="brings its weights; drop --checkpoint"):
-        classifier(str(tmp_path), tmp_path / "w.safetensors")
+        classifier(name, tmp_path / "w.safetensors")
 
 
 def test_a_timm_checkpoint_decides_the_number_of_classes(tmp_path: Path) -> None:
