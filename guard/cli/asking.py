@@ -122,22 +122,44 @@ def methods(pattern: Pattern = "*", json: Json = False, debug: Debug = False) ->
     _show("method", pattern, registry.list_methods(), registry.get_method, json)
 
 
-def scores(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
-    """List the scores, or show one score's options."""
+def scores(
+    pattern: Pattern = "*",
+    model: Annotated[
+        str | None, typer.Option(help="What guard fit takes as --model: says which scores it can have, or why not.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the scores with what they need, or show one score's options."""
     from ..errors import MissingExtraError
+    from .classifiers import classifier
 
     try:
         from .. import scores as registry
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} (needed by the scores)", "train") from error
-    _show("score", pattern, registry.list_scores(), registry.get_score, json)
+    if model is None and not _is_pattern(pattern):
+        _show("score", pattern, registry.list_scores(), registry.get_score, json)
+        return
+    if not _is_pattern(pattern):
+        registry.get_score(pattern)  # an unknown name raises, with near matches
+    listed = api.list_scores(pattern, model=None if model is None else classifier(model))
+    if json:
+        summaries = (output.card(registry.get_score(row.name))["summary"] for row in listed.rows)
+        output.print_json([{**row.model_dump(), "summary": s} for row, s in zip(listed.rows, summaries, strict=True)])
+    else:
+        output.print_rows(listed.rows[0].columns() if listed else (), (row.cells() for row in listed.rows))
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
 
 
 def _show(kind: str, pattern: str, names: list[str], get: Callable[[str], Any], json: bool) -> None:
     """One registered thing in full, or the list of those that match."""
     from fnmatch import filter as matching
 
-    if not any(character in pattern for character in "*?["):
+    if not _is_pattern(pattern):
         card = output.card(get(pattern))  # an unknown name raises, with near matches
         if json:
             output.print_json(card)

@@ -125,6 +125,9 @@ def fit(
     features: Annotated[
         str | None, typer.Option(help="Module whose output is the feature vector; default found by itself.")
     ] = None,
+    processor: Annotated[
+        str | None, typer.Option(help="Folder of a Hugging Face model's image processor; default the model's.")
+    ] = None,
     image_size: Side = None,
     in_chans: Annotated[int | None, typer.Option(help="3, or 1 for grey; default the model's.")] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation, e.g. 0.5,0.5,0.5; default the model's.")] = None,
@@ -156,6 +159,7 @@ def fit(
             data,
             score=score,
             features=features,
+            processor=processor,
             image_size=image_size,
             in_chans=in_chans,
             mean=numbers(mean),

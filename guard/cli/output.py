@@ -152,6 +152,14 @@ def print_cards(kind: str, cards: Iterable[Mapping[str, Any]]) -> None:
     console().print(table)
 
 
+def print_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Any table."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
 def _type_name(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
