@@ -39,9 +39,17 @@ def layer_input(features: Tensor, bias: Tensor) -> Tensor:
     return features if bias.numel() else unit(features)
 
 
-def relogits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits (N, C) of features (N, D) under a layer as `flat_layer` gives it."""
-    return F.linear(layer_input(features, bias), weight, bias if bias.numel() else None)
+def relogits(features: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Logits (N, C) of gain * features under a layer as `flat_layer` gives it; features (N, D), gain (N, 1) or None.
+
+    The gain goes behind the product, where it is cheap. Of its size a cosine layer must see nothing, not even the
+    rounding: features that differ by their gain alone then have equal scores, which no runtime can tear apart.
+    """
+    if gain is None:
+        return F.linear(layer_input(features, bias), weight, bias if bias.numel() else None)
+    if bias.numel():
+        return gain * F.linear(features, weight) + bias
+    return gain.sign() * F.linear(unit(features), weight)
 
 
 class RelogitsOptions(Record):
@@ -84,6 +92,6 @@ class RelogitsScore(Score):
             )
         self.weight, self.bias = flat_layer(last_layer)
 
-    def rescored(self, features: Tensor) -> Tensor:
-        """The base's ood_score (N,) of features (N, D) under the layer in the buffers."""
-        return base_score(relogits(features, self.weight, self.bias), self.options)
+    def rescored(self, features: Tensor, gain: Tensor | None = None) -> Tensor:
+        """The base's ood_score (N,) of gain * features, (N, D), under the layer in the buffers."""
+        return base_score(relogits(features, self.weight, self.bias, gain), self.options)

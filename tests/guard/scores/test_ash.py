@@ -20,6 +20,11 @@ from .conftest import Sample
 VARIANTS = ["b", "p", "s"]
 
 
+def shape(features: torch.Tensor, k: int, variant: str) -> torch.Tensor:
+    shaped, gain = ash(features, k, variant)
+    return shaped if gain is None else gain * shaped
+
+
 def positive(n: int, width: int) -> torch.Tensor:
     """Features after a ReLU and pooling: none negative, some zero."""
     return torch.randn(n, width, generator=torch.Generator().manual_seed(3)).relu()
@@ -30,7 +35,7 @@ def positive(n: int, width: int) -> torch.Tensor:
 def test_shaping_against_its_definition(k: int, variant: str, sample: Sample) -> None:
     for features in (positive(40, 10), sample.features[:40]):  # the latter have negative values
         expected = np.stack([reference.ash(h.numpy(), k, variant) for h in features])
-        np.testing.assert_allclose(ash(features, k, variant).numpy(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(shape(features, k, variant).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 16.0], ids=["linear", "cosine"])
@@ -76,7 +81,7 @@ def test_the_short_and_the_long_side_keep_the_same() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equal_activations_share_their_fate(variant: str) -> None:
     """theirs keeps k of them, whichever its TopK finds first; a runtime's TopK may find others."""
-    shaped = ash(torch.tensor([[3.0, 2.0, 2.0, 2.0, 1.0]]), 2, variant)
+    shaped = shape(torch.tensor([[3.0, 2.0, 2.0, 2.0, 1.0]]), 2, variant)
     assert (shaped[0] != 0).tolist() == [True, True, True, True, False]
     if variant == "b":
         torch.testing.assert_close(shaped[0, :4], torch.full((4,), 10 / 4))
@@ -85,7 +90,7 @@ def test_equal_activations_share_their_fate(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_with_less_than_k_activations_no_zero_is_woken(variant: str) -> None:
     """theirs fills zeros of its TopK's choice."""
-    shaped = ash(torch.tensor([[0.0, 4.0, 0.0, 2.0, 0.0]]), 4, variant)
+    shaped = shape(torch.tensor([[0.0, 4.0, 0.0, 2.0, 0.0]]), 4, variant)
     expected = {"b": [0, 3, 0, 3, 0], "p": [0, 4, 0, 2, 0], "s": [0, 4 * np.e, 0, 2 * np.e, 0]}[variant]
     np.testing.assert_allclose(shaped[0].numpy(), expected, rtol=1e-6)
 
@@ -106,7 +111,7 @@ def test_with_less_than_k_activations_no_zero_is_woken(variant: str) -> None:
 def test_no_sharpening_overflows(row: list[float], variant: str) -> None:
     """exp(s1 / s2) with s2 near zero, or negative features: finite, and so is the energy of it."""
     for k in (1, 2, 4):
-        shaped = ash(torch.tensor([row]), k, variant)
+        shaped = shape(torch.tensor([row]), k, variant)
         assert shaped.isfinite().all()
         logits = relogits(shaped, *flat_layer(LastLayer(torch.tensor([[1.0, -1, 2, 0.5], [3, 2, 1, 0]]), None)))
         assert logits.logsumexp(-1).isfinite().all()
