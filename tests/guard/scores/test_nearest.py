@@ -30,9 +30,9 @@ def unit(x: Tensor) -> Tensor:
 
 
 def dense(count: int, seed: int) -> Tensor:
-    """Two knots of points that bfloat16 cannot tell apart: its grid is 100 times as wide as they are."""
+    """Two knots of points that bfloat16 cannot tell apart: its grid is as wide as they are."""
     knots = 4 * torch.sign(noise(1, WIDTH, seed=9)) * torch.tensor([1.0, -1.0]).repeat(count // 2)[:, None]
-    return knots + 1e-4 * noise(count, WIDTH, seed=seed)
+    return knots + 0.02 * noise(count, WIDTH, seed=seed)
 
 
 # name -> (queries (QUERIES, WIDTH), bank (ROWS, WIDTH))
