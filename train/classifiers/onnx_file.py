@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,11 +20,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from guard.errors import ModelError, UnknownNameError
 from guard.heads import LastLayer
+from guard.manifest import Preprocess
 from guard.onnx_classifier import OnnxClassifier
 from guard.onnx_graph import ancestors, producers, prune, unused_name
 from guard.scores.base import Need
 
-from ..data import load
+from ..data import ImageData, load
 from ..features import check_logits
 from .base import BaseModel
 from .onnx_adapt import at_opset, close, free_batch, same_rows
@@ -46,11 +47,26 @@ def of_onnx_file(path: Path, a: dict[str, Any], data: Any) -> BaseModel:
     Raises:
         ModelError: it is not such a file; the message says what to write instead.
     """
+    opened = open_graph(path, a, data)
+    normalisation = normalisation_for(opened.images, a)
+    return BaseModel(opened.classifier, opened.preprocess, normalisation, path.stem, data=opened.data)
+
+
+class Opened(NamedTuple):
+    """A classifier and its input; `data` where it had to be loaded."""
+
+    classifier: OnnxClassifier
+    images: Images
+    preprocess: Preprocess
+    data: ImageData | None
+
+
+def open_graph(path: Path, a: dict[str, Any], data: Any) -> Opened:
+    """The part of `of_onnx_file` that asks nothing about pixel values."""
     model = read_classifier(path)
     try:
         images = image_input(model)
         preprocess, source = preprocess_for(images, a, data)
-        normalisation = normalisation_for(images, a)
 
         def classes() -> int:
             return len((source or load(data, preprocess=preprocess, workers=a["workers"])).class_names)
@@ -60,7 +76,7 @@ def of_onnx_file(path: Path, a: dict[str, Any], data: Any) -> BaseModel:
         classifier = _shown(model, output, a["features"], images, noise, path.name)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    return BaseModel(classifier, preprocess, normalisation, path.stem, data=source)
+    return Opened(classifier, images, preprocess, source)
 
 
 def _plain(model: ModelProto, images: Images, noise: np.ndarray, classes: Callable[[], int]) -> tuple[ModelProto, str]:

@@ -56,6 +56,10 @@ def _opened(model: Any, side: int | None, bare: bool) -> TapsModule:
 
     arguments = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
     arguments |= {"device": "cpu", "image_size": side}
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+        from .onnx_file import open_graph  # onnx takes a while to import
+
+        return open_graph(Path(model), arguments, None).classifier
     if not bare:  # its numbers change nothing here
         arguments |= {"mean": (0.5,) * 3, "std": (0.5,) * 3, "in_chans": _channels(model)}
     base = open_classifier(model, arguments, None)

@@ -143,15 +143,20 @@ def test_without_a_linear_layer_scores_of_logits_remain(tmp_path: Path, four: Ar
     g = guard.fit(path, four, score="energy", device="cpu", **NORMALISED)
     assert g.module.classifier.shows() == {"logits"}
     assert guard.verify(guard.export(g, tmp_path / "guard.onnx"), against=g, data=four).flag_flips == 0
-    with pytest.raises(
-        ModelError, match=r"score 'knn' needs .*; no linear .*features=, e.g. z, flat, pool, map"
-    ):
+    with pytest.raises(ModelError, match=r"score 'knn' needs .*; no linear .*features=, e.g. z, flat, pool, map"):
         guard.fit(path, four, score="knn", device="cpu", **NORMALISED)
     with pytest.raises(ModelError, match=r"score 'vim' needs .*weights.*; no linear layer"):
         guard.fit(path, four, score="vim", features="flat", device="cpu", **NORMALISED)
     assert guard.fit(path, four, score="knn", features="flat", device="cpu", **NORMALISED).manifest.score == "knn"
     with pytest.raises(UnknownNameError, match=r"unknown tensor 'flot'; did you mean 'flat'"):
         opened(path, features="flot")
+
+
+@pytest.mark.parametrize("name", ["gemm", "open size", "uint8 channels last"])
+def test_list_scores_knows_what_a_file_shows(name: str, tmp_path: Path) -> None:
+    rows = {row.name: row for row in guard.list_scores(model=saved(build(FILES[name]), tmp_path)).rows}
+    assert rows["vim"].applies
+    assert not rows["gram"].applies
 
 
 @pytest.mark.parametrize("score", ["odin", "gram"])
