@@ -71,6 +71,8 @@ class TapsModule(nn.Module):
         """Why `shows` leaves `need` out, and what to do instead, as the end of a sentence."""
         if need == "weights":
             return "use 'knn' or 'mahalanobis', which read features alone"
+        if need == "extra class":
+            return "train one with guard.train(..., head='c_plus_1')"
         if need == "feature map":
             return "only classifiers that guard.train made show it"
         return f"a {type(self).__name__} does not show it"
@@ -90,11 +92,12 @@ class Classifier(TapsModule):
         features = self.head.embed(self.backbone.pool(feature_map))
         return Taps(features, self.head(features), feature_map)
 
-    def last_layer(self) -> LastLayer | None:
+    def last_layer(self) -> LastLayer:
         return self.head.last_layer()
 
     def shows(self) -> frozenset[Need]:
-        return super().shows() | {"feature map"}
+        extra: frozenset[Need] = frozenset() if self.last_layer().reject is None else frozenset(("extra class",))
+        return super().shows() | {"feature map"} | extra
 
 
 class TappedClassifier(TapsModule):
@@ -112,7 +115,8 @@ class TappedClassifier(TapsModule):
         self.model = model
         self.layer = layer
         self.tap = tap
-        self.num_features = 0  # set by train.features.tap_classifier, which has seen a batch
+        self.num_features = 0  # set by train.features.tap_classifier, which has seen a batch, as is
+        self.linear = True  # whether the logits are a linear layer of the features
 
     def forward(self, x: Tensor) -> Taps:
         seen: list[Tensor] = []
@@ -149,7 +153,7 @@ class TappedClassifier(TapsModule):
             tapped = self.model.get_submodule(self.layer)
             layers = [tapped] if isinstance(tapped, nn.Linear) else []
         fitting = [m for m in layers if m.in_features == self.num_features]
-        if not fitting:
+        if not fitting or not self.linear:
             return None
         bias = fitting[-1].bias
         return LastLayer(fitting[-1].weight.detach(), None if bias is None else bias.detach())

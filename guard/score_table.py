@@ -17,6 +17,7 @@ _NEEDED: dict[Need, str] = {
     "logits": "the logits",
     "features": "the features before the last layer",
     "weights": "the weights of a last linear layer",
+    "extra class": "an extra class for outliers",
     "feature map": "the last feature map",
     "layer maps": "maps of intermediate layers",
     "input gradient": "the gradient of the input",

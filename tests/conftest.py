@@ -59,6 +59,7 @@ TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "d
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "score": "energy"},
     "cosine": {"method": "plain", "score": "cosine", "lr": 0.02},
+    "c_plus_1": {"method": "plain", "score": "reject_class"},
     "vos": {"method": "vos", "score": "energy_logistic", "start": 0.25, "queue": 20},
     "rejection": {"method": "rejection", "hidden": 32, "head_epochs": 3},
     "rejection-map": {"method": "rejection", "hidden": 32, "head_epochs": 3, "tap": "map"},

@@ -35,6 +35,7 @@ from .synthesis.images import SYNTHESISERS
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
 SMALL_IMAGE = 64  # pixels; up to here "auto" takes a small-image net
+OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
 
 __all__ = ["fit", "train"]
 
@@ -119,9 +120,9 @@ def _trained_score(method: Method, asked: str | None) -> Score:
 
 def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
     """The part of `TrainConfig` that does not depend on the data."""
-    head = a["head"] or {"cosine": "cosine", "reject_class": "c_plus_1"}.get(score.name, method.head)
-    if score.name == "reject_class" and head != "c_plus_1":
-        raise ConfigError(f"score 'reject_class' reads the extra class of head='c_plus_1'; head={head!r} has none")
+    head = a["head"] or OWN_HEAD.get(score.name, method.head)
+    if "extra class" in score.needs and head != "c_plus_1":
+        raise ConfigError(f"score {score.name!r} reads the extra class of head='c_plus_1'; head={head!r} has none")
     return {
         "method": method.name,
         "options": method.options.model_dump(),

@@ -22,6 +22,7 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     gram             Gram statistics out of their range           intermediate maps; fitted
     odin             msp after a step towards the class           logits, input gradient
     cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
+    reject_class     log probability of the extra class           both; of a c_plus_1 head
     rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
 """
 
@@ -48,6 +49,7 @@ from .msp import MSP
 from .nnguide import NNGuide
 from .odin import ODIN
 from .react import ReAct
+from .reject_class import RejectClass
 from .rejection import Rejection
 from .relative_mahalanobis import RelativeMahalanobis
 from .she import SHE
@@ -80,6 +82,7 @@ for _score in (
     KNN,
     ViM,
     Cosine,
+    RejectClass,
     Rejection,
     ReAct,
     DICE,

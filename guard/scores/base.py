@@ -16,7 +16,7 @@ from ..options import parse_options
 if TYPE_CHECKING:
     from ..module import Taps
 
-Need = Literal["logits", "features", "weights", "feature map", "layer maps", "input gradient"]
+Need = Literal["logits", "features", "weights", "extra class", "feature map", "layer maps", "input gradient"]
 
 
 class NoOptions(Record):
@@ -34,7 +34,8 @@ class Score(nn.Module):
         equation: ood_score in one line of plain text; h features, f logits, p = softmax f, W and b the last layer.
         source: the paper it comes from.
         needs: what it reads beyond the labels of its fitting data: "logits", pooled "features", the last layer's
-            "weights", the last "feature map", intermediate "layer maps", or the "input gradient".
+            "weights", a head's "extra class", the last "feature map", intermediate "layer maps", or the "input
+            gradient".
         needs_fit: whether ``update`` must see in-distribution data.
         trained_by: the training method (or head) whose state it carries, or "" for a score any classifier can have.
         no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.

@@ -50,7 +50,8 @@ def _taps(features: Tensor, last: LastLayer) -> Taps:
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     g = torch.Generator().manual_seed(0)
-    last = LastLayer(2 * torch.eye(CLASSES, FEATURES), torch.linspace(-0.1, 0.1, CLASSES))
+    reject = (torch.eye(FEATURES)[10], torch.tensor(-5.0))  # an extra class, for the scores that read one
+    last = LastLayer(2 * torch.eye(CLASSES, FEATURES), torch.linspace(-0.1, 0.1, CLASSES), reject=reject)
     labels = torch.arange(800) % CLASSES
     rows = 6 * torch.eye(CLASSES, FEATURES)[labels] + 0.5 * torch.randn(800, FEATURES, generator=g)
     far = torch.zeros(60, FEATURES)

@@ -111,7 +111,7 @@ class TestEveryFittedScore:
 
 def test_every_score_of_the_package_is_listed() -> None:
     expected = {"msp", "max_logit", "energy", "energy_logistic", "mahalanobis", "knn", "vim", "cosine", "rejection"}
-    expected |= {"react", "dice", "ash", "nnguide"}
+    expected |= {"react", "dice", "ash", "nnguide", "reject_class"}
     expected |= {"entropy", "gen", "kl_matching", "relative_mahalanobis", "she"}
     assert expected <= set(SCORES)
     assert sorted(SCORES) == SCORES

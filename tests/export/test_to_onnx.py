@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from export import to_onnx
 from export.to_onnx import ExportError, onnx_bytes
-from guard.heads import create_head
+from guard.heads import create_head, list_heads
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import Classifier, GuardModule
 from guard.scores import Score, create_score
@@ -31,7 +31,7 @@ def guard(
     network = create_backbone(backbone, image_size=32, in_chans=channels)
     classifier = Classifier(network, create_head(head, network.num_features, 5))
     for module in classifier.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     made: Score = create_score(score)
     if score == "cosine":
@@ -80,10 +80,15 @@ def test_the_cast_comes_before_the_transpose() -> None:
     assert (first.op_type, first.input[0], second.op_type) == ("Cast", "images", "Transpose")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("backbone", ["wrn16_2", "vit_tiny_patch16_224"])
-def test_the_folded_graph_computes_what_torch_does(backbone: str, channels: int) -> None:
-    module, manifest = guard(backbone, channels=channels)
+@pytest.mark.parametrize(
+    ("backbone", "head", "channels"),
+    [
+        *((backbone, "linear", channels) for backbone in ("wrn16_2", "vit_tiny_patch16_224") for channels in (1, 3)),
+        *(("wrn16_2", head, 3) for head in list_heads() if head != "linear"),
+    ],
+)
+def test_the_folded_graph_computes_what_torch_does(backbone: str, head: str, channels: int) -> None:
+    module, manifest = guard(backbone, head, channels=channels)
     session = ort.InferenceSession(onnx_bytes(module, manifest), providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, channels), dtype=np.uint8)
     threshold = np.array(-1.7, np.float32)

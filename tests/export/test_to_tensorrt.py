@@ -17,6 +17,7 @@ from guard.artefact import read_pair
 from guard.calibration import calibrate
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ExportError, RuntimeUnavailableError
+from guard.heads import list_heads
 from guard.loading import engine_manifest_path
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.module import GuardModule
@@ -66,8 +67,12 @@ def make_guard(score_name: str, head: str) -> Guard:
     return Guard(manifest, TorchModule(module, preprocess, "cpu"))
 
 
-@pytest.mark.parametrize("head", ["linear", "cosine"])
-@pytest.mark.parametrize("score", [name for name in list_scores() if not get_score(name).no_export])
+SCORES = [name for name in list_scores() if not get_score(name).no_export]
+BUILT = [(s, h) for h in ("linear", "cosine") for s in SCORES if "extra class" not in get_score(s).needs]
+BUILT += [("energy", h) for h in list_heads() if h not in ("linear", "cosine")] + [("reject_class", "c_plus_1")]
+
+
+@pytest.mark.parametrize(("score", "head"), BUILT)
 def test_every_score_and_head_builds(score: str, head: str) -> None:
     g = make_guard(score, head)
     engine, facts = build_engine(onnx_bytes(g.module, g.manifest), g.manifest, max_batch=16, trt=trt)
