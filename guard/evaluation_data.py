@@ -44,8 +44,11 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None)
     images, note = _held_out(images, card, manifest.seed)
     if max_images is not None:
         images = images.subset(np.arange(min(max_images, len(images))))
-    # the card's fingerprint covers the class names, so index i is the guard's class i, also if `fit` renamed it
-    return IdTestImages(images, np.asarray(images.labels), (note,))
+    # as `fit` did: by name where the guard has all of these names, else index i is the guard's class i, renamed
+    known = set(images.class_names) <= set(manifest.class_names)
+    names = images.class_names if known else manifest.class_names
+    labels, _ = match_classes(images.labels, names, manifest.class_names, images.name)
+    return IdTestImages(images, labels, (note,))
 
 
 def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None) -> Any:

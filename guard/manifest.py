@@ -29,8 +29,8 @@ class Preprocess(Record):
             the centre is cut.
         interpolation: Pillow's antialiased filter.
         crop_scale: shorter side / input side before the centre crop; 1.0 cuts only the longer side.
-        crop_rounding: half a pixel of the crop's corner: "half_even" as torchvision's CenterCrop, or "down" as Hugging
-            Face's image processors.
+        crop_like: whose centre crop it is, "torchvision" (half a pixel of the corner rounds to even) or "hugging_face"
+            (it rounds down); the latter to the last bit.
         background: the grey level put behind transparent pixels, 0 .. 255.
     """
 
@@ -40,7 +40,7 @@ class Preprocess(Record):
     resize: Literal["stretch", "crop"] = "crop"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     crop_scale: float = Field(default=1.0, ge=1.0, le=4.0)
-    crop_rounding: Literal["half_even", "down"] = "half_even"
+    crop_like: Literal["torchvision", "hugging_face"] = "torchvision"
     background: int = Field(default=255, ge=0, le=255)
 
 
@@ -104,13 +104,17 @@ class Calibration(Record):
         """(n,) uint16 predicted class of each of `scores`; (0,) for a calibration that is not class-conditional."""
         return np.frombuffer(base64.b64decode(self.labels_base64), dtype="<u2")
 
-    @functools.cached_property
+    @property
     def scores_by_class(self) -> tuple[np.ndarray | None, ...]:
         """(C,) ascending float32 scores of each class that has its own threshold; None for the others."""
-        scores, labels = self.scores, self.labels
-        return tuple(
-            None if interval is None else scores[labels == c] for c, interval in enumerate(self.class_intervals)
-        )
+        return _scores_by_class(self.scores_base64, self.labels_base64, self.class_intervals)
+
+
+@functools.lru_cache(maxsize=4)  # every prediction asks; no cached_property, which pydantic would compare as a field
+def _scores_by_class(scores: str, labels: str, intervals: tuple[Any, ...]) -> tuple[np.ndarray | None, ...]:
+    values = np.frombuffer(base64.b64decode(scores), dtype="<f4")
+    classes = np.frombuffer(base64.b64decode(labels), dtype="<u2")
+    return tuple(None if interval is None else values[classes == c] for c, interval in enumerate(intervals))
 
 
 class TemperatureScaling(Record):

@@ -41,6 +41,7 @@ from .errors import ConfigError, ImageError, MissingDataError
 from .manifest import Preprocess
 
 MAX_PIXELS = 50_000_000
+_WHOLE_PIXELS = 16_000_000  # of an image that is scaled before it is cut
 
 #: What `open_image` reads, by content and whatever the suffix says. Not all that Pillow reads: its EPS plugin runs
 #: another program, and formats without a signature would claim any file.
@@ -93,8 +94,8 @@ def to_input(
     """One image as the graph takes it: uint8 (config.height, config.width, config.channels), C-contiguous.
 
     "crop" scales the shorter side to crop_scale times the input with Pillow's antialiased filter and cuts the centre,
-    by the same rounding as torchvision's Resize and CenterCrop (or Hugging Face's, `crop_rounding`); "stretch" scales
-    each side to that. An image that has the input's size already is never resampled: its pixels pass through unchanged.
+    by the same rounding as torchvision's Resize and CenterCrop (or Hugging Face's, `crop_like`); "stretch" scales each
+    side to that. An image that has the input's size already is never resampled: its pixels pass through unchanged.
 
     Args:
         source, max_pixels, formats: as in `open_image`.
@@ -291,8 +292,12 @@ def _resize(image: Image.Image, config: Preprocess) -> Image.Image:
     target = (config.width, config.height)
     if image.size == target:
         return image
-    box = crop_box(image.size, target, config.crop_scale, config.resize == "stretch", config.crop_rounding)
-    return image.resize(target, _FILTERS[config.interpolation], box=box)
+    geometry = (image.size, target, config.crop_scale, config.resize == "stretch", config.crop_like)
+    scaled, (left, top) = _scaled(*geometry)
+    if config.crop_like == "hugging_face" and scaled != target and scaled[0] * scaled[1] <= _WHOLE_PIXELS:
+        whole = image.resize(scaled, _FILTERS[config.interpolation])
+        return whole.crop((left, top, left + target[0], top + target[1]))
+    return image.resize(target, _FILTERS[config.interpolation], box=crop_box(*geometry))
 
 
 def crop_box(
@@ -300,19 +305,30 @@ def crop_box(
     target: tuple[int, int],
     crop_scale: float,
     stretch: bool = False,
-    rounding: str = "half_even",
+    crop_like: str = "torchvision",
 ) -> tuple[float, float, float, float]:
     """The part of an image that scale-then-centre-crop keeps: (left, top, right, bottom) in source pixels.
 
     Resizing this box straight to `target` gives the pixels of scaling everything and cutting afterwards (Pillow's
     filters look beyond the box), without the intermediate image, which for a 1 x 40,000,000 strip would be enormous.
+    Not to the last bit: Pillow may filter rows before columns or after, by the size of the result, and rounds between.
 
     Args:
         size, target: (width, height) of the image and of the input.
         crop_scale: shorter side / input side before the crop, >= 1.
         stretch: scale each side by its own factor, so that all of the image is seen where crop_scale is 1.
-        rounding: of half a pixel at the crop's corner, "half_even" or "down".
+        crop_like: see `Preprocess`.
     """
+    scaled, corner = _scaled(size, target, crop_scale, stretch, crop_like)
+    left, right = (corner[0] * size[0] / scaled[0], (corner[0] + target[0]) * size[0] / scaled[0])
+    top, bottom = (corner[1] * size[1] / scaled[1], (corner[1] + target[1]) * size[1] / scaled[1])
+    return left, top, min(right, size[0]), min(bottom, size[1])
+
+
+def _scaled(
+    size: tuple[int, int], target: tuple[int, int], crop_scale: float, stretch: bool, crop_like: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) before the crop, and its (left, top) corner."""
     scaled = wanted = [round(side * crop_scale) for side in target]
     if not stretch:
         axis = 0 if wanted[0] * size[1] >= wanted[1] * size[0] else 1  # the axis whose scale is larger must be filled
@@ -320,7 +336,5 @@ def crop_box(
         scaled[axis] = wanted[axis]
         scaled = [max(a, b) for a, b in zip(scaled, target, strict=True)]
     cut = [a - b for a, b in zip(scaled, target, strict=True)]
-    corner = [side // 2 if rounding == "down" else round(side / 2) for side in cut]
-    left, right = (corner[0] * size[0] / scaled[0], (corner[0] + target[0]) * size[0] / scaled[0])
-    top, bottom = (corner[1] * size[1] / scaled[1], (corner[1] + target[1]) * size[1] / scaled[1])
-    return left, top, min(right, size[0]), min(bottom, size[1])
+    left, top = (side // 2 if crop_like == "hugging_face" else round(side / 2) for side in cut)
+    return (scaled[0], scaled[1]), (left, top)

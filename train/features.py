@@ -48,6 +48,11 @@ def tap_classifier(model: nn.Module, example: Tensor, layer: str | None = None) 
     if len(taps.features) != len(example):
         raise ModelError(f"layer {tapped.layer!r} shows {len(taps.features)} rows for {len(example)} images")
     tapped.num_features = taps.features.shape[1]
+    last = tapped.last_layer()
+    if last is not None:  # a layer that fits in width may still be another one, or have an activation before it
+        expected = nn.functional.linear(taps.features, last.weight, last.bias)
+        alike = expected.shape == taps.logits.shape and torch.allclose(expected, taps.logits, rtol=1e-3, atol=1e-4)
+        tapped.linear = alike
     return tapped
 
 
@@ -82,14 +87,19 @@ def _last_linear(model: nn.Module, example: Tensor) -> str:
     last = ", ".join(repr(name) for name, _ in list(model.named_modules())[-4:] if name)
     hint = f"name the module that gives the feature vector with features= (its last modules: {last})"
     if not ran:
-        raise ModelError(f"{type(model).__name__} has no linear layer on the way to its logits; {hint}")
+        raise ModelError(f"{_name(model)} has no linear layer on the way to its logits; {hint}")
     name, output = ran[-1]
     if output.shape != logits.shape or not torch.equal(output, logits):
         raise ModelError(
-            f"the last linear layer of {type(model).__name__}, {name!r}, does not give the model's output "
+            f"the last linear layer of {_name(model)}, {name!r}, does not give the model's output "
             f"(something follows it); {hint}"
         )
     return name
+
+
+def _name(model: nn.Module) -> str:
+    """What the user calls it: the class inside a wrapper of ours."""
+    return type(getattr(model, "wrapped", model)).__name__
 
 
 @torch.inference_mode()

@@ -27,6 +27,7 @@ from .torch_models import of_module
 log = logging.getLogger("ood_guard")
 
 KIND = "hugging_face"  # in a manifest's backbone_options
+_LEFT_OUT = ("id2label", "label2id", "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 class LogitsOnly(nn.Module):
@@ -35,6 +36,11 @@ class LogitsOnly(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """What error messages name."""
+        return self.model
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.model(pixel_values=x)
@@ -158,7 +164,7 @@ def _rebuild_options(model: nn.Module) -> dict[str, Any]:
     """What `rebuilt` needs: the class and its whole configuration; labels and versions stay out of it."""
     config: Any = model.config
     values = json.loads(config.to_json_string(use_diff=False))
-    for name in ("id2label", "label2id", "architectures", "_name_or_path", "transformers_version", "dtype"):
+    for name in _LEFT_OUT:
         values.pop(name, None)
     values["num_labels"] = config.num_labels
     return {

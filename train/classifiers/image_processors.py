@@ -1,16 +1,16 @@
 """A Hugging Face image processor as our `Preprocess` and `Normalisation`, or a refusal that names the difference.
 
     do_resize, size, resample       size {height, width}: "stretch"; {shortest_edge}: "crop", which needs a centre crop
-    do_center_crop, crop_size       crop_scale = size / crop_size; a crop's corner rounds down, as theirs does
+    do_center_crop, crop_size       crop_scale = size / crop_size, crop_like "hugging_face"
     do_rescale, rescale_factor      any factor, folded into mean and std
     do_normalize, image_mean, _std  (pixel * factor - mean) / std = (pixel / 255 - mean') / std'
     do_convert_rgb                  what we do always, transparent pixels over white as they do
 
 Fields are not all: some processors compute with their own (a crop_pct that counts below 384 pixels, an offset). So the
-translation is tried on the processor itself: three images through theirs and ours must give the same pixels. Pillow's
-resize is meant, as in training scripts and the "slow" processors, which ours equals to one grey level in 255 (it
-resizes the kept box only); the "fast" ones resize with torchvision, which on uint8 differs from Pillow by a mean of up
-to 0.25 and at most 4 grey levels (bicubic, photographs and noise): less than `MEAN_LEVELS` and `MAX_LEVELS` allow.
+translation is tried on the processor itself: three images through theirs and ours must give the same pixels. Those of
+a processor that resizes with Pillow (the "slow" ones, ``backend="pil"``) are ours to the last bit; the "fast" ones
+resize with torchvision, which on noise differs from Pillow by up to 0.25 of 255 grey levels on average and a few at
+most, less than `MEAN_LEVELS` and `MAX_LEVELS` allow.
 
 One thing differs by design: an image that has the graph's size already is never resampled (guard/preprocess.py).
 """
@@ -61,7 +61,7 @@ def input_of(processor: Any, channels: int, side: int | None = None) -> tuple[Pr
     values = {
         "channels": channels,
         "interpolation": _interpolation(fields, name),
-        "crop_rounding": "down",
+        "crop_like": "hugging_face",
         **_geometry(fields, name, side),
     }
     preprocess = parse_options(Preprocess, values, f"the image processor {name} as")
