@@ -3,10 +3,11 @@
     python -m benchmarks.score_equality --run runs/plain --train cifar10/train.parquet --test cifar10/test.parquet \\
         --ood ood/
 
-The classifier of a run folder shows its features and logits of the training images (everything is fitted to those), of
-the test images and of each OOD set. Each of our scores is fitted in batches, as guard.fit does, and compared with
-pytorch-ood and with the slow float64 formulas of tests/references (`independent_scores`); ODIN and Gram read images and
-are compared on the first --images of each set. Results: benchmarks/results/score_equality.json and .md.
+The classifier of a run folder shows its features and logits of the training images (everything is fitted to those),
+of the test images and of each OOD set. Each of our scores is fitted in batches, as guard.fit does, and compared with
+pytorch-ood and with the slow float64 formulas of tests/references (`independent_scores`); ODIN and Gram, which read
+images, are compared on the first --images of each set, Gram fitted to four times as many. Results:
+benchmarks/results/score_equality.json and .md.
 
 difference   largest |ours - theirs| over the test and OOD images
 relative     the same as a share of |theirs|, or of the standard deviation of the test images' scores where that is
@@ -34,7 +35,8 @@ from guard.module import GuardModule
 from guard.scores import create_score, get_score, list_scores
 from train.data import ImageData, load
 
-from .independent_scores import CHECKS, Check, Fitting, Taken, theirs
+from .independent_image_scores import gram, odin
+from .independent_scores import CHECKS, PYTORCH_OOD, Check, Fitting, Taken
 from .machine import describe, machine
 
 log = logging.getLogger("ood_guard")
@@ -89,20 +91,6 @@ def compared(mine: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[
     }
 
 
-def odin(g: Guard, images: dict[str, np.ndarray]) -> dict[str, Any]:
-    """ODIN as the guard runs it, from uint8 pixels on, against pytorch-ood's on normalised images."""
-    classifier, normalisation = g.module.classifier, g.manifest.normalisation
-    assert normalisation is not None
-    module = GuardModule(classifier, create_score("odin"), normalisation).eval()
-    detector = theirs("ODIN")(lambda x: classifier(x).logits, norm_std=list(normalisation.std))
-    mine, other = {}, {}
-    for name, pixels in images.items():
-        batches = [torch.from_numpy(part) for part in np.array_split(pixels, max(1, len(pixels) // 100))]
-        mine[name] = torch.cat([module(part, torch.tensor(0.0))[2] for part in batches]).detach().double().numpy()
-        other[name] = torch.cat([detector.predict(module.normalise(part)) for part in batches]).double().numpy()
-    return {"score": "odin", "against": "pytorch-ood", "options": {}, "correction": "", **compared(mine, other)}
-
-
 def table(record: dict[str, Any]) -> str:
     """Markdown."""
     sets = list(record["rows"][0]["auroc"])
@@ -147,8 +135,17 @@ def measured(g: Guard, train: ImageData, sets: dict[str, ImageData], images: int
         row = {"score": check.score, "against": check.against, "options": check.options}
         rows.append(row | {"correction": check.correction} | compared(ours(check, fit, taken), other))
         log.info("%s, %s: %.1e (%.0f s)", *(rows[-1][k] for k in ("score", "against", "relative")), _since(began))
-    if not only or "odin" in only:
-        rows.append(odin(g, {name: data.take(np.arange(min(images, len(data)))) for name, data in sets.items()}))
+    first = {name: data.take(np.arange(min(images, len(data)))) for name, data in sets.items()}
+    fitting = train.take(np.arange(min(4 * images, len(train))))
+    for compare in (odin, gram):
+        name = compare.__name__
+        if only and name not in only:
+            continue
+        began = time.perf_counter()
+        mine, other, correction = compare(g, fitting, first)
+        row = {"score": name, "against": PYTORCH_OOD, "options": {}, "correction": correction}
+        rows.append(row | compared(mine, other))
+        log.info("%s: %.1e (%.0f s)", name, rows[-1]["relative"], _since(began))
     checked = {row["score"] for row in rows}
     return {
         "settings": {
