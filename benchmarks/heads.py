@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +25,7 @@ from guard import metrics
 from guard.detector import Guard
 from guard.heads import LastLayer
 from guard.scores import create_score
-from train.data import ImageData, load
-from train.features import stream_features
+from train.data import ImageData, load, split
 
 from .machine import describe, machine
 
@@ -49,23 +48,26 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Shown(NamedTuple):
-    """Features (N, D), logits (N, C), labels (N,) of images."""
+    """Features (N, D) and logits (N, C) of images."""
 
     features: torch.Tensor
     logits: torch.Tensor
-    labels: torch.Tensor
 
 
-def shown(g: Guard, data: ImageData) -> Shown:
-    """What the network makes of images, all at once."""
-    batches = list(stream_features(g.module, data))
-    return Shown(*(torch.cat([getattr(b, name) for b in batches]) for name in Shown._fields))
+@torch.inference_mode()
+def shown(g: Guard, images: Iterable[np.ndarray]) -> Shown:
+    """What the network makes of batches of images."""
+    g.module.eval()
+    taps = [g.module.taps(torch.from_numpy(np.ascontiguousarray(batch))) for batch in images]
+    return Shown(torch.cat([t.features for t in taps]), torch.cat([t.logits for t in taps]))
 
 
 @torch.no_grad()
-def detection(name: str, fitting: Shown, last: LastLayer | None, inside: Shown, outside: dict[str, Shown]) -> Any:
+def detection(
+    name: str, fitting: Shown, labels: torch.Tensor, last: LastLayer | None, inside: Shown, outside: dict[str, Shown]
+) -> dict[str, Any]:
     """AUROC and FPR95 of a score on each OOD set."""
-    score = create_score(name).fit(fitting.features, fitting.logits, fitting.labels, last)
+    score = create_score(name).fit(fitting.features, fitting.logits, labels, last)
 
     def scores(images: Shown) -> np.ndarray:
         parts = zip(images.features.split(500), images.logits.split(500), strict=True)
@@ -73,9 +75,9 @@ def detection(name: str, fitting: Shown, last: LastLayer | None, inside: Shown, 
 
     own = scores(inside)
     found = {}
-    for name_, images in outside.items():
+    for key, images in outside.items():
         theirs = scores(images)
-        found[name_] = {
+        found[key] = {
             "auroc": metrics.auroc(own, theirs),
             "fpr_at_95_id_tpr": metrics.fpr_at_95_id_tpr(own, theirs),
             "fpr_at_95_ood_tpr": metrics.fpr_at_95_ood_tpr(own, theirs),
@@ -87,7 +89,6 @@ def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[
     """Train one head, or take it from its run folder, and measure it."""
     head, options = HEADS[name]
     out = Path(a.runs) / name.replace(", ", "-").split(" ")[0]
-    began = time.perf_counter()
     if (out / "guard.json").exists():
         g = guard.load(out)
     else:
@@ -95,18 +96,22 @@ def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[
             data, backbone=a.backbone, head=head, head_options=options, epochs=a.epochs, seed=a.seed, lr=a.lr,
             score="energy", out=out, resume=out.exists(),
         )  # fmt: skip
-    seconds = time.perf_counter() - began
-    train_rows = np.linspace(0, len(data[1]) - 1, a.fit_images).round().astype(np.int64)
-    fitting = shown(g, load((data[0][train_rows], data[1][train_rows])))
-    inside, outside = shown(g, test), {key: shown(g, images) for key, images in ood.items()}
+    own = split(data[1], seed=a.seed, **{key: g.manifest.data[0].splits[key] for key in ("calibration", "test")})
+    rows = own["train"][np.linspace(0, len(own["train"]) - 1, a.fit_images).round().astype(np.int64)]
+    labels = torch.from_numpy(data[1][rows])
+    fitting = shown(g, np.array_split(data[0][rows], -(-len(rows) // 256)))
+    inside = shown(g, (images for images, _ in test.batches(256)))
+    outside = {key: shown(g, (images for images, _ in each.batches(256))) for key, each in ood.items()}
+    epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = g.module.classifier.last_layer()
     return {
         "name": name,
         "head": head,
         "head_options": g.manifest.head_options,
-        "accuracy": float((inside.logits.argmax(-1) == inside.labels).double().mean()),
-        "train_seconds": round(seconds, 1),
-        "scores": {score: detection(score, fitting, last, inside, outside) for score in SCORES},
+        "accuracy": float((inside.logits.argmax(-1).numpy() == test.labels).mean()),
+        "train_accuracy": epochs[-1]["accuracy"],
+        "train_seconds": round(sum(e["seconds"] for e in epochs), 1),
+        "scores": {score: detection(score, fitting, labels, last, inside, outside) for score in SCORES},
     }
 
 

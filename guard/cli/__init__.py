@@ -3,7 +3,7 @@
     guard train | fit        make a guard                    (making.py)
     guard export | verify    write it as one graph, prove it (making.py)
     guard predict | eval     ask it                          (asking.py)
-    guard methods | scores   what there is                   (asking.py)
+    guard methods | heads | scores   what there is           (asking.py)
     guard serve | demo       run it                          (running.py)
 
 Tables and messages are for people; ``--json`` prints one JSON value on standard output and nothing else. A

@@ -48,25 +48,27 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
         raise ConfigError(f"expected numbers separated by commas, like 0.5,0.5,0.5, got {text!r}") from None
 
 
-def settings(pairs: Iterable[str], function: Callable[..., Any]) -> dict[str, Any]:
-    """``--set`` options, ``name=value`` each, as the keyword arguments that `function` passes on.
+def settings(
+    pairs: Iterable[str], function: Callable[..., Any] | None = None, *, flag: str = "--set"
+) -> dict[str, Any]:
+    """What was given with `flag`, ``name=value`` each, as the keyword arguments that `function`, if any, passes on.
 
     Raises:
         ConfigError: no ``=``; a name given twice; or a parameter of `function`, which has an option of its own.
     """
-    own = inspect.signature(function).parameters
+    own = inspect.signature(function).parameters if function else {}
     options: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not separator or not name:
-            raise ConfigError(f"--set takes name=value, like --set weight=0.1, got {pair!r}")
+            raise ConfigError(f"{flag} takes name=value, like {flag} weight=0.1, got {pair!r}")
         if name in own and own[name].kind is not inspect.Parameter.VAR_KEYWORD:
             raise ConfigError(
-                f"--set {pair}: {name} is no option of the method or score; use --{name.replace('_', '-')}"
+                f"{flag} {pair}: {name} is no option of the method or score; use --{name.replace('_', '-')}"
             )
         if name in options:
-            raise ConfigError(f"--set {name} was given twice")
+            raise ConfigError(f"{flag} {name} was given twice")
         options[name] = value(text)
     return options
 

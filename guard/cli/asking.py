@@ -1,4 +1,4 @@
-"""``guard predict``, ``eval``, ``methods``, ``scores``: ask a guard, and ask what there is."""
+"""``guard predict``, ``eval``, ``methods``, ``heads``, ``scores``: ask a guard, and ask what there is."""
 
 from __future__ import annotations
 
@@ -122,6 +122,17 @@ def methods(pattern: Pattern = "*", json: Json = False, debug: Debug = False) ->
     _show("method", pattern, registry.list_methods(), registry.get_method, json)
 
 
+def heads(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
+    """List the classifier heads, or show one head's options."""
+    from ..errors import MissingExtraError
+
+    try:
+        from .. import heads as registry
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{error.name} (needed by the heads)", "train") from error
+    _show("head", pattern, registry.list_heads(), registry.head_class, json)
+
+
 def scores(
     pattern: Pattern = "*",
     model: Annotated[
@@ -177,5 +188,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "eval": evaluate,
     "methods": methods,
+    "heads": heads,
     "scores": scores,
 }

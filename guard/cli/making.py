@@ -36,9 +36,15 @@ def train(
     data: Data,
     method: Annotated[str, typer.Option(help="See: guard methods.")] = _TRAIN["method"],
     backbone: Annotated[
-        str, typer.Option(help="wrn16_2, wrn40_2, resnet18_small, resnet34_small, any timm name, or auto.")
+        str, typer.Option(help="wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, any timm name, or auto.")
     ] = _TRAIN["backbone"],
-    head: Annotated[str | None, typer.Option(help="linear or cosine; default the method's.")] = None,
+    head: Annotated[str | None, typer.Option(help="See: guard heads; default the method's.")] = None,
+    head_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head-set", metavar="NAME=VALUE", help="An option of the head; see: guard heads NAME. Repeatable."
+        ),
+    ] = None,
     score: Annotated[str | None, typer.Option(help="See: guard scores; default the method's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; default the method's.")] = None,
     batch_size: Annotated[
@@ -90,6 +96,7 @@ def train(
             method=method,
             backbone=backbone,
             head=head,
+            head_options=settings(head_options, flag="--head-set") if head_options else None,
             score=score,
             epochs=epochs,
             batch_size=batch_size,

@@ -62,7 +62,9 @@ def print_verdicts(answers: Iterable[tuple[Path, Verdict]], identity: str) -> No
         )  # fmt: skip
     console().print(table)
     flagged = sum(v.is_ood for _, v in answers)
-    console().print(f"{flagged} of {len(answers)} flagged (ood_score > {answers[0][1].threshold:.4g}) by {identity}")
+    limits = sorted({v.threshold for _, v in answers})
+    limit = f"{limits[0]:.4g}" + (f" to {limits[-1]:.4g} by predicted class" if len(limits) > 1 else "")
+    console().print(f"{flagged} of {len(answers)} flagged (ood_score > {limit}) by {identity}")
 
 
 def summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> dict[str, Any]:
@@ -113,7 +115,7 @@ def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = ""
 
 
 def card(registered: type) -> dict[str, Any]:
-    """A registered method or score: name, documentation, options with defaults."""
+    """A registered method, head or score: name, documentation, options with defaults."""
     doc = inspect.getdoc(registered) or ""
     return {
         "name": registered.name,  # type: ignore[attr-defined]
@@ -131,13 +133,13 @@ def card(registered: type) -> dict[str, Any]:
 
 
 def print_card(kind: str, card: Mapping[str, Any]) -> None:
-    """One method or score with its options."""
+    """One method, head or score with its options."""
     console().print(f"{kind} {card['name']}\n\n{card['doc']}\n")
     if not card["options"]:
         console().print("no options")
         return
     described = any(option["description"] for option in card["options"].values())
-    table = _table("--set", "default", "type", *(["meaning"] if described else []))
+    table = _table("--head-set" if kind == "head" else "--set", "default", "type", *(["meaning"] if described else []))
     for name, option in card["options"].items():
         meaning = [option["description"]] if described else []
         table.add_row(name, json.dumps(option["default"]), option["type"], *meaning)

@@ -69,7 +69,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_version_and_help(run: Guard) -> None:
     assert run("--version").out == f"ood-guard {guard.__version__}\n"
     shown = run("--help").out
-    for command in ("train", "fit", "eval", "export", "verify", "predict", "serve", "demo", "methods", "scores"):
+    for command in ("train", "fit", "eval", "export", "verify", "predict", "serve", "demo", "methods", "heads", "scores"):
         assert command in shown
 
 
@@ -210,6 +210,7 @@ def test_methods_lists_every_method_with_a_line(run: Guard) -> None:
 def test_a_pattern_filters(run: Guard) -> None:
     assert [m["name"] for m in json.loads(run("methods", "*o*", "--json").out)] == guard.list_methods("*o*")
     assert [s["name"] for s in json.loads(run("scores", "m*", "--json").out)] == guard.list_scores("m*")
+    assert [h["name"] for h in json.loads(run("heads", "*face", "--json").out)] == ["arcface", "cosface", "sphereface"]
 
 
 def test_a_name_shows_the_options_with_their_defaults(run: Guard) -> None:
@@ -222,9 +223,11 @@ def test_a_name_shows_the_options_with_their_defaults(run: Guard) -> None:
     assert all(name in shown for name in defaults)
     assert json.loads(run("scores", "knn", "--json").out)["options"]["k"]["default"] == 50
     assert "no options" in run("scores", "max_logit").out
+    assert json.loads(run("heads", "arcface", "--json").out)["options"]["margin"]["default"] == 0.5
+    assert "--head-set" in run("heads", "arcface").out
 
 
-@pytest.mark.parametrize(("command", "typo", "near"), [("methods", "voss", "vos"), ("scores", "enrgy", "energy")])
+@pytest.mark.parametrize(("command", "typo", "near"), [("methods", "voss", "vos"), ("scores", "enrgy", "energy"), ("heads", "cosin", "cosine")])
 def test_an_unknown_name_shows_near_matches(run: Guard, command: str, typo: str, near: str) -> None:
     result = run(command, typo)
     assert result.code == 2
@@ -290,6 +293,7 @@ def test_train_forwards_what_was_typed(run: Guard, calls: dict[str, dict[str, An
         *("train", "cats/", "--method", "vos", "--backbone", "wrn16_2", "--epochs", 15, "--out", "runs/x", "--resume"),
         *("--lr", "0.05", "--seed", 7, "--ood-val", "textures=t.parquet", "--alpha", "0.1", "--calibration", "500"),
         *("--test", "0.2", "--set", "weight=0.2", "--set", "link-init=random", "--set", "start=0.5"),
+        *("--head", "arcface", "--head-set", "margin=0.3", "--head-set", "fallback=easy"),
     )
     assert result.code == 0, result.err
     given = calls["train"]
@@ -300,6 +304,7 @@ def test_train_forwards_what_was_typed(run: Guard, calls: dict[str, dict[str, An
     assert given["ood_val"] == {"textures": "t.parquet"}
     assert (given["calibration"], given["test"]) == (500, 0.2)
     assert given["options"] == {"weight": 0.2, "link_init": "random", "start": 0.5}
+    assert (given["head"], given["head_options"]) == ("arcface", {"margin": 0.3, "fallback": "easy"})
     assert calls["export"]["path"] == Path("runs/x/guard.onnx")
 
 
@@ -394,6 +399,7 @@ def test_eval_forwards_sets_by_name(run: Guard, calls: dict[str, dict[str, Any]]
         (["--set", "epochs=3"], "epochs is no option of the method or score; use --epochs"),
         (["--set", "batch-size=3"], "use --batch-size"),
         (["--set", "a=1", "--set", "a=2"], "--set a was given twice"),
+        (["--head-set", "margin"], "--head-set takes name=value, like --head-set weight=0.1, got 'margin'"),
         (["--ood-val", "a=x", "--ood-val", "a=y"], "two sets are named 'a'"),
     ],
 )
