@@ -199,19 +199,19 @@ def _checked(which: str, output: Any, rows: int) -> Tensor:
 
 
 def _run(classifier: TwoCallables, example: Tensor) -> Taps:
-    step = "features, the first"
+    which, given = "features, the first", f"images {tuple(example.shape)}"
     try:
-        shown = classifier.features(example)
-        if isinstance(shown, Tensor) and shown.ndim in (2, 3, 4):
-            step = "logits, the second"
-            classifier.logits(_as_vector(shown, "features"))
+        shown = _checked("features", classifier.features(example), len(example))
+        if shown.ndim in (2, 3, 4):
+            vector = _as_vector(shown, "features")
+            which, given = "logits, the second", f"features {tuple(vector.shape)}"
+            classifier.logits(vector)
         return classifier(example)
     except ModelError:
         raise
     except Exception as error:
-        given = f"images {tuple(example.shape)}" if step.startswith("features") else f"features {tuple(shown.shape)}"
         raise ModelError(
-            f"{step} of the two callables, fails on {given}: {type(error).__name__}: {first_line(error)}"
+            f"{which} of the two callables, fails on {given}: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
