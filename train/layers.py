@@ -67,7 +67,8 @@ def stage_ends(root: nn.Module, ran: list[Seen]) -> list[Seen]:
     found = [seen for seen in ran if seen.name in blocks]
     ends = _last_of_each_shape(found)
     if len(ends) == 1 < len(found):
-        return [found[max(1, len(found) * (i + 1) // EVENLY) - 1] for i in range(min(EVENLY, len(found)))]
+        count = min(EVENLY, len(found))
+        return [found[len(found) * (i + 1) // count - 1] for i in range(count)]
     if 1 < len(ends) <= AT_MOST:  # more are the branches inside something larger (GoogLeNet)
         return ends
     for depth in sorted({seen.name.count(".") for seen in ran}):

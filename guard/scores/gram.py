@@ -38,6 +38,7 @@ from .base import Need, Score, unfitted
 from .reservoir import Reservoir
 
 _TINY = 1e-30  # stands in for the scale of what is all zeros
+_SHARED_SCALE = 5  # up to this power the rows of a map can share one scale
 
 
 def channels_first(layer_map: Tensor) -> Tensor:
@@ -60,22 +61,36 @@ def channels_first(layer_map: Tensor) -> Tensor:
 def gram_rows(rows: Tensor, powers: Sequence[int]) -> Tensor:
     """rowsum(F^p F^p')^(1/p) for each power; F (N, c, S) -> (N, c len(powers)), one power's c numbers after another's.
 
-    With w_k = max_j |F_jk|, t_k = sum_j (F_jk / w_k)^p and z_i = max_k |F_ik| w_k, row i of the sum is
-    z_i^p sum_k (F_ik w_k / z_i)^p t_k: only numbers in [-1, 1] are raised to powers, and the root gives z_i back.
+    With w_k = max_j |F_jk|, u = F / w and t_k = sum_j u_jk^p, row i of the sum is sum_k (F_ik w_k)^p t_k. Its scale,
+    max w^2, is taken out before and put back by the root, so that only numbers in [-1, 1] are raised to powers. Above
+    the 5th power float32 holds less than six decades of them: there each row has its own scale, z_i = max_k |F_ik| w_k,
+    at three times the cost.
     """
-    position = rows.abs().amax(1, keepdim=True).clamp_min(_TINY)
-    u, weighted = rows / position, rows * position
-    channel = weighted.abs().amax(2, keepdim=True).clamp_min(_TINY)
-    q = weighted / channel
-    u_power, q_power, found = u, q, {}
+    position = _largest(rows, 1)
+    u = rows / position
+    if max(powers) <= _SHARED_SCALE:
+        peak = _largest(position, 2)
+        scale, q, a = peak.square(), u, (position / peak).square()
+    else:
+        q, a = rows * position, torch.ones_like(position)
+        scale = _largest(q, 2)
+        q = q / scale
+    u_power, q_power, a_power, found = u, q, a, {}
     for p in range(1, max(powers) + 1):
         if p > 1:
-            u_power, q_power = u_power * u, q_power * q
+            u_power, a_power = u_power * u, a_power * a
+            q_power = u_power if q is u else q_power * q
         if p in powers:
-            total = q_power @ u_power.sum(1).unsqueeze(-1)  # (N, c, 1)
+            t = a_power * u_power.sum(1, keepdim=True)
+            total = q_power @ t.transpose(1, 2)  # (N, c, 1)
             root = total if p == 1 else total.sign() * total.abs().pow(1 / p)
-            found[p] = (root * channel).squeeze(-1)
+            found[p] = (root * scale).squeeze(-1)
     return torch.cat([found[p] for p in powers], -1)
+
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """max |x| along a dimension, kept; above 0."""
+    return torch.maximum(x.amax(dim, keepdim=True), -x.amin(dim, keepdim=True)).clamp_min(_TINY)
 
 
 def deviation(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
