@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from . import errors
 from .api import (
+    calibrate,
     create_score,
     evaluate,
     export,
@@ -37,6 +38,7 @@ __all__ = [
     "Guard",
     "Verdict",
     "Verdicts",
+    "calibrate",
     "create_score",
     "errors",
     "evaluate",

@@ -238,6 +238,45 @@ def verify(
     )
 
 
+def calibrate(
+    g: Guard | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    alpha: float = 0.05,
+    class_conditional: bool = False,
+    min_class_images: int | None = None,
+    temperature_scaling: bool = False,
+    batch_size: int = 64,
+) -> Guard:
+    """`Guard.calibrate` for data in any form: new thresholds and p-values, and a temperature, without retraining.
+
+    Args:
+        g: a guard or the path of one: a run folder, an ``.onnx`` or an ``.engine`` file.
+        data: in-distribution images, in any form that `train` takes. Where this is the data the guard was trained on
+            (same fingerprint), only the images it held out for calibration are used.
+        out: where to write the guard, of the same kind as `g`; the path of `g` itself replaces it. None writes nothing.
+        alpha: target false-alarm rate on in-distribution images.
+        class_conditional: a threshold for every predicted class; see `Guard.calibrate`.
+        min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
+            needs where that is more.
+        temperature_scaling: fit the temperature of the probabilities anew; `data` needs labels then.
+        batch_size: images per run of the graph.
+
+    Returns:
+        A new `Guard` over the same runtime.
+
+    Raises:
+        CalibrationError: an alpha that so few images cannot support, or images that no temperature fits.
+    """
+    from .recalibration import calibrate as calibrate_
+
+    return calibrate_(
+        g, data, out=out, alpha=alpha, class_conditional=class_conditional, min_class_images=min_class_images,
+        temperature_scaling=temperature_scaling, batch_size=batch_size,
+    )  # fmt: skip
+
+
 def evaluate(
     g: Guard | str | Path,
     *,

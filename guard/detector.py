@@ -155,11 +155,31 @@ class Guard:
         Returns:
             A new `Guard` over the same runtime. `save` it, or export it, to keep the calibration.
         """
+        verdicts = self.untempered().predict(images, batch_size=batch_size)
+        return self.calibrate_by(
+            verdicts,
+            alpha=alpha,
+            labels=labels,
+            class_conditional=class_conditional,
+            min_class_images=min_class_images,
+            temperature_scaling=temperature_scaling,
+        )
+
+    def calibrate_by(
+        self,
+        verdicts: Verdicts,
+        *,
+        alpha: float = 0.05,
+        labels: Any = None,
+        class_conditional: bool = False,
+        min_class_images: int | None = None,
+        temperature_scaling: bool = False,
+    ) -> Guard:
+        """`calibrate` from what `untempered` said about the images already."""
         if temperature_scaling and labels is None:
             raise ConfigError("temperature_scaling needs labels=: the true class index of every image")
         if min_class_images is not None and not class_conditional:
             raise ConfigError("min_class_images is for class_conditional=True")
-        verdicts = self.untempered().predict(images, batch_size=batch_size)
         if labels is not None:
             labels = checked_labels(labels, len(verdicts), len(self.class_names))
         predicted = verdicts.label if class_conditional else None

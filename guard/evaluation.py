@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import metrics
-from .calibration import flag_count_interval
+from .class_conditional import expected_flags
 from .detector import Guard
 from .errors import ConfigError, UnknownNameError
 from .evaluation_data import id_test_images, ood_images
@@ -33,6 +33,15 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class ClassResult:
+    """The test images predicted as one class: how many, the share flagged, and the threshold that flagged them."""
+
+    images: int
+    false_alarm_rate: float
+    threshold: float
+
+
+@dataclass(frozen=True)
 class IdResult:
     """In-distribution test images.
 
@@ -42,7 +51,8 @@ class IdResult:
         accuracy_accepted: share of right labels among the images that were not flagged; NaN where all were.
         false_alarm_rate: share flagged.
         expected: where the false-alarm rate should lie with 95 % probability, if these images are exchangeable with the
-            calibration images (exact: `guard.calibration.flag_count_interval`); None for an uncalibrated guard.
+            calibration images (exact: `guard.class_conditional.expected_flags`); None for an uncalibrated guard, and
+            where a class-conditional calibration left a class of these images on the pooled threshold.
         labels: (N,) int64 true labels in the guard's own order.
         verdicts: what the guard said.
         source: the images, for the report's gallery.
@@ -62,8 +72,23 @@ class IdResult:
 
     @property
     def as_expected(self) -> bool | None:
-        """Whether the false-alarm rate lies in `expected`; None for an uncalibrated guard."""
+        """Whether the false-alarm rate lies in `expected`; None where nothing is."""
         return None if self.expected is None else self.expected[0] <= self.false_alarm_rate <= self.expected[1]
+
+    @property
+    def calibration_error(self) -> float:
+        """ECE of the probabilities, 15 bins (`guard.metrics.expected_calibration_error`)."""
+        return metrics.expected_calibration_error(self.verdicts.probabilities, self.labels)
+
+    @property
+    def classes(self) -> dict[str, ClassResult]:
+        """By predicted class, for those that were predicted."""
+        v, found = self.verdicts, {}
+        for c in np.unique(v.label):
+            own = v.label == c
+            rate, threshold = float(v.is_ood[own].mean()), float(v.thresholds[own][0])
+            found[v.class_names[c]] = ClassResult(int(own.sum()), rate, threshold)
+        return found
 
 
 @dataclass(frozen=True)
@@ -150,6 +175,8 @@ class Evaluation:
                 },
                 "threshold": m.threshold,
                 "target_false_alarm_rate": calibration.alpha if calibration else None,
+                "class_conditional": calibration.class_conditional if calibration else False,
+                "temperature": m.temperature.value if m.temperature else None,
                 "calibration_images": calibration.n if calibration else None,
                 "note": self.note,
                 "bootstrap": self.bootstrap,
@@ -164,6 +191,8 @@ class Evaluation:
                     "false_alarm_rate": self.id.false_alarm_rate,
                     "expected_false_alarm_rate": self.id.expected,
                     "as_expected": self.id.as_expected,
+                    "expected_calibration_error": self.id.calibration_error,
+                    "predicted_class": {name: asdict(result) for name, result in self.id.classes.items()},
                 },
                 "ood": {
                     r.name: {
@@ -237,18 +266,16 @@ def _id_result(g: Guard, images: Any, labels: np.ndarray, batch_size: int) -> Id
         accuracy_interval=metrics.wilson_interval(int(right.sum()), n),
         accuracy_accepted=float(right[accepted].mean()) if accepted.any() else math.nan,
         false_alarm_rate=float(verdicts.is_ood.mean()),
-        expected=_expected(n, g.manifest.calibration),
+        expected=_expected(verdicts.label, g.manifest.calibration),
         labels=labels,
         verdicts=verdicts,
         source=images,
     )
 
 
-def _expected(n: int, calibration: Calibration | None) -> Interval | None:
-    if calibration is None:
-        return None
-    low, high = flag_count_interval(n, calibration)
-    return low / n, high / n
+def _expected(predicted: np.ndarray, calibration: Calibration | None) -> Interval | None:
+    counts = None if calibration is None else expected_flags(predicted, calibration)
+    return None if counts is None else (counts[0] / len(predicted), counts[1] / len(predicted))
 
 
 def _ood_result(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._siblings import sibling
-from .errors import DataError, MissingExtraError
+from .errors import DataError, MissingDataError, MissingExtraError
 from .manifest import DataCard, Manifest
 
 
@@ -44,11 +44,49 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None)
     images, note = _held_out(images, card, manifest.seed)
     if max_images is not None:
         images = images.subset(np.arange(min(max_images, len(images))))
-    # as `fit` did: by name where the guard has all of these names, else index i is the guard's class i, renamed
-    known = set(images.class_names) <= set(manifest.class_names)
-    names = images.class_names if known else manifest.class_names
-    labels, _ = match_classes(images.labels, names, manifest.class_names, images.name)
-    return IdTestImages(images, labels, (note,))
+    return IdTestImages(images, _own_labels(images, manifest), (note,))
+
+
+def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tuple[Any, np.ndarray | None, str]:
+    """In-distribution images to calibrate on, their labels in the guard's order where they have such, and a note.
+
+    Where `data` is what the guard was made from, only the images it held out for calibration: the others were trained
+    on, and no promise follows from them.
+
+    Args:
+        labelled: labels are needed; otherwise images without, or of other classes, will do.
+
+    Raises:
+        DataError: images the guard was trained on and no other; labels that are needed and not there.
+    """
+    try:
+        images = _load(data, manifest, labelled=True)
+    except MissingDataError:
+        raise
+    except DataError:
+        if labelled:
+            raise
+        return _load(data, manifest, labelled=False), None, ""
+    card = _own_card(manifest, images.fingerprint)
+    if card is None:
+        try:
+            return images, *match_classes(images.labels, images.class_names, manifest.class_names, images.name)
+        except DataError:
+            if labelled:
+                raise
+            return images, None, ""
+    if len(images) != card.images:
+        note = f"{images.name} is a part of the data the guard was made from and is used as it was given."
+        return images, _own_labels(images, manifest), note
+    held_out = card.splits.get("calibration", 0)
+    if held_out == 0:
+        raise DataError(
+            f"{images.name} is the data the guard was trained on, with no calibration split held out: a threshold from "
+            "training images promises too few false alarms; give other images"
+        )
+    images = images.subset(_rows(images, card, manifest.seed)["calibration"])
+    note = f"{images.name} is the data the guard was made from; only the {held_out} images held out of it are used."
+    return images, _own_labels(images, manifest), note
 
 
 def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None) -> Any:
@@ -83,6 +121,14 @@ def _own_card(manifest: Manifest, fingerprint: str) -> DataCard | None:
     return next((card for card in manifest.data if card.fingerprint == fingerprint), None)
 
 
+def _own_labels(images: Any, manifest: Manifest) -> np.ndarray:
+    """Labels of the guard's own data in the guard's order, as `fit` took them: by name where the guard has all of these
+    names, else index i is the guard's class i, renamed."""
+    known = set(images.class_names) <= set(manifest.class_names)
+    names = images.class_names if known else manifest.class_names
+    return match_classes(images.labels, names, manifest.class_names, images.name)[0]
+
+
 def _held_out(images: Any, card: DataCard, seed: int) -> tuple[Any, str]:
     if len(images) != card.images:
         return images, (
@@ -95,12 +141,16 @@ def _held_out(images: Any, card: DataCard, seed: int) -> tuple[Any, str]:
             f"{images.name} is the data the guard was made from, with no test split held out: "
             "these numbers flatter; use other images."
         )
-    rows = sibling("train.data").split(
-        images.labels, seed=seed, calibration=card.splits.get("calibration", 0), test=test
-    )["test"]
+    rows = _rows(images, card, seed)["test"]
     return images.subset(rows), (
         f"{images.name} is the data the guard was made from; only the {len(rows)} images held out for testing are used."
     )
+
+
+def _rows(images: Any, card: DataCard, seed: int) -> dict[str, np.ndarray]:
+    """The splits that the guard was made with, drawn again."""
+    sizes = {name: card.splits.get(name, 0) for name in ("calibration", "test")}
+    return sibling("train.data").split(images.labels, seed=seed, **sizes)
 
 
 def _load(data: Any, manifest: Manifest, **options: Any) -> Any:

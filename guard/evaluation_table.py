@@ -43,13 +43,25 @@ def headline(evaluation: Evaluation) -> str:
     """The false-alarm verdict in one sentence."""
     result, calibration = evaluation.id, evaluation.manifest.calibration
     said = f"flags {percent(result.false_alarm_rate)} of in-distribution test images"
-    if calibration is None or result.expected is None:
+    if calibration is None:
         return f"{said}; it is not calibrated, so nothing is flagged until g.calibrate(images) has set a threshold"
-    return f"{said} (target {100 * calibration.alpha:.4g} %, expected {percents(result.expected)})"
+    target = f"target {100 * calibration.alpha:.4g} %" + (" of every class" if calibration.class_conditional else "")
+    return f"{said} ({target}{'' if result.expected is None else f', expected {percents(result.expected)}'})"
+
+
+def classes(evaluation: Evaluation) -> str:
+    """The predicted classes with the fewest and the most false alarms; empty where there is nothing to compare."""
+    if evaluation.manifest.calibration is None or len(found := evaluation.id.classes) < 2:
+        return ""
+    (low, least), *_, (high, most) = sorted(found.items(), key=lambda item: item[1].false_alarm_rate)
+    return (
+        f"by predicted class {percent(least.false_alarm_rate)} ({low}, {least.images} images) to "
+        f"{percent(most.false_alarm_rate)} ({high}, {most.images} images)"
+    )
 
 
 def meaning(evaluation: Evaluation) -> str:
-    """What the false-alarm verdict means, or an empty string for an uncalibrated guard."""
+    """What the false-alarm verdict means, or an empty string where nothing is expected."""
     result = evaluation.id
     if result.expected is None:
         return ""
@@ -70,7 +82,8 @@ def accuracy(evaluation: Evaluation) -> str:
     result = evaluation.id
     return (
         f"accuracy {percent(result.accuracy, 2)} ({percents(result.accuracy_interval, 2)}) on {result.images} images, "
-        f"{percent(result.accuracy_accepted, 2)} on those it accepts"
+        f"{percent(result.accuracy_accepted, 2)} on those it accepts; calibration error of the probabilities (ECE) "
+        f"{percent(result.calibration_error)}"
     )
 
 
@@ -82,6 +95,8 @@ def table(evaluation: Evaluation) -> RenderableType:
     lines.append(f"  {m.method}, {m.backbone}, score {m.score}, threshold {m.threshold:.4g}\n")
     lines.append(f"{result.name}: {accuracy(evaluation)}\n")
     lines.append(headline(evaluation))
+    if by_class := classes(evaluation):
+        lines.append(f"\n{by_class}")
     if result.expected is not None:
         lines.append("\n")
         lines.append(meaning(evaluation), style="green" if result.as_expected else "bold yellow")

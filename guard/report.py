@@ -16,8 +16,9 @@ from .artefact import write_atomic
 from .calibration import beta_binomial_interval
 from .charts import COLOURS, RocLine, p_value_histogram, roc_chart, score_histogram, score_range
 from .evaluation import Evaluation, Interval, OodResult
-from .evaluation_table import LOWER_IS_BETTER, TITLES, bounds, headline, meaning, percent, percents
+from .evaluation_table import LOWER_IS_BETTER, TITLES, bounds, classes, headline, meaning, percent, percents
 from .gallery import Exhibit, Gallery, galleries
+from .manifest import Calibration, Manifest
 from .metrics import METRICS, roc_curve
 
 _CHECK = "M5 12.5l4.5 4.5L19 7.5"
@@ -28,6 +29,8 @@ _WORDS = """
 out-of-distribution</dd>
 <dt>false alarms</dt><dd>in-distribution images that are flagged. The threshold was set on held-out images so that the
 target is kept; the expected range is the exact 95 % interval for a test set and a calibration set of these sizes</dd>
+<dt>calibration error (ECE)</dt><dd>how far the predicted class's probability is from how often it is right, averaged
+over 15 bins; 0 is honest</dd>
 <dt>AUROC</dt><dd>how often an OOD image scores above an in-distribution image; 50 % is chance</dd>
 <dt>FPR at 95 % ID TPR</dt><dd>OOD images still accepted where 95 % of in-distribution images are accepted
 (the FPR95 of most papers)</dd>
@@ -74,7 +77,7 @@ def _header(evaluation: Evaluation) -> str:
         "backbone": m.backbone,
         "head": m.head,
         "score": m.score,
-        "threshold": f"{m.threshold:.5g}",
+        "threshold": f"{m.threshold:.5g}" + _by_class(m.calibration),
         "target": _target(m.calibration.alpha) if m.calibration else "not calibrated",
         "classes": len(m.class_names),
         "input": size,
@@ -85,7 +88,10 @@ def _header(evaluation: Evaluation) -> str:
 
 
 def _verdict(evaluation: Evaluation) -> str:
-    good = evaluation.id.as_expected
+    result, calibration = evaluation.id, evaluation.manifest.calibration
+    good = result.as_expected
+    if good is None:  # a class kept the pooled threshold: nothing exact is expected
+        good = calibration is not None and result.false_alarm_rate <= calibration.alpha
     sentence = headline(evaluation)
     return (
         f'<div class="verdict {"good" if good else "bad"}"><svg viewBox="0 0 24 24" aria-hidden="true">'
@@ -100,8 +106,9 @@ def _tiles(evaluation: Evaluation) -> str:
     tiles = [
         _tile("accuracy", percent(result.accuracy, 2), f"{result.images} images of {result.name}", accepted),
     ]
-    if calibration and result.expected:
-        target = f"target {_target(calibration.alpha)}, expected {percents(result.expected)}"
+    if calibration:
+        target = f"target {_target(calibration.alpha)}"
+        target += f", expected {percents(result.expected)}" if result.expected else ""
         tiles.append(
             _tile("false alarms", percent(result.false_alarm_rate), target, f"{calibration.n} calibration images")
         )
@@ -202,7 +209,8 @@ def _curves(evaluation: Evaluation) -> str:
             f'<ul class="legend">{legend}</ul></div>'
         )
     if calibration:
-        bins = 20 if calibration.n >= 200 and result.images >= 200 else 10
+        # the p-values of a class with few images lie on a coarse grid
+        bins = 20 if calibration.n >= 200 and result.images >= 200 and not calibration.class_conditional else 10
         a = (calibration.n + 1) / bins
         low, high = beta_binomial_interval(result.images, a, calibration.n + 1 - a)
         expected = low / result.images, high / result.images
@@ -237,7 +245,7 @@ def _figure(exhibit: Exhibit) -> str:
 
 
 def _details(evaluation: Evaluation) -> str:
-    m, calibration = evaluation.manifest, evaluation.manifest.calibration
+    m = evaluation.manifest
     rows = {
         "guard": m.identity,
         "classes": ", ".join(m.class_names[:50]) + (" …" if len(m.class_names) > 50 else ""),
@@ -247,12 +255,9 @@ def _details(evaluation: Evaluation) -> str:
             + (f" ({', '.join(f'{name} {n}' for name, n in card.splits.items())})" if card.splits else "")
             for card in m.data
         ),
-        "calibration": (
-            f"{calibration.n} images; false-alarm rate over unlimited traffic "
-            f"{percents((calibration.rate_low, calibration.rate_high))} with 95 % probability"
-            if calibration
-            else ""
-        ),
+        "calibration": _calibration(m),
+        "false alarms": classes(evaluation),
+        "probabilities": f"calibration error (ECE) {percent(evaluation.id.calibration_error)}" + _temperature(m),
         "made": m.created,
         "seed": str(m.seed),
         "packages": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
@@ -262,6 +267,28 @@ def _details(evaluation: Evaluation) -> str:
         f'<h2>Details</h2><div class="card"><details style="margin:0"><summary>What the words mean</summary>'
         f"<dl>{_WORDS}</dl></details><details><summary>This guard</summary><dl>{facts}</dl></details></div>"
     )
+
+
+def _calibration(m: Manifest) -> str:
+    calibration = m.calibration
+    if calibration is None:
+        return ""
+    if calibration.class_conditional:
+        own = sum(interval is not None for interval in calibration.class_intervals)
+        return (
+            f"{calibration.n} images; {own} of {len(m.class_names)} predicted classes have a threshold of their own, "
+            f"{calibration.class_thresholds.min():.5g} to {calibration.class_thresholds.max():.5g}"
+        )
+    interval = percents((calibration.rate_low, calibration.rate_high))
+    return f"{calibration.n} images; false-alarm rate over unlimited traffic {interval} with 95 % probability"
+
+
+def _by_class(calibration: Calibration | None) -> str:
+    return " + its class’s offset" if calibration and calibration.class_conditional else ""
+
+
+def _temperature(m: Manifest) -> str:
+    return f", with temperature {m.temperature.value:.4g}" if m.temperature else ""
 
 
 def _footer(evaluation: Evaluation) -> str:

@@ -7,7 +7,8 @@
     guard_ood_score                            bins from the calibration scores' quantiles
     guard_batch_size                           images scored in one run of the graph
     guard_in_work                              images being decoded, waiting or scored now
-    guard_target_false_alarm_rate, guard_threshold, guard_info{model}
+    guard_target_false_alarm_rate, guard_info{model}
+    guard_threshold                            the pooled one; class offsets are in GET /model
 
 BentoML's own request metrics are switched off: they carry the raw path as a label, so that whoever asks for a
 million made-up paths makes a million time series that are kept for ever.

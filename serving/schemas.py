@@ -19,9 +19,11 @@ class Answer(Schema):
     Attributes:
         label, class_name, probability: the predicted class, 0 .. C-1, its name, its softmax probability in [0, 1].
         ood_score: higher = more out-of-distribution.
-        threshold: flagged when ood_score is above it; null for an uncalibrated guard.
+        threshold: flagged when ood_score is above it, that of the predicted class under a class-conditional
+            calibration; null for an uncalibrated guard.
         is_ood: the flag.
-        p_value: share of in-distribution images at least this unusual, in (0, 1]; null for an uncalibrated guard.
+        p_value: share of in-distribution images (of that class, likewise) at least this unusual, in (0, 1]; null for an
+            uncalibrated guard.
         model: ``name@short-hash``.
     """
 
@@ -59,11 +61,12 @@ class Histogram(Schema):
 
 
 def histogram(calibration: Calibration, bins: int = 40) -> Histogram:
-    """The calibration scores as a picture wants them: the range holds the threshold and 99 % of the scores, and the
+    """The calibration scores as a picture wants them: the range holds every threshold and 99 % of the scores, and the
     last bin on each side also counts what lies beyond."""
     scores = calibration.scores.astype(np.float64)
     low, high = np.quantile(scores, [0.005, 0.995])
-    low, high = min(low, calibration.threshold), max(high, calibration.threshold)
+    thresholds = [calibration.threshold, *calibration.class_thresholds.tolist()]
+    low, high = min(low, *thresholds), max(high, *thresholds)
     margin = 0.02 * (high - low) or max(abs(high), 1.0) * 1e-3  # all scores equal: still a range
     edges = np.linspace(low - margin, high + margin, bins + 1)
     counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
@@ -71,9 +74,11 @@ def histogram(calibration: Calibration, bins: int = 40) -> Histogram:
 
 
 def model_card(manifest: Manifest) -> dict[str, object]:
-    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores."""
+    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores, and the
+    thresholds that the class offsets make."""
     card = manifest.model_dump(mode="json")
     if manifest.calibration is not None:
-        del card["calibration"]["scores_base64"]
+        del card["calibration"]["scores_base64"], card["calibration"]["labels_base64"]
+        card["calibration"]["class_thresholds"] = manifest.calibration.class_thresholds.tolist()
         card["calibration"]["histogram"] = histogram(manifest.calibration).model_dump(mode="json")
     return {"identity": manifest.identity, **card}

@@ -2,6 +2,7 @@
 
     guard train | fit        make a guard                    (making.py)
     guard export | verify    write it as one graph, prove it (making.py)
+    guard calibrate          choose its thresholds anew      (calibrating.py)
     guard predict | eval     ask it                          (asking.py)
     guard methods | heads | scores   what there is           (asking.py)
     guard serve | demo       run it                          (running.py)
@@ -22,7 +23,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GuardError
-from . import asking, making, running
+from . import asking, calibrating, making, running
 from .arguments import DEBUG_FLAG, Debug
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _group in (making, asking, running):
+for _group in (making, calibrating, asking, running):
     for _name, _function in _group.COMMANDS.items():
         app.command(_name)(_function)
 

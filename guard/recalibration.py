@@ -1,0 +1,45 @@
+"""`calibrate`: new thresholds and a new temperature for a guard, from data in any form; nothing is retrained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from .detector import Guard
+from .evaluation_data import calibration_images
+
+log = logging.getLogger("ood_guard")
+
+
+def calibrate(
+    g: Guard | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    alpha: float = 0.05,
+    class_conditional: bool = False,
+    min_class_images: int | None = None,
+    temperature_scaling: bool = False,
+    batch_size: int = 64,
+) -> Guard:
+    """See `guard.calibrate`."""
+    if not isinstance(g, Guard):
+        from .loading import load
+
+        g = load(Path(g))
+    images, labels, note = calibration_images(g.manifest, data, labelled=temperature_scaling)
+    if note:
+        log.info("%s", note)
+    verdicts = g.untempered().predict_batches(batch for batch, _ in images.batches(batch_size))
+    calibrated = g.calibrate_by(
+        verdicts,
+        alpha=alpha,
+        labels=labels,
+        class_conditional=class_conditional,
+        min_class_images=min_class_images,
+        temperature_scaling=temperature_scaling,
+    )
+    if out is not None:
+        calibrated.save(out)
+    return calibrated
