@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..manifest import Manifest
 from ..verdict import Verdict
 
 _PIPED_WIDTH = 200  # rich takes 80 columns for a pipe, and would cut paths
@@ -70,7 +71,6 @@ def print_verdicts(answers: Iterable[tuple[Path, Verdict]], identity: str) -> No
 def summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> dict[str, Any]:
     """What a new guard is, for programs; `why_not` is why it cannot be exported."""
     m = g.manifest
-    calibration = m.calibration
     return {
         "run": str(folder),
         "onnx": None if exported is None else str(exported),
@@ -81,26 +81,31 @@ def summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> d
         "head": m.head,
         "score": m.score,
         "classes": list(m.class_names),
-        "threshold": m.threshold,
-        "alpha": calibration.alpha if calibration else None,
-        "false_alarm_interval": [calibration.rate_low, calibration.rate_high] if calibration else None,
-        "calibration_images": calibration.n if calibration else None,
+        **calibration(g),
         "metrics": m.metrics,
+    }
+
+
+def calibration(g: Any) -> dict[str, Any]:
+    """How a guard is calibrated, for programs."""
+    c, scaling = g.manifest.calibration, g.manifest.temperature
+    return {
+        "threshold": g.manifest.threshold,
+        "alpha": c.alpha if c else None,
+        "false_alarm_interval": [c.rate_low, c.rate_high] if c else None,
+        "calibration_images": c.n if c else None,
+        "class_thresholds": c.class_thresholds if c and c.class_conditional else None,
+        "temperature": scaling,
     }
 
 
 def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> None:
     """What a new guard is, for people, and what to do with it; `why_not` is why it cannot be exported."""
-    m, calibration = g.manifest, g.manifest.calibration
+    m = g.manifest
     table = _table("", "", header=False)
     table.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
-    if calibration:
-        table.add_row(
-            "threshold",
-            f"{calibration.threshold:.4g}, for {calibration.alpha:.1%} false alarms "
-            f"(95 % interval {calibration.rate_low:.1%} to {calibration.rate_high:.1%}, "
-            f"from {calibration.n} held-out images)",
-        )
+    for row in calibration_rows(m).items():
+        table.add_row(*row)
     for name, number in m.metrics.items():
         table.add_row(name, f"{number:.0f}" if name.endswith("_images") else f"{number:.4f}")
     table.add_row("run", str(folder))
@@ -112,6 +117,40 @@ def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = ""
     if exported is not None or why_not:
         model = exported or folder
         console().print(f"\nnext:  guard predict {model} IMAGE\n       guard serve {model}")
+
+
+def calibration_rows(m: Manifest) -> dict[str, str]:
+    """What was calibrated, by name."""
+    rows, c, scaling = {}, m.calibration, m.temperature
+    if c and c.class_conditional:
+        limits, kept = c.class_thresholds, c.class_intervals.count(None)
+        rows["thresholds"] = (
+            f"{limits.min():.4g} to {limits.max():.4g} by predicted class, for {c.alpha:.1%} false alarms each "
+            f"(from {c.n} held-out images"
+            + (f"; {kept} of {len(limits)} classes keep the pooled {c.threshold:.4g})" if kept else ")")
+        )
+    elif c:
+        rows["threshold"] = (
+            f"{c.threshold:.4g}, for {c.alpha:.1%} false alarms "
+            f"(95 % interval {c.rate_low:.1%} to {c.rate_high:.1%}, from {c.n} held-out images)"
+        )
+    if scaling:
+        rows["temperature"] = (
+            f"{scaling.value:.4g}, calibration error (ECE) {scaling.ece_before:.2%} -> {scaling.ece_after:.2%} on "
+            f"{scaling.measured_images} {scaling.measured_on} images"
+        )
+    return rows
+
+
+def print_calibration(before: Any, after: Any, path: Path) -> None:
+    """Two guards' calibrations, one above the other."""
+    table = _table("", "", "", header=False)
+    for title, g in (("before", before), ("after", after)):
+        for name, words in (calibration_rows(g.manifest) or {"threshold": "none"}).items():
+            table.add_row(title, name, words)
+            title = ""
+    table.add_row("wrote", "", f"{path} ({after.manifest.identity})")
+    console().print(table)
 
 
 def card(registered: type) -> dict[str, Any]:
