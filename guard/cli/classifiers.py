@@ -1,4 +1,5 @@
-"""What ``guard fit --model`` names: a timm model, an ONNX file, a run folder, or ``package.module:callable``."""
+"""What ``guard fit --model`` names: a timm model, a Hugging Face folder or hub id, an ONNX file, a run folder, or
+``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def classifier(
     """The `model` argument of `guard.fit`.
 
     Args:
-        name: a timm model name; an .onnx file; a run folder; or ``package.module:callable``, where calling it without
-            arguments gives the classifier (the working directory is searched too).
+        name: a timm model name; a Hugging Face model's folder or hub id; an .onnx file; a run folder; or
+            ``package.module:callable``, where calling it without arguments gives the classifier or the pair
+            (features, logits) (the working directory is searched too).
         checkpoint: safetensors with the weights, for a timm model or a callable.
         in_chans, image_size: what a timm model with a checkpoint is built for; default its published ones.
 
@@ -30,7 +32,7 @@ def classifier(
     """
     if Path(name).is_dir():
         if checkpoint is not None:
-            raise ConfigError(f"{name} is a run folder and brings its weights; drop --checkpoint")
+            raise ConfigError(f"the folder {name} brings its weights; drop --checkpoint")
         return name
     if Path(name).suffix == ".onnx":
         if checkpoint is not None:
@@ -38,6 +40,8 @@ def classifier(
         return name
     if ":" in name:
         model = _called(name)
+        if checkpoint is not None and isinstance(model, tuple):
+            raise ConfigError(f"{name} gave two callables, which bring their weights; drop --checkpoint")
         return model if checkpoint is None else _with_weights(model, _weights(checkpoint), name, checkpoint)
     return name if checkpoint is None else _timm_with_weights(name, checkpoint, in_chans, image_size)
 
@@ -50,7 +54,7 @@ def _called(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--model {name}: no module {error.name!r} here or among the installed packages; "
-            "accepted: a timm name, an .onnx file, a run folder, or package.module:callable"
+            "accepted: a timm name, a Hugging Face folder, an .onnx file, a run folder, or package.module:callable"
         ) from error
     finally:
         sys.path.pop(0)
@@ -73,8 +77,9 @@ def _called(name: str) -> Any:
     except ValueError:  # a builtin without a signature
         pass
     model = target()
-    if not hasattr(model, "state_dict"):
-        raise ModelError(f"--model {name} gave {type(model).__name__}; it must give a torch.nn.Module")
+    pair = isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
+    if not pair and not hasattr(model, "state_dict"):
+        raise ModelError(f"--model {name} gave {type(model).__name__}; it must give a torch.nn.Module or two callables")
     return model
 
 

@@ -126,7 +126,12 @@ def train(
 
 def fit(
     data: Data,
-    model: Annotated[str, typer.Option(help="A timm name, a run folder, or package.module:callable.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A timm name, Hugging Face folder or hub id, .onnx file, run folder, or package.module:callable."
+        ),
+    ],
     checkpoint: Annotated[Path | None, typer.Option(help="The model's weights, safetensors.")] = None,
     score: Annotated[str, typer.Option(help="See: guard scores.")] = _FIT["score"],
     features: Annotated[

@@ -69,7 +69,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_version_and_help(run: Guard) -> None:
     assert run("--version").out == f"ood-guard {guard.__version__}\n"
     shown = run("--help").out
-    for command in ("train", "fit", "eval", "export", "verify", "predict", "serve", "demo", "methods", "heads", "scores"):
+    for command in (
+        "train",
+        "fit",
+        "eval",
+        "export",
+        "verify",
+        "predict",
+        "serve",
+        "demo",
+        "methods",
+        "heads",
+        "scores",
+    ):
         assert command in shown
 
 
@@ -213,6 +225,18 @@ def test_a_pattern_filters(run: Guard) -> None:
     assert [h["name"] for h in json.loads(run("heads", "*face", "--json").out)] == ["arcface", "cosface", "sphereface"]
 
 
+def test_scores_prints_what_each_needs_and_whether_a_model_can_have_it(run: Guard) -> None:
+    lines = run("scores", "[vo]*").out.splitlines()  # odin, vim
+    assert lines[0].split() == ["score", "ood_score", "needs", "fit", "exports"]
+    assert [line.split()[0] for line in lines[1:] if line[0] != " "] == ["odin", "vim"]
+    (vim,) = json.loads(run("scores", "vim", "--model", "resnet18", "--json").out)
+    assert (vim["applies"], vim["why_not"], vim["exports"]) == (True, "", True)
+    assert vim["needs"] == ["logits", "features", "weights"]
+    shown = run("scores", "rejection", "--model", "resnet18").out
+    assert "no: is learned in training; use guard.train(..., method='rejection')" in " ".join(shown.split())
+    assert "did you mean 'vim'" in run("scores", "vimm", "--model", "resnet18").err
+
+
 def test_a_name_shows_the_options_with_their_defaults(run: Guard) -> None:
     from train.registry import get_method
 
@@ -227,7 +251,10 @@ def test_a_name_shows_the_options_with_their_defaults(run: Guard) -> None:
     assert "--head-set" in run("heads", "arcface").out
 
 
-@pytest.mark.parametrize(("command", "typo", "near"), [("methods", "voss", "vos"), ("scores", "enrgy", "energy"), ("heads", "cosin", "cosine")])
+@pytest.mark.parametrize(
+    ("command", "typo", "near"),
+    [("methods", "voss", "vos"), ("scores", "enrgy", "energy"), ("heads", "cosin", "cosine")],
+)
 def test_an_unknown_name_shows_near_matches(run: Guard, command: str, typo: str, near: str) -> None:
     result = run(command, typo)
     assert result.code == 2

@@ -26,6 +26,9 @@ def net():
 def nothing():
     return 3
 
+def pair():
+    return abs, nn.Linear(4, 2)
+
 value = 1
 """
 
@@ -46,6 +49,13 @@ def test_a_callable_in_the_working_directory_is_called(user_module: str, attribu
     assert sys.path == before
 
 
+def test_a_pair_of_callables_is_passed_on_and_takes_no_checkpoint(user_module: str, tmp_path: Path) -> None:
+    assert classifier(f"{user_module}:pair")[0] is abs
+    save_file({"weight": torch.zeros(2, 4)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="gave two callables, which bring their weights; drop --checkpoint"):
+        classifier(f"{user_module}:pair", tmp_path / "w.safetensors")
+
+
 def test_its_weights_come_from_the_checkpoint(user_module: str, tmp_path: Path) -> None:
     weights = {"weight": torch.arange(8.0).reshape(2, 4), "bias": torch.ones(2)}
     save_file(weights, tmp_path / "w.safetensors")
@@ -59,7 +69,7 @@ def test_its_weights_come_from_the_checkpoint(user_module: str, tmp_path: Path) 
         ("absent_module:net", ConfigError, "no module 'absent_module'"),
         ("my_nets_for_test:nett", ConfigError, "has no 'nett' to call; it has Nets, net, nothing"),
         ("my_nets_for_test:value", ConfigError, "value is int, not something to call"),
-        ("my_nets_for_test:nothing", ModelError, "gave int; it must give a torch.nn.Module"),
+        ("my_nets_for_test:nothing", ModelError, "gave int; it must give a torch.nn.Module or two callables"),
     ],
 )
 def test_wrong_callables_meet_a_sentence(user_module: str, name: str, error: type[Exception], sentence: str) -> None:

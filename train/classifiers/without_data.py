@@ -62,6 +62,10 @@ def _opened(model: Any, side: int | None, bare: bool) -> TapsModule:
         return open_graph(Path(model), arguments, None).classifier
     if not bare:  # its numbers change nothing here
         arguments |= {"mean": (0.5,) * 3, "std": (0.5,) * 3, "in_chans": _channels(model)}
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+        from .onnx_file import open_graph  # onnx takes a while to import
+
+        return open_graph(Path(model), arguments | {"mean": None, "std": None, "in_chans": None}, None).classifier
     base = open_classifier(model, arguments, None)
     if isinstance(base.model, TapsModule):
         return base.model
