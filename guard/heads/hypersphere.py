@@ -1,7 +1,7 @@
 """Hypersphere: features projected onto the unit sphere, one moving prototype per class. Source: CIDER (Ming et al.,
 ICLR 2023) as NPOS uses it (methods.md B2).
 
-    z = unit(W2 relu(BN(W1 h)));   logits_c = z . mu_c / t                         t = 0.1, z of 128 dimensions
+    z = unit(BN(W2 relu(BN(W1 h))));   logits_c = z . mu_c / t                     t = 0.1, z of 128 dimensions
     mu_c <- unit(a^n mu_c + (1 - a^n) mean of the batch's n z of class c)         a = 0.95
     compactness   -log softmax(z . mu / t)_y
     dispersion    (1/C) sum_i log mean_{j != i} exp(mu_i . mu_j / t)
@@ -9,11 +9,11 @@ ICLR 2023) as NPOS uses it (methods.md B2).
 As in the authors' code, the batch moves the prototypes first; compactness takes the moved ones as constants, and the
 dispersion's gradient reaches the network through them. Departures: (1) their loop over images, which moves a prototype
 n times by 1 - a, is one step of the same reach, the same whatever the order of the batch; (2) prototypes start as
-random directions, not as class means of the untrained network, which all but coincide; (3) the projection has a batch
-norm: pooled features are positive, their projections start nearly parallel, and without it the prototypes fell
-together within an epoch, where neither term has a gradient; (4) their constant factor t / 0.07 of both terms is left
-away (it is a learning rate). With prototypes at hand it is a classifier: label and probabilities are those of the
-nearest one.
+random directions, not as class means of the untrained network, which all but coincide; (3) the projection has batch
+norms: pooled features are positive, their projections start nearly parallel, and without norms the prototypes fell
+together within an epoch, where neither term has a gradient; around a mean of 0 they cannot; (4) their constant factor
+t / 0.07 of both terms is left away (it is a learning rate). With prototypes at hand it is a classifier: label and
+probabilities are those of the nearest one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class HypersphereHead(Head):
             nn.Linear(num_features, num_features, bias=False),
             nn.BatchNorm1d(num_features),
             nn.ReLU(),
-            nn.Linear(num_features, self.options.dim),
+            nn.Linear(num_features, self.options.dim, bias=False),
+            nn.BatchNorm1d(self.options.dim, affine=False),
         )
         self.register_buffer("prototypes", unit(torch.randn(num_classes, self.options.dim)))
 
