@@ -115,7 +115,7 @@ def table(record: dict[str, Any]) -> str:
             cells.append(f"{100 * a:.2f}" if abs(a - b) < 1e-4 else f"{100 * a:.2f} / {100 * b:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     left = ", ".join(f"`{name}` ({why})" for name, why in record["left_out"].items())
-    return "\n".join([*lines, "", f"Left out: {left}. Their tests compare them with formulas on random numbers.", ""])
+    return "\n".join([*lines, "", f"Left out: {left}. The tests compare them with formulas on random numbers.", ""])
 
 
 def measured(g: Guard, train: ImageData, sets: dict[str, ImageData], images: int, only: list[str]) -> dict[str, Any]:
@@ -156,12 +156,15 @@ def measured(g: Guard, train: ImageData, sets: dict[str, ImageData], images: int
             "images": images,
         },
         "rows": rows,
-        "left_out": {
-            name: f"learned by method {get_score(name).trained_by}" if get_score(name).trained_by else "not on features"
-            for name in list_scores()
-            if name not in checked
-        },
+        "left_out": {name: _why_not(name) for name in list_scores() if name not in checked},
     }
+
+
+def _why_not(name: str) -> str:
+    """Why a plain classifier cannot show that the score is right."""
+    if get_score(name).trained_by:
+        return f"learned by method {get_score(name).trained_by}"
+    return "of a head with an extra class" if "extra class" in get_score(name).needs else "not asked for"
 
 
 def _since(began: float) -> float:
