@@ -29,7 +29,8 @@ def fitted(layers: Sequence[Tensor], logits: Tensor, **options: object) -> Gram:
     assert isinstance(score, Gram)
     summaries = [score.summarise(layer) for layer in layers]
     score.watch([str(i) for i in range(len(layers))], [summary.shape[1] for summary in summaries])
-    score.fit(torch.zeros(len(logits), 1), logits, logits.argmax(-1), None, torch.cat(summaries, -1))
+    labels = torch.zeros(len(logits), dtype=torch.int64)  # what counts is the predicted class
+    score.fit(torch.zeros(len(logits), 1), logits, labels, None, torch.cat(summaries, -1))
     return score
 
 
