@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from torch import nn
+
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.module import TappedClassifier
@@ -21,15 +23,19 @@ def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
         raise ConfigError(
             f"the guard {m.name!r} has its own {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} away"
         )
-    tapped = isinstance(inner, TappedClassifier)
+    model: nn.Module = inner
+    layer, rebuild = None, m.backbone_options
+    if isinstance(inner, TappedClassifier):
+        model, layer = inner.model, inner.layer if inner.tap == "output" else None
+        rebuild = rebuild if "kind" in rebuild else {}
     return BaseModel(
-        inner.model if tapped else inner,
+        model,
         m.preprocess,
         m.normalisation,
         m.backbone,
         m.head,
         trained=m,
-        layer=inner.layer if tapped and inner.tap == "output" else None,
+        layer=layer,
         class_names=m.class_names,
-        rebuild={} if tapped and "kind" not in m.backbone_options else m.backbone_options,
+        rebuild=rebuild,
     )

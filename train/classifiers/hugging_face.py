@@ -151,8 +151,9 @@ def rebuilt(options: dict[str, Any]) -> LogitsOnly:
             "pass the model: Guard.from_pretrained(folder, model=my_model)"
         )
     try:
-        config = kind.config_class(**values, attn_implementation=options["attention"])
-        return LogitsOnly(kind(config))
+        build_model: Any = kind  # mypy takes isinstance's word that it is any class
+        config = build_model.config_class(**values, attn_implementation=options["attention"])
+        return LogitsOnly(build_model(config))
     except Exception as error:
         raise ModelError(
             f"the installed transformers {transformers.__version__} cannot build this guard's {architecture} "
