@@ -92,6 +92,38 @@ def test_threshold_becomes_an_input_that_must_be_given() -> None:
     assert "threshold" in {i.name for i in plain.input}
 
 
+def calibrated_guard() -> Guard:
+    """With a threshold per class and a temperature."""
+    g = make_guard("energy", "linear")
+    images = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), dtype=np.uint8)
+    labels = g.predict(images).label
+    labels[::5] = (labels[::5] + 1) % 4
+    return g.calibrate(images, labels=labels, class_conditional=True, min_class_images=19, temperature_scaling=True)
+
+
+def test_a_calibration_per_class_builds_and_its_inputs_must_be_given() -> None:
+    g = calibrated_guard()
+    graph = onnx_bytes(g.module, g.manifest)
+    plain = onnx.load_from_string(required_inputs(graph)).graph
+    names = {"threshold", "class_offsets", "inverse_temperature"}
+    assert names <= {i.name for i in plain.input}
+    assert not names & {i.name for i in plain.initializer}
+    engine, _ = build_engine(graph, g.manifest, max_batch=4, trt=trt)
+    assert len(engine) > 10_000
+
+
+@pytest.mark.skipif(not cuda_available(), reason="running an engine needs a GPU")
+def test_an_engine_decides_by_class_like_torch(tmp_path) -> None:
+    g = calibrated_guard()
+    images = np.random.default_rng(1).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    path = guard.export(g, tmp_path / "guard.engine", max_batch=8, data=images)
+    e = guard.load(path)
+    assert e.runtime.optional_inputs == {"class_offsets", "inverse_temperature"}
+    assert guard.verify(path, against=g, data=images).flag_flips == 0
+    np.testing.assert_allclose(e.predict(images).probabilities, g.predict(images).probabilities, atol=1e-4)
+    np.testing.assert_array_equal(e.predict(images).is_ood, e.runtime.run(images).is_ood)
+
+
 def test_export_writes_the_engine_and_its_manifest(tmp_path, caplog) -> None:
     g = make_guard("energy", "linear")
     with caplog.at_level(logging.WARNING, logger="ood_guard"):

@@ -12,6 +12,7 @@ import guard
 from guard import metrics
 from guard._siblings import sibling
 from guard.calibration import calibrate, flag_count_interval
+from guard.class_conditional import calibrate_by_class
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from guard.evaluation import Evaluation
@@ -144,6 +145,58 @@ def test_results_do_not_depend_on_the_batch_size(calibration: Calibration, answe
     labels, predicted, scores = answers
     g, data = pixel_guard(calibration), (pictures(predicted, scores), labels)
     assert guard.evaluate(g, id=data, batch_size=1).to_dict() == guard.evaluate(g, id=data, batch_size=400).to_dict()
+
+
+def by_class(least: int = 50) -> Calibration:
+    """900 images: class 0 scores low, class 1 high; class 2 has 30 of them."""
+    labels = np.repeat([0, 1, 2], [435, 435, 30])
+    scores = np.concatenate([normal_scores(435, 3, seed=11), normal_scores(435, 6, seed=12), normal_scores(30, 4, 13)])
+    return calibrate_by_class(scores, labels, classes=3, alpha=0.05, min_class_images=least)
+
+
+def two_classes() -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat([0, 1], 150)
+    scores = np.concatenate([normal_scores(150, 3, seed=14), normal_scores(150, 6, seed=15)])
+    return pictures(labels, scores), labels
+
+
+def test_false_alarms_by_predicted_class() -> None:
+    result = guard.evaluate(pixel_guard(by_class()), id=two_classes())
+    calibration, v = result.manifest.calibration, result.id.verdicts
+    assert calibration is not None
+    limits = calibration.class_thresholds
+    np.testing.assert_array_equal(v.is_ood, v.ood_score > limits[v.label])
+    assert list(result.id.classes) == ["cat", "dog"]
+    for c, name in enumerate(("cat", "dog")):
+        found = result.id.classes[name]
+        assert (found.images, found.threshold) == (150, limits[c])
+        assert found.false_alarm_rate == pytest.approx((v.ood_score[v.label == c] > limits[c]).mean())
+    low, high = result.id.expected or (1, 0)
+    assert 0 < low < 0.05 < high < 0.12
+    assert result.id.as_expected
+    read = json.loads(result.to_json())
+    assert read["class_conditional"] is True
+    assert read["id"]["predicted_class"]["dog"]["threshold"] == pytest.approx(float(limits[1]))
+    shown = " ".join(str(result).split())
+    assert "target 5 % of every class, expected" in shown
+    assert "by predicted class" in shown
+
+
+def test_nothing_is_expected_where_a_class_keeps_the_pooled_threshold() -> None:
+    images, labels = two_classes()
+    labels = np.where(np.arange(300) < 3, 2, labels)
+    images[:3, 0, 0, 0] = 2
+    result = guard.evaluate(pixel_guard(by_class()), id=(images, labels))
+    assert (result.id.expected, result.id.as_expected) == (None, None)
+    assert "not calibrated" not in str(result)
+    assert "(target 5 % of every class)" in " ".join(str(result).split())
+
+
+def test_the_calibration_error_is_that_of_the_probabilities(evaluation: Evaluation) -> None:
+    """The guard is 80 % sure of everything and right on 90 %."""
+    assert evaluation.id.calibration_error == pytest.approx(0.1)
+    assert evaluation.to_dict()["id"]["expected_calibration_error"] == pytest.approx(0.1)
+    assert "(ECE) 10.0 %" in " ".join(str(evaluation).split())
 
 
 # ------------------------------------------------------------------------------------------------ what it prints

@@ -3,9 +3,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 
+from guard.loading import load
 from guard.manifest import Calibration, Manifest
 from guard.verdict import Verdict
 from serving.schemas import Answer, histogram, model_card
@@ -28,6 +30,44 @@ def test_an_answer_has_the_fields_of_the_contract_in_their_order() -> None:
         "p_value": 0.41,
         "model": "pets@0123456789ab",
     }
+
+
+def by_class(manifest: Manifest) -> Manifest:
+    """Red has a threshold of its own."""
+    update = {
+        "class_offsets": (-2.5, 0.0, 0.0),
+        "class_counts": (60, 20, 19),
+        "class_intervals": ((0.01, 0.1), None, None),
+        "labels_base64": base64.b64encode(np.repeat([0, 1, 2], [60, 20, 19]).astype("<u2").tobytes()).decode(),
+    }
+    assert manifest.calibration is not None
+    return manifest.model_copy(update={"calibration": manifest.calibration.model_copy(update=update)})
+
+
+def test_each_answer_has_the_threshold_of_its_class(colour_guard: Path, manifest: Manifest) -> None:
+    g = load(colour_guard, device="cpu")._with(by_class(manifest))
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    images[0, ..., 0], images[1, ..., 2] = 140, 140
+    red, blue = (Answer.of(verdict, "m") for verdict in g.predict_batches([images]))
+    assert (red.class_name, red.threshold, red.is_ood) == ("red", -6.5, True)
+    assert (blue.class_name, blue.threshold, blue.is_ood) == ("blue", -4.0, False)
+    assert red.ood_score == blue.ood_score
+    own = g.manifest.calibration.scores[:60]
+    assert red.p_value == (1 + sum(own >= np.float32(red.ood_score))) / 61
+
+
+def test_the_model_card_shows_the_classes_without_their_bulk(manifest: Manifest) -> None:
+    card = json.loads(json.dumps(model_card(by_class(manifest))))["calibration"]
+    assert card["class_thresholds"] == [-6.5, -4.0, -4.0]
+    assert card["class_intervals"] == [[0.01, 0.1], None, None]
+    assert not {"scores_base64", "labels_base64"} & set(card)
+
+
+def test_the_histogram_holds_the_threshold_of_every_class(manifest: Manifest) -> None:
+    far = by_class(manifest).calibration.model_copy(update={"class_offsets": (-20.0, 0.0, 30.0)})
+    edges = histogram(far).edges
+    assert edges[0] < -24
+    assert edges[-1] > 26
 
 
 def test_what_is_not_finite_is_null_in_json() -> None:
