@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,16 @@ def test_the_pixels_are_those_of_the_processor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "nearest"])
-def test_those_of_the_torchvision_backend_differ_by_its_resize_only(name: str) -> None:
+def test_those_of_the_torchvision_backend_differ_by_its_resize_only(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ood_guard")
     theirs = processor(CASES[name], "")
-    assert input_of(theirs, 3) == input_of(processor(CASES[name]), 3)
     preprocess, normalisation = input_of(theirs, 3)
+    assert "the guard resizes with Pillow" in caplog.text
+    caplog.clear()
+    assert (preprocess, normalisation) == input_of(processor(CASES[name]), 3)
+    assert caplog.text == ""
     for index, size in enumerate(SIZES):
         image = photo(size, index)
         expected = np.asarray(theirs(image, return_tensors="np")["pixel_values"][0])
