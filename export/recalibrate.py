@@ -59,9 +59,13 @@ def _add_class_offsets(graph: GraphProto, classes: int) -> None:
     graph.node.remove(greater)
     graph.node.extend(
         [
-            helper.make_node("Gather", [CLASS_OFFSETS, "label"], ["class_offset"], axis=0, name="node_class_offset"),
-            helper.make_node("Add", ["threshold", "class_offset"], ["class_threshold"], name="node_class_threshold"),
-            helper.make_node("Greater", [score, "class_threshold"], ["is_ood"], name="node_is_ood"),
+            helper.make_node(
+                "Gather", [CLASS_OFFSETS, "label"], ["guard.class_offset"], axis=0, name="node_class_offset"
+            ),
+            helper.make_node(
+                "Add", ["threshold", "guard.class_offset"], ["guard.class_threshold"], name="node_class_threshold"
+            ),
+            helper.make_node("Greater", [score, "guard.class_threshold"], ["is_ood"], name="node_is_ood"),
         ]
     )
 
@@ -74,15 +78,21 @@ def _add_temperature(graph: GraphProto) -> None:
     logits, axis = softmax.input[0], next((a.i for a in softmax.attribute if a.name == "axis"), -1)
     readers = [node for node in graph.node if "probabilities" in node.input]
     if readers:
-        softmax.output[0] = "untempered_probabilities"
+        softmax.output[0] = "guard.untempered_probabilities"
         for node in readers:
-            node.input[:] = ["untempered_probabilities" if name == "probabilities" else name for name in node.input]
+            node.input[:] = [
+                "guard.untempered_probabilities" if name == "probabilities" else name for name in node.input
+            ]
     else:
         graph.node.remove(softmax)
     graph.node.extend(
         [
-            helper.make_node("Mul", [logits, INVERSE_TEMPERATURE], ["tempered_logits"], name="node_tempered_logits"),
-            helper.make_node("Softmax", ["tempered_logits"], ["probabilities"], axis=axis, name="node_probabilities"),
+            helper.make_node(
+                "Mul", [logits, INVERSE_TEMPERATURE], ["guard.tempered_logits"], name="node_tempered_logits"
+            ),
+            helper.make_node(
+                "Softmax", ["guard.tempered_logits"], ["probabilities"], axis=axis, name="node_probabilities"
+            ),
         ]
     )
 

@@ -276,7 +276,7 @@ def test_a_score_that_shares_the_softmax_keeps_it(
     made = recalibrated(graph, g.calibrate(four[0], labels=labels, temperature_scaling=True).manifest)
     before, after = ([n for n in onnx.load_from_string(m).graph.node if n.op_type == "Softmax"] for m in (graph, made))
     assert len(before) == 1
-    assert [n.output[0] for n in after] == ["untempered_probabilities", "probabilities"]
+    assert [n.output[0] for n in after] == ["guard.untempered_probabilities", "probabilities"]
 
 
 def test_a_graph_that_is_built_otherwise_is_refused(
