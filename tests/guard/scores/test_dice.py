@@ -20,12 +20,12 @@ from .conftest import Sample
 @pytest.mark.parametrize("scale", [None, 16.0], ids=["linear", "cosine"])
 @pytest.mark.parametrize("percentile", [0, 50, 90, 99.9])
 def test_against_its_definition(percentile: float, scale: float | None, sample: Sample) -> None:
-    """The features have negative values. Of 30 weights the 99.9th percentile leaves one."""
+    """The features have negative values, and class 0 is longer. Of 30 weights the 99.9th percentile leaves one."""
     last = sample.last._replace(scale=scale)
-    score = create_score("dice", percentile=percentile)
-    score.fit(sample.features, sample.logits, sample.labels, last)
+    features = torch.where((sample.labels == 0)[:, None], 20 * sample.features, sample.features)
+    score = create_score("dice", percentile=percentile).fit(features, sample.logits, sample.labels, last)
     layer = (last.weight.numpy(), last.bias.numpy(), scale)
-    logits, kept = reference.dice(sample.queries.numpy(), sample.features.numpy(), layer, percentile)
+    logits, kept = reference.dice(sample.queries.numpy(), features.numpy(), layer, percentile)
     np.testing.assert_array_equal(score.weight.numpy() != 0, kept)
     assert kept.sum() == {0: 30, 50: 15, 90: 3, 99.9: 1}[percentile]
     found = score(sample.queries, sample.query_logits).numpy()

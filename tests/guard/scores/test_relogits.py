@@ -29,6 +29,23 @@ def test_a_layer_without_bias_is_linear(sample: Sample) -> None:
     torch.testing.assert_close(found, sample.queries @ sample.last.weight.T, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [None, 7.0], ids=["linear", "cosine"])
+def test_a_gain_is_a_factor_of_the_features(scale: float | None, sample: Sample) -> None:
+    layer = flat_layer(sample.last._replace(scale=scale))
+    gain = torch.linspace(-2, 5, 50)[:, None]
+    found = relogits(sample.queries, *layer, gain)
+    torch.testing.assert_close(found, relogits(gain * sample.queries, *layer), rtol=1e-5, atol=1e-4)
+
+
+def test_a_cosine_layer_does_not_see_the_size_of_a_gain(sample: Sample) -> None:
+    """Not even its rounding: equal scores stay equal in every runtime."""
+    layer = flat_layer(sample.last._replace(scale=7.0))
+    gains = [torch.full((50, 1), g) for g in (0.1, 3.0, 1e4)]
+    found = [relogits(sample.queries, *layer, gain) for gain in gains]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("base", ["energy", "msp", "max_logit"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [None, 7.0])
