@@ -132,14 +132,12 @@ class Gram(Score):
         super().__init__(**options)
         for name in ("low", "high", "weight"):
             self.register_buffer(name, torch.zeros(0))
+        self.layers = self.options.layers
         self._widths: tuple[int, ...] = ()
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return self.options.layers
-
     def watch(self, layers: Sequence[str], widths: Sequence[int]) -> None:
-        self.options = self.options.model_copy(update={"layers": tuple(layers)})
+        self.layers = tuple(layers)
+        self.options = self.options.model_copy(update={"layers": self.layers})  # saved with the guard
         self._widths = tuple(widths)
 
     def summarise(self, layer_map: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class ODIN(Score):
                     f"(it computes them without autograd); the nearest score is {self.nearest}"
                 )
             step = self.options.eps * unit * ascent(x, taps.logits, self.options.temperature)
-            return type(taps)(*(None if part is None else part.detach() for part in taps)), x.detach() - step
+            shown = taps._replace(features=taps.features.detach(), logits=taps.logits.detach(), feature_map=None)
+            return shown, x.detach() - step
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         return -(logits / self.options.temperature).softmax(-1).amax(-1)
