@@ -3,7 +3,7 @@
     images uint8 (N, H, W, channels) -> Cast -> Transpose -> Mul, Add -> classifier/...  -> logits, features
     logits, features, threshold -> score/... -> label, probabilities, ood_score, is_ood
 
-The nodes and weights of the classifier stay what they are; its values get a prefix, so that no name is used twice.
+The nodes and weights of the classifier stay what they are; their names get a prefix, so that none is used twice.
 torch writes the part behind from the fitted score alone. Steps in front that the input makes needless are left out: a
 graph of channels-last images gets no Transpose, one of uint8 pixels no arithmetic.
 """
@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from guard.onnx_classifier import ImageInput
-from guard.onnx_graph import opset, prune, rename, value_names
+from guard.onnx_graph import opset, prefix, prune
 from guard.scores import Score
 
 
@@ -48,11 +48,11 @@ def graft(net: ModelProto, judge: ModelProto, images: ImageInput, scale: Tensor,
     (given,) = net.graph.input
     shape = [d.dim_value for d in given.type.tensor_type.shape.dim][1:]
     height, width, channels = shape if images.channels_last else (*shape[1:], shape[0])
-    rename(net.graph, {name: f"classifier/{name}" for name in value_names(net.graph)})
+    prefix(net.graph, "classifier/")
     logits, *features = (output.name for output in net.graph.output)
     theirs = {"logits": logits, "features": features[0] if features else "", "threshold": "threshold"}
     theirs |= {output.name: output.name for output in judge.graph.output}
-    rename(judge.graph, {name: theirs.get(name, f"score/{name}") for name in value_names(judge.graph)})
+    prefix(judge.graph, "score/", keep=theirs)
     front, constants = _front(images, f"classifier/{images.name}", scale, shift)
     graph = helper.make_graph(
         [*front, *net.graph.node, *judge.graph.node],

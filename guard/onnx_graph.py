@@ -97,6 +97,14 @@ def opset(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in STANDARD), 0)
 
 
+def prefix(graph: GraphProto, text: str, keep: Mapping[str, str] | None = None) -> None:
+    """Put `text` before every name of a value and of a node, but for the values in `keep`, which get the name given."""
+    keep = keep or {}
+    rename(graph, {name: keep.get(name, text + name) for name in value_names(graph)})
+    for node in all_nodes(graph):
+        node.name = text + node.name if node.name else ""
+
+
 def foreign_operators(graph: GraphProto) -> list[str]:
     """Operators outside the ONNX standard, as "domain.Type", sorted."""
     return sorted({f"{n.domain}.{n.op_type}" for n in all_nodes(graph) if n.domain not in STANDARD})

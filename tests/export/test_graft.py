@@ -136,7 +136,22 @@ def test_names_that_a_guard_has_may_be_the_classifiers_too(tmp_path: Path, four:
     g = guard.fit(tmp_path / "net.onnx", four, score="vim", temperature_scaling=True, **NORMALISED)
     theirs = guard.fit(Plain(), four, score="vim", temperature_scaling=True, **NORMALISED)
     path = guard.export(g, tmp_path / "guard.onnx")
+    ours = [node.name.removeprefix("score/") for node in graph_of(path).node if node.name.startswith("score/")]
+    for index, own in enumerate(model.graph.node):
+        own.name = ours[index]
+    onnx.save(model, tmp_path / "net.onnx")
+    g = guard.fit(tmp_path / "net.onnx", four, score="vim", temperature_scaling=True, **NORMALISED)
+    path = guard.export(g, tmp_path / "guard.onnx")  # ONNX Runtime refuses two nodes of one name
     assert guard.verify(path, against=theirs, data=four).flag_flips == 0
+
+
+def test_features_that_the_score_does_not_read_are_left_out(tmp_path: Path, four: Arrays) -> None:
+    kinds = {}
+    for score in ("energy", "knn"):
+        g = fitted("gemm", tmp_path, four, score, features="map")
+        graph = graph_of(guard.export(g, tmp_path / "guard.onnx"))
+        kinds[score] = {node.op_type for node in graph.node if node.name.startswith("classifier/")}
+    assert kinds["knn"] - kinds["energy"] == {"ReduceMean"}
 
 
 @pytest.mark.parametrize(("name", "opset"), [("opset 11", 18), ("opset 20", 20), ("opset 22", 20)])
@@ -178,3 +193,16 @@ def test_too_large_a_graph_is_refused(tmp_path: Path, four: Arrays, monkeypatch:
     monkeypatch.setattr(to_onnx, "_PROTOBUF_LIMIT", 4000)
     with pytest.raises(ExportError, match="one ONNX file holds 2"):
         guard.export(g, tmp_path / "guard.onnx")
+
+
+def test_the_size_that_counts_is_that_of_both_parts(
+    tmp_path: Path, four: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import to_onnx
+
+    g = fitted("gemm", tmp_path, four)
+    sizes: list[int] = []
+    monkeypatch.setattr(to_onnx, "_check_size", sizes.append)
+    guard.export(g, tmp_path / "guard.onnx")
+    assert len(sizes) == 2  # what torch wrote, then that and the network
+    assert sizes[1] > g.module.classifier.graph.numel()

@@ -11,7 +11,7 @@ from guard.errors import ModelError
 from guard.onnx_classifier import first_line
 from guard.onnx_graph import opset, unused_name
 
-from .onnx_read import answers
+from .onnx_read import runner
 
 OPSETS = (18, 20)  # what export.to_onnx writes
 _TOLERANCE = 1e-3  # of the largest logit: far above what another order of summation does, even in half precision
@@ -62,8 +62,9 @@ def free_batch(model: ModelProto, batch: int) -> None:
         if node.op_type != "Reshape" or node.input[1] not in shapes:
             continue
         shape = numpy_helper.to_array(shapes[node.input[1]])
-        if any(a.name == "allowzero" and a.i for a in node.attribute) or shape.size < 2 or shape[0] != batch:
+        if shape.size < 2 or shape[0] != batch or 0 in shape:
             continue
+        del node.attribute[:]  # allowzero, which torch writes always; without a 0 in the shape it changes nothing
         name = unused_name(graph, f"{node.input[1]}_any_batch")
         graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]]), name))  # 0: as many as come in
         node.input[1] = name
@@ -73,8 +74,9 @@ def same_rows(model: ModelProto, feed: dict[str, np.ndarray], output: str, expec
     """Whether `model` answers `expected` to images together and one by one: "" or what went wrong."""
     ((name, images),) = feed.items()
     try:
-        together = answers(model, feed)[output]
-        alone = np.concatenate([answers(model, {name: images[i : i + 1]})[output] for i in range(len(images))])
+        run = runner(model)
+        together = run(feed)[output]
+        alone = np.concatenate([run({name: images[i : i + 1]})[output] for i in range(len(images))])
     except (ModelError, ValueError) as error:
         return str(error)
     for found in (together, alone):

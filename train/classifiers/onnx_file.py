@@ -31,7 +31,7 @@ from .base import BaseModel
 from .onnx_adapt import at_opset, close, free_batch, same_rows
 from .onnx_head import LinearLayer, find_linear_layer, without_softmax
 from .onnx_input import Images, image_input, normalisation_for, preprocess_for
-from .onnx_read import answers, read_classifier
+from .onnx_read import read_classifier, runner
 
 log = logging.getLogger("ood_guard")
 
@@ -82,7 +82,8 @@ def open_graph(path: Path, a: dict[str, Any], data: Any) -> Opened:
 def _plain(model: ModelProto, images: Images, noise: np.ndarray, classes: Callable[[], int]) -> tuple[ModelProto, str]:
     """The graph with one output and its name, any number of images at once, in an opset that a guard can have."""
     chunk = images.batch or 1
-    before = [answers(model, {images.name: noise[i : i + chunk]}) for i in range(0, len(noise), chunk)]
+    run = runner(model)
+    before = [run({images.name: noise[i : i + chunk]}) for i in range(0, len(noise), chunk)]
     output = _output(model, before[0], chunk, classes)
     _keep(model, [output])
     model = at_opset(model)
@@ -156,10 +157,10 @@ def _shown(
     shown = [logits, features or (layer and layer.features)]
     names = [name for name in shown if name]
     _keep(model, names)
-    seen = answers(model, {images.name: noise})
+    seen = runner(model)({images.name: noise})
     as_matrix = (_as_logits, _as_vector)
     _keep(model, [make(model, name, seen[name]) for make, name in zip(as_matrix, names, strict=False)])
-    values = list(answers(model, {images.name: noise}).values())
+    values = list(runner(model)({images.name: noise}).values())
     check_logits(torch.from_numpy(values[0]))
     _declare_shapes(model, images, noise, [value.shape[1] for value in values])
     lacks: dict[Need, str] = {}

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from guard.onnx_graph import ancestors, producers, reads
 
-from .onnx_read import answers
+from .onnx_read import runner
 
 _SAME = (
     "Identity",
@@ -122,4 +122,4 @@ def constant(model: ModelProto, name: str) -> np.ndarray | None:
         opset_imports=list(model.opset_import),
         ir_version=model.ir_version,
     )  # fmt: skip
-    return np.asarray(answers(alone, {})[name]).astype(np.float64)
+    return np.asarray(runner(alone)({})[name]).astype(np.float64)

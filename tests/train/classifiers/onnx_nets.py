@@ -114,7 +114,7 @@ FILES: dict[str, File] = {
     ),
     "fixed batch": File(
         [node("Gemm", "f weight bias", "logits", transB=1)], {**WB, "one": np.array([1, WIDTH])},
-        shape=(1, CHANNELS, SIDE, SIDE), body=lambda: [*pooled()[:3], node("Reshape", "pool one", "f")],
+        shape=(1, CHANNELS, SIDE, SIDE), body=lambda: [*pooled()[:3], node("Reshape", "pool one", "f", allowzero=1)],
     ),
     "open size": File(GEMM, WB, shape=("n", CHANNELS, "h", "w")),
     "opset 11": File(GEMM, WB, opset=11),
