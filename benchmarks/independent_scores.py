@@ -203,6 +203,12 @@ def _(fit: Fitting) -> Scorer:
     return lambda x: distance(x) ** 2
 
 
+@check("knn", PYTORCH_OOD, "squared: it gives the distance", k=1, normalise=False)
+def _(fit: Fitting) -> Scorer:
+    distance = on_features(theirs("KNN")(None, k=1, normalize=False), fit)
+    return lambda x: distance(x) ** 2
+
+
 @check("vim", FORMULA, dim=VIM_DIM, sample=50_000)
 def _(fit: Fitting) -> Scorer:
     weight, bias, _ = fit.layer

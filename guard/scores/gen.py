@@ -20,18 +20,16 @@ from .base import Need, Score
 
 def generalised_entropy(logits: Tensor, gamma: float, m: int) -> Tensor:
     """sum over the m largest p_c of (p_c (1 - p_c))^gamma, >= 0; logits (N, C) -> (N,). All classes where C <= m."""
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    is_top = log_p >= log_p.amax(-1, keepdim=True)
-    # of classes that tie for the largest, all but one count among the others
-    others = torch.where(is_top, 0.0, p).sum(-1, keepdim=True) + (is_top.sum(-1, keepdim=True) - 1) * p.amax(
-        -1, keepdim=True
-    )
+    x = logits - logits.amax(-1, keepdim=True)  # p = e^x / total; 0 for the largest
+    e, is_top = x.exp(), x >= 0
+    # what the others of a largest class have; of classes that tie, all but one count among the others
+    rest = torch.where(is_top, 0.0, e).sum(-1, keepdim=True) + (is_top.sum(-1, keepdim=True) - 1)
+    total = rest + 1
     if m < logits.shape[-1]:
-        log_p = log_p.topk(m, dim=-1).values
-        p, is_top = log_p.exp(), log_p >= log_p.amax(-1, keepdim=True)
-    complement = torch.where(is_top, others, 1 - p)
-    return (gamma * (log_p + complement.log())).exp().sum(-1)
+        x = x.topk(m, dim=-1).values
+        e, is_top = x.exp(), x >= 0
+    complement = torch.where(is_top, rest, total - e)
+    return (gamma * (x + complement.log() - 2 * total.log())).exp().sum(-1)
 
 
 class GEN(Score):
