@@ -19,7 +19,7 @@ from .base import Need, Score, unfitted
 
 def hopfield(features: Tensor, logits: Tensor, patterns: Tensor) -> Tensor:
     """- <h, m_argmax f>; features (N, D), logits (N, C), patterns m (C, D) -> (N,)."""
-    return -(features * patterns[logits.argmax(-1)]).sum(-1)
+    return -(features * patterns.index_select(0, logits.argmax(-1))).sum(-1)
 
 
 class SHE(Score):
