@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import guard
 from guard.errors import ArtefactDamagedError, ConfigError
-from guard.heads import Head
+from guard.heads import Head, list_heads
 from guard.module import Taps
 from tests.conftest import RECIPES, Arrays
 from train import loop
@@ -94,6 +94,10 @@ RESUMED = {
     "vos": {"method": "vos", "epochs": 4, "start": 0.25, "queue": 20, "score": "energy_logistic"},
     "rejection": {"method": "rejection", "epochs": 2, "head_epochs": 2, "hidden": 32},
     "mim": {"method": "mim", "epochs": 2, "finetune_epochs": 2, "finetune_lr": 0.01, "k": 3, "ema": 0.9},
+    # heads whose loss has a state of its own
+    "adacos": {"head": "adacos", "head_options": {"adaptive": True}, "epochs": 3},
+    "sphereface": {"head": "sphereface", "epochs": 3},
+    "hypersphere": {"head": "hypersphere", "epochs": 3, "ema": 0.9},
 }
 
 KILLED = """
@@ -144,6 +148,9 @@ def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny)
         ("vos", "0,3,2"),
         ("rejection", "1,3,1"),  # in the second epoch of the second stage
         ("mim", "1,2,2"),  # at the end of the second stage's first epoch, before its checkpoint
+        ("adacos", "0,2,1"),
+        ("sphereface", "0,2,1"),
+        ("hypersphere", "0,2,1"),
     ],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(
@@ -394,7 +401,11 @@ class NoWaiting(TorchDispatchMode):
         return function(*arguments, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+HEADS: dict[str, dict[str, Any]] = {name: {"head": name, "score": "energy"} for name in list_heads()}
+HEADS["adacos"]["head_options"] = {"adaptive": True}
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *(name for name in HEADS if name not in RECIPES)])
 def test_nothing_waits_for_the_device_inside_a_step(
     name: str, four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +418,7 @@ def test_nothing_waits_for_the_device_inside_a_step(
 
     monkeypatch.setattr(loop.StageRun, "step", watched)
     short_run = {"epochs": 1, "head_epochs": 1} if name.startswith("rejection") else {"epochs": 1}
-    guard.train(short(four), ema=0.9, **{**tiny, "augment": "crop+flip", **RECIPES[name], **short_run})
+    guard.train(short(four), ema=0.9, **{**tiny, "augment": "crop+flip", **(RECIPES | HEADS)[name], **short_run})
     assert stages
 
 
