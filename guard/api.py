@@ -149,7 +149,8 @@ def fit(
         data: labelled in-distribution images, as in `train`; best ones the model was not trained on.
         score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; ``list_scores(model=model)`` says which
             the model can have.
-        features: name of the module whose output is the feature vector; default the input of the last linear layer.
+        features: name of the module, or of the tensor of an ONNX file, that is the feature vector; default the input
+            of the last linear layer.
         class_names: the model's classes in the order of its logits; default its own (Hugging Face's ``id2label``, a
             guard's), else those of `data`. The classes of `data` are matched to them by name, where they have these
             names, and may lack some; else they are taken in their own order.

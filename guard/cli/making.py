@@ -135,7 +135,7 @@ def fit(
     checkpoint: Annotated[Path | None, typer.Option(help="The model's weights, safetensors.")] = None,
     score: Annotated[str, typer.Option(help="See: guard scores.")] = _FIT["score"],
     features: Annotated[
-        str | None, typer.Option(help="Module whose output is the feature vector; default found by itself.")
+        str | None, typer.Option(help="Module, or tensor of an ONNX file, that is the feature vector; default found.")
     ] = None,
     processor: Annotated[
         str | None, typer.Option(help="Folder of a Hugging Face model's image processor; default the model's.")
