@@ -43,14 +43,18 @@ class AngularHead(Head):
         """s > 0."""
         raise NotImplementedError(f"{type(self).__name__} must define current_scale")
 
+    def class_weights(self) -> Tensor:
+        """w_c (C, D), of any length."""
+        return self.weight
+
     def cosines(self, features: Tensor) -> Tensor:
         """cos(h, w_c) (N, C), for a loss."""
-        return F.linear(unit(full_precision(features)), unit(self.weight))
+        return F.linear(unit(full_precision(features)), unit(self.class_weights()))
 
     def forward(self, features: Tensor) -> Tensor:
         # s scales the weights, not the logits: then the exporter folds it into them
-        return F.linear(unit(features), self.current_scale() * unit(self.weight))
+        return F.linear(unit(features), self.current_scale() * unit(self.class_weights()))
 
     def last_layer(self) -> LastLayer:
         with torch.no_grad():
-            return LastLayer(self.weight.detach(), None, float(self.current_scale()))
+            return LastLayer(self.class_weights().detach(), None, float(self.current_scale()))
