@@ -19,6 +19,7 @@ from guard.score_table import ScoreInfo, ScoreList, score_table, why_not
 from guard.scores import get_score
 from guard.scores import list_scores as names
 from tests.conftest import Arrays
+from tests.train.classifiers.hf_models import made
 from tests.train.classifiers.onnx_nets import FILES, build
 from tests.train.models import Convolutional, sequential
 
@@ -99,6 +100,13 @@ def test_guards_folders_names_and_files_are_opened_without_data(
         found = rows(tmp_path / "net.onnx")
         assert found["vim"].applies
         assert "gradient" in found["odin"].why_not
+
+
+def test_a_hugging_face_folder_needs_its_config_only(tmp_path: Path) -> None:
+    for name in ("vit", "resnet"):  # the latter does not say its size
+        made(name).config.save_pretrained(tmp_path)
+        assert rows(tmp_path)["vim"].applies
+        assert rows(made(name))["gram"].applies
 
 
 def test_guard_fit_gives_the_same_reason_before_it_reads_anything(

@@ -87,6 +87,20 @@ def from_folder_or_hub(name: str | Path) -> tuple[nn.Module, Any]:
     return model, _own_processor(str(name), local=path.is_dir())
 
 
+def untrained(name: str | Path) -> nn.Module:
+    """The classifier of a folder or hub id with random weights: only its config.json is read.
+
+    Raises:
+        ModelError, MissingExtraError: as `from_folder_or_hub`.
+    """
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(name))
+        return transformers.AutoModelForImageClassification.from_config(config)
+    except Exception as error:
+        raise ModelError(f"no image classifier can be built from {str(name)!r}: {_first_sentence(error)}") from error
+
+
 def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: Any = None) -> BaseModel:
     """The classifier with the input its image processor makes.
 

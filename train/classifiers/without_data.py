@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from guard.detector import Guard
-from guard.errors import ConfigError, DataError, GuardError
+from guard.errors import DataError, GuardError, ModelError
 from guard.manifest import Normalisation
 from guard.module import GuardModule, TapsModule
 
@@ -24,7 +24,7 @@ def open_without_data(model: Any) -> TapsModule:
     """The classifier that `guard.fit` would guard, on the CPU.
 
     Noise of the size that the model was made for shows what it gives; where nothing says which that is, 224, 64 and 32
-    pixels are tried. A timm name is built without its weights.
+    pixels are tried. A timm name, and a Hugging Face folder or hub id, are built without their weights.
 
     Args:
         model: what `guard.fit` takes.
@@ -32,26 +32,26 @@ def open_without_data(model: Any) -> TapsModule:
     Raises:
         GuardError: it is no classifier that can be guarded; as `guard.fit` would say.
     """
-    if isinstance(model, str) and not Path(model).exists():
+    if isinstance(model, (str, Path)) and hugging_face.is_one(model):
+        model = hugging_face.untrained(model)
+    elif isinstance(model, str) and not Path(model).exists():
         model = _timm_without_weights(model)
-    has_own_input = isinstance(model, Guard) or hugging_face.is_model(model) or _is_folder(model)
+    if isinstance(model, Guard) or (isinstance(model, (str, Path)) and Path(model).is_dir()):
+        return _opened(model, None, own_input=True)
     first: GuardError | None = None
     for side in (None, *SIDES):
         try:
-            return _opened(model, side, bare=side is None and has_own_input)
-        except (ConfigError, DataError) as error:  # without data there is no size to be found in it
-            if has_own_input or side is not None:
-                raise
-            first = first or error
+            return _opened(model, side)
+        except DataError:  # it does not say its size, and there is no data to find one in
+            continue
         except GuardError as error:
-            if has_own_input and side is None and not hugging_face.is_model(model):
-                raise
-            first = error if first is None or isinstance(first, DataError) else first
-    assert first is not None  # the loop ended without an answer
+            first = first or error
+    if first is None:
+        raise ModelError(f"nothing says what input {type(model).__name__} was made for")
     raise first
 
 
-def _opened(model: Any, side: int | None, bare: bool) -> TapsModule:
+def _opened(model: Any, side: int | None, own_input: bool = False) -> TapsModule:
     from guard.api import fit
 
     arguments = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
@@ -60,7 +60,7 @@ def _opened(model: Any, side: int | None, bare: bool) -> TapsModule:
         from .onnx_file import open_graph  # onnx takes a while to import
 
         return open_graph(Path(model), arguments, None).classifier
-    if not bare:  # its numbers change nothing here
+    if not own_input:  # these numbers change nothing here
         arguments |= {"mean": (0.5,) * 3, "std": (0.5,) * 3, "in_chans": _channels(model)}
     if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
         from .onnx_file import open_graph  # onnx takes a while to import
@@ -79,10 +79,6 @@ def _channels(model: Any) -> int | None:
     parts = model if isinstance(model, (tuple, list)) else (model,)
     modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
     return next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
-
-
-def _is_folder(model: Any) -> bool:
-    return isinstance(model, (str, Path)) and Path(model).is_dir()
 
 
 def _timm_without_weights(name: str) -> Any:
