@@ -96,8 +96,8 @@ class Classifier(TapsModule):
         return self.head.last_layer()
 
     def shows(self) -> frozenset[Need]:
-        extra: frozenset[Need] = frozenset() if self.last_layer().reject is None else frozenset(("extra class",))
-        return super().shows() | {"feature map"} | extra
+        own: set[Need] = {"feature map"} if self.last_layer().reject is None else {"feature map", "extra class"}
+        return super().shows() | own
 
 
 class TappedClassifier(TapsModule):
