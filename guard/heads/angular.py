@@ -1,5 +1,9 @@
 """What the heads share whose logits are s cos(h, w_c): the cosines, the inference graph, a margin on the target.
 
+Such a head reads the direction of the pooled features and not their length, so what it shows to scores and synthesisers
+is the direction: h is of length 1. The length, which nothing in training holds, made ViM and Mahalanobis near useless
+(CosFace on CIFAR-10, five OOD sets: AUROC 64-71 and 29-41 with it, 79-88 and 79-90 without).
+
 Cosines for a loss are computed anew from the features, in float32: under autocast the logits have bfloat16's 8 bits,
 and a margin's gradient divides by the sine. The product is N x D x C, nothing beside the backbone.
 """
@@ -32,12 +36,15 @@ def with_target(cosines: Tensor, labels: Tensor, target: Tensor) -> Tensor:
 
 
 class AngularHead(Head):
-    """logits_c = s cos(h, w_c); weight (C, D) is used at unit length, features too."""
+    """logits_c = s cos(h, w_c); weight (C, D) is used at unit length, features are."""
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__(num_features, num_classes, **options)
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        return unit(full_precision(pooled))
 
     def current_scale(self) -> Tensor | float:
         """s > 0."""
@@ -53,7 +60,7 @@ class AngularHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         # s scales the weights, not the logits: then the exporter folds it into them
-        return F.linear(unit(features), self.current_scale() * unit(self.class_weights()))
+        return F.linear(features, self.current_scale() * unit(self.class_weights()))
 
     def last_layer(self) -> LastLayer:
         with torch.no_grad():

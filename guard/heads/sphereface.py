@@ -66,6 +66,9 @@ class SphereFaceHead(AngularHead):
         super().__init__(num_features, num_classes, **options)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
+    def embed(self, pooled: Tensor) -> Tensor:
+        return pooled
+
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, unit(self.weight))
 

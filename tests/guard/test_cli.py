@@ -21,7 +21,7 @@ from PIL import Image
 import guard
 from guard import api, cli
 from guard.artefact import write_onnx
-from guard.cli import arguments, asking, making, output, running
+from guard.cli import arguments, asking, calibrating, making, output, running
 from guard.errors import ConfigError, MissingDataError
 from tests.serving.conftest import colour_graph, colour_manifest, expected_score
 
@@ -96,7 +96,7 @@ def test_an_unknown_command_exits_with_2_and_names_a_near_one(run: Guard) -> Non
     assert "Did you mean 'train'" in result.err
 
 
-@pytest.mark.parametrize("group", [making, asking, running])
+@pytest.mark.parametrize("group", [making, calibrating, asking, running])
 def test_every_command_takes_debug_and_explains_its_options(group: Any) -> None:
     for function in group.COMMANDS.values():
         hints = inspect.get_annotations(function, eval_str=True)
@@ -292,6 +292,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str
     record("train", make)
     record("fit", make)
     record("export", written)
+    record("calibrate", lambda **_: made)
     record("verify", lambda **_: colour_manifest().preprocess)
     record("evaluate", lambda **_: SimpleNamespace(to_dict=lambda: {"accuracy": float("nan")}, __str__=str))
     monkeypatch.chdir(tmp_path)
@@ -304,12 +305,16 @@ def test_train_and_fit_offer_every_argument_of_the_functions() -> None:
         assert wanted <= set(inspect.signature(command).parameters)
 
 
-def test_commands_repeat_the_defaults_of_the_functions(run: Guard, calls: dict[str, dict[str, Any]]) -> None:
+def test_commands_repeat_the_defaults_of_the_functions(
+    run: Guard, calls: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("train", "digits")
     run("fit", "digits", "--model", "resnet18")
     run("eval", "guard.onnx", "--id", "digits")
     run("verify", "guard.onnx", "--against", "run", "--data", "digits")
-    for name in ("train", "fit", "evaluate", "verify"):
+    monkeypatch.setattr(api, "load", lambda *_, **__: SimpleNamespace(manifest=colour_manifest()))
+    run("calibrate", "guard.onnx", "digits")
+    for name in ("train", "fit", "evaluate", "verify", "calibrate"):
         defaults = arguments.defaults(getattr(api, name))
         different = {k: v for k, v in calls[name].items() if k in defaults and v != defaults[k] and k != "out"}
         assert different in ({}, {"ood": {}}), name

@@ -34,15 +34,15 @@ def test_cosine(features: torch.Tensor) -> None:
         [INITIAL_SCALE * float(h @ w) / math.sqrt(float(h @ h) * float(w @ w)) for w in head.weight.detach()]
         for h in features
     ]
-    np.testing.assert_allclose(head(features).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head(head.embed(features)).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
     assert head.last_layer().scale == pytest.approx(INITIAL_SCALE)
     assert head.last_layer().bias is None
 
 
 def test_cosine_sees_directions_only(features: torch.Tensor) -> None:
     head = CosineHead(5, 3)
-    torch.testing.assert_close(head(features * 100), head(features))
-    assert head(torch.zeros(1, 5)).equal(torch.zeros(1, 3))
+    torch.testing.assert_close(head.embed(features * 100), head.embed(features))
+    assert head(head.embed(torch.zeros(1, 5))).equal(torch.zeros(1, 3))
 
 
 def test_the_cosine_scale_learns_and_stays_positive(features: torch.Tensor) -> None:

@@ -50,7 +50,7 @@ def test_dispersion_and_its_gradient() -> None:
 
 
 def test_the_loss_moves_the_prototypes_first_and_takes_them_as_constants_for_compactness() -> None:
-    head = HypersphereHead(5, C, dim=D).double()
+    head = HypersphereHead(5, C, dim=D, momentum=0.95).double()
     z, labels, before = sphere(12, 4).requires_grad_(), torch.arange(12) % C, head.prototypes.numpy().copy()
     terms = head.loss(z, head(z), labels)
     zs, ys = z.detach().numpy(), labels.numpy()
@@ -93,11 +93,3 @@ def test_features_lie_on_the_sphere_and_logits_are_scaled_cosines_to_the_prototy
     last = head.last_layer()
     torch.testing.assert_close(z @ last.weight.T, head(z))
     assert (last.bias, last.scale) == (None, None)
-
-
-def test_the_projections_of_positive_features_do_not_start_out_parallel() -> None:
-    """Parallel ones pull the prototypes together, and where all are equal neither term has a gradient."""
-    torch.manual_seed(0)
-    head, pooled = HypersphereHead(64, C), torch.rand(200, 64) + 1
-    z = head.embed(pooled)
-    assert (z @ z.T).mean() < 0.7
