@@ -6,7 +6,7 @@ classes. The nearest z_c is that of largest z.z_c - |z_c|^2 / 2, and the distanc
 where classes lie far apart, |z|^2 - 2 z.z_c + |z_c|^2 would cancel.
 
 Against float64 the relative error is 1e-6 on features of a CIFAR-10 WRN-16-2, whose covariance has the condition number
-1,000; it grows with that number. Cholesky's is the most accurate factor (an eigenbasis has four times the error).
+1,000, and 1e-5 where that is 3 million.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means:
     """min_c |A'(h - m) - z_c|^2; features (N, D), centre m (D,), whitener A (D, D), class_means z_c (C, D) -> (N,)."""
     z = (features - centre) @ whitener
     nearest = F.linear(z, class_means, class_means.square().sum(-1) / -2).argmax(-1)
-    return (z - class_means.index_select(0, nearest)).square().sum(-1)
+    return torch.linalg.vector_norm(z - class_means.index_select(0, nearest), dim=-1).square()
 
 
 class Mahalanobis(Score):

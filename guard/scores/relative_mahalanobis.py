@@ -8,9 +8,10 @@ equal, and are never formed. Whitened by A (A A' = S^-1) the class means z_c = A
 directions; let V and l be the eigenvectors and eigenvalues of A'BA there. Outside these directions the two distances
 are the same; inside, with y = V'A'(h - m) and y_c = V'z_c,
 
-    M_c - M_0 = sum_i l_i / (1 + l_i) y_i^2 - 2 y.y_c + |y_c|^2
+    M_c - M_0 = |y - y_c|^2 - sum_i y_i^2 / (1 + l_i)
 
-So the graph needs one D x (C - 1) product, and float32 loses nothing to a difference of large numbers.
+So the graph needs one D x (C - 1) product, and float32 loses nothing to a difference of large numbers: on training data
+both terms are of the order of C, however far the classes lie apart.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import DataError
 from ..heads import LastLayer
@@ -29,20 +31,20 @@ from .moments import ClassMoments, whitening_matrix
 
 
 def relative_mahalanobis(
-    features: Tensor, centre: Tensor, projection: Tensor, share: Tensor, class_means: Tensor
+    features: Tensor, centre: Tensor, projection: Tensor, within: Tensor, class_means: Tensor
 ) -> Tensor:
     """min_c M_c - M_0, of either sign.
 
     Args:
         features: (N, D). centre: m (D,). projection: A V (D, r).
-        share: l / (1 + l) in [0, 1), (r,). class_means: y_c (C, r).
+        within: 1 / (1 + l) in (0, 1], the share of S in S + B, (r,). class_means: y_c (C, r).
 
     Returns:
         (N,)
     """
     y = (features - centre) @ projection
-    nearest = torch.addmm(class_means.square().sum(-1), y, class_means.T, alpha=-2).amin(-1)
-    return (y.square() * share).sum(-1) + nearest
+    nearest = F.linear(y, class_means, class_means.square().sum(-1) / -2).argmax(-1)
+    return (y - class_means.index_select(0, nearest)).square().sum(-1) - (y.square() * within).sum(-1)
 
 
 class RelativeMahalanobis(Score):
@@ -55,7 +57,7 @@ class RelativeMahalanobis(Score):
     needs_fit: ClassVar[bool] = True
     centre: Tensor
     projection: Tensor
-    share: Tensor
+    within: Tensor
     class_means: Tensor
 
     class Options(Record):
@@ -63,7 +65,7 @@ class RelativeMahalanobis(Score):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for name in ("centre", "projection", "share", "class_means"):
+        for name in ("centre", "projection", "within", "class_means"):
             self.register_buffer(name, torch.zeros(0))
         self._moments: ClassMoments | None = None
 
@@ -89,9 +91,9 @@ class RelativeMahalanobis(Score):
         rank = max(1, min(int(seen.sum()) - 1, z.shape[1]))
         spread, basis = singular[:rank].square(), vectors[:rank].T
         self.centre, self.projection = centre.float(), (whitening @ basis).contiguous().float()
-        self.share, self.class_means = (spread / (1 + spread)).float(), (z @ basis).float()
+        self.within, self.class_means = (1 / (1 + spread)).float(), (z @ basis).float()
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.projection.numel():
             raise unfitted(self)
-        return relative_mahalanobis(features, self.centre, self.projection, self.share, self.class_means)
+        return relative_mahalanobis(features, self.centre, self.projection, self.within, self.class_means)

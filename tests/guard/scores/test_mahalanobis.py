@@ -47,6 +47,16 @@ def test_features_far_from_zero_do_not_cancel(sample: Sample) -> None:
     np.testing.assert_allclose(moved.numpy(), still(sample.queries, sample.query_logits).numpy(), rtol=3e-3, atol=3e-3)
 
 
+def test_classes_that_lie_far_apart_do_not_cancel(sample: Sample) -> None:
+    """A collapsed network: the classes' means are 1,000 standard deviations apart, the scores of order 10."""
+    apart = 1e3 * torch.nn.functional.one_hot(sample.labels, 10).float()
+    features, queries = sample.features + apart, sample.features[:40] + apart[:40] + 0.5
+    score = create_score("mahalanobis").fit(features, sample.logits, sample.labels)
+    means, covariance = reference.tied_covariance(features.numpy(), sample.labels.numpy(), 1e-4)
+    expected = reference.mahalanobis(queries.numpy(), means, covariance)
+    np.testing.assert_allclose(score(queries, sample.logits[:40]).numpy(), expected, rtol=1e-3)
+
+
 def test_an_image_a_million_away_is_scored_to_float32(sample: Sample) -> None:
     score = create_score("mahalanobis").fit(sample.features, sample.logits, sample.labels)
     means, covariance = reference.tied_covariance(sample.features.numpy(), sample.labels.numpy(), 1e-4)

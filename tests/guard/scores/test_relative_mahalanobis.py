@@ -53,6 +53,16 @@ def test_features_far_from_zero_do_not_cancel(sample: Sample) -> None:
     np.testing.assert_allclose(moved.numpy(), still(sample.queries, sample.query_logits).numpy(), rtol=3e-3, atol=2e-2)
 
 
+def test_classes_that_lie_far_apart_do_not_cancel(sample: Sample) -> None:
+    """A collapsed network: the classes' means are 1,000 standard deviations apart, the scores of order 10."""
+    apart = 1e3 * torch.nn.functional.one_hot(sample.labels, 10).float()
+    features, queries = sample.features + apart, sample.features[:40] + apart[:40] + 0.5
+    score = create_score("relative_mahalanobis").fit(features, sample.logits, sample.labels)
+    expected = reference.RelativeMahalanobis(features.numpy(), sample.labels.numpy(), 1e-4)(queries.numpy())
+    assert np.abs(expected).max() < 100
+    np.testing.assert_allclose(score(queries, sample.logits[:40]).numpy(), expected, atol=0.02)
+
+
 def test_more_classes_than_dimensions() -> None:
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 12
