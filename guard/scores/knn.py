@@ -98,7 +98,8 @@ class KNN(Score):
                 self.centre = rows.mean(0)
                 rows = rows - self.centre
                 self.offsets = rows.square().sum(-1) / -2
-            self.bank = rows.clone() if rows.is_inference() else rows
+            owned = rows.untyped_storage().nbytes() == rows.numel() * rows.element_size()
+            self.bank = rows if owned and not rows.is_inference() else rows.clone()
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.bank.numel():
