@@ -42,7 +42,8 @@ def test_every_score_equals_that_of_the_same_network_in_torch(score: str, tmp_pa
     theirs = guard.fit(Plain(), four, score=score, **NORMALISED)
     images = np.concatenate([four[0], 255 - four[0][:50]])
     expected = theirs.predict(images).ood_score
-    within = {"rtol": 1e-5, "atol": 1e-5 * np.abs(expected).max()}  # some scores cancel: vim is a difference
+    # some scores cancel (vim is a difference), others are near 0 for confident images (entropy)
+    within = {"rtol": 1e-5, "atol": 1e-6 + 1e-5 * np.abs(expected).max()}
     np.testing.assert_allclose(ours.predict(images).ood_score, expected, **within)
     path = guard.export(ours, tmp_path / "guard.onnx")
     found = guard.load(path, device="cpu").predict(images)

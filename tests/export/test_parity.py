@@ -54,7 +54,9 @@ def test_every_score_on_every_head(
     np.testing.assert_array_equal(ours.label, theirs.label)
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=2e-6)
     scale = 1 + np.abs(ours.ood_score)
-    assert (np.abs(theirs.ood_score - ours.ood_score) / scale).max() < 1e-4 * (10 if "mahalanobis" in name else 1)
+    # a statistic at its bound, or a covariance of condition 1e4, enlarges what float32 rounds
+    looser = 10 if "mahalanobis" in name or "gram" in name else 1
+    assert (np.abs(theirs.ood_score - ours.ood_score) / scale).max() < 1e-4 * looser
     np.testing.assert_array_equal(ours.is_ood, theirs.is_ood)
     np.testing.assert_array_equal(theirs.is_ood, theirs.ood_score > g.threshold)
     # decisions do not depend on the batch
