@@ -51,7 +51,7 @@ log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
 FIT_BATCH, SCORE_BATCH = 256, 2500
 ROUNDS = 9
-BUDGET_S = 8.0  # of interleaved rounds per comparison: slow ones get fewer, but 3
+BUDGET_S = 4.0  # of interleaved rounds per comparison: slow ones get fewer, but 3
 SAME = 1e-4  # AUROC
 MEASURES = {
     "auroc": metrics.auroc,
