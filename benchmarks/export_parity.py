@@ -2,7 +2,7 @@
 
     python -m benchmarks.export_parity --train cifar10/train.parquet --test cifar10/test.parquet --runs runs/parity
 
-The networks (WRN-16-2, timm's ResNet-18 and ViT-tiny) are trained for a few epochs on part of the images, so that their
+The networks (WRN-10-2, timm's ResNet-18 and ViT-tiny) are trained for a few epochs on part of the images, so that their
 weights and batch-norm statistics are those of a network in use; run folders are kept under --runs and used again. Each
 score is fitted (or learned, where a method or a head teaches it), exported, and its file is verified against torch on
 every test image: a flip is an image whose label or flag changes. The goal is none.
@@ -30,7 +30,7 @@ from .machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS: dict[str, dict[str, Any]] = {
-    "wrn16_2": {},
+    "wrn10_2": {},
     "resnet18": {"lr": 0.05},
     "vit_tiny_patch16_224": {"lr": 0.02},
 }
@@ -64,11 +64,13 @@ def guarded(score: str, backbone: str, data: Any, base: Path, epochs: int) -> Gu
     )
 
 
-def rows(data: Any, test: Any, runs: Path, epochs: int, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def rows(
+    networks: list[str], data: Any, test: Any, runs: Path, epochs: int, done: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """A row per network and score that is not in `done`."""
     have = {(row["network"], row["score"]) for row in done}
     exportable = [name for name in guard.list_scores() if not get_score(name).no_export]
-    for backbone in NETWORKS:
+    for backbone in networks:
         base = network(backbone, data, runs, epochs)
         for score in exportable:
             if (backbone, score) in have:
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--runs", default="runs/parity", type=Path)
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images", type=int, default=12_000, help="training images used")
     parser.add_argument("--again", action="store_true", help="measure rows that the result file has already")
@@ -123,7 +126,7 @@ def main() -> None:
     path = RESULTS / "export_parity.json"
     result = [] if a.again or not path.exists() else json.loads(path.read_text())["rows"]
     settings = {"epochs": a.epochs, "training_images": len(picked), "test_images": len(held_out), "image_size": 32}
-    for row in rows(data, test, a.runs, a.epochs, result):
+    for row in rows(a.networks, data, test, a.runs, a.epochs, result):
         result.append(row)
         facts = machine()
         record = {"benchmark": "export_parity", "settings": settings, "machine": facts, "rows": result}
