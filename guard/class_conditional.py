@@ -25,9 +25,10 @@ from .calibration import (
     calibrate,
     conformal_rank,
     flag_count_interval,
+    reachable_rank,
     smallest_n,
 )
-from .errors import CalibrationError
+from .errors import CalibrationError, ConfigError
 from .manifest import Calibration
 
 MIN_CLASS_IMAGES = 50  # with 50, a 5 % target realises 0.5 to 10.6 %; a threshold from fewer says little
@@ -55,11 +56,8 @@ def calibrate_by_class(
     Raises:
         CalibrationError: as `calibrate`; labels that are none; min_class_images below what alpha needs.
     """
+    least = check_asked(alpha, True, min_class_images)
     pooled = calibrate(scores, alpha=alpha)
-    needed = smallest_n(alpha)
-    least = max(MIN_CLASS_IMAGES, needed) if min_class_images is None else min_class_images
-    if least < needed:
-        raise CalibrationError(f"min_class_images must be at least {needed} for alpha={alpha}, got {least}")
     scores = np.asarray(scores, dtype=np.float32)
     predicted = _checked(predicted, len(scores), classes)
     order = np.argsort(scores, kind="stable")
@@ -80,6 +78,24 @@ def calibrate_by_class(
             "labels_base64": base64.b64encode(predicted.astype("<u2").tobytes()).decode("ascii"),
         }
     )
+
+
+def check_asked(alpha: float, class_conditional: bool, min_class_images: int | None) -> int:
+    """Refuse what no images could give; returns the fewest images for a threshold of a class's own.
+
+    Raises:
+        CalibrationError, ConfigError: alpha is no share, or min_class_images below what it needs, or without use.
+    """
+    reachable_rank(10**9, alpha)
+    if min_class_images is None:
+        return max(MIN_CLASS_IMAGES, smallest_n(alpha))
+    if not class_conditional:
+        raise ConfigError("min_class_images is for class_conditional=True")
+    if min_class_images < smallest_n(alpha):
+        raise CalibrationError(
+            f"min_class_images must be at least {smallest_n(alpha)} for alpha={alpha}, got {min_class_images}"
+        )
+    return min_class_images
 
 
 def expected_flags(predicted: np.ndarray, calibration: Calibration) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .calibration import calibrate, p_values
-from .class_conditional import calibrate_by_class
+from .class_conditional import calibrate_by_class, check_asked
 from .decision import Decision
 from .errors import ConfigError, ImageError
 from .manifest import Manifest, TemperatureScaling
@@ -155,6 +155,9 @@ class Guard:
         Returns:
             A new `Guard` over the same runtime. `save` it, or export it, to keep the calibration.
         """
+        check_asked(alpha, class_conditional, min_class_images)  # before the work
+        if temperature_scaling and labels is None:
+            raise ConfigError("temperature_scaling needs labels=: the true class index of every image")
         verdicts = self.untempered().predict(images, batch_size=batch_size)
         return self.calibrate_by(
             verdicts,
@@ -176,10 +179,6 @@ class Guard:
         temperature_scaling: bool = False,
     ) -> Guard:
         """`calibrate` from what `untempered` said about the images already."""
-        if temperature_scaling and labels is None:
-            raise ConfigError("temperature_scaling needs labels=: the true class index of every image")
-        if min_class_images is not None and not class_conditional:
-            raise ConfigError("min_class_images is for class_conditional=True")
         if labels is not None:
             labels = checked_labels(labels, len(verdicts), len(self.class_names))
         predicted = verdicts.label if class_conditional else None

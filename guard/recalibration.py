@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from .class_conditional import check_asked
 from .detector import Guard
 from .evaluation_data import calibration_images
 
@@ -28,6 +29,7 @@ def calibrate(
         from .loading import load
 
         g = load(Path(g))
+    check_asked(alpha, class_conditional, min_class_images)  # before any image is decoded
     images, labels, note = calibration_images(g.manifest, data, labelled=temperature_scaling)
     if note:
         log.info("%s", note)

@@ -84,6 +84,10 @@ def test_what_is_missing_is_said(trained: Callable[[str], Any], four: Arrays) ->
         g.calibrate(four[0], temperature_scaling=True)
     with pytest.raises(ConfigError, match="min_class_images is for class_conditional=True"):
         g.calibrate(four[0], min_class_images=20)
+    with pytest.raises(CalibrationError, match=r"min_class_images must be at least 99 for alpha=0\.01, got 98"):
+        guard.calibrate(g, "no/such/folder", class_conditional=True, min_class_images=98, alpha=0.01)
+    with pytest.raises(CalibrationError, match="alpha must be between 0 and 1"):
+        guard.calibrate(g, "no/such/folder", alpha=5)
     with pytest.raises(CalibrationError, match=r"labels must be one class index per image, 400 of them"):
         g.calibrate(four[0], labels=four[1][:7], temperature_scaling=True)
 
