@@ -59,6 +59,8 @@ class AngularHead(Head):
         return F.linear(unit(full_precision(features)), unit(self.class_weights()))
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.training:  # synthetic features need not be of length 1, as embedded ones are
+            features = unit(features)
         # s scales the weights, not the logits: then the exporter folds it into them
         return F.linear(features, self.current_scale() * unit(self.class_weights()))
 

@@ -22,7 +22,9 @@ from tests.conftest import Arrays
 from tests.train.models import Convolutional
 
 FITTED = [
-    name for name in list_scores() if not get_score(name).trained_by and "extra class" not in get_score(name).needs
+    name
+    for name in list_scores()
+    if not get_score(name).trained_by and not get_score(name).no_export and "extra class" not in get_score(name).needs
 ]
 GUARDS = [f"{head}/{score}" for head in ("plain", "cosine") for score in FITTED] + [
     "vos", "c_plus_1", "rejection", "rejection-map",
