@@ -1,6 +1,6 @@
 """How much memory does fitting a score take, when a million features stream by?
 
-    python -m benchmarks.fit_memory            # about 6 minutes on one core; results/fit_memory.json and .md
+    python -m benchmarks.fit_memory            # about 3 minutes on one core; results/fit_memory.json and .md
     python -m benchmarks.fit_memory --only knn # to the terminal only
 
 Every fitted score, in a process of its own: 1,000,000 x 512 random features with logits of 100 classes and labels,
