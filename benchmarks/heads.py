@@ -31,7 +31,7 @@ from .machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
-SCORES = ("cosine", "energy", "knn", "vim")
+SCORES = ("cosine", "energy", "knn")
 GOAL = 1.5  # points of accuracy below softmax
 # row of the table -> head and its options; the first is what the others are compared with
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
