@@ -58,7 +58,7 @@ def guarded(score: str, backbone: str, data: Any, base: Path, epochs: int) -> Gu
     if score not in LEARNED:
         return guard.fit(base, data, score=score)
     recipe = LEARNED[score]
-    init = {} if "head" in recipe else {"init": base}
+    init: dict[str, Any] = {} if "head" in recipe else {"init": base}
     return guard.train(
         data, backbone=backbone, score=score, epochs=epochs, image_size=32, **recipe, **init, **NETWORKS[backbone]
     )
