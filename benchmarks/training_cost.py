@@ -114,7 +114,7 @@ def stage_run(contender: Contender, data: ImageData, outliers: ImageData, backbo
         batch_size=BATCH,
         seed=0,
         device=device,
-        outliers=outliers if method.wants_outliers == "required" else None,
+        outliers={outliers: 1.0} if method.wants_outliers == "required" else None,
         initialised=False,
         score=score,
     )
@@ -144,7 +144,7 @@ def stage_run(contender: Contender, data: ImageData, outliers: ImageData, backbo
 def endless_step(run: StageRun) -> Callable[[], Any]:
     """A closure that makes the run's next step, in the state that a long run is in."""
     generator = torch.Generator().manual_seed(0)
-    run.classifier.train(run.stage.train_classifier and not run.stage.freeze_norm)
+    run.set_modes()
     if isinstance(run.synthesiser, ClassGaussian):
         size = run.synthesiser.queue.size
         labels = torch.arange(CLASSES).repeat(size)
@@ -159,7 +159,7 @@ def endless_step(run: StageRun) -> Callable[[], Any]:
             batches = run.feed.batches(order, run.batch_size, run.device)
             if run.synthesiser is not None:
                 run.synthesiser.start_epoch(run.steps, generator)
-        run.step(next(batches), generator, run.synthesiser is not None, step)
+        run.step(next(batches), generator, run.synthesiser is not None, step, run.regularisers)
         step += 1
 
     return call

@@ -13,7 +13,7 @@ from guard.calibration import reachable_rank
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.heads import head_class
-from guard.manifest import Manifest, Normalisation, Preprocess
+from guard.manifest import Manifest, Normalisation
 from guard.module import GuardModule
 from guard.options import parse_options
 from guard.runtimes.torch_module import resolve_device
@@ -29,9 +29,10 @@ from .finish import calibrated, run_folder, versions, written
 from .fitting import fit
 from .holdout import Splits, make_splits, open_ood_val
 from .loop import train_stages
-from .method import Context, Method
+from .method import Context, Method, OutlierMix
+from .outlier_sources import mix_fingerprint, outlier_mix
 from .registry import get_method
-from .synthesis.images import SYNTHESISERS
+from .synthesis.registry import list_synthesisers
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
 SMALL_IMAGE = 64  # pixels; up to here "auto" takes a small-image net
@@ -54,7 +55,7 @@ def train(data: Any, **arguments: Any) -> Guard:
     source = load(data, image_size=a["image_size"], channels=a["in_chans"], workers=a["workers"])
     splits = make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
     ood_val = open_ood_val(a["ood_val"], splits, a["workers"])
-    outliers = _outliers(a["outliers"], source.preprocess, a["workers"])
+    outliers = outlier_mix(a["outliers"], source.preprocess, a["workers"])
     config = _config(a, method, score, source, splits, outliers)
     module, normalisation = _fresh_module(config, splits.train, score, device)
     stages = method.stages(_context(config, module, splits.train, outliers, device))
@@ -91,7 +92,7 @@ def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> No
     if method.wants_outliers == "required" and a["outliers"] is None:
         raise ConfigError(
             f"method {method.name!r} learns from outlier images: give outliers= a folder, Parquet file or data set "
-            f"of images that are none of your classes, or one of {', '.join(map(repr, SYNTHESISERS))}"
+            f"of images that are none of your classes, or one of {', '.join(map(repr, list_synthesisers()))}"
         )
     reachable_rank(10**9, a["alpha"])
     unknown_yet = {"backbone": a["backbone"], "batch_size": a["batch_size"] or 32, "augment": "none"}
@@ -99,12 +100,6 @@ def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> No
         unknown_yet["augment"] = a["augment"]
     placeholders = {"seed": 0, "alpha": 0.05, "image_size": 32, "calibration": 0, "test": 0, "data_fingerprint": ""}
     parse_options(TrainConfig, {**_asked(a, method, score), **unknown_yet, **placeholders}, "guard.train")
-
-
-def _outliers(given: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str | None:
-    if given is None or (isinstance(given, str) and given in SYNTHESISERS):
-        return given
-    return load(given, preprocess=preprocess, labelled=False, workers=workers)
 
 
 def _trained_score(method: Method, asked: str | None) -> Score:
@@ -148,7 +143,7 @@ def head_options(head: str, given: Any) -> dict[str, Any]:
 
 
 def _config(
-    a: dict[str, Any], method: Method, score: Score, source: ImageData, splits: Splits, outliers: ImageData | str | None
+    a: dict[str, Any], method: Method, score: Score, source: ImageData, splits: Splits, outliers: OutlierMix | None
 ) -> TrainConfig:
     size = source.preprocess.height
     backbone = a["backbone"]
@@ -166,7 +161,7 @@ def _config(
         "calibration": len(splits.calibration),
         "test": len(splits.test) if splits.test is not None else 0,
         "data_fingerprint": source.fingerprint,
-        "outliers_fingerprint": outliers.fingerprint if isinstance(outliers, ImageData) else outliers,
+        "outliers_fingerprint": mix_fingerprint(outliers),
     }
     return parse_options(TrainConfig, values, "guard.train")
 
@@ -216,7 +211,7 @@ def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:
 
 
 def _context(
-    config: TrainConfig, module: GuardModule, data: ImageData, outliers: ImageData | str | None, device: torch.device
+    config: TrainConfig, module: GuardModule, data: ImageData, outliers: OutlierMix | None, device: torch.device
 ) -> Context:
     labels = data.labels
     assert labels is not None  # guard.train loads labelled data only

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,13 +42,15 @@ def save_checkpoint(
     config: TrainConfig,
     progress: Progress,
     modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: dict[str, torch.optim.Optimizer],
 ) -> None:
     """Write the state at the end of an epoch; a run killed at any moment leaves the last whole one."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    for index, state in enumerate(_states(optimizer)):
-        if "momentum_buffer" in state and state["momentum_buffer"] is not None:
-            tensors[f"momentum/{index}"] = state["momentum_buffer"]
+    for name, optimizer in optimizers.items():
+        for index, parameter in enumerate(_parameters(optimizer)):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):  # momentum_buffer of SGD; step, exp_avg, exp_avg_sq of Adam
+                    tensors[f"optimizer.{name}/{index}.{key}"] = value
     header = {"config": config.model_dump_json(), "stage": str(progress.stage), "epoch": str(progress.epoch)}
     write_atomic(folder / NAME, save(_plain(tensors), header))
 
@@ -80,22 +81,25 @@ def read_progress(folder: Path, config: TrainConfig) -> Progress | None:
     return Progress(int(header["stage"]), int(header["epoch"]))
 
 
-def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None) -> None:
-    """Put the saved state into modules and optimizer (None where a new stage begins with a fresh one)."""
+def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Put the saved state into modules and optimizers (none where a new stage begins with fresh ones)."""
     with safe_open(folder / NAME, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
     for name, module in modules.items():
-        prefix = f"{name}/"
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if state:
+        if state := _under(tensors, f"{name}/"):
             module.load_state_dict(state)
-    if optimizer is not None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            key = f"momentum/{index}"
-            if key in tensors:
-                optimizer.state[parameter]["momentum_buffer"] = tensors[key].to(parameter.device)
+    for name, optimizer in optimizers.items():
+        parameters = _parameters(optimizer)
+        for key, value in _under(tensors, f"optimizer.{name}/").items():
+            index, _, kind = key.partition(".")
+            parameter = parameters[int(index)]
+            # Adam counts its steps on the host
+            optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
 
 
-def _states(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -28,21 +28,22 @@ class Feed:
         return len(self.data)
 
     def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[IDBatch]:
-        """uint8 (b, H, W, channels) and int64 (b,) on `device`; the last batch may be smaller."""
+        """uint8 (b, H, W, channels), labels (b,) and rows (b,) on `device`; the last batch may be smaller."""
         resident = self._on_device(device)
         if resident is not None:
             images, labels = resident
             order = order.to(device)
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                yield IDBatch(images[rows], labels[rows])
+                yield IDBatch(images[rows], labels[rows], rows)
             return
-        for images_np, labels_np in self.data.batches(batch_size, order=order.cpu().numpy()):
+        ahead = self.data.batches(batch_size, order=order.cpu().numpy())
+        for rows, (images_np, labels_np) in zip(order.split(batch_size), ahead, strict=True):
             images = torch.from_numpy(np.ascontiguousarray(images_np))
             labels = torch.zeros(len(images), dtype=torch.int64) if labels_np is None else torch.from_numpy(labels_np)
             if device.type == "cuda":
                 images, labels = images.pin_memory(), labels.pin_memory()
-            yield IDBatch(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+            yield IDBatch(*(t.to(device, non_blocking=True) for t in (images, labels, rows)))
 
     def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         if self._resident is not None and self._resident[0].device == device:

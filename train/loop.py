@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from .checkpoint import load_checkpoint, read_progress, save_checkpoint
 from .config import TrainConfig
 from .data.augment import augment
 from .feed import Feed
-from .method import Batch, IDBatch, Outliers, Regulariser, Stage, Synthesiser
+from .method import Batch, IDBatch, Outliers, Regulariser, Setting, Stage, Synthesiser
 
 log = logging.getLogger("ood_guard")
 
@@ -45,44 +46,52 @@ def train_stages(
 ) -> dict[str, float]:
     """Run all stages on `module` in place; returns the last epoch's numbers.
 
-    With `ema` the averaged weights are in `module` at the end of each stage.
+    With `ema` the averaged weights are in `module` at the end of each stage. What synthesisers prepare is kept in
+    ``out/outliers``, or in a temporary folder where there is no `out`.
     """
     start = (read_progress(out, config) if out is not None and resume else None) or Position()
     journal = Journal(out, start if resume else None)
     numbers: dict[str, float] = {}
-    for index, stage in enumerate(stages):
-        if index < start.stage:
-            continue
-        resumed = out if index == start.stage and (start.stage or start.epoch) else None
-        earlier = learned(stages[:index])
-        if resumed is not None:  # before the stage is set up: an average starts from these weights
-            load_checkpoint(resumed, {"classifier": module.classifier, **earlier}, None)
-        run = StageRun(module, stage, index, feed, config, device)
-        if resumed is not None and start.epoch:
-            load_checkpoint(resumed, run.modules(), run.optimizer)
-        first = start.epoch if index == start.stage else 0
-        for epoch in range(first, stage.epochs):
-            numbers = run.epoch(epoch)
-            journal.write({"stage": stage.name, "stage_index": index, "epoch": epoch + 1, **numbers}, stage.epochs)
-            if epoch + 1 == stage.epochs:
-                run.finish()
-            if out is not None:
-                ended = epoch + 1 == stage.epochs and index + 1 < len(stages)
-                position = Position(index + 1, 0) if ended else Position(index, epoch + 1)
-                save_checkpoint(out, config, position, earlier | run.modules(), run.optimizer)
+    with contextlib.ExitStack() as stack:
+        kept = out / "outliers" if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for index, stage in enumerate(stages):
+            if index < start.stage:
+                continue
+            resumed = out if index == start.stage and (start.stage or start.epoch) else None
+            earlier = learned(stages[:index])
+            if resumed is not None:  # before the stage is set up: an average starts from these weights
+                load_checkpoint(resumed, {"classifier": module.classifier, **earlier}, {})
+            run = StageRun(module, stage, index, feed, config, device)
+            if resumed is not None and start.epoch:
+                load_checkpoint(resumed, run.modules(), run.optimizers())
+            first = start.epoch if index == start.stage else 0
+            run.prepare(Setting(module, feed.data, kept, config.seed, device))
+            for epoch in range(first, stage.epochs):
+                numbers = run.epoch(epoch)
+                journal.write({"stage": stage.name, "stage_index": index, "epoch": epoch + 1, **numbers}, stage.epochs)
+                if epoch + 1 == stage.epochs:
+                    run.finish()
+                if out is not None:
+                    ended = epoch + 1 == stage.epochs and index + 1 < len(stages)
+                    position = Position(index + 1, 0) if ended else Position(index, epoch + 1)
+                    save_checkpoint(out, config, position, earlier | run.modules(), run.optimizers())
     for stage in stages:
-        if stage.regulariser is not None:
-            stage.regulariser.hand_over(module.score)
+        for regulariser in stage.regularisers:
+            regulariser.hand_over(module.score)
     return numbers
 
 
 def learned(stages: list[Stage]) -> dict[str, nn.Module]:
     """What finished stages learned beside the classifier, under its checkpoint names: it is handed over at the end."""
-    return {f"regulariser{i}": stage.regulariser for i, stage in enumerate(stages) if stage.regulariser is not None}
+    return {
+        f"regulariser{i}.{j}": regulariser
+        for i, stage in enumerate(stages)
+        for j, regulariser in enumerate(stage.regularisers)
+    }
 
 
 class StageRun:
-    """One stage: its optimizer, schedule and step."""
+    """One stage: its optimizers, schedule and step."""
 
     def __init__(
         self, module: GuardModule, stage: Stage, index: int, feed: Feed, config: TrainConfig, device: torch.device
@@ -91,32 +100,61 @@ class StageRun:
         self.feed = feed
         self.classifier = module.classifier
         self.synthesiser: Synthesiser | None = stage.synthesiser.to(device) if stage.synthesiser else None
-        self.regulariser: Regulariser | None = stage.regulariser.to(device) if stage.regulariser else None
-        self.averaged = Average(self.classifier, config.ema) if config.ema and stage.train_classifier else None
-        parameters = list(self.classifier.parameters()) if stage.train_classifier else []
-        parameters += list(self.regulariser.parameters()) if self.regulariser else []
-        self.optimizer = torch.optim.SGD(
-            [  # norms, biases, scales and links are not decayed
-                {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=stage.lr,
-            momentum=stage.momentum,
-            nesterov=stage.nesterov,
-        )
+        self.regularisers: list[Regulariser] = [regulariser.to(device) for regulariser in stage.regularisers]
+        self.training = stage.trains == "classifier"
+        self.averaged = Average(self.classifier, config.ema) if config.ema and stage.trains != "nothing" else None
+        self.optimizer = self._classifier_optimizer()
         self.batch_size = min(config.batch_size, len(feed))
         self.steps = len(feed) // self.batch_size  # the rest, another one every epoch, is left out
         self.autocast = mixed_precision(device)
+        self.frozen = FrozenFeatures(self) if self._can_freeze() else None
+
+    def _classifier_optimizer(self) -> torch.optim.Optimizer:
+        stage = self.stage
+        trained: nn.Module | None = self.classifier if self.training else None
+        if stage.trains == "head":
+            trained = self._head()
+        parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
+        parts += [(regulariser, regulariser.lr_factor) for regulariser in self.regularisers]
+        others = [group for r in self.regularisers for o in r.optimizers().values() for group in o.param_groups]
+        own = {id(p) for group in others for p in group["params"]}
+        groups: list[dict[str, Any]] = []
+        for factor in dict.fromkeys(factor for _, factor in parts):
+            free = [p for part, f in parts if f == factor for p in part.parameters() if id(p) not in own]
+            decayed, rest = [p for p in free if p.ndim >= 2], [p for p in free if p.ndim < 2]
+            groups.append({"params": decayed, "weight_decay": stage.weight_decay, "factor": factor})
+            groups.append({"params": rest, "weight_decay": 0.0, "factor": factor})  # norms, biases, scales, links
+        if stage.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=stage.lr, betas=(stage.momentum, 0.999))
+        return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, nesterov=stage.nesterov)
+
+    def _can_freeze(self) -> bool:
+        return self.stage.trains == "nothing" and not any(r.reads_map for r in self.regularisers)
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds; what belongs to this stage alone carries its number."""
         parts = {
             "classifier": self.classifier,
             f"synthesiser{self.index}": self.synthesiser,
-            f"regulariser{self.index}": self.regulariser,
+            **{f"regulariser{self.index}.{j}": part for j, part in enumerate(self.regularisers)},
             f"average{self.index}": self.averaged.shadow if self.averaged else None,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All of the stage's, by their checkpoint names."""
+        found = {"classifier": self.optimizer}
+        learners = [("synthesiser", self.synthesiser)] if self.synthesiser else []
+        for name, learner in [*learners, *((f"regulariser.{j}", r) for j, r in enumerate(self.regularisers))]:
+            found |= {f"{name}.{key}": optimizer for key, optimizer in learner.optimizers().items()}
+        return found
+
+    def prepare(self, setting: Setting) -> None:
+        """What takes long and comes before the first epoch."""
+        if self.synthesiser is not None:
+            self.synthesiser.prepare(setting)
+        for regulariser in self.regularisers:
+            regulariser.prepare(setting)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; mean loss terms, training accuracy, seconds."""
@@ -125,77 +163,161 @@ class StageRun:
         torch.manual_seed(seed)  # dropout
         order_generator = torch.Generator().manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed + 1)
-        active = self.synthesiser is not None and epoch >= self.stage.start_epoch
+        active = epoch >= self.stage.start_epoch
         if self.synthesiser is not None and active:
             self.synthesiser.start_epoch(self.steps, generator)
-        self.classifier.train(self.stage.train_classifier and not self.stage.freeze_norm)
+        self.set_modes()
         totals: dict[str, Tensor] = {}
         order = torch.randperm(len(self.feed), generator=order_generator)
         order = order[: self.steps * self.batch_size]
         batches = self.feed.batches(order, self.batch_size, self.device)
+        regularisers = [r for r in self.regularisers if active and epoch >= r.start_epoch]
         with progress_bar(f"{self.stage.name} {epoch + 1}/{self.stage.epochs}", self.steps) as advance:
             for step, batch in enumerate(batches):
                 self._set_lr((epoch * self.steps + step) / (self.stage.epochs * self.steps))
-                for name, value in self.step(batch, generator, active, epoch * self.steps + step).items():
+                sums = self.step(batch, generator, active, epoch * self.steps + step, regularisers)
+                for name, value in sums.items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 advance()
         numbers = {name: float(total) / len(order) for name, total in totals.items()}  # the epoch's only wait
         seconds = time.perf_counter() - began
         return {**numbers, "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2)}
 
-    def step(self, batch: IDBatch, generator: torch.Generator, active: bool, step: int) -> dict[str, Tensor]:
+    def step(
+        self, batch: IDBatch, generator: torch.Generator, active: bool, step: int, regularisers: list[Regulariser]
+    ) -> dict[str, Tensor]:
         """One update, the stage's `step`-th; sums over the batch. Nothing here may wait for the device."""
         n = len(batch.labels)
         images = self._augment(batch.images, generator)
+        augmented = IDBatch(images, batch.labels, batch.rows)
         sampled: Outliers | None = None
         if active and self.synthesiser is not None and self.synthesiser.space == "image":
-            # one batch with the outliers: separate passes would give batch-norm two distributions
-            sampled = self.synthesiser.sample(IDBatch(images, batch.labels), generator)
-            images = torch.cat([images, self._augment(sampled.data, generator)])
-        with contextlib.nullcontext() if self.stage.train_classifier else torch.no_grad(), self.autocast():
-            taps: Taps = self.classifier(self.module.normalise(images).contiguous(memory_format=torch.channels_last))
-        inliers, outside = _split(taps, n)
+            sampled = self.synthesiser.sample(augmented, generator)
+        inliers, outside = self._taps(augmented, sampled, generator)
         terms: dict[str, Tensor] = {}
-        if self.stage.train_classifier:
+        if self.stage.trains != "nothing" and self.stage.head_loss:
             terms |= self._head().loss(inliers.features, inliers.logits, batch.labels)  # never sees an outlier
         if self.synthesiser is not None and self.synthesiser.space == "feature":
             self.synthesiser.observe(inliers.features.detach(), batch.labels)
             if active:
-                sampled = self.synthesiser.sample(batch, generator)
+                sampled = self.synthesiser.sample(augmented, generator)
                 with self.autocast():
                     outside = Taps(sampled.data, self._head()(sampled.data), None)
-        if active and self.regulariser is not None:
-            losses = self.regulariser.loss(Batch(inliers, batch.labels, outside))
+        labels = None if sampled is None else sampled.labels
+        seen = Batch(inliers, batch.labels, outside, labels, getattr(self.classifier, "head", None))
+        for regulariser in regularisers:
+            losses = regulariser.loss(seen)
             ready = None if sampled is None else sampled.ready
             terms |= losses if ready is None else {name: value * ready for name, value in losses.items()}
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
+        for regulariser in self.regularisers:
+            for optimizer in regulariser.optimizers().values():
+                optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.stage.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), self.stage.clip)
         self.optimizer.step()
+        for regulariser in regularisers:
+            for optimizer in regulariser.optimizers().values():
+                optimizer.step()
         if self.averaged:
             self.averaged.update(self.classifier, step)
+        logged = {k: v.detach() * n for k, v in terms.items()}
+        if active and self.synthesiser is not None:
+            logged |= {k: v.detach() * n for k, v in self.synthesiser.learn(augmented, self.module, generator).items()}
         correct = (inliers.logits.argmax(-1) == batch.labels).sum()
-        return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in terms.items()}}
+        return {"loss": loss.detach() * n, "accuracy": correct, **logged}
+
+    def _taps(self, batch: IDBatch, sampled: Outliers | None, generator: torch.Generator) -> tuple[Taps, Taps]:
+        """What the network shows of the batch and of its image outliers (K = 0 where there are none).
+
+        Both go through in one pass: separate ones would give batch-norm two distributions.
+        """
+        if self.frozen is not None:
+            return self.frozen.taps(batch, sampled)
+        images, n = batch.images, len(batch.labels)
+        if sampled is not None:
+            images = torch.cat([images, self._augment(sampled.data, generator)])
+        return _split(self.look(images), n)
+
+    def look(self, images: Tensor) -> Taps:
+        """The taps of uint8 images in the stage's precision, with gradients where the stage trains what makes them."""
+        x = self.module.normalise(images).contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            if self.training:
+                return self.classifier(x)
+            with torch.no_grad():
+                taps: Taps = self.classifier(x)
+            return (
+                Taps(taps.features, self._head()(taps.features), taps.feature_map)
+                if self.stage.trains == "head"
+                else taps
+            )
 
     def _head(self) -> Head:
         classifier = self.classifier
         assert isinstance(classifier, Classifier)  # guard.train builds no other
         return classifier.head
 
+    def set_modes(self) -> None:
+        self.classifier.train(self.training and not self.stage.freeze_norm)
+        if self.stage.trains == "head":
+            self._head().train()
+
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if self.config.augment == "none" or not self.stage.train_classifier:
+        if self.config.augment == "none" or self.stage.trains == "nothing":
             return images
         return augment(images, generator, pad=max(1, images.shape[1] // 8), flip=self.config.augment == "crop+flip")
 
     def _set_lr(self, progress: float) -> None:
         factor = schedule(progress, self.stage.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.stage.lr * factor
+            group["lr"] = self.stage.lr * factor * group["factor"]
 
     def finish(self) -> None:
         """End of the stage: the averaged weights become the classifier's."""
         if self.averaged:
             self.classifier.load_state_dict(self.averaged.shadow.state_dict())
+
+
+class FrozenFeatures:
+    """Features and logits of images that go through a frozen network unchanged in every epoch: computed once.
+
+    In-distribution images always, outliers where they come from a fixed pool; what is new every step goes through the
+    network. float32, one row per image, in the precision of the stage's other passes.
+    """
+
+    def __init__(self, run: StageRun) -> None:
+        self.run = run
+        self._inliers: tuple[Tensor, Tensor] | None = None
+        self._pool: tuple[Tensor, Tensor] | None = None
+
+    def taps(self, batch: IDBatch, sampled: Outliers | None) -> tuple[Taps, Taps]:
+        """As `StageRun._taps`."""
+        if self._inliers is None:
+            self._inliers = self._all(self.run.feed, "features")
+        assert batch.rows is not None
+        features, logits = self._inliers
+        inliers = Taps(features[batch.rows], logits[batch.rows], None)
+        if sampled is None:
+            return inliers, Taps(features[:0], logits[:0], None)
+        synthesiser = self.run.synthesiser
+        pool = synthesiser.pool() if synthesiser is not None else None
+        if sampled.rows is None or pool is None:
+            return inliers, self.run.look(sampled.data)
+        if self._pool is None:
+            self._pool = self._all(Feed(pool), "features of outliers")
+        return inliers, Taps(self._pool[0][sampled.rows], self._pool[1][sampled.rows], None)
+
+    def _all(self, feed: Feed, title: str) -> tuple[Tensor, Tensor]:
+        size = self.run.batch_size
+        parts: list[Taps] = []
+        with progress_bar(title, -(-len(feed) // size)) as advance:
+            for batch in feed.batches(torch.arange(len(feed)), size, self.run.device):
+                parts.append(self.run.look(batch.images))
+                advance()
+        return torch.cat([p.features.float() for p in parts]), torch.cat([p.logits.float() for p in parts])
 
 
 class Average:

@@ -5,14 +5,18 @@ Letters: N in-distribution images in a batch, K outliers, C classes, D features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from guard.heads import Head
 from guard.manifest import Record
-from guard.module import Taps
+from guard.module import GuardModule, Taps
+from guard.options import parse_options
 
 if TYPE_CHECKING:
     from guard.scores import Score
@@ -21,10 +25,11 @@ if TYPE_CHECKING:
 
 
 class IDBatch(NamedTuple):
-    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,)."""
+    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,)."""
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
 
 
 class Outliers(NamedTuple):
@@ -34,17 +39,60 @@ class Outliers(NamedTuple):
     origin: how they were made, for people.
     ready: scalar bool tensor; False while they are not yet what they should be (a queue is still filling), and then
         the regulariser's terms count nothing in this step. None: always ready.
+    parents: int64 (K, P), the in-distribution classes each was made from, -1 where there are fewer than P; or None.
+    labels: int64 (K,) where some of them are in-distribution after all (ATOL's auxiliary images): their class, and -1
+        for outliers. None: all are outliers.
+    rows: int64 (K,), where they come from a fixed pool: their rows in it (`Synthesiser.pool`).
     """
 
     data: Tensor
     origin: str
     ready: Tensor | None = None
+    parents: Tensor | None = None
+    labels: Tensor | None = None
+    rows: Tensor | None = None
 
 
-class Synthesiser(nn.Module):
-    """Makes outliers during training. State that must survive a restart lives in buffers."""
+@dataclass(frozen=True)
+class Setting:
+    """What a synthesiser may use before its stage begins.
+
+    Attributes:
+        module: the network as the stages before left it; train and eval modes are the caller's to restore.
+        data: the in-distribution training images, labelled.
+        folder: where whatever takes long is kept (generators, stores), so that a killed run continues; may not exist.
+        seed: of everything random.
+    """
+
+    module: GuardModule
+    data: ImageData
+    folder: Path
+    seed: int
+    device: torch.device
+
+
+class Learner(nn.Module):
+    """A part that learns beside the classifier, by optimizers of its own. Checkpoints hold its state and theirs."""
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Name -> optimizer, the same objects at every call; their parameters are not the classifier's optimizer's."""
+        return {}
+
+
+class Synthesiser(Learner):
+    """Makes outliers during training. State that must survive a restart lives in buffers, or in `Setting.folder`."""
 
     space: ClassVar[Literal["feature", "image"]]
+
+    def prepare(self, setting: Setting) -> None:
+        """Called when its stage begins, and again where a run is resumed in it: train a generator, fill a store.
+
+        Must go on where a killed run stopped, and return at once where everything is there.
+        """
+
+    def pool(self) -> ImageData | None:
+        """The fixed images that `sample` draws from, once prepared; None where every sample is new."""
+        return None
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         """See the detached features (N, D) of the current in-distribution batch."""
@@ -56,21 +104,67 @@ class Synthesiser(nn.Module):
         """Outliers for this step. No host synchronisation: everything stays on the batch's device."""
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        """Its own update, after the classifier's, with its own `optimizers`; scalars to log, by name."""
+        return {}
+
+
+class ImageSynthesiser(Synthesiser):
+    """Makes outlier images: online (`sample` in every step) or into a store (`train.synthesis.store`).
+
+    Attributes:
+        name: how users call it, as ``outliers=`` and as ``guard synth --method``.
+        source: the paper it comes from.
+        Options: its options and their defaults.
+        count: K, the outliers of one `sample`.
+        needs_classifier: whether `prepare` uses a trained classifier (the plain one, as in KIRBY).
+        prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
+    """
+
+    space: ClassVar = "image"
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+    Options: ClassVar[type[Record]] = Record
+    needs_classifier: ClassVar[bool] = False
+    prepared: ClassVar[bool] = False
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__()
+        self.count = count
+        self.num_classes = num_classes
+        self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a regulariser sees: the taps of N in-distribution images with labels (N,), and of K outliers.
 
-    Feature-space outliers have logits from the classifier's last layer and no map.
+    Feature-space outliers have logits from the classifier's last layer and no map. `outlier_labels` are
+    `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`).
     """
 
     inliers: Taps
     labels: Tensor
     outliers: Taps
+    outlier_labels: Tensor | None = None
+    head: Head | None = None
 
 
-class Regulariser(nn.Module):
-    """Loss terms that teach the difference; learned parts are parameters, trained with the classifier."""
+class Regulariser(Learner):
+    """Loss terms that teach the difference; learned parts are parameters, trained with the classifier's optimizer.
+
+    Attributes:
+        start_epoch: the first epoch of the stage in which it acts; not before the stage's own.
+        lr_factor: of its parameters, as a factor of the stage's learning rate.
+        reads_map: whether its loss reads `Taps.feature_map`.
+    """
+
+    start_epoch: int = 0
+    lr_factor: float = 1.0
+    reads_map: bool = False
+
+    def prepare(self, setting: Setting) -> None:
+        """As `Synthesiser.prepare`: called when its stage begins or is resumed (margins from quantiles, say)."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> weighted scalar term, to be added to the cross-entropy."""
@@ -86,9 +180,14 @@ class Stage:
 
     Attributes:
         epochs, lr: passes over the data; peak learning rate of the cosine schedule.
-        start_epoch: the first epoch (from 0) in which outliers are made and the regulariser acts.
-        train_classifier: False freezes backbone and head (eval mode, no gradients): only the regulariser learns.
+        regularisers: what the loss does with the outliers; each may start later than `start_epoch`.
+        start_epoch: the first epoch (from 0) in which outliers are made and the regularisers act.
+        trains: "classifier"; "head" freezes the backbone (eval mode, no gradients); "nothing" freezes the head too,
+            so that only the regularisers learn and labels and probabilities stay what they are, to the bit.
+        head_loss: whether the head's own loss (cross-entropy and its kin) is one of the terms.
         freeze_norm: keep batch-norm statistics as they are (eval mode) while the weights learn.
+        optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
+        clip: largest norm of the gradient, or None.
         warmup: share of the steps with a linearly rising learning rate.
     """
 
@@ -96,19 +195,28 @@ class Stage:
     epochs: int
     lr: float
     synthesiser: Synthesiser | None = None
-    regulariser: Regulariser | None = None
+    regularisers: tuple[Regulariser, ...] = ()
     start_epoch: int = 0
-    train_classifier: bool = True
+    trains: Literal["classifier", "head", "nothing"] = "classifier"
+    head_loss: bool = True
     freeze_norm: bool = False
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    clip: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     warmup: float = 0.05
 
 
+OutlierMix = Mapping["ImageData | str", float]
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a method may know when it builds its stages."""
+    """What a method may know when it builds its stages.
+
+    `outliers` is what ``outliers=`` named: images or a synthesiser's name, with a weight each; None where not given.
+    """
 
     num_classes: int
     num_features: int
@@ -119,7 +227,7 @@ class Context:
     batch_size: int
     seed: int
     device: torch.device
-    outliers: ImageData | str | None
+    outliers: OutlierMix | None
     initialised: bool  # the network starts from a trained run (init=)
     score: Score
 

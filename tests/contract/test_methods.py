@@ -33,7 +33,7 @@ def stages(name: str, *, initialised: bool = False) -> list[Stage]:
         batch_size=20,
         seed=0,
         device=torch.device("cpu"),
-        outliers="patch_shuffle" if method.wants_outliers == "required" else None,
+        outliers={"patch_shuffle": 1.0} if method.wants_outliers == "required" else None,
         initialised=initialised,
         score=create_score(method.score),
     )
@@ -65,12 +65,12 @@ class TestEveryMethod:
     def test_its_stages_can_be_run(self, name: str) -> None:
         made = stages(name)
         assert made
-        assert made[0].train_classifier
+        assert made[0].trains == "classifier"
         for stage in made:
             assert stage.epochs >= 1
             assert 0 <= stage.start_epoch < stage.epochs
             assert stage.lr > 0
-            assert (stage.synthesiser is None) == (stage.regulariser is None)
+            assert (stage.synthesiser is None) == (not stage.regularisers)
 
     def test_a_trained_network_is_not_trained_from_scratch_again(self, name: str) -> None:
         scratch, tuned = stages(name), stages(name, initialised=True)

@@ -365,9 +365,9 @@ def test_vos_teaches_the_backbone_the_head_and_the_link(
             "stem": self.classifier.backbone.stem.weight,
             "W": self.classifier.head.linear.weight,
             "b": self.classifier.head.linear.bias,
-            "w": self.regulariser.class_weights,
-            "slope": self.regulariser.slope,
-            "offset": self.regulariser.offset,
+            "w": self.regularisers[0].class_weights,
+            "slope": self.regularisers[0].slope,
+            "offset": self.regularisers[0].offset,
         }
         reached.append({name: float(p.grad.abs().max()) for name, p in parts.items() if p.grad is not None})
         return losses

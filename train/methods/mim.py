@@ -36,13 +36,13 @@ class MIM(Method):
 
     def stages(self, context: Context) -> list[Stage]:
         o: MIMOptions = self.options
-        outliers = PixelAverage(context.num_classes, max(1, round(o.ratio * context.batch_size)), o.k)
+        outliers = PixelAverage(max(1, round(o.ratio * context.batch_size)), context.num_classes, k=o.k)
         finetune = Stage(
             "mixup",
             o.finetune_epochs,
             o.finetune_lr,
             outliers,
-            UniformTargetLoss(o.weight),
+            (UniformTargetLoss(o.weight),),
             freeze_norm=True,
             nesterov=False,
             weight_decay=0.0,

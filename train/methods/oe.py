@@ -34,4 +34,4 @@ class OutlierExposure(Method):
     def stages(self, context: Context) -> list[Stage]:
         o: OEOptions = self.options
         source = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
-        return [Stage("classifier", context.epochs, context.lr, source, UniformTargetLoss(o.weight))]
+        return [Stage("classifier", context.epochs, context.lr, source, (UniformTargetLoss(o.weight),))]

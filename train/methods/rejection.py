@@ -46,7 +46,7 @@ class RejectionNetwork(Method):
     def stages(self, context: Context) -> list[Stage]:
         o: RejectionOptions = self.options
         outliers = image_source(
-            context.outliers or "patch_shuffle", max(1, round(o.ratio * context.batch_size)), context.num_classes
+            context.outliers or {"patch_shuffle": 1.0}, max(1, round(o.ratio * context.batch_size)), context.num_classes
         )
         width = context.num_features
         if o.tap == "map":
@@ -56,7 +56,7 @@ class RejectionNetwork(Method):
         network = Rejection(**self.score_options())
         network.build(width)
         head = Stage(
-            "rejection", o.head_epochs, o.head_lr, outliers, RejectionLoss(network), train_classifier=False, warmup=0.0
+            "rejection", o.head_epochs, o.head_lr, outliers, (RejectionLoss(network),), trains="nothing", warmup=0.0
         )
         if context.initialised:
             return [head]

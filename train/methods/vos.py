@@ -54,4 +54,4 @@ class VOS(Method):
         )
         regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
         start = int(o.start * context.epochs)
-        return [Stage("classifier", context.epochs, context.lr, synthesiser, regulariser, start_epoch=start)]
+        return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]

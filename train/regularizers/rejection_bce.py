@@ -18,6 +18,7 @@ class RejectionLoss(Regulariser):
     def __init__(self, network: Rejection) -> None:
         super().__init__()
         self.network = network
+        self.reads_map = network.uses_map
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         logits = torch.cat([self._logits(taps) for taps in (batch.inliers, batch.outliers)])

@@ -11,9 +11,10 @@ import torch
 from guard.errors import ConfigError, UnknownNameError
 from train.data import ImageData, load
 from train.method import IDBatch
-from train.synthesis.images import SYNTHESISERS, Given, PatchShuffle, PixelAverage, image_source
+from train.synthesis.images import Given, PatchShuffle, PixelAverage, image_source
 from train.synthesis.images.patch_shuffle import shuffle_patches
 from train.synthesis.images.pixel_average import pick_different_classes
+from train.synthesis.registry import list_synthesisers
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -59,7 +60,7 @@ def test_a_batch_that_lacks_classes_and_is_smaller_than_k() -> None:
 
 @pytest.mark.parametrize("k", [2, 3, 6, 10])
 def test_the_average_is_the_exact_mean_rounded(batch: IDBatch, k: int) -> None:
-    made = PixelAverage(6, 40, k).sample(batch, generator(5)).data
+    made = PixelAverage(40, 6, k=k).sample(batch, generator(5)).data
     index, valid = pick_different_classes(batch.labels, 6, 40, k, generator(5))
     for i in range(40):
         chosen = batch.images[index[i][valid[i]]].double().numpy()
@@ -69,7 +70,7 @@ def test_the_average_is_the_exact_mean_rounded(batch: IDBatch, k: int) -> None:
 
 def test_white_stays_white() -> None:
     white = IDBatch(torch.full((9, 4, 4, 1), 255, dtype=torch.uint8), torch.arange(9))
-    assert PixelAverage(9, 5, 7).sample(white, generator()).data.eq(255).all()
+    assert PixelAverage(5, 9, k=7).sample(white, generator()).data.eq(255).all()
 
 
 # ------------------------------------------------------------------------------------------------ shuffled patches
@@ -103,7 +104,7 @@ def test_the_patches_are_the_same_in_another_order(shape: tuple[int, ...]) -> No
 
 
 def test_it_takes_as_many_as_asked_from_the_batch(batch: IDBatch) -> None:
-    made = PatchShuffle(50, grid=2).sample(batch, generator()).data
+    made = PatchShuffle(50, 6, grid=2).sample(batch, generator()).data
     originals = {tuple(sorted(patches(image, 2).items())) for image in batch.images}
     assert made.shape == (50, 8, 8, 3)
     found = {tuple(sorted(patches(image, 2).items())) for image in made}
@@ -150,11 +151,11 @@ def test_more_outliers_per_step_than_there_are(numbered: ImageData) -> None:
 
 
 def test_image_source_by_name_or_data(numbered: ImageData) -> None:
-    assert isinstance(image_source("patch_shuffle", 3, 5), PatchShuffle)
-    assert isinstance(image_source("pixel_average", 3, 5), PixelAverage)
-    assert isinstance(image_source(numbered, 3, 5), Given)
-    assert all(image_source(name, 3, 5).space == "image" for name in SYNTHESISERS)
+    assert isinstance(image_source({"patch_shuffle": 1.0}, 3, 5), PatchShuffle)
+    assert isinstance(image_source({"pixel_average": 1.0}, 3, 5), PixelAverage)
+    assert isinstance(image_source({numbered: 1.0}, 3, 5), Given)
+    assert all(image_source({name: 1.0}, 3, 5).space == "image" for name in list_synthesisers())
     with pytest.raises(UnknownNameError, match="did you mean 'patch_shuffle'"):
-        image_source("patch_shufle", 3, 5)
+        image_source({"patch_shufle": 1.0}, 3, 5)
     with pytest.raises(ConfigError, match="learns from outlier images"):
         image_source(None, 3, 5)

@@ -1,36 +1,34 @@
-"""Outliers in pixel space.
+"""Outliers in pixel space, one file each; `train.synthesis.registry` lists them by name.
 
-given            images of the user's own
+given            images of the user's own, or a store
+mixture          several sources, with weights
 pixel_average    means of k images of different classes (MIM)
 patch_shuffle    patches of one image in another order
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from guard.errors import ConfigError
 
-from guard.errors import ConfigError, UnknownNameError
-
-from ...method import Synthesiser
+from ...method import OutlierMix, Synthesiser
+from ..registry import create_synthesiser
 from .given import Given
+from .mixture import Mixture
 from .patch_shuffle import PatchShuffle
 from .pixel_average import PixelAverage
 
-if TYPE_CHECKING:
-    from ...data import ImageData
 
-SYNTHESISERS = ("patch_shuffle", "pixel_average")
-
-
-def image_source(outliers: ImageData | str | None, count: int, num_classes: int) -> Synthesiser:
-    """The synthesiser behind ``outliers=``: a data set, or a name of `SYNTHESISERS`; `count` outliers per step."""
-    if outliers is None:
+def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> Synthesiser:
+    """The synthesiser behind ``outliers=``: image sets and names of synthesisers with weights; `count` per step."""
+    if not outliers:
         raise ConfigError("this method learns from outlier images; give some: outliers='folder/of/images'")
-    if isinstance(outliers, str):
-        if outliers not in SYNTHESISERS:
-            raise UnknownNameError("synthesiser", outliers, SYNTHESISERS)
-        return PatchShuffle(count) if outliers == "patch_shuffle" else PixelAverage(num_classes, count)
-    return Given(outliers, count)
+
+    def source(what: object, n: int) -> Synthesiser:
+        return create_synthesiser(what, n, num_classes) if isinstance(what, str) else Given(what, n)  # type: ignore[arg-type]
+
+    if len(outliers) == 1:
+        return source(next(iter(outliers)), count)
+    return Mixture(outliers, count, source)
 
 
-__all__ = ["SYNTHESISERS", "Given", "PatchShuffle", "PixelAverage", "image_source"]
+__all__ = ["Given", "Mixture", "PatchShuffle", "PixelAverage", "image_source"]

@@ -25,6 +25,9 @@ class Given(Synthesiser):
         self.count = count
         self._batches: Iterator[IDBatch] = iter(())
 
+    def pool(self) -> ImageData:
+        return self.feed.data
+
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         needed, orders = steps * self.count, []
         while needed > 0:
@@ -34,4 +37,5 @@ class Given(Synthesiser):
         self._batches = self.feed.batches(torch.cat(orders), self.count, generator.device)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        return Outliers(next(self._batches).images, "given")
+        drawn = next(self._batches)
+        return Outliers(drawn.images, "given", rows=drawn.rows)

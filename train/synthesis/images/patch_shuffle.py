@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ...method import IDBatch, Outliers, Synthesiser
+from guard.manifest import Record
+
+from ...method import IDBatch, ImageSynthesiser, Outliers
+from ..registry import register_synthesiser
 
 
 def shuffle_patches(images: Tensor, grid: int, generator: torch.Generator) -> Tensor:
@@ -28,18 +32,20 @@ def shuffle_patches(images: Tensor, grid: int, generator: torch.Generator) -> Te
     return out
 
 
-class PatchShuffle(Synthesiser):
-    """`count` images of the batch per step with their patches shuffled, on a 4 x 4 grid."""
+@register_synthesiser
+class PatchShuffle(ImageSynthesiser):
+    """Images of the batch with their patches shuffled: local statistics stay, the object goes."""
 
-    space: ClassVar = "image"
+    name: ClassVar[str] = "patch_shuffle"
 
-    def __init__(self, count: int, grid: int = 4) -> None:
-        super().__init__()
-        self.count = count
-        self.grid = grid
+    class Options(Record):
+        """`grid`: patches per side."""
+
+        grid: int = Field(default=4, ge=2)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        n = len(batch.images)
+        n, grid = len(batch.images), self.options.grid
         pick = torch.rand(self.count, generator=generator, device=batch.images.device).mul_(n).long().clamp_max_(n - 1)
-        images = shuffle_patches(batch.images[pick], self.grid, generator)
-        return Outliers(images, f"patches shuffled on a {self.grid} x {self.grid} grid")
+        images = shuffle_patches(batch.images[pick], grid, generator)
+        parents = batch.labels[pick][:, None]
+        return Outliers(images, f"patches shuffled on a {grid} x {grid} grid", parents=parents)

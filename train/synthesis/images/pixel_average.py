@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ...method import IDBatch, Outliers, Synthesiser
+from guard.manifest import Record
+
+from ...method import IDBatch, ImageSynthesiser, Outliers
+from ..registry import register_synthesiser
 
 
 def pick_different_classes(
@@ -28,21 +32,24 @@ def pick_different_classes(
     return top.indices, top.values >= 0
 
 
-class PixelAverage(Synthesiser):
-    """`count` images per step, x~ = (1/k) sum_j x_j with the x_j of different classes; uint8, rounded."""
+@register_synthesiser
+class PixelAverage(ImageSynthesiser):
+    """x~ = (1/k) sum_j x_j with the x_j of different classes (MIM); uint8, rounded."""
 
-    space: ClassVar = "image"
+    name: ClassVar[str] = "pixel_average"
+    source: ClassVar[str] = "MIM, Choi & Na 2024"
 
-    def __init__(self, num_classes: int, count: int, k: int = 10) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.k = k
-        self.count = count
+    class Options(Record):
+        """`k`: images per average, each of a class of its own (all classes once where there are fewer)."""
+
+        k: int = Field(default=10, ge=2)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, self.k, generator)
+        k = self.options.k
+        index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, k, generator)
         mixed = torch.zeros(self.count, *batch.images.shape[1:], device=batch.images.device)
         for j in range(index.shape[1]):  # k small gathers instead of one of k times the memory
             mixed += batch.images[index[:, j]] * valid[:, j].view(-1, 1, 1, 1)
         mixed /= valid.sum(-1).view(-1, 1, 1, 1)  # sums of integers are exact, so only the mean is rounded
-        return Outliers(mixed.round_().to(torch.uint8), f"mean of {self.k} images of different classes")
+        parents = torch.where(valid, batch.labels[index], -1)
+        return Outliers(mixed.round_().to(torch.uint8), f"mean of {k} images of different classes", parents=parents)

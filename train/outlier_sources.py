@@ -1,0 +1,58 @@
+"""``outliers=``: images, stores and names of synthesisers, one or several, with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.errors import ConfigError
+from guard.manifest import Preprocess
+
+from .data import ImageData, load
+from .method import OutlierMix
+from .synthesis.registry import list_synthesisers
+
+
+def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) -> OutlierMix | None:
+    """Open what ``outliers=`` may be.
+
+    Args:
+        given: None; the name of a synthesiser; images in any form that `load` takes (a store's folder is one); a
+            list of these; or a mapping of name or path to weight.
+        preprocess: how the in-distribution images became pixels; outliers are read the same way.
+
+    Returns:
+        Images, or a synthesiser's name, with a weight each; None for None.
+
+    Raises:
+        ConfigError: a weight that is no number above 0, or an empty list or mapping.
+    """
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        weighted = list(given.items())
+    elif isinstance(given, list) and all(isinstance(item, str | Path) for item in given):
+        weighted = [(item, 1.0) for item in given]
+    else:
+        weighted = [(given, 1.0)]
+    if not weighted:
+        raise ConfigError("outliers= is empty; name at least one source, or leave it away")
+    mix: dict[ImageData | str, float] = {}
+    for what, weight in weighted:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ConfigError(f"the weight of outliers {str(what)!r} must be a number above 0, got {weight!r}")
+        named = isinstance(what, str) and what in list_synthesisers()
+        source = what if named else load(what, preprocess=preprocess, labelled=False, workers=workers)
+        mix[source] = float(weight)
+    return mix
+
+
+def mix_fingerprint(mix: OutlierMix | None) -> str | None:
+    """What identifies the sources and their weights."""
+    if mix is None:
+        return None
+    names = [what if isinstance(what, str) else what.fingerprint for what in mix]
+    if len(names) == 1:
+        return names[0]
+    return " + ".join(f"{weight:g} {name}" for name, weight in zip(names, mix.values(), strict=True))
