@@ -5,7 +5,7 @@
 Without --run a plain WRN-16-2 is trained first (15 epochs, under runs/scores). About 6 minutes on 2 otherwise idle
 cores with a run. Results: benchmarks/results/scores.json and .md.
 
-Both sides get the same features and logits in memory. They are fitted to all training images, ours in batches of 256
+Both sides get the same features and logits in memory. They are fitted to all training images, ours in batches of 2,048
 as guard.fit does, theirs at once as theirs are; then they score the test images in batches of 2,500. Options are set
 equal (`independent_scores`, which also says what was done to their numbers, and docs/scores.md why). Calls of both are
 interleaved; a time's ratio is the median of the ratios within a round.
@@ -49,7 +49,7 @@ from .score_equality import TEST, extracted
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
-FIT_BATCH, SCORE_BATCH = 256, 2500
+FIT_BATCH, SCORE_BATCH = 2048, 2500
 ROUNDS = 9
 BUDGET_S = 4.0  # of interleaved rounds per comparison: slow ones get fewer, but 3
 SAME = 1e-4  # AUROC

@@ -6,10 +6,17 @@ Chan, Golub & LeVeque's pairwise update per class: merging n_b new rows of mean 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+
+
+def second_moment(x: Tensor) -> Tensor:
+    """x' x (D, D) of x (n, D). On a CPU by numpy, whose product of a matrix with its own transpose does half the work
+    (BLAS syrk), which torch's does not."""
+    return torch.from_numpy(np.dot(x.numpy().T, x.numpy())) if x.device.type == "cpu" else x.T @ x
 
 
 class ClassMoments:
@@ -32,7 +39,7 @@ class ClassMoments:
         step = mean - self.mean
         merged = self.count + count
         weight = self.count * count / merged.clamp_min(1)
-        self.scatter += centred.T @ centred + (step * weight[:, None]).T @ step
+        self.scatter += second_moment(centred) + (step * weight[:, None]).T @ step
         self.mean += step * (count / merged.clamp_min(1))[:, None]
         self.count = merged
 

@@ -20,6 +20,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
 from ..manifest import Record
 from .base import Need, Score, unfitted
+from .moments import second_moment
 from .reservoir import Reservoir
 
 
@@ -77,7 +78,7 @@ class ViM(Score):
 
     def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
         shifted = features.double() - self._origin
-        self._second += shifted.T @ shifted
+        self._second += second_moment(shifted)
         self._max_logits += logits.double().amax(-1).sum()
         self._count += len(features)
         self._reservoir.add(shifted.float())
