@@ -4,6 +4,11 @@ given            images of the user's own, or a store
 mixture          several sources, with weights
 pixel_average    means of k images of different classes (MIM)
 patch_shuffle    patches of one image in another order
+patch_mix        a mosaic of patches from k images of different classes
+phase_mix        one image's power spectrum with the phases of k images of different classes
+rotation         images turned by 90, 180 or 270 degrees
+smooth_noise     flat colours and noise of a random power law
+strokes          a few curved strokes on a flat ground
 """
 
 from __future__ import annotations
@@ -14,8 +19,13 @@ from ...method import OutlierMix, Synthesiser
 from ..registry import create_synthesiser
 from .given import Given
 from .mixture import Mixture
+from .patch_mix import PatchMix
 from .patch_shuffle import PatchShuffle
+from .phase_mix import PhaseMix
 from .pixel_average import PixelAverage
+from .rotation import Rotation
+from .smooth_noise import SmoothNoise
+from .strokes import Strokes
 
 
 def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> Synthesiser:
@@ -31,4 +41,15 @@ def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> S
     return Mixture(outliers, count, source)
 
 
-__all__ = ["Given", "Mixture", "PatchShuffle", "PixelAverage", "image_source"]
+__all__ = [
+    "Given",
+    "Mixture",
+    "PatchMix",
+    "PatchShuffle",
+    "PhaseMix",
+    "PixelAverage",
+    "Rotation",
+    "SmoothNoise",
+    "Strokes",
+    "image_source",
+]
