@@ -1,6 +1,8 @@
 """Losses that teach the difference between in-distribution images and outliers. One per file (methods.md 0.2).
 
-energy_logistic   R-ELR   binary cross-entropy of a learned logistic link of the energy
-uniform_target    R-OE    cross-entropy of outliers to the uniform distribution
-rejection_bce     R-BCE   binary cross-entropy of a rejection network
+energy_logistic   R-ELR      binary cross-entropy of a learned logistic link of the energy
+energy_hinge      R-EH       energies held on their sides of two margins
+max_confidence    R-MAXCONF  log of the largest probability of outliers
+uniform_target    R-OE       cross-entropy of outliers to the uniform distribution
+rejection_bce     R-BCE      binary cross-entropy of a rejection network
 """
