@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from guard.artefact import write_atomic
 from guard.errors import ArtefactDamagedError, ConfigError
-
-from .config import TrainConfig
+from guard.manifest import Record
 
 NAME = "checkpoint.safetensors"
 
@@ -39,23 +38,28 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    config: TrainConfig,
+    config: Record,
     progress: Progress,
     modules: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> None:
     """Write the state at the end of an epoch; a run killed at any moment leaves the last whole one."""
+    header = {"config": config.model_dump_json(), "stage": str(progress.stage), "epoch": str(progress.epoch)}
+    write_atomic(folder / NAME, save(gather(modules, optimizers), header))
+
+
+def gather(modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of modules and optimizers, by name: copies on the CPU, for `put_back`."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, parameter in enumerate(_parameters(optimizer)):
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):  # momentum_buffer of SGD; step, exp_avg, exp_avg_sq of Adam
                     tensors[f"optimizer.{name}/{index}.{key}"] = value
-    header = {"config": config.model_dump_json(), "stage": str(progress.stage), "epoch": str(progress.epoch)}
-    write_atomic(folder / NAME, save(_plain(tensors), header))
+    return _plain(tensors)
 
 
-def read_progress(folder: Path, config: TrainConfig) -> Progress | None:
+def read_progress(folder: Path, config: Record) -> Progress | None:
     """Where the run in `folder` stopped; None where it has no checkpoint.
 
     Raises:
@@ -70,7 +74,7 @@ def read_progress(folder: Path, config: TrainConfig) -> Progress | None:
             header = file.metadata()
     except SafetensorError as error:
         raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to start the run anew") from None
-    defaults = {name: field.default for name, field in TrainConfig.model_fields.items() if not field.is_required()}
+    defaults = {name: field.default for name, field in type(config).model_fields.items() if not field.is_required()}
     saved, asked = defaults | json.loads(header["config"]), json.loads(config.model_dump_json())
     differing = [f"{k}: {saved.get(k)!r} then, {asked[k]!r} now" for k in asked if saved.get(k) != asked[k]]
     if differing:
@@ -85,6 +89,13 @@ def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: dic
     """Put the saved state into modules and optimizers (none where a new stage begins with fresh ones)."""
     with safe_open(folder / NAME, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
+    put_back(tensors, modules, optimizers)
+
+
+def put_back(
+    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
+) -> None:
+    """What `gather` collected into modules and optimizers; what has no saved state stays as it is."""
     for name, module in modules.items():
         if state := _under(tensors, f"{name}/"):
             module.load_state_dict(state)

@@ -62,10 +62,10 @@ def train_stages(
             if resumed is not None:  # before the stage is set up: an average starts from these weights
                 load_checkpoint(resumed, {"classifier": module.classifier, **earlier}, {})
             run = StageRun(module, stage, index, feed, config, device)
-            if resumed is not None and start.epoch:
+            run.prepare(Setting(module, feed.data, kept, config.seed, device))
+            if resumed is not None and start.epoch:  # after `prepare`, which may build what has a state here
                 load_checkpoint(resumed, run.modules(), run.optimizers())
             first = start.epoch if index == start.stage else 0
-            run.prepare(Setting(module, feed.data, kept, config.seed, device))
             for epoch in range(first, stage.epochs):
                 numbers = run.epoch(epoch)
                 journal.write({"stage": stage.name, "stage_index": index, "epoch": epoch + 1, **numbers}, stage.epochs)
@@ -129,7 +129,8 @@ class StageRun:
         return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, nesterov=stage.nesterov)
 
     def _can_freeze(self) -> bool:
-        return self.stage.trains == "nothing" and not any(r.reads_map for r in self.regularisers)
+        unchanged = self.stage.trains == "nothing" or (self.stage.trains == "head" and self.config.augment == "none")
+        return unchanged and not any(r.reads_map for r in self.regularisers)
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds; what belongs to this stage alone carries its number."""
@@ -225,7 +226,7 @@ class StageRun:
             self.averaged.update(self.classifier, step)
         logged = {k: v.detach() * n for k, v in terms.items()}
         if active and self.synthesiser is not None:
-            logged |= {k: v.detach() * n for k, v in self.synthesiser.learn(augmented, self.module, generator).items()}
+            logged |= {k: v.detach() * n for k, v in self.synthesiser.learn(batch, self.module, generator).items()}
         correct = (inliers.logits.argmax(-1) == batch.labels).sum()
         return {"loss": loss.detach() * n, "accuracy": correct, **logged}
 
@@ -243,22 +244,40 @@ class StageRun:
 
     def look(self, images: Tensor) -> Taps:
         """The taps of uint8 images in the stage's precision, with gradients where the stage trains what makes them."""
-        x = self.module.normalise(images).contiguous(memory_format=torch.channels_last)
-        with self.autocast():
-            if self.training:
-                return self.classifier(x)
-            with torch.no_grad():
-                taps: Taps = self.classifier(x)
-            return (
-                Taps(taps.features, self._head()(taps.features), taps.feature_map)
-                if self.stage.trains == "head"
-                else taps
-            )
+        if self.stage.trains == "head":
+            return self.answer(*self.pooled(images))
+        with self.autocast(), torch.set_grad_enabled(self.training):
+            taps: Taps = self.classifier(self._normalised(images))
+            return taps
 
-    def _head(self) -> Head:
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the frozen backbone gives the head: pooled features (N, P), and the map they come from."""
+        backbone = self._parts().backbone
+        with self.autocast():
+            feature_map = backbone.forward_map(self._normalised(images))
+            return backbone.pool(feature_map), feature_map
+
+    def answer(self, pooled: Tensor, feature_map: Tensor | None = None) -> Taps:
+        """What the head makes of pooled features, with its gradients.
+
+        An autocast of its own: one that `pooled` shared would reuse weights that were cast without gradients.
+        """
+        head = self._head()
+        with self.autocast():
+            features = head.embed(pooled)
+            return Taps(features, head(features), feature_map)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return self.module.normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def _parts(self) -> Classifier:
         classifier = self.classifier
         assert isinstance(classifier, Classifier)  # guard.train builds no other
-        return classifier.head
+        return classifier
+
+    def _head(self) -> Head:
+        return self._parts().head
 
     def set_modes(self) -> None:
         self.classifier.train(self.training and not self.stage.freeze_norm)
@@ -282,42 +301,50 @@ class StageRun:
 
 
 class FrozenFeatures:
-    """Features and logits of images that go through a frozen network unchanged in every epoch: computed once.
+    """What a frozen network makes of images that go through it unchanged in every epoch: computed once.
 
-    In-distribution images always, outliers where they come from a fixed pool; what is new every step goes through the
-    network. float32, one row per image, in the precision of the stage's other passes.
+    Kept are features and logits where all of it is frozen, pooled features where its head learns. In-distribution
+    images always, outliers where they come from a fixed pool; what is new every step goes through the network.
+    float32, one row per image, in the precision of the stage's other passes.
     """
 
     def __init__(self, run: StageRun) -> None:
         self.run = run
-        self._inliers: tuple[Tensor, Tensor] | None = None
-        self._pool: tuple[Tensor, Tensor] | None = None
+        self._inliers: tuple[Tensor, ...] | None = None
+        self._pool: tuple[Tensor, ...] | None = None
 
     def taps(self, batch: IDBatch, sampled: Outliers | None) -> tuple[Taps, Taps]:
         """As `StageRun._taps`."""
         if self._inliers is None:
             self._inliers = self._all(self.run.feed, "features")
         assert batch.rows is not None
-        features, logits = self._inliers
-        inliers = Taps(features[batch.rows], logits[batch.rows], None)
+        inliers = self._of(self._inliers, batch.rows)
         if sampled is None:
-            return inliers, Taps(features[:0], logits[:0], None)
+            return inliers, Taps(inliers.features[:0], inliers.logits[:0], None)
         synthesiser = self.run.synthesiser
         pool = synthesiser.pool() if synthesiser is not None else None
         if sampled.rows is None or pool is None:
             return inliers, self.run.look(sampled.data)
         if self._pool is None:
             self._pool = self._all(Feed(pool), "features of outliers")
-        return inliers, Taps(self._pool[0][sampled.rows], self._pool[1][sampled.rows], None)
+        return inliers, self._of(self._pool, sampled.rows)
 
-    def _all(self, feed: Feed, title: str) -> tuple[Tensor, Tensor]:
+    def _of(self, kept: tuple[Tensor, ...], rows: Tensor) -> Taps:
+        picked = tuple(part[rows] for part in kept)
+        return self.run.answer(*picked) if self.run.stage.trains == "head" else Taps(*picked, None)
+
+    def _see(self, images: Tensor) -> tuple[Tensor, ...]:
+        shown = self.run.pooled(images)[:1] if self.run.stage.trains == "head" else self.run.look(images)[:2]
+        return tuple(part.float() for part in shown)
+
+    def _all(self, feed: Feed, title: str) -> tuple[Tensor, ...]:
         size = self.run.batch_size
-        parts: list[Taps] = []
+        parts: list[tuple[Tensor, ...]] = []
         with progress_bar(title, -(-len(feed) // size)) as advance:
             for batch in feed.batches(torch.arange(len(feed)), size, self.run.device):
-                parts.append(self.run.look(batch.images))
+                parts.append(self._see(batch.images))
                 advance()
-        return torch.cat([p.features.float() for p in parts]), torch.cat([p.logits.float() for p in parts])
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 class Average:

@@ -105,7 +105,10 @@ class Synthesiser(Learner):
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
-        """Its own update, after the classifier's, with its own `optimizers`; scalars to log, by name."""
+        """Its own update, after the classifier's, with its own `optimizers`; scalars to log, by name.
+
+        `batch` is as it came, before augmentation: what is sampled is augmented with the in-distribution images.
+        """
         return {}
 
 
