@@ -12,6 +12,8 @@ import numpy as np
 from guard.errors import ConfigError
 from guard.manifest import DataCard, Preprocess
 
+from .coding import Coding
+
 _GATHER_LIMIT_BYTES = 2**30
 
 
@@ -42,6 +44,7 @@ class ImageData:
         rows: (N,) int64, the row of each image in the source (files in sorted order; Parquet rows; array rows).
             `max_images`, skipped corrupt images and `subset` leave gaps.
         corrupt: one sentence per skipped image: which, and why.
+        codings: how some of the source's images were coded (`train.data.coding`); empty where no JPEG is of this size.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ImageData:
     rows: np.ndarray
     corrupt: tuple[str, ...]
     pixels: Pixels
+    codings: tuple[Coding | None, ...] = ()
     _positions: np.ndarray | None = None  # rows of `pixels`; None: all of them, in order
 
     def __len__(self) -> int:
@@ -90,6 +94,7 @@ class ImageData:
             rows=self.rows[indices],
             corrupt=self.corrupt,
             pixels=self.pixels,
+            codings=self.codings,
             _positions=self._in_pixels(indices),
         )
 

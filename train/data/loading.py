@@ -15,8 +15,9 @@ from guard.errors import ConfigError, DataError, GuardError
 from guard.manifest import Preprocess
 from guard.preprocess import MAX_PIXELS, header_size
 
+from .coding import PROBED, probe_codings
 from .decoding import Decoded, decode, default_workers
-from .fingerprint import sample_rows
+from .fingerprint import SAMPLES, sample_rows
 from .forms import Source, open_source, whole_array
 from .image_data import ImageData, Pixels
 from .labels import check_classes
@@ -79,6 +80,7 @@ def load(
         check_classes(source.labels, source.class_names, source.name)
     rows = np.arange(len(source))[:max_images]
     config = preprocess or _own_preprocess(source, rows, image_size, channels)
+    codings = probe_codings(_some(source, rows), (config.height, config.width))
     fingerprint = source.fingerprint()
     scratch = None if cache_dir is None else Path(cache_dir)
     pixels, kept, corrupt = _decode_all(source, rows, config, workers, scratch, max_pixels)
@@ -94,6 +96,7 @@ def load(
         rows=kept,
         corrupt=corrupt,
         pixels=pixels,
+        codings=codings,
         _positions=kept if pixels.array is None else None,
     )
 
@@ -121,6 +124,14 @@ def _own_preprocess(source: Source, rows: np.ndarray, image_size: int | None, ch
     if max(height, width) > SMALL_SIDE:
         height = width = DEFAULT_SIDE
     return Preprocess(height=height, width=width, channels=1 if channels == 1 else 3)
+
+
+def _some(source: Source, rows: np.ndarray) -> list[Any]:
+    """A few encoded images, cheap to get at; none where the source holds pixels or decodes by itself."""
+    if whole_array(source) is not None or source.read_in_worker:
+        return []
+    few = rows[:PROBED] if source.in_order else rows[sample_rows(len(rows))][:: max(1, SAMPLES // PROBED)][:PROBED]
+    return source.items(few)
 
 
 def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:
