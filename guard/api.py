@@ -35,6 +35,7 @@ def train(
     head: str | None = None,
     head_options: Mapping[str, Any] | None = None,
     score: str | None = None,
+    score_options: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -70,7 +71,9 @@ def train(
         head: "linear", "cosine", "adacos", "arcface", "cosface", "sphereface", "c_plus_1" or "hypersphere"; default
             the method's own.
         head_options: the head's own options, e.g. ``{"margin": 0.3}``; see `guard heads NAME`.
-        score: the ood_score the guard uses; default the method's own; see `list_scores`.
+        score: the ood_score the guard uses; default the method's own; see `list_scores`. "energy+vim" combines
+            several through their p-values.
+        score_options: the score's own options, e.g. ``{"k": 10}``; see `guard scores NAME`.
         epochs: passes over the training split; default the method's own.
         batch_size: in-distribution images per step; default 128, or 32 below 5,000 training images.
         lr: peak learning rate of SGD with a cosine schedule; default the method's own.

@@ -27,7 +27,7 @@ from .features import fit_score
 from .feed import Feed
 from .finish import calibrated, run_folder, versions, written
 from .fitting import fit
-from .holdout import Splits, make_splits, open_ood_val
+from .holdout import Splits, make_splits, open_ood_val, settled
 from .loop import train_stages
 from .method import Context, Method, OutlierMix
 from .outlier_sources import mix_fingerprint, outlier_mix
@@ -48,7 +48,7 @@ def train(data: Any, **arguments: Any) -> Guard:
     method: Method = method_class(
         parse_options(method_class.Options, a["options"], f"method {method_class.name!r}", also=a)
     )
-    score = _trained_score(method, a["score"])
+    score = _trained_score(method, a["score"], a["score_options"])
     device = resolve_device(a["device"])
     _check_before_loading(a, method, score)
     out = run_folder(a["out"], a["resume"], data)
@@ -61,6 +61,7 @@ def train(data: Any, **arguments: Any) -> Guard:
     stages = method.stages(_context(config, module, splits.train, outliers, device))
     train_stages(module, Feed(splits.train), stages, config, device=device, out=out, resume=a["resume"])
     _finish_score(module, splits.train)
+    splits = settled(module, splits, a["alpha"])
     manifest = Manifest(
         name=out.resolve().name if out else f"{method.name}-{config.backbone}",
         class_names=source.class_names,
@@ -102,9 +103,17 @@ def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> No
     parse_options(TrainConfig, {**_asked(a, method, score), **unknown_yet, **placeholders}, "guard.train")
 
 
-def _trained_score(method: Method, asked: str | None) -> Score:
+def _trained_score(method: Method, asked: str | None, given: Any) -> Score:
     name = asked or method.score
-    score = create_score(name, **(method.score_options() if name == method.score else {}))
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"score_options takes a mapping such as {{'k': 10}}, got {given!r}")
+    options = dict(given or {})
+    if name == method.score:
+        options = {**method.score_options(), **options}
+    elif method.score in (name.split("+") if "+" in name else options.get("parts", ())):
+        own = {**method.score_options(), **options.get("part_options", {}).get(method.score, {})}
+        options["part_options"] = {**options.get("part_options", {}), method.score: own}
+    score = create_score(name, **options)
     if score.trained_by and score.trained_by != method.name:
         raise ConfigError(
             f"score {name!r} is learned by method {score.trained_by!r}, not by {method.name!r}; "
@@ -124,6 +133,7 @@ def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
         "head": head,
         "head_options": head_options(head, a["head_options"]),
         "score": score.name,
+        "score_options": score.options.model_dump(),
         "epochs": method.epochs if a["epochs"] is None else a["epochs"],
         "lr": method.lr if a["lr"] is None else a["lr"],
         "seed": a["seed"],

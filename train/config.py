@@ -18,6 +18,7 @@ class TrainConfig(Record):
     head: str
     head_options: dict[str, Any] = {}
     score: str
+    score_options: dict[str, Any] = {}
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=2)
     lr: float = Field(gt=0)

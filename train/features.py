@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ModelError, UnknownNameError
-from guard.module import GuardModule, TappedClassifier
+from guard.module import GuardModule, TappedClassifier, Taps
 
 from .layers import watch_layers
 from .loop import progress_bar
@@ -131,19 +131,31 @@ class FeatureBatch(NamedTuple):
 
 
 @torch.inference_mode()
-def stream_features(
+def stream_taps(
     module: GuardModule, data: ImageData, *, batch_size: int = 256, title: str = "features"
-) -> Iterator[FeatureBatch]:
-    """Taps of labelled images in eval mode, without augmentation, in order."""
+) -> Iterator[Taps]:
+    """Taps (float32) of images in eval mode, without augmentation, in order."""
     device = module.scale.device
     module.eval()
     steps = -(-len(data) // batch_size)
     with progress_bar(title, steps) as advance:
-        for images, labels in data.batches(batch_size):
+        for images, _ in data.batches(batch_size):
             taps = module.taps(torch.from_numpy(np.ascontiguousarray(images)).to(device))
-            rows = torch.from_numpy(np.asarray(labels)).to(device)
-            yield FeatureBatch(taps.features.float(), taps.logits.float(), rows, taps.feature_map)
+            yield Taps(taps.features.float(), taps.logits.float(), taps.feature_map)
             advance()
+
+
+def stream_features(
+    module: GuardModule, data: ImageData, *, batch_size: int = 256, title: str = "features"
+) -> Iterator[FeatureBatch]:
+    """`stream_taps` of labelled images, with their labels."""
+    assert data.labels is not None  # the caller loaded labelled images
+    labels = torch.from_numpy(np.asarray(data.labels)).to(module.scale.device)
+    done = 0
+    for taps in stream_taps(module, data, batch_size=batch_size, title=title):
+        rows = labels[done : done + len(taps.features)]
+        yield FeatureBatch(taps.features, taps.logits, rows, taps.feature_map)
+        done += len(rows)
 
 
 def probe(module: GuardModule, data: ImageData) -> None:

@@ -24,7 +24,7 @@ from .classifiers import BaseModel, open_classifier
 from .data import ImageData, load
 from .features import fit_score, tap_classifier
 from .finish import calibrated, run_folder, versions, written
-from .holdout import Splits, is_amount, make_splits
+from .holdout import Splits, is_amount, make_splits, settled
 
 log = logging.getLogger("ood_guard")
 
@@ -52,6 +52,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
     order = class_order(answers, source.class_names, base.class_names, a["class_names"])
     splits, names = order.reordered(splits), order.names
     accuracy = fit_score(module, splits.train, batch_size=a["batch_size"])
+    splits = settled(module, splits, a["alpha"])
     if accuracy < min(1.5 / len(names), 0.5):
         log.warning(
             "the classifier is right on %.1f %% of its own data, near chance: check mean, std, image_size and the "

@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from guard.calibration import reachable_rank
-from guard.errors import ConfigError, DataError
+from guard.errors import CalibrationError, ConfigError, DataError
 from guard.evaluation_data import match_classes
+from guard.module import GuardModule
 
 from .data import ImageData, load, split
+from .features import stream_taps
 
 log = logging.getLogger("ood_guard")
+
+MIN_SETTLED = 20  # images; a table of p-values from fewer says nothing
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,30 @@ def _named_like(source: ImageData, part: ImageData) -> ImageData:
     if note:
         log.info("%s", note)
     return replace(part, labels=labels, class_names=source.class_names)
+
+
+def settled(module: GuardModule, splits: Splits, alpha: float) -> Splits:
+    """Give half of the calibration images to a score that `takes_held_out`; the splits with the other half.
+
+    The threshold and its guarantee need images on which no part of the score depends. Where half of them could not
+    reach `alpha`, all stay for the threshold, and the score keeps what it took from its fitting images.
+    """
+    if not module.score.takes_held_out:
+        return splits
+    order = np.random.default_rng(0).permutation(len(splits.calibration))
+    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
+    try:
+        reachable_rank(len(kept), alpha)
+    except CalibrationError:
+        given = given[:0]
+    if len(given) < MIN_SETTLED:
+        log.warning("%d calibration images are too few to share with score %r", len(order), module.score.name)
+        return splits
+    taps = list(stream_taps(module, splits.calibration.subset(np.sort(given))))
+    maps = [t.feature_map for t in taps if t.feature_map is not None and module.score.uses_map]
+    features, logits = torch.cat([t.features for t in taps]), torch.cat([t.logits for t in taps])
+    module.score.settle(features, logits, torch.cat(maps) if maps else None)
+    return replace(splits, calibration=splits.calibration.subset(kept))
 
 
 def open_ood_val(given: Any, splits: Splits, workers: int | None) -> dict[str, ImageData]:

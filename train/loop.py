@@ -77,7 +77,8 @@ def train_stages(
                     save_checkpoint(out, config, position, earlier | run.modules(), run.optimizers())
     for stage in stages:
         for regulariser in stage.regularisers:
-            regulariser.hand_over(module.score)
+            for score in module.score.parts():
+                regulariser.hand_over(score)
     return numbers
 
 

@@ -45,7 +45,15 @@ def train(
             "--head-set", metavar="NAME=VALUE", help="An option of the head; see: guard heads NAME. Repeatable."
         ),
     ] = None,
-    score: Annotated[str | None, typer.Option(help="See: guard scores; default the method's.")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="See: guard scores; default the method's. A+B combines several.")
+    ] = None,
+    score_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--score-set", metavar="NAME=VALUE", help="An option of the score; see: guard scores NAME. Repeatable."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; default the method's.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="In-distribution images per step; default 128, or 32 for small data.")
@@ -98,6 +106,7 @@ def train(
             head=head,
             head_options=settings(head_options, flag="--head-set") if head_options else None,
             score=score,
+            score_options=settings(score_options, flag="--score-set") if score_options else None,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,

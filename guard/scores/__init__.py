@@ -21,6 +21,7 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     nnguide          - L(f) mean_k max <L(f_i) z_i, z>            both; fitted
     gram             Gram statistics out of their range           intermediate maps; fitted
     odin             msp after a step towards the class           logits, input gradient
+    combined         sum_j -log p_j(s_j) of other scores          theirs; fitted
     cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
     reject_class     log probability of the extra class           both; of a c_plus_1 head
     rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
@@ -34,6 +35,7 @@ from typing import Any
 from ..errors import ConfigError, UnknownNameError
 from .ash import ASH
 from .base import Score
+from .combined import Combined
 from .cosine import Cosine
 from .dice import DICE
 from .energy import Energy
@@ -90,6 +92,7 @@ for _score in (
     NNGuide,
     Gram,
     ODIN,
+    Combined,
 ):
     register_score(_score)
 
@@ -107,7 +110,13 @@ def get_score(name: str) -> type[Score]:
 
 
 def create_score(name: str, **options: Any) -> Score:
-    """An unfitted score; wrong options raise `ConfigError` naming the accepted ones."""
+    """An unfitted score; wrong options raise `ConfigError` naming the accepted ones.
+
+    "energy+vim" is short for "combined" with these parts.
+    """
+    if "+" in name:
+        parts = [part.strip() for part in name.split("+")]
+        return Combined(parts=parts, **options)
     return get_score(name)(**options)
 
 

@@ -81,8 +81,7 @@ def _train(score: Score, toy: Toy) -> None:
         score=score,
     )
     torch.manual_seed(0)
-    regulariser = built.stages(context)[-1].regulariser
-    assert regulariser is not None
+    regulariser = built.stages(context)[-1].regularisers[-1]
     optimizer = torch.optim.SGD(regulariser.parameters(), lr=0.05, momentum=0.9)
     batch = Batch(Taps(toy.features, toy.logits, toy.features), toy.labels, toy.outliers)
     for _ in range(200):
