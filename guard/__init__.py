@@ -26,6 +26,7 @@ from .api import (
     list_scores,
     load,
     register_score,
+    synth,
     train,
     verify,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "list_scores",
     "load",
     "register_score",
+    "synth",
     "train",
     "verify",
 ]

@@ -12,6 +12,7 @@ from .errors import MissingExtraError
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
+    from train.synthesis.store import Store
 
     from .evaluation import Evaluation
     from .score_table import ScoreList
@@ -170,6 +171,66 @@ def fit(
     arguments = dict(locals())
     extra = arguments.pop("options")
     return _needs("train", "train.api").fit(**arguments, options=extra)
+
+
+def synth(
+    data: Any,
+    *,
+    method: str,
+    out: str | Path,
+    count: int | None = None,
+    classifier: Guard | str | Path | None = None,
+    match: str | tuple[str, ...] | list[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 128,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    calibration: Any = None,
+    test: Any = None,
+    gallery: bool = True,
+    workers: int | None = None,
+    **options: Any,
+) -> Store:
+    """Make outlier images from in-distribution ones: a store, which ``guard.train(..., outliers="the/store")`` takes.
+
+    The store is a folder of Parquet shards with a card that says how they were made. A run that was killed goes on at
+    the first missing shard and ends with the same images; a larger `count` makes the store grow; a folder that was
+    made otherwise is refused. An audit says how the outliers differ from in-distribution images in trivial numbers
+    (sharpness, contrast ...), which a detector would learn in place of anything useful, and goes into the card and
+    the gallery.
+
+    Args:
+        data: labelled images in any form that `train` takes. Outliers are made from the images that `train` would
+            train on, given the same seed, calibration and test; those it holds out stay out.
+        method: the synthesiser; ``guard synthesisers`` lists them.
+        out: the store's folder.
+        count: outliers in all; default one per training image, at most 50,000.
+        classifier: a guard (or the path of one) to look at the outliers with. Where it was trained on this data, the
+            images it held out stay out. Some synthesisers need one; they take a run folder.
+        match: what each outlier takes over from a random in-distribution image: any of "spectrum", "colour",
+            "saturation", "contrast", "brightness", "coding".
+        seed: of splits and outliers.
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        batch_size: in-distribution images per draw; as many outliers are made of them.
+        image_size, in_chans: of the images, where no classifier says; as in `train`.
+        calibration, test: what `train` will hold out; as there.
+        gallery: write ``gallery.html`` into the folder.
+        workers: processes that decode large images; default the number of cores.
+        **options: the synthesiser's own options; see ``guard synthesisers NAME``.
+
+    Returns:
+        The store: ``.folder``, ``.card`` (with ``.card.audit``) and ``.gallery``, the page's path.
+
+    Raises:
+        ConfigError: the folder holds outliers that were made otherwise; every difference is named.
+
+    Example:
+        >>> guard.synth("digits", method="patch_shuffle", count=2000, out="stores/a")  # doctest: +SKIP
+    """
+    arguments = dict(locals())
+    extra = arguments.pop("options")
+    return _needs("train", "train.synth").synth(**arguments, options=extra)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Guard:

@@ -1,10 +1,11 @@
 """The ``guard`` command: parsing and printing; each command is one call into the public functions.
 
     guard train | fit        make a guard                    (making.py)
+    guard synth              make outlier images             (synthesising.py)
     guard export | verify    write it as one graph, prove it (making.py)
     guard calibrate          choose its thresholds anew      (calibrating.py)
     guard predict | eval     ask it                          (asking.py)
-    guard methods | heads | scores   what there is           (asking.py)
+    guard methods | heads | scores | synthesisers            what there is
     guard serve | demo       run it                          (running.py)
 
 Tables and messages are for people; ``--json`` prints one JSON value on standard output and nothing else. A
@@ -23,7 +24,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GuardError
-from . import asking, calibrating, making, running
+from . import asking, calibrating, making, running, synthesising
 from .arguments import DEBUG_FLAG, Debug
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _group in (making, calibrating, asking, running):
+for _group in (making, synthesising, calibrating, asking, running):
     for _name, _function in _group.COMMANDS.items():
         app.command(_name)(_function)
 

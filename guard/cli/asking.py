@@ -119,7 +119,7 @@ Pattern = Annotated[str, typer.Argument(metavar="[NAME|PATTERN]", help="A name s
 def methods(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
     """List the training methods, or show one method's options."""
     registry = api._needs("train", "train.registry")
-    _show("method", pattern, registry.list_methods(), registry.get_method, json)
+    show("method", pattern, registry.list_methods(), registry.get_method, json)
 
 
 def heads(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
@@ -130,7 +130,7 @@ def heads(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> N
         from .. import heads as registry
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} (needed by the heads)", "train") from error
-    _show("head", pattern, registry.list_heads(), registry.head_class, json)
+    show("head", pattern, registry.list_heads(), registry.head_class, json)
 
 
 def scores(
@@ -150,7 +150,7 @@ def scores(
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} (needed by the scores)", "train") from error
     if model is None and not _is_pattern(pattern):
-        _show("score", pattern, registry.list_scores(), registry.get_score, json)
+        show("score", pattern, registry.list_scores(), registry.get_score, json)
         return
     if not _is_pattern(pattern):
         registry.get_score(pattern)  # an unknown name raises, with near matches
@@ -166,7 +166,7 @@ def _is_pattern(text: str) -> bool:
     return any(character in text for character in "*?[")
 
 
-def _show(kind: str, pattern: str, names: list[str], get: Callable[[str], Any], json: bool) -> None:
+def show(kind: str, pattern: str, names: list[str], get: Callable[[str], Any], json: bool) -> None:
     """One registered thing in full, or the list of those that match."""
     from fnmatch import filter as matching
 

@@ -119,6 +119,26 @@ def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = ""
         console().print(f"\nnext:  guard predict {model} IMAGE\n       guard serve {model}")
 
 
+def print_store(store: Any) -> None:
+    """What an outlier store is, what its audit found, and what to do with it."""
+    card, audit = store.card, store.card.audit
+    table = _table("", "", header=False)
+    options = ", ".join(f"{k} {v}" for k, v in card.options.items())
+    table.add_row("outliers", f"{card.count} by {card.synthesiser}" + (f" ({options})" if options else ""))
+    table.add_row("from", f"{card.data.images} images of {card.data.name}")
+    if card.match:
+        table.add_row("matched in", ", ".join(card.match))
+    table.add_row("store", str(store.folder))
+    if store.gallery:
+        table.add_row("gallery", str(store.gallery))
+    console().print(table)
+    if audit is not None:
+        print_rows(("", "audit"), audit.rows())
+        for warning in audit.warnings:
+            console().print(f"warning: {warning}", style="yellow")
+    console().print(f"\nnext:  guard train DATA --method rejection --outliers {store.folder}")
+
+
 def calibration_rows(m: Manifest) -> dict[str, str]:
     """What was calibrated, by name."""
     rows, c, scaling = {}, m.calibration, m.temperature

@@ -18,6 +18,7 @@ FUNCTIONS = {
     "list_scores",
     "load",
     "register_score",
+    "synth",
     "train",
     "verify",
 }
@@ -40,7 +41,7 @@ def test_what_is_public_is_documented(name: str) -> None:
     assert len(inspect.getdoc(getattr(guard, name)) or "") > 40
 
 
-@pytest.mark.parametrize("name", ["train", "fit", "calibrate", "export", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "fit", "synth", "calibrate", "export", "evaluate"])
 def test_every_argument_of_the_large_functions_is_documented(name: str) -> None:
     function = getattr(guard, name)
     doc = inspect.getdoc(function) or ""

@@ -54,6 +54,12 @@ class Store:
     def __len__(self) -> int:
         return self.card.count
 
+    @property
+    def gallery(self) -> Path | None:
+        """Its page, where there is one."""
+        path = self.folder / "gallery.html"
+        return path if path.exists() else None
+
     def paths(self) -> list[Path]:
         """Its shards, in order."""
         return [shard_path(self.folder, i) for i in range(len(self.card.shards()))]
@@ -151,6 +157,8 @@ def _card(
     p = setting.data.preprocess
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(f"count must be a number of images, at least 1, got {count!r}")
+    if isinstance(setting.seed, bool) or not isinstance(setting.seed, int) or not 0 <= setting.seed < 2**31:
+        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {setting.seed!r}")
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
     used = synthesiser.needs_classifier
