@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from guard.artefact import FOLDER_MANIFEST
 from guard.detector import Guard
 from guard.manifest import Manifest, Preprocess
 from guard.module import GuardModule, TappedClassifier, TapsModule
 from guard.onnx_classifier import OnnxClassifier
 from guard.runtimes.torch_module import resolve_device
 from guard.score_table import check_applies
-from guard.scores import create_score
+from guard.scores import Score, create_score
+from guard.scores.combined import Combined
 
 from . import build
 from .class_order import class_order
@@ -33,10 +37,13 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
     """See `guard.fit`, whose arguments arrive by name, the score's options as ``options``."""
     a = arguments
     score = create_score(a["score"], **a["options"])
-    check_applies(score)
+    if not is_guard(model):  # a guard may bring what only training gives
+        check_applies(score)
     device = resolve_device(a["device"])
     out = run_folder(a["out"], False, data)
     base = open_classifier(model, a, data)
+    score = carried_over(score, base.score)
+    check_applies(score)
     source = base.data or load(data, preprocess=base.preprocess, workers=a["workers"])
     splits = _fit_splits(base, source, a)
     classifier: TapsModule
@@ -94,6 +101,30 @@ def _fit_splits(base: BaseModel, source: ImageData, a: dict[str, Any]) -> Splits
             a = {**a, **given, "seed": base.trained.seed}
             break
     return make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
+
+
+def is_guard(model: Any) -> bool:
+    """Whether this is a guard, or the folder of one."""
+    folder = model if isinstance(model, (str, Path)) else None
+    return isinstance(model, Guard) or (folder is not None and (Path(folder) / FOLDER_MANIFEST).is_file())
+
+
+def carried_over(score: Score, donor: Score | None) -> Score:
+    """`score` with the parts that only training gives taken from the score of the guard that is fitted again."""
+    learned = {part.name: part for part in (donor.parts() if donor is not None else ()) if part.trained_by}
+    wanted = [part.name for part in score.parts() if part.trained_by]
+    if not wanted or not set(wanted) <= set(learned):
+        return score
+    if not isinstance(score, Combined):
+        mine = copy.deepcopy(learned[score.name])
+    else:
+        options = {name: learned[name].options.model_dump() for name in wanted}
+        mine = Combined(**{**score.options.model_dump(), "part_options": {**score.options.part_options, **options}})
+        for i, part in enumerate(mine.parts()):
+            if part.name in options:
+                mine.scores[i] = copy.deepcopy(learned[part.name])
+    mine.trained_by = ""  # type: ignore[misc]  # it has been
+    return mine
 
 
 class _Plain(nn.Module):

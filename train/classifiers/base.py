@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from guard.manifest import Manifest, Normalisation, Preprocess
+from guard.scores import Score
 
 from .. import build
 from ..data import ImageData
@@ -29,6 +30,7 @@ class BaseModel:
     backbone: str
     head: str = "linear"
     trained: Manifest | None = None  # of the guard it comes from
+    score: Score | None = None  # of that guard
     data: ImageData | None = None  # where finding the input size has loaded it already
     layer: str | None = None  # where its features were found before
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits

@@ -35,6 +35,7 @@ def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
         m.backbone,
         m.head,
         trained=m,
+        score=g.module.score,
         layer=layer,
         class_names=m.class_names,
         rebuild=rebuild,

@@ -135,3 +135,26 @@ def test_a_learned_part_is_combined_with_one_that_is_not(four: Arrays, tiny: dic
         assert torch.equal(mine, theirs)
     with pytest.raises(ConfigError, match="learned by method 'rejection'"):
         guard.train(data, method="plain", score="rejection+energy", **{**tiny, "epochs": 1})
+
+
+def test_what_training_learned_is_carried_over_to_another_fit(
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    data = (four[0][:200], four[1][:200])
+    options = {"method": "rejection", "head_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "out": tmp_path / "run"}
+    trained = guard.train(data, **options)
+    both = guard.fit(tmp_path / "run", data, score="rejection+energy", rule="tippett")
+    assert both.manifest.score_options["part_options"]["rejection"]["hidden"] == 8
+    learned = trained.module.score.state_dict()
+    for key, value in both.module.score.scores[0].state_dict().items():
+        assert torch.equal(value, learned[key])
+    images = four[0][:30]
+    np.testing.assert_array_equal(
+        guard.fit(trained, data, score="rejection").predict(images).ood_score, trained.predict(images).ood_score
+    )
+    both.save_pretrained(tmp_path / "both")
+    again = guard.load(tmp_path / "both").predict(images)
+    np.testing.assert_array_equal(again.ood_score, both.predict(images).ood_score)
+    plain = guard.train(data, **{**tiny, "epochs": 1, "method": "plain"})
+    with pytest.raises(ConfigError, match="is learned in training"):
+        guard.fit(plain, data, score="rejection+energy")
