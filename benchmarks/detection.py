@@ -1,11 +1,16 @@
-"""Which method and which score: AUROC and both FPR95s of every combination on the same images.
+"""Which method and which score: accuracy, AUROC, both FPR95s and time of every combination on the same images.
 
     python -m benchmarks.detection digits                            # nothing needed; about 10 minutes on 2 cores
     python -m benchmarks.detection parquet --train cifar10/train.parquet --test cifar10/test.parquet \\
-        --ood ood/ --outliers auxiliary/tiny_imagenet_train.parquet --runs runs/cifar --epochs 15
+        --ood ood/ --near tiny_imagenet tiny_imagenet_sharp --outliers auxiliary/tiny_imagenet_train.parquet \\
+        --runs runs/cifar --epochs 15 --seeds 3 --only plain vos dmr
 
-Each training method is run once per seed (run folders are kept and reused under --runs); each score is then fitted on
-that same network. Results go to benchmarks/results/detection_<name>.json and .md, with the machine and versions.
+Each training method is run once per seed with the same backbone and epochs; run folders are kept and reused under
+--runs, and a stopped one goes on. Methods that fine-tune or add a rejection network to a classifier start from the
+plain run of their seed, and their time is that run's and their own. Every score is then fitted on that same network.
+Where --outliers have class names, each OOD set with some of these classes is also measured without them. Results go to
+benchmarks/results/detection_<name>.json and .md after every method; what is there with the same settings is not run
+again.
 """
 
 from __future__ import annotations
@@ -26,12 +31,14 @@ from guard import demo_images, metrics
 from guard.detector import Guard
 from train.data import ImageData, load
 
-from .machine import machine
+from .machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
 OOD_IMAGES = 400  # of each set made on the spot
-FITTED = ("msp", "max_logit", "energy", "mahalanobis", "knn", "vim", "cosine")
+FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vim")
+COMBINED = ("energy", "knn", "vim")  # with a learned score
+SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
 @dataclass(frozen=True)
@@ -49,27 +56,47 @@ def recipes(outliers: str | None) -> list[Recipe]:
         Recipe("plain", {"method": "plain"}),
         Recipe("plain, cosine head", {"method": "plain", "head": "cosine", "score": "cosine"}),
         Recipe("vos", {"method": "vos"}),
-        Recipe("mim", {"method": "mim"}, "plain"),
-        Recipe("rejection, patch_shuffle", {"method": "rejection", "outliers": "patch_shuffle"}, "plain"),
-        Recipe("rejection, pixel_average", {"method": "rejection", "outliers": "pixel_average"}, "plain"),
+        Recipe("npos", {"method": "npos"}),
+        Recipe("gan", {"method": "gan", "beta": 0.1}),
+        Recipe("ceda", {"method": "ceda"}),
+        Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25}),
+        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "atol", "cmg_e")),
+        Recipe("cmg_s", {"method": "cmg_s"}),
+        *(Recipe(name, {"method": name}, "plain") for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")),
+        *(
+            Recipe(f"rejection, {name}", {"method": "rejection", "outliers": name}, "plain")
+            for name in ("patch_shuffle", "pixel_average")
+        ),
     ]
     if outliers:
         listed.append(Recipe("rejection, given", {"method": "rejection", "outliers": outliers}, "plain"))
-        listed.append(Recipe("oe", {"method": "oe", "outliers": outliers}))
+        listed.append(Recipe("oe", {"method": "oe", "outliers": outliers, "ratio": 1.0}))
+        listed.append(Recipe("energy_ft", {"method": "energy_ft", "outliers": outliers}, "plain"))
     return listed
 
 
-def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int) -> tuple[Guard, float]:
-    """The recipe's guard, trained now or read from its run folder; seconds of training (0 where read)."""
-    out = folder / f"{recipe.name.replace(', ', '-').replace(' ', '_')}-s{seed}"
+def run_folder(recipe: str, folder: Path, seed: int) -> Path:
+    """Where the run of a recipe lies."""
+    return folder / f"{recipe.replace(', ', '-').replace(' ', '_')}-s{seed}"
+
+
+def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, backbone: str) -> tuple[Guard, float]:
+    """The recipe's guard, trained now or read from its run folder, and the seconds its training took in all."""
+    out = run_folder(recipe.name, folder, seed)
+    clock = out / SECONDS
+    spent = float(clock.read_text()) if clock.exists() else 0.0
     if (out / "guard.json").exists():
-        return guard.load(out), 0.0
-    extra: dict[str, Any] = {"epochs": epochs}
+        return guard.load(out), spent
+    extra: dict[str, Any] = {"epochs": epochs, "backbone": backbone}
     if recipe.start_from:
-        extra["init"] = folder / f"{recipe.start_from}-s{seed}"
+        extra["init"] = run_folder(recipe.start_from, folder, seed)
     began = time.perf_counter()
-    g = guard.train(data, seed=seed, out=out, resume=out.exists(), **recipe.arguments, **extra)
-    return g, time.perf_counter() - began
+    try:
+        g = guard.train(data, seed=seed, out=out, resume=out.exists(), **recipe.arguments, **extra)
+    finally:
+        if out.exists():
+            clock.write_text(f"{spent + time.perf_counter() - began:.1f}")
+    return g, float(clock.read_text())
 
 
 def measured(g: Guard, test: ImageData, ood: dict[str, ImageData]) -> dict[str, Any]:
@@ -91,37 +118,24 @@ def measured(g: Guard, test: ImageData, ood: dict[str, ImageData]) -> dict[str, 
 
 
 def rows(
-    data: str,
-    test: ImageData | None,
-    ood: dict[str, ImageData],
-    folder: Path,
-    epochs: int,
-    seed: int,
-    outliers: str | None,
-    only: list[str] | None,
+    recipe: Recipe, data: str, test: ImageData | None, ood: dict[str, ImageData], a: argparse.Namespace, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """A row per recipe and score. Without a test set of its own, each run's held-out split is used."""
-    source = load(data)
-    for recipe in recipes(outliers):
-        if only and recipe.name not in only:
-            continue
-        g, seconds = trained(recipe, data, folder, epochs, seed)
-        held_out = test or source.subset(_test_rows(g, source))
-        own = g.manifest.score
-        yield {
-            "method": recipe.name,
-            "score": own,
-            "seed": seed,
-            "train_seconds": seconds,
-            **measured(g, held_out, ood),
-        }
-        if recipe.name.startswith("rejection"):
-            continue  # the network below is plain's
-        for score in FITTED:
-            if score == own:
-                continue
+    """A row per score. Without a test set of its own, each run's held-out split is used."""
+    source, seconds = load(data), 0.0
+    if recipe.start_from:
+        first = next(r for r in recipes(a.outliers) if r.name == recipe.start_from)
+        seconds = trained(first, data, Path(a.runs), a.epochs, seed, a.backbone)[1]
+    g, own_seconds = trained(recipe, data, Path(a.runs), a.epochs, seed, a.backbone)
+    seconds += own_seconds
+    held_out = test or source.subset(_test_rows(g, source))
+    own = g.manifest.score
+    row = {"method": recipe.name, "seed": seed, "train_seconds": seconds}
+    yield {**row, "score": own, **measured(g, held_out, ood)}
+    others = FITTED if not g.module.score.trained_by else [f"{own}+{other}" for other in COMBINED]
+    for score in others:  # on a learned score the network is plain's, whose scores have rows of their own
+        if score != own:
             fitted = guard.fit(g, data, score=score, seed=seed)
-            yield {"method": recipe.name, "score": score, "seed": seed, **measured(fitted, held_out, ood)}
+            yield {**row, "score": score, **measured(fitted, held_out, ood)}
 
 
 def _test_rows(g: Guard, source: ImageData) -> np.ndarray:
@@ -132,36 +146,71 @@ def _test_rows(g: Guard, source: ImageData) -> np.ndarray:
     return split(source.labels, seed=g.manifest.seed, calibration=counts["calibration"], test=counts["test"])["test"]
 
 
-def table(result: list[dict[str, Any]], near: list[str]) -> str:
-    """Markdown: AUROC (mean over seeds) per OOD set, near and far means, accuracy."""
+def without_shared_classes(ood: dict[str, ImageData], outliers: str | None) -> dict[str, ImageData]:
+    """The OOD sets, and those that share classes with the given outliers once more without these."""
+    names = set(load(outliers).class_names) if outliers else set()
+    found = {}
+    for name, images in ood.items():
+        found[name] = images
+        if names & set(images.class_names) and images.labels is not None:
+            others = [i for i, label in enumerate(images.labels) if images.class_names[label] not in names]
+            found[f"{name}, other classes"] = images.subset(np.array(others))
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Percent: the mean, and the standard deviation where there are several."""
+    if not values:
+        return "-"
+    mean = f"{100 * np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def table(result: list[dict[str, Any]], near: list[str], metric: str = "auroc") -> str:
+    """Markdown: one metric (mean over seeds) per OOD set, near and far means, accuracy, time."""
     sets = list(result[0]["ood"])
-    far = [name for name in sets if name not in near]
-    head = ["method", "score", "accuracy", "false alarms", *sets, "near mean", "far mean", "far FPR95 (ID TPR)"]
+    near = [name for name in sets if name.split(",")[0] in near and "," not in name]
+    far = [name for name in sets if name.split(",")[0] not in near]
+    head = ["method", "score", "seeds", "accuracy", "false alarms", *sets, "near mean", "far mean", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for method, score in dict.fromkeys((r["method"], r["score"]) for r in result):
         group = [r for r in result if (r["method"], r["score"]) == (method, score)]
 
-        def mean(names: list[str], metric: str = "auroc", group: list[dict[str, Any]] = group) -> str:
-            values = [r["ood"][name][metric] for r in group for name in names]
-            return f"{100 * np.mean(values):.1f}" if values else "-"
+        def mean(names: list[str], group: list[dict[str, Any]] = group) -> str:
+            return spread([float(np.mean([r["ood"][name][metric] for name in names])) for r in group if names])
 
-        cells = [f"{100 * np.mean([r[key] for r in group]):.1f}" for key in ("accuracy", "false_alarm_rate")]
+        cells = [str(len(group)), *(spread([r[key] for r in group]) for key in ("accuracy", "false_alarm_rate"))]
         cells += [mean([name]) for name in sets]
-        cells += [mean(near), mean(far), mean(far, "fpr_at_95_id_tpr")]
+        cells += [mean(near), mean(far), f"{np.mean([r['train_seconds'] for r in group]) / 60:.1f}"]
         lines.append("| " + " | ".join([method, score, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def write(name: str, settings: dict[str, Any], result: list[dict[str, Any]], near: list[str]) -> None:
-    """The JSON and the table."""
-    RESULTS.mkdir(exist_ok=True)
-    record = {"benchmark": "detection", "settings": settings, "machine": machine(), "near": near, "rows": result}
-    (RESULTS / f"detection_{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / f"detection_{name}.md").write_text(table(result, near))
-    print(table(result, near))
+METRICS = {
+    "auroc": "AUROC",
+    "fpr_at_95_id_tpr": "FPR95: share of OOD accepted where 95 % of in-distribution images are",
+    "fpr_at_95_ood_tpr": "FPR95 as OpenOOD counts it: share of in-distribution images flagged where 95 % of OOD are",
+}
+
+
+def report(record: dict[str, Any]) -> str:
+    """The .md file: a table per metric, in percent."""
+    settings, result = record["settings"], record["rows"]
+    seeds = sorted({r["seed"] for r in result})
+    note = "Spread over seeds: standard deviation." if len(seeds) > 1 else "One seed: the spread is unknown."
+    parts = [
+        "# Detection: every method and score on the same images",
+        f"{settings['backbone']}, {settings['epochs']} epochs, seeds {', '.join(map(str, seeds))}. {note} Percent; "
+        "minutes of training on the machine below, with others at work on it at times.",
+        describe(record["machine"]),
+    ]
+    for metric, title in METRICS.items():
+        parts += [f"## {title}", table(result, record["near"], metric)]
+    return "\n\n".join(parts)
 
 
 def main() -> None:
+    """Parse, train, measure, write after every method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["digits", "parquet"])
     parser.add_argument("--train")
@@ -170,6 +219,7 @@ def main() -> None:
     parser.add_argument("--near", nargs="*", default=[], help="which OOD sets are near")
     parser.add_argument("--outliers")
     parser.add_argument("--runs", default="runs/detection")
+    parser.add_argument("--backbone", default="wrn16_2")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="names of the trainings to compare; default all")
@@ -192,11 +242,24 @@ def main() -> None:
         data, near = a.train, a.near
         test = load(a.test)
         files = sorted(Path(a.ood).glob("*.parquet"))
-        ood = {f.stem: load(f, preprocess=test.preprocess, labelled=False) for f in files}
-    result = []
+        ood = {f.stem: load(f, preprocess=test.preprocess, all_classes=False) for f in files}
+        ood = without_shared_classes(ood, a.outliers)
+    path = RESULTS / f"detection_{a.name or a.kind}.json"
+    settings = {"epochs": a.epochs, "backbone": a.backbone, "test": a.test and Path(a.test).name, "sets": list(ood)}
+    record = {"benchmark": "detection", "settings": settings, "machine": machine(), "near": near, "rows": []}
+    if path.exists() and json.loads(path.read_text())["settings"] == settings:
+        record["rows"] = json.loads(path.read_text())["rows"]
     for seed in range(a.seeds):
-        result += list(rows(data, test, ood, Path(a.runs), a.epochs, seed, a.outliers, a.only))
-        write(a.name or a.kind, {"epochs": a.epochs, "seeds": seed + 1}, result, near)
+        for recipe in recipes(a.outliers):
+            if a.only and recipe.name not in a.only:
+                continue
+            if any((r["method"], r["seed"]) == (recipe.name, seed) for r in record["rows"]):
+                continue
+            record["rows"] += list(rows(recipe, data, test, ood, a, seed))
+            RESULTS.mkdir(exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n")
+            path.with_suffix(".md").write_text(report(record))
+    print(report(record))
 
 
 if __name__ == "__main__":
