@@ -65,6 +65,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rejection-map": {"method": "rejection", "hidden": 32, "head_epochs": 3, "tap": "map"},
     "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
     "mim": {"method": "mim", "k": 3},
+    "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "finetune_epochs": 2},
+    "ceda": {"method": "ceda"},
+    "acet": {"method": "acet", "steps": 2},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ from pydantic import ValidationError
 import guard
 from guard.errors import ConfigError, UnknownNameError
 from guard.heads import list_heads
+from guard.manifest import Normalisation
+from guard.module import GuardModule
 from guard.scores import create_score, list_scores
 from tests.conftest import Arrays
-from train.method import Context, IDBatch, MethodOptions, Stage
+from train.build import build_classifier
+from train.data import load
+from train.method import Context, IDBatch, MethodOptions, Setting, Stage
 from train.registry import get_method, list_methods
 
 METHODS = list_methods()
@@ -38,6 +43,15 @@ def stages(name: str, *, initialised: bool = False) -> list[Stage]:
         score=create_score(method.score),
     )
     return method(method.Options()).stages(context)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    """An untrained network of ten classes, and 40 random images of 8 x 8."""
+    classifier = build_classifier("wrn10_2", "linear", 10, in_chans=3, image_size=8)
+    module = GuardModule(classifier, create_score("energy"), Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3))
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    return Setting(module, load((images, np.arange(40) % 10)), tmp_path, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -77,12 +91,13 @@ class TestEveryMethod:
         if len(scratch) > 1:
             assert [s.name for s in tuned] == [s.name for s in scratch[1:]]
 
-    def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(self, name: str) -> None:
+    def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(self, name: str, setting: Setting) -> None:
         batch = IDBatch(torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8), torch.arange(20) % 10)
         for stage in stages(name):
             synthesiser = stage.synthesiser
             if synthesiser is None:
                 continue
+            synthesiser.prepare(setting)
             for _ in range(4):
                 synthesiser.observe(torch.randn(100, 16), torch.arange(100) % 10)
             made = []
@@ -105,6 +120,6 @@ class TestEveryMethod:
 
 
 def test_every_method_of_the_package_is_listed() -> None:
-    assert {"plain", "vos", "oe", "mim", "rejection"} <= set(METHODS)
+    assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "ceda", "acet"} <= set(METHODS)
     assert sorted(METHODS) == METHODS
     assert list_methods("r*") == ["rejection"]

@@ -3,10 +3,13 @@
 plain       cross-entropy                                                     no outliers
 vos         low-density draws of class Gaussians in feature space             methods.md B1
 oe          outlier exposure with images that the user gives                  methods.md B4
+energy_ft   fine-tuning that holds energies on their sides of two margins     methods.md B5
+ceda        low confidence on low-pass filtered noise                         methods.md B6
+acet        low confidence on the worst images around that noise              methods.md B6
 mim         pixel averages of k images of different classes                   methods.md B7
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
-from . import mim, oe, plain, rejection, vos
+from . import acet, ceda, energy_ft, mim, oe, plain, rejection, vos
 
-__all__ = ["mim", "oe", "plain", "rejection", "vos"]
+__all__ = ["acet", "ceda", "energy_ft", "mim", "oe", "plain", "rejection", "vos"]

@@ -8,16 +8,23 @@ patch_mix        a mosaic of patches from k images of different classes
 phase_mix        one image's power spectrum with the phases of k images of different classes
 rotation         images turned by 90, 180 or 270 degrees
 smooth_noise     flat colours and noise of a random power law
+low_pass_noise   shuffled pixels and uniform noise, low-pass filtered (CEDA)
+adversarial_noise  the noise nearby that the network is surest of (ACET)
 strokes          a few curved strokes on a flat ground
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from guard.errors import ConfigError
 
 from ...method import OutlierMix, Synthesiser
 from ..registry import create_synthesiser
+from ..store import Stored
+from .adversarial_noise import AdversarialNoise
 from .given import Given
+from .low_pass_noise import LowPassNoise
 from .mixture import Mixture
 from .patch_mix import PatchMix
 from .patch_shuffle import PatchShuffle
@@ -27,14 +34,23 @@ from .rotation import Rotation
 from .smooth_noise import SmoothNoise
 from .strokes import Strokes
 
+if TYPE_CHECKING:
+    from ...data import ImageData
+
 
 def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> Synthesiser:
-    """The synthesiser behind ``outliers=``: image sets and names of synthesisers with weights; `count` per step."""
+    """The synthesiser behind ``outliers=``: image sets and names of synthesisers with weights; `count` per step.
+
+    Synthesisers that train something first draw from a store.
+    """
     if not outliers:
         raise ConfigError("this method learns from outlier images; give some: outliers='folder/of/images'")
 
-    def source(what: object, n: int) -> Synthesiser:
-        return create_synthesiser(what, n, num_classes) if isinstance(what, str) else Given(what, n)  # type: ignore[arg-type]
+    def source(what: ImageData | str, n: int) -> Synthesiser:
+        if not isinstance(what, str):
+            return Given(what, n)
+        synthesiser = create_synthesiser(what, n, num_classes)
+        return Stored(synthesiser, n) if synthesiser.prepared else synthesiser
 
     if len(outliers) == 1:
         return source(next(iter(outliers)), count)
@@ -42,7 +58,9 @@ def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> S
 
 
 __all__ = [
+    "AdversarialNoise",
     "Given",
+    "LowPassNoise",
     "Mixture",
     "PatchMix",
     "PatchShuffle",

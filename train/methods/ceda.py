@@ -1,0 +1,41 @@
+"""CEDA, confidence-enhancing data augmentation. Source: Hein, Andriushchenko & Bitterwolf, CVPR 2019 (methods.md B6).
+
+    L = CE(f(x), y) + weight * mean over noise images z of log max_c softmax(f(z))_c
+
+The noise (`train.synthesis.images.low_pass_noise`) is half shuffled pixels of training images and half uniform noise,
+low-pass filtered and stretched; `ratio` noise images per in-distribution image, 1 as published. The authors divide both
+sums by the size of the joint batch, which halves the learning rate and changes nothing else; here each is a mean.
+
+The score is MSP, as in the paper: the loss bounds the largest probability of noise, and leaves the scale of its logits,
+which an energy would read, as it is.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..method import Context, Method, MethodOptions, Stage
+from ..registry import register
+from ..regularizers.max_confidence import MaxConfidenceLoss
+from ..synthesis.images.low_pass_noise import LowPassNoise
+
+
+class CEDAOptions(MethodOptions):
+    """The official defaults. `ratio`: noise images per in-distribution image."""
+
+    weight: float = Field(default=1.0, ge=0)
+    ratio: float = Field(default=1.0, gt=0)
+
+
+@register
+class CEDA(Method):
+    """Low confidence on low-pass filtered noise (Hein et al., CVPR 2019)."""
+
+    name = "ceda"
+    Options = CEDAOptions
+    score = "msp"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: CEDAOptions = self.options
+        noise = LowPassNoise(max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        return [Stage("classifier", context.epochs, context.lr, noise, (MaxConfidenceLoss(o.weight),))]

@@ -1,0 +1,58 @@
+"""Energy-bounded fine-tuning. Source: Liu, Wang, Owens & Li, NeurIPS 2020 (methods.md B5).
+
+    L = CE(f(x), y) + weight * [ mean_in relu(E - m_in)^2 + mean_out relu(m_out - E)^2 ],   E = -logsumexp f
+
+A plain classifier is trained first (or comes from ``init=``) and is then fine-tuned on it and on the outliers that
+``outliers=`` names: images, a store, or a synthesiser. The paper's margins, -23 and -5 for CIFAR-10 and -27 and -5 for
+CIFAR-100, belong to its networks; a margin that is not given is a quantile of the starting network's energies
+(`train.regularizers.energy_hinge`). `ratio` and schedule are those of outlier exposure's fine-tuning.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ..method import Context, Method, MethodOptions, Stage
+from ..registry import register
+from ..regularizers.energy_hinge import EnergyHingeLoss, Margins
+from ..synthesis.images import image_source
+
+
+class EnergyFTOptions(MethodOptions):
+    """The paper's defaults but for the margins. `margin_in`, `margin_out`: energies, None for quantiles; `ratio`:
+    outliers per in-distribution image (256 to 128)."""
+
+    margin_in: float | None = None
+    margin_out: float | None = None
+    weight: float = Field(default=0.1, ge=0)
+    ratio: float = Field(default=2.0, gt=0)
+    finetune_epochs: int = Field(default=10, ge=1)
+    finetune_lr: float = Field(default=1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.margin_in is not None and self.margin_out is not None and self.margin_in >= self.margin_out:
+            raise ValueError(
+                f"margin_in must be below margin_out, got {self.margin_in} and {self.margin_out}; swap the two"
+            )
+        return self
+
+
+@register
+class EnergyFineTuning(Method):
+    """Fine-tuning that holds energies on their sides of two margins, on outliers that you give (Liu et al. 2020)."""
+
+    name = "energy_ft"
+    Options = EnergyFTOptions
+    wants_outliers = "required"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: EnergyFTOptions = self.options
+        outliers = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        hinge = EnergyHingeLoss(Margins(o.margin_in, o.margin_out), outliers, o.weight)
+        finetune = Stage("energy", o.finetune_epochs, o.finetune_lr, outliers, (hinge,), warmup=0.0)
+        if context.initialised:
+            return [finetune]
+        return [Stage("classifier", context.epochs, context.lr), finetune]
