@@ -11,6 +11,8 @@ smooth_noise     flat colours and noise of a random power law
 low_pass_noise   shuffled pixels and uniform noise, low-pass filtered (CEDA)
 adversarial_noise  the noise nearby that the network is surest of (ACET)
 strokes          a few curved strokes on a flat ground
+latent_arithmetic  means of latents, latents less their class's mean, or both, decoded (mlm, dmr, dmr_mlm)
+kirby            key regions found by LayerCAM and inpainted (KIRBY)
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from ..registry import create_synthesiser
 from ..store import Stored
 from .adversarial_noise import AdversarialNoise
 from .given import Given
+from .kirby import KIRBY
+from .latent_arithmetic import DMR, DMRMLM, MLM
 from .low_pass_noise import LowPassNoise
 from .mixture import Mixture
 from .patch_mix import PatchMix
@@ -58,6 +62,10 @@ def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> S
 
 
 __all__ = [
+    "DMR",
+    "DMRMLM",
+    "KIRBY",
+    "MLM",
     "AdversarialNoise",
     "Given",
     "LowPassNoise",
