@@ -30,6 +30,7 @@ from .config import TrainConfig
 from .data.augment import augment
 from .feed import Feed
 from .method import Batch, IDBatch, Outliers, Regulariser, Setting, Stage, Synthesiser
+from .synthesis.match import match_half
 
 log = logging.getLogger("ood_guard")
 
@@ -195,6 +196,8 @@ class StageRun:
         sampled: Outliers | None = None
         if active and self.synthesiser is not None and self.synthesiser.space == "image":
             sampled = self.synthesiser.sample(augmented, generator)
+        if self.stage.match_inliers:
+            augmented = match_half(augmented, self.stage.match_inliers, generator)
         inliers, outside = self._taps(augmented, sampled, generator)
         terms: dict[str, Tensor] = {}
         if self.stage.trains != "nothing" and self.stage.head_loss:
@@ -316,10 +319,12 @@ class FrozenFeatures:
 
     def taps(self, batch: IDBatch, sampled: Outliers | None) -> tuple[Taps, Taps]:
         """As `StageRun._taps`."""
-        if self._inliers is None:
-            self._inliers = self._all(self.run.feed, "features")
-        assert batch.rows is not None
-        inliers = self._of(self._inliers, batch.rows)
+        if batch.rows is None:  # changed in this step
+            inliers = self.run.look(batch.images)
+        else:
+            if self._inliers is None:
+                self._inliers = self._all(self.run.feed, "features")
+            inliers = self._of(self._inliers, batch.rows)
         if sampled is None:
             return inliers, Taps(inliers.features[:0], inliers.logits[:0], None)
         synthesiser = self.run.synthesiser

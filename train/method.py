@@ -188,6 +188,8 @@ class Stage:
         trains: "classifier"; "head" freezes the backbone (eval mode, no gradients); "nothing" freezes the head too,
             so that only the regularisers learn and labels and probabilities stay what they are, to the bit.
         head_loss: whether the head's own loss (cross-entropy and its kin) is one of the terms.
+        match_inliers: what half of the in-distribution images take over from others in every batch, as matched outliers
+            do (`train.synthesis.match`): then the traces of matching teach nothing. For frozen backbones.
         freeze_norm: keep batch-norm statistics as they are (eval mode) while the weights learn.
         optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
         clip: largest norm of the gradient, or None.
@@ -202,6 +204,7 @@ class Stage:
     start_epoch: int = 0
     trains: Literal["classifier", "head", "nothing"] = "classifier"
     head_loss: bool = True
+    match_inliers: tuple[str, ...] = ()
     freeze_norm: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
     clip: float | None = None

@@ -11,7 +11,9 @@ from guard.manifest import Preprocess
 
 from .data import ImageData, load
 from .method import OutlierMix
+from .synthesis.card import NAME as CARD
 from .synthesis.registry import list_synthesisers
+from .synthesis.store import open_store
 
 
 def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) -> OutlierMix | None:
@@ -42,10 +44,17 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
     for what, weight in weighted:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise ConfigError(f"the weight of outliers {str(what)!r} must be a number above 0, got {weight!r}")
-        named = isinstance(what, str) and what in list_synthesisers()
-        source = what if named else load(what, preprocess=preprocess, labelled=False, workers=workers)
-        mix[source] = float(weight)
+        mix[_source(what, preprocess, workers)] = float(weight)
     return mix
+
+
+def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str:
+    """A synthesiser's name as it is; a store, which must be whole; any other images."""
+    if isinstance(what, str) and what in list_synthesisers():
+        return what
+    if isinstance(what, str | Path) and (Path(what) / CARD).exists():
+        return open_store(what).images(preprocess, workers)
+    return load(what, preprocess=preprocess, labelled=False, workers=workers)
 
 
 def mix_fingerprint(mix: OutlierMix | None) -> str | None:

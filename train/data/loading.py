@@ -17,7 +17,7 @@ from guard.preprocess import MAX_PIXELS, header_size
 
 from .coding import PROBED, probe_codings
 from .decoding import Decoded, decode, default_workers
-from .fingerprint import SAMPLES, sample_rows
+from .fingerprint import sample_rows
 from .forms import Source, open_source, whole_array
 from .image_data import ImageData, Pixels
 from .labels import check_classes
@@ -130,8 +130,8 @@ def _some(source: Source, rows: np.ndarray) -> list[Any]:
     """A few encoded images, cheap to get at; none where the source holds pixels or decodes by itself."""
     if whole_array(source) is not None or source.read_in_worker:
         return []
-    few = rows[:PROBED] if source.in_order else rows[sample_rows(len(rows))][:: max(1, SAMPLES // PROBED)][:PROBED]
-    return source.items(few)
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), PROBED)).astype(np.int64)
+    return source.items(rows[:PROBED] if source.in_order else rows[spread])
 
 
 def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:

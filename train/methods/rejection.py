@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from guard.scores.rejection import Rejection
 
@@ -19,16 +19,34 @@ from ..method import Context, Method, MethodOptions, Stage
 from ..registry import register
 from ..regularizers.rejection_bce import RejectionLoss
 from ..synthesis.images import image_source
+from ..synthesis.match import Matched, checked
 
 
 class RejectionOptions(MethodOptions):
-    """DMR's schedule: 10 epochs at lr 0.01. ``tap="map"`` with ``hidden=2048`` is its head."""
+    """DMR's schedule: 10 epochs at lr 0.01. ``tap="map"`` with ``hidden=2048`` is its head.
+
+    `match`: what each outlier takes over from an in-distribution image ("spectrum", "contrast" ..., docs/outliers.md).
+    `treat_id`: half of the in-distribution images of every batch take it over from others too.
+    """
 
     hidden: int = Field(default=512, ge=1)
     tap: Literal["pooled", "map"] = "pooled"
     ratio: float = Field(default=1.0, gt=0)
     head_epochs: int = Field(default=10, ge=1)
     head_lr: float = Field(default=0.01, gt=0)
+    match: tuple[str, ...] = ()
+    treat_id: bool = False
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names, online=True)
+
+    @model_validator(mode="after")
+    def _something_to_treat(self) -> RejectionOptions:
+        if self.treat_id and not self.match:
+            raise ValueError("treat_id=True needs match= (what is to be treated), got none")
+        return self
 
 
 @register
@@ -48,6 +66,8 @@ class RejectionNetwork(Method):
         outliers = image_source(
             context.outliers or {"patch_shuffle": 1.0}, max(1, round(o.ratio * context.batch_size)), context.num_classes
         )
+        if o.match:
+            outliers = Matched(outliers, o.match)
         width = context.num_features
         if o.tap == "map":
             width = 1
@@ -56,7 +76,14 @@ class RejectionNetwork(Method):
         network = Rejection(**self.score_options())
         network.build(width)
         head = Stage(
-            "rejection", o.head_epochs, o.head_lr, outliers, (RejectionLoss(network),), trains="nothing", warmup=0.0
+            "rejection",
+            o.head_epochs,
+            o.head_lr,
+            outliers,
+            (RejectionLoss(network),),
+            trains="nothing",
+            match_inliers=o.match if o.treat_id else (),
+            warmup=0.0,
         )
         if context.initialised:
             return [head]

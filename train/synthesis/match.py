@@ -158,6 +158,13 @@ def match(images: Tensor, inliers: Tensor, names: Sequence[str], generator: torc
     return x.round().clamp(0, 255).to(torch.uint8)
 
 
+def match_half(batch: IDBatch, names: Sequence[str], generator: torch.Generator) -> IDBatch:
+    """The batch with each image matched to a random other one with probability 1/2; its images are no longer `rows`."""
+    changed = match(batch.images, batch.images, names, generator)
+    treated = torch.rand(len(changed), generator=generator, device=changed.device) < 0.5
+    return batch._replace(images=torch.where(treated.view(-1, 1, 1, 1), changed, batch.images), rows=None)
+
+
 def recoded(
     images: np.ndarray, names: Sequence[str], codings: Sequence[Coding | None], generator: torch.Generator
 ) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -11,7 +11,11 @@ from torch import nn
 from guard.errors import ConfigError
 from guard.module import GuardModule
 
+from ...data.union import union
 from ...method import IDBatch, Outliers, Setting, Synthesiser
+
+if TYPE_CHECKING:
+    from ...data import ImageData
 
 
 def shares(weights: list[float], count: int) -> list[int]:
@@ -47,10 +51,18 @@ class Mixture(Synthesiser):
         counts = shares(list(weights.values()), count)
         self.parts = nn.ModuleList(make(what, n) for what, n in zip(weights, counts, strict=True))
         self.count = count
+        self._pool: ImageData | None = None
 
     def prepare(self, setting: Setting) -> None:
         for part in self._parts():
             part.prepare(setting)
+
+    def pool(self) -> ImageData | None:
+        """The pools of all parts, one after the other; None where one of them has none."""
+        if self._pool is None:
+            pools = [pool for part in self._parts() if (pool := part.pool()) is not None]
+            self._pool = union(pools) if len(pools) == len(self.parts) else None
+        return self._pool
 
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         for part in self._parts():
@@ -61,7 +73,21 @@ class Mixture(Synthesiser):
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         made = [part.sample(batch, generator) for part in self._parts()]
-        return Outliers(torch.cat([m.data for m in made]), " + ".join(m.origin for m in made))
+        data, origin = torch.cat([m.data for m in made]), " + ".join(m.origin for m in made)
+        return Outliers(data, origin, rows=self._rows(made))
+
+    def _rows(self, made: list[Outliers]) -> torch.Tensor | None:
+        """Rows of the common pool."""
+        if self.pool() is None:
+            return None
+        rows, start = [], 0
+        for part, outliers in zip(self._parts(), made, strict=True):
+            pool = part.pool()
+            if outliers.rows is None or pool is None:
+                return None
+            rows.append(outliers.rows + start)
+            start += len(pool)
+        return torch.cat(rows)
 
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {k: v for part in self._parts() for k, v in part.learn(batch, module, generator).items()}
