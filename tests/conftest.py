@@ -68,6 +68,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "finetune_epochs": 2},
     "ceda": {"method": "ceda"},
     "acet": {"method": "acet", "steps": 2},
+    "gan": {"method": "gan", "ngf": 4, "latent": 8},
+    "atol": {"method": "atol", "ngf": 4, "latent": 16, "gan_epochs": 1, "finetune_epochs": 1, "ratio": 1.0},
+    "cmg_s": {"method": "cmg_s", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
+    "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
 }
 
 

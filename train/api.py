@@ -127,6 +127,8 @@ def _asked(a: dict[str, Any], method: Method, score: Score) -> dict[str, Any]:
     head = a["head"] or OWN_HEAD.get(score.name, method.head)
     if "extra class" in score.needs and head != "c_plus_1":
         raise ConfigError(f"score {score.name!r} reads the extra class of head='c_plus_1'; head={head!r} has none")
+    if method.heads and head not in method.heads:
+        raise ConfigError(f"method {method.name!r} trains head={' or '.join(map(repr, method.heads))}, not {head!r}")
     return {
         "method": method.name,
         "options": method.options.model_dump(),

@@ -248,6 +248,7 @@ class Method:
     Attributes:
         name: how users call it.
         head, score: what it uses unless the user says otherwise.
+        heads: the heads it can train; empty: all.
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
     """
@@ -255,6 +256,7 @@ class Method:
     name: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     head: ClassVar[str] = "linear"
+    heads: ClassVar[tuple[str, ...]] = ()
     score: ClassVar[str] = "energy"
     epochs: ClassVar[int] = 30
     lr: ClassVar[float] = 0.1

@@ -16,7 +16,7 @@ from guard.heads import list_heads
 from guard.manifest import Normalisation
 from guard.module import GuardModule
 from guard.scores import create_score, list_scores
-from tests.conftest import Arrays
+from tests.conftest import RECIPES, Arrays
 from train.build import build_classifier
 from train.data import load
 from train.method import Context, IDBatch, MethodOptions, Setting, Stage
@@ -25,8 +25,13 @@ from train.registry import get_method, list_methods
 METHODS = list_methods()
 
 
-def stages(name: str, *, initialised: bool = False) -> list[Stage]:
-    """The method's stages for ten classes of 30 images and a network of 16 features."""
+def small(name: str) -> dict[str, Any]:
+    """The method's own options of `RECIPES`, which make it short."""
+    return {key: value for key, value in RECIPES.get(name, {}).items() if key in get_method(name).Options.model_fields}
+
+
+def stages(name: str, *, initialised: bool = False, **options: Any) -> list[Stage]:
+    """The method's stages for ten classes of 30 images and a network of 16 features; default options unless given."""
     method = get_method(name)
     context = Context(
         num_classes=10,
@@ -42,7 +47,7 @@ def stages(name: str, *, initialised: bool = False) -> list[Stage]:
         initialised=initialised,
         score=create_score(method.score),
     )
-    return method(method.Options()).stages(context)
+    return method(method.Options(**options)).stages(context)
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ class TestEveryMethod:
 
     def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(self, name: str, setting: Setting) -> None:
         batch = IDBatch(torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8), torch.arange(20) % 10)
-        for stage in stages(name):
+        for stage in stages(name, **small(name)):
             synthesiser = stage.synthesiser
             if synthesiser is None:
                 continue
@@ -113,13 +118,20 @@ class TestEveryMethod:
 
     def test_it_trains_and_calibrates(self, name: str, four: Arrays, tiny: dict[str, Any]) -> None:
         outliers = "patch_shuffle" if get_method(name).wants_outliers == "required" else None
-        g = guard.train((four[0][:160], four[1][:160]), method=name, outliers=outliers, **{**tiny, "epochs": 1})
+        g = guard.train(
+            (four[0][:160], four[1][:160]), method=name, outliers=outliers, **{**tiny, "epochs": 1, **small(name)}
+        )
         assert g.manifest.method == name
         assert np.isfinite(g.threshold)
         assert np.isfinite(g.predict(four[0][:20]).ood_score).all()
 
 
 def test_every_method_of_the_package_is_listed() -> None:
-    assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "ceda", "acet"} <= set(METHODS)
+    assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "ceda", "acet"} | {
+        "gan",
+        "atol",
+        "cmg_s",
+        "cmg_e",
+    } <= set(METHODS)
     assert sorted(METHODS) == METHODS
     assert list_methods("r*") == ["rejection"]

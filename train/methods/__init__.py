@@ -7,9 +7,13 @@ energy_ft   fine-tuning that holds energies on their sides of two margins     me
 ceda        low confidence on low-pass filtered noise                         methods.md B6
 acet        low confidence on the worst images around that noise              methods.md B6
 mim         pixel averages of k images of different classes                   methods.md B7
+gan         a GAN trained with the classifier                                 methods.md B3
+atol        a generator's crafted latents as auxiliary classes and outliers   methods.md B11
+cmg_s       mixed class embeddings of a conditional VAE, one more class       methods.md B12
+cmg_e       the same images, held at high energy                              methods.md B12
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
-from . import acet, ceda, energy_ft, mim, oe, plain, rejection, vos
+from . import acet, atol, ceda, cmg, energy_ft, gan, mim, oe, plain, rejection, vos
 
-__all__ = ["acet", "ceda", "energy_ft", "mim", "oe", "plain", "rejection", "vos"]
+__all__ = ["acet", "atol", "ceda", "cmg", "energy_ft", "gan", "mim", "oe", "plain", "rejection", "vos"]

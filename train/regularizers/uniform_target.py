@@ -16,11 +16,16 @@ def uniform_target_loss(logits: Tensor) -> Tensor:
 
 
 class UniformTargetLoss(Regulariser):
-    """`uniform_target_loss` of the outliers times `weight`."""
+    """`uniform_target_loss` of the outliers times `weight`; auxiliary images that have a class are left out."""
 
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__()
         self.weight = weight
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"uniform": self.weight * uniform_target_loss(batch.outliers.logits.float())}
+        logits, labels = batch.outliers.logits.float(), batch.outlier_labels
+        if labels is None:
+            return {"uniform": self.weight * uniform_target_loss(logits)}
+        outside = (labels < 0).float()
+        each = logits.logsumexp(-1) - logits.mean(-1)
+        return {"uniform": self.weight * (each * outside).sum() / outside.sum().clamp_min(1)}

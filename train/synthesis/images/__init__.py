@@ -13,6 +13,9 @@ adversarial_noise  the noise nearby that the network is surest of (ACET)
 strokes          a few curved strokes on a flat ground
 latent_arithmetic  means of latents, latents less their class's mean, or both, decoded (mlm, dmr, dmr_mlm)
 kirby            key regions found by LayerCAM and inpainted (KIRBY)
+gan              samples of a DCGAN, trained first (or beside the classifier: method gan)
+cmg              decoded from mixed class embeddings by a conditional VAE, trained first
+auxiliary_latents  crafted latents of a DCGAN, with and without a class (method atol; no name of its own)
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from ...method import OutlierMix, Synthesiser
 from ..registry import create_synthesiser
 from ..store import Stored
 from .adversarial_noise import AdversarialNoise
+from .auxiliary_latents import AuxiliaryLatents
+from .cmg import ClassMixed
+from .gan import JointGAN, PretrainedGAN
 from .given import Given
 from .kirby import KIRBY
 from .latent_arithmetic import DMR, DMRMLM, MLM
@@ -67,13 +73,17 @@ __all__ = [
     "KIRBY",
     "MLM",
     "AdversarialNoise",
+    "AuxiliaryLatents",
+    "ClassMixed",
     "Given",
+    "JointGAN",
     "LowPassNoise",
     "Mixture",
     "PatchMix",
     "PatchShuffle",
     "PhaseMix",
     "PixelAverage",
+    "PretrainedGAN",
     "Rotation",
     "SmoothNoise",
     "Strokes",

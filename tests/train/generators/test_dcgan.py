@@ -1,0 +1,97 @@
+"""DCGAN: its losses by hand, who gets gradients, both learn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from train.generators.convolutions import to_signal
+from train.generators.dcgan import DCGANOptions, build_dcgan, trained_generator
+from train.method import Setting
+
+SMALL = DCGANOptions(latent=8, ngf=4)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def real(setting: Setting, n: int = 32) -> Tensor:
+    assert setting.data.array is not None
+    return to_signal(torch.tensor(setting.data.array[:n]))
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+@pytest.mark.parametrize("saturating", [False, True])
+def test_the_losses_are_those_of_the_paper(setting: Setting, saturating: bool) -> None:
+    """Recomputed from the logits that the discriminator gave, in the order of the update."""
+    gan = build_dcgan(setting, SMALL, saturating=saturating)
+    shown: list[Tensor] = []
+    gan.discriminator.register_forward_hook(lambda _, __, logits: shown.append(logits.detach()))
+    losses = gan.update(real(setting), generator())
+    images, made, again = (logits.double().tolist() for logits in shown)
+    loss_d = -sum(map(log_sigmoid, images)) / 32 - sum(log_sigmoid(-x) for x in made) / 32
+    loss_g = sum(log_sigmoid(-x) if saturating else -log_sigmoid(x) for x in again) / 32
+    assert losses["gan_d"].item() == pytest.approx(loss_d, rel=1e-5)
+    assert losses["gan_g"].item() == pytest.approx(loss_g, rel=1e-5)
+
+
+def test_both_learn_and_leave_no_gradients_behind(setting: Setting) -> None:
+    gan = build_dcgan(setting, SMALL)
+    before = {name: p.detach().clone() for name, p in gan.named_parameters()}
+    gan.update(real(setting), generator())
+    for name, parameter in gan.named_parameters():
+        assert parameter.grad is None
+        assert not parameter.equal(before[name]), name
+
+
+def test_the_discriminator_learns_to_tell(setting: Setting) -> None:
+    """Digits against the first images of a generator."""
+    gan = build_dcgan(setting, SMALL)
+    images, rng = real(setting), generator()
+    first = gan.update(images, rng)["gan_d"]
+    for _ in range(30):
+        last = gan.update(images, rng)["gan_d"]
+    assert first > 1.2  # about 2 log 2 at the start
+    assert last < 0.8 * first
+
+
+def test_the_generators_gradient_points_away_from_the_discriminators_no(setting: Setting) -> None:
+    """With the discriminator held still, steps of the generator alone raise its logits."""
+    gan = build_dcgan(setting, DCGANOptions(latent=8, ngf=4, gan_lr=1e-2))
+    for group in gan.optimizers()["discriminator"].param_groups:
+        group["lr"] = 0.0
+    images = real(setting)
+    losses = [gan.update(images, generator(1))["gan_g"].item() for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_decoding_is_by_itself_and_repeatable(setting: Setting) -> None:
+    gan = build_dcgan(setting, SMALL)
+    gan.update(real(setting), generator())
+    state = {name: value.clone() for name, value in gan.state_dict().items()}
+    z = gan.latents(6, generator(2))
+    whole = gan.generator.decode(z)
+    assert whole.shape == (6, 16, 16, 3)
+    assert whole.dtype == torch.uint8
+    assert gan.generator.decode(z[2:3]).equal(whole[2:3])  # whatever is decoded with it
+    assert all(value.equal(state[name]) for name, value in gan.state_dict().items())
+
+
+def test_a_trained_generator_makes_images_nearer_to_the_digits_than_an_untrained_one(setting: Setting) -> None:
+    """The mean image: an untrained generator is grey everywhere, digits are dark at the border."""
+    options = DCGANOptions(latent=8, ngf=8, gan_lr=2e-3)
+    target = real(setting, 400).mean(0)
+
+    def distance(trained: bool) -> float:
+        made = trained_generator(setting, options, 40) if trained else build_dcgan(setting, options).generator
+        z = torch.randn(200, 8, generator=generator(3))
+        return float((to_signal(made.decode(z)).mean(0) - target).abs().mean())
+
+    assert distance(True) < 0.5 * distance(False)

@@ -1,0 +1,111 @@
+"""A conditional variational autoencoder of the user's images, with a learned embedding per class (methods.md B12).
+
+    q(z | x) = N(m(x), diag exp v(x));   x^ = dec(z, e_y),   e_y in R^latent the learned embedding of class y
+    L = mean over pixels (x^ - x)^2  +  KL(q || N(0, I)) / (channels H W)
+
+Images are in [0, 1], grey or colour, of any size (`convolutions.working_size`). Source: CMG, Wang et al., ECML-PKDD
+2022; theirs has a ResNet-18 for CIFAR-10, this one the convolutions of DCGAN.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from guard.manifest import Record
+
+from ..method import IDBatch, Learner, Setting
+from . import convolutions
+from .kept import Schedule, epochs_showing, seeded, train_kept
+
+HIDDEN = 512  # units of the fully connected layers
+SHOWN = 500_000  # images that it sees by default: 10 epochs of CIFAR-10
+
+
+class CVAEOptions(Record):
+    """Form and learning.
+
+    Attributes:
+        latent: width of z and of the class embeddings.
+        width: channels of the largest hidden map, doubled at each halving.
+        cvae_lr: Adam's learning rate.
+    """
+
+    latent: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1)
+    cvae_lr: float = Field(default=1e-3, gt=0)
+
+
+def cvae_loss(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
+    """Squared error per pixel, and the divergence from N(0, I) per pixel; images (N, ...), posterior (N, latent)."""
+    divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
+    return {"cvae_error": (decoded - images).square().mean(), "cvae_kl": divergence / images[0].numel()}
+
+
+class CVAE(Learner):
+    """Encoder, decoder and class embeddings; in and out at the size of the images."""
+
+    def __init__(self, options: CVAEOptions, num_classes: int, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        self.size = convolutions.working_size(height, width)
+        self.image_size = (height, width)
+        self.latent = options.latent
+        first = convolutions.widths(self.size, options.width)[0]
+        flat = first * convolutions.START**2
+        self.down = convolutions.down(self.size, options.width, channels)
+        self.posterior = nn.Sequential(
+            nn.Flatten(), nn.Linear(flat, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * self.latent)
+        )
+        self.embedding = nn.Embedding(num_classes, self.latent)
+        self.expand = nn.Sequential(
+            nn.Linear(2 * self.latent, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, flat),
+            nn.Unflatten(1, (first, convolutions.START, convolutions.START)),
+        )
+        self.up = convolutions.up(self.size, options.width, channels)
+        self.lr = options.cvae_lr
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        if not self._optimizers:
+            self._optimizers = {"cvae": torch.optim.Adam(self.parameters(), lr=self.lr)}
+        return self._optimizers
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, channels, H, W) in [0, 1] -> mean and log variance of z, each (N, latent)."""
+        mean, log_variance = self.posterior(self.down(convolutions.resized(images, self.size, self.size))).chunk(2, -1)
+        return mean, log_variance
+
+    def forward(self, z: Tensor, embedded: Tensor) -> Tensor:
+        """Latents (N, latent) and class embeddings (N, latent) -> images (N, channels, H, W) in [0, 1]."""
+        return convolutions.resized(self.up(self.expand(torch.cat([z, embedded], -1))), *self.image_size)
+
+    def update(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """One step on images (N, channels, H, W) in [0, 1] with labels (N,); the two terms before it."""
+        mean, log_variance = self.encode(images)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = self(mean + (0.5 * log_variance).exp() * noise, self.embedding(labels))
+        losses = cvae_loss(images, decoded, mean, log_variance)
+        optimizer = self.optimizers()["cvae"]
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        return losses
+
+
+def trained_cvae(setting: Setting, options: CVAEOptions, epochs: int | None) -> CVAE:
+    """One trained on the setting's images, kept in its folder. `epochs`: None: as many as show it 500,000 images."""
+    p = setting.data.preprocess
+    with seeded(setting.seed):
+        cvae = CVAE(options, len(setting.data.class_names), p.channels, p.height, p.width)
+    cvae.to(setting.device)
+    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(setting.data)))
+    shape = CVAEOptions(**{name: getattr(options, name) for name in CVAEOptions.model_fields})
+
+    def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        return cvae.update(convolutions.to_signal(batch.images), batch.labels, generator)
+
+    train_kept(setting, cvae, update, "cvae", shape, schedule)
+    return cvae

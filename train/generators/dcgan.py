@@ -1,0 +1,174 @@
+"""DCGAN: a small generative adversarial network of the user's images. Source: Radford et al., ICLR 2016.
+
+    D: min  E_x softplus(-D(x)) + E_z softplus(D(G(z)))           D gives logits, > 0 = real
+    G: min  E_z softplus(-D(G(z)))                                non-saturating: -log sigmoid D(G(z))
+    or      E_z -softplus(D(G(z)))                                minimax: log(1 - sigmoid D(G(z)))
+
+z ~ N(0, I) in R^latent; Adam with betas (0.5, 0.999) for both. Images are in [0, 1], grey or colour, of any size
+(`convolutions.working_size`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.manifest import Record
+
+from ..method import IDBatch, Learner, Setting
+from . import convolutions
+from .kept import Schedule, epochs_showing, seeded, train_kept
+
+SHOWN = 500_000  # images that a DCGAN sees by default: 10 epochs of CIFAR-10
+
+
+class Generator(nn.Module):
+    """Latents (N, latent) -> images (N, channels, height, width) in [0, 1]."""
+
+    def __init__(self, latent: int, width: int, channels: int, height: int, image_width: int) -> None:
+        super().__init__()
+        size = convolutions.working_size(height, image_width)
+        first = convolutions.widths(size, width)[0]
+        self.latent, self.image_size = latent, (height, image_width)
+        self.project = nn.Sequential(
+            nn.ConvTranspose2d(latent, first, convolutions.START, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+        )
+        self.up = convolutions.up(size, width, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return convolutions.resized(self.up(self.project(z[:, :, None, None])), *self.image_size)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (N, latent) -> uint8 (N, H, W, channels), each by itself: batch norm uses its running statistics."""
+        self.eval()
+        return convolutions.to_pixels(self(z))
+
+
+class Discriminator(nn.Module):
+    """Images (N, channels, ., .) in [0, 1] -> logits (N,), > 0 = real."""
+
+    def __init__(self, width: int, channels: int, height: int, image_width: int) -> None:
+        super().__init__()
+        self.size = convolutions.working_size(height, image_width)
+        self.down = convolutions.down(self.size, width, channels)
+        self.last = nn.Conv2d(convolutions.widths(self.size, width)[0], 1, convolutions.START, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.down(convolutions.resized(images, self.size, self.size))).flatten()
+
+
+class DCGANOptions(Record):
+    """Form and learning of the pair.
+
+    Attributes:
+        latent: width of z.
+        ngf: channels of the largest hidden map in generator and discriminator, doubled at each halving (64 in the
+            papers, four times the work).
+        gan_lr: Adam's learning rate for both.
+    """
+
+    latent: int = Field(default=100, ge=1)
+    ngf: int = Field(default=32, ge=1)
+    gan_lr: float = Field(default=2e-4, gt=0)
+
+
+class DCGAN(Learner):
+    """Generator, discriminator and their optimizers.
+
+    Args:
+        saturating: the generator's loss in its minimax form.
+    """
+
+    def __init__(
+        self, options: DCGANOptions, channels: int, height: int, width: int, *, saturating: bool = False
+    ) -> None:
+        super().__init__()
+        self.generator = Generator(options.latent, options.ngf, channels, height, width)
+        self.discriminator = Discriminator(options.ngf, channels, height, width)
+        self.saturating = saturating
+        self.lr = options.gan_lr
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        if not self._optimizers:
+            self._optimizers = {
+                name: torch.optim.Adam(part.parameters(), lr=self.lr, betas=(0.5, 0.999))
+                for name, part in (("discriminator", self.discriminator), ("generator", self.generator))
+            }
+        return self._optimizers
+
+    def latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """z ~ N(0, I), (n, latent)."""
+        return torch.randn(n, self.generator.latent, generator=generator, device=generator.device)
+
+    def update(
+        self, real: Tensor, generator: torch.Generator, penalty: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """One step of each, the discriminator first.
+
+        Args:
+            real: images (N, channels, H, W) in [0, 1].
+            penalty: a further loss of the generator, of its images (N, channels, H, W). Whatever networks it goes
+                through are left alone: only the generator's parameters get gradients.
+
+        Returns:
+            "gan_d", "gan_g" and, with a penalty, "gan_penalty": scalar losses before the step.
+        """
+        self.train()
+        optimizers = self.optimizers()
+        made = self.generator(self.latents(len(real), generator))
+        loss_d = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(made.detach())).mean()
+        descend(optimizers["discriminator"], self.discriminator, loss_d)
+        judged = self.discriminator(made)
+        loss_g = -F.softplus(judged).mean() if self.saturating else F.softplus(-judged).mean()
+        losses = {"gan_d": loss_d.detach(), "gan_g": loss_g.detach()}
+        if penalty is not None:
+            extra = penalty(made)
+            losses["gan_penalty"] = extra.detach()
+            loss_g = loss_g + extra
+        descend(optimizers["generator"], self.generator, loss_g)
+        return losses
+
+
+def descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) -> None:
+    """A step of `part` alone: no other parameter that the loss depends on gets a gradient."""
+    parameters = list(part.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def build_dcgan(setting: Setting, options: DCGANOptions, *, saturating: bool = False) -> DCGAN:
+    """A fresh pair for the setting's images, its weights from the setting's seed."""
+    p = setting.data.preprocess
+    with seeded(setting.seed):
+        gan = DCGAN(options, p.channels, p.height, p.width, saturating=saturating)
+    return gan.to(setting.device)
+
+
+def trained_generator(setting: Setting, options: DCGANOptions, epochs: int | None) -> Generator:
+    """The generator of a pair trained adversarially, alone, on the setting's images; kept in the setting's folder.
+
+    Args:
+        epochs: passes over the images; None: as many as show it 500,000.
+    """
+    gan = build_dcgan(setting, options)
+    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(setting.data)))
+    shape = DCGANOptions(**{name: getattr(options, name) for name in DCGANOptions.model_fields})
+
+    def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        return gan.update(convolutions.to_signal(batch.images), generator)
+
+    train_kept(setting, gan, update, "dcgan", shape, schedule)
+    return gan.generator
