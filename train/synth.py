@@ -23,6 +23,8 @@ from .data import ImageData, load, split
 from .holdout import is_amount
 from .method import ImageSynthesiser, Setting
 from .synthesis import match as matching
+from .synthesis.audit import audited
+from .synthesis.gallery import write_gallery
 from .synthesis.registry import get_synthesiser
 from .synthesis.store import MOST_BY_DEFAULT, Store, fill
 
@@ -59,7 +61,18 @@ def synth(data: Any, **arguments: Any) -> Store:
     synthesiser: ImageSynthesiser = kind(per_draw, len(source.class_names), **a["options"])
     module = g.module if _has_module(g) and g is not None else untrained(used, device)
     setting = Setting(module, used, folder, a["seed"], device)
-    return fill(folder, synthesiser, setting, count, match=match, batch_size=a["batch_size"])
+    store = fill(folder, synthesiser, setting, count, match=match, batch_size=a["batch_size"])
+    if _needs_audit(store, g):
+        store = audited(store, used, g, held_out)
+    if a["gallery"]:
+        write_gallery(store, used)
+    return store
+
+
+def _needs_audit(store: Store, g: Guard | None) -> bool:
+    audit = store.card.audit
+    seen_by = audit.classifier if audit is not None else None
+    return audit is None or (g is not None and (seen_by is None or seen_by.guard != g.manifest.identity))
 
 
 def store_folder(out: Any, data: Any) -> Path:

@@ -66,3 +66,27 @@ class Audit(Record):
     near_rms: float
     classifier: ClassifierAudit | None = None
     warnings: tuple[str, ...] = ()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What was found, as (name, words)."""
+        rows = [
+            (name, f"AUROC {auroc:.3f}" + (f"  (above {WARN_AUROC})" if auroc > WARN_AUROC else ""))
+            for name, auroc in self.separation.items()
+        ]
+        rows += [
+            ("duplicates", f"{self.exact_duplicates} exact, {self.near_duplicates} near, of {self.outliers} outliers"),
+            ("in-distribution copies", f"{self.exact_copies} exact, {self.near_copies} near"),
+        ]
+        if (c := self.classifier) is not None:
+            rows += [
+                (f"probability >= {c.confident_at:g}", f"{100 * c.confident_share:.1f} % of outliers, by {c.guard}"),
+                ("flagged", f"{100 * c.flagged_share:.1f} % of outliers by score {c.score} (AUROC {c.auroc:.3f})"),
+            ]
+            if c.outlier_distance and c.id_distance:
+                rows.append(
+                    (
+                        "distance to nearest",
+                        f"median {c.outlier_distance[2]:.3f}; {c.id_distance[2]:.3f} between in-distribution images",
+                    )
+                )
+        return rows
