@@ -56,6 +56,9 @@ def noise() -> np.ndarray:
 
 TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
 
+PAIR: dict[str, Any] = {"pair_epochs": 1, "pair_width": 4, "pair_latent": 8, "pair_batch": 32}  # encoder and generator
+HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "head_epochs": 2}  # a rejection network on a store
+
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "score": "energy"},
     "cosine": {"method": "plain", "score": "cosine", "lr": 0.02},
@@ -71,6 +74,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gan": {"method": "gan", "ngf": 4, "latent": 8},
     "atol": {"method": "atol", "ngf": 4, "latent": 16, "gan_epochs": 1, "finetune_epochs": 1, "ratio": 1.0},
     "cmg_s": {"method": "cmg_s", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
+    "mlm": {"method": "mlm", **HEAD, **PAIR},
+    "dmr": {"method": "dmr", **HEAD, **PAIR},
+    "dmr_mlm": {"method": "dmr_mlm", **HEAD, **PAIR, "variant": "code"},
+    "dmr_kirby": {"method": "dmr_kirby", **HEAD, **PAIR},
+    "kirby": {"method": "kirby", **HEAD, "head_kind": "multiclass", "ratio": 0.5},
     "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
 }
 

@@ -114,7 +114,7 @@ def _trained_score(method: Method, asked: str | None, given: Any) -> Score:
         own = {**method.score_options(), **options.get("part_options", {}).get(method.score, {})}
         options["part_options"] = {**options.get("part_options", {}), method.score: own}
     score = create_score(name, **options)
-    if score.trained_by and score.trained_by != method.name:
+    if score.trained_by and score.trained_by not in (method.name, method.teaches):
         raise ConfigError(
             f"score {name!r} is learned by method {score.trained_by!r}, not by {method.name!r}; "
             f"use method={score.trained_by!r}, or score={method.score!r}"

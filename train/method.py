@@ -251,6 +251,7 @@ class Method:
         heads: the heads it can train; empty: all.
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
+        teaches: scores with this in `Score.trained_by` learn from it too: another method's name ("" for its own only).
     """
 
     name: ClassVar[str]
@@ -261,6 +262,7 @@ class Method:
     epochs: ClassVar[int] = 30
     lr: ClassVar[float] = 0.1
     wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"
+    teaches: ClassVar[str] = ""
 
     def __init__(self, options: Any) -> None:
         self.options = options

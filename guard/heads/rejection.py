@@ -1,4 +1,6 @@
-"""The rejection network: z -> W2 relu(W1 z + b1) + b2, > 0 = outlier. Source: DMR (methods.md A4).
+"""The rejection network: z -> W2 relu(W1 z + b1) + b2. Source: DMR and KIRBY (methods.md A4, B8).
+
+One output, > 0 = outlier; or C + 1, the classes' logits and the outliers' after them.
 
 No classifier: it stands beside one, on its pooled features or its flattened last feature map. The score "rejection"
 carries it.
@@ -10,7 +12,7 @@ from torch import nn
 
 
 class RejectionMLP(nn.Sequential):
-    """(N, width) -> (N, 1), with torch's default initialisation."""
+    """(N, width) -> (N, outputs), with torch's default initialisation."""
 
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    def __init__(self, width: int, hidden: int, outputs: int = 1) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

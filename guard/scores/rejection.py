@@ -1,4 +1,7 @@
-"""The rejection network: a 2-layer MLP on frozen features, logit > 0 = outlier (methods.md A4, DMR's head).
+"""The rejection network: a 2-layer MLP on frozen features, logit > 0 = outlier (methods.md A4 and B8: DMR's, KIRBY's).
+
+With C + 1 outputs (KIRBY) the logit is that of the last class against all others, z_C - log sum_(c < C) exp z_c, which
+rises with its softmax probability p_C: logit = log p_C / (1 - p_C).
 
 DMR flattens the last feature map (128 x 8 x 8 of WRN-40-2 into 8192-2048-1), which ties the head to one input size;
 the pooled features are the default here and ``tap="map"`` is the paper's.
@@ -36,9 +39,9 @@ class Rejection(Score):
         self.uses_map = self.options.tap == "map"
         self.mlp: RejectionMLP | None = None
 
-    def build(self, width: int) -> RejectionMLP:
-        """Make the network for inputs of this width."""
-        self.mlp = RejectionMLP(width, self.options.hidden)
+    def build(self, width: int, outputs: int = 1) -> RejectionMLP:
+        """Make the network for inputs of this width; 1 output, or C + 1."""
+        self.mlp = RejectionMLP(width, self.options.hidden, outputs)
         return self.mlp
 
     def tapped(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
@@ -50,13 +53,24 @@ class Rejection(Score):
         return feature_map.flatten(1)
 
     def allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.build(shapes["mlp.0.weight"][1])
+        self.build(shapes["mlp.0.weight"][1], shapes["mlp.2.weight"][0])
         super().allocate(shapes)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return outlier_logit(self.outputs(features, feature_map))
+
+    def outputs(self, features: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        """What the network gives, (N, 1) or (N, C + 1)."""
         if self.mlp is None:
             raise unfitted(self)
-        return self.mlp(self.tapped(features, feature_map)).squeeze(-1)
+        return self.mlp(self.tapped(features, feature_map))
+
+
+def outlier_logit(outputs: Tensor) -> Tensor:
+    """(N,): the one output, or the last of C + 1 against the others."""
+    if outputs.shape[-1] == 1:
+        return outputs.squeeze(-1)
+    return outputs[:, -1] - outputs[:, :-1].logsumexp(-1)
 
 
 def rejection_loss(outlier_logits: Tensor, is_outlier: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ def test_every_method_of_the_package_is_listed() -> None:
         "atol",
         "cmg_s",
         "cmg_e",
+        "mlm",
+        "dmr",
+        "dmr_mlm",
+        "dmr_kirby",
+        "kirby",
     } <= set(METHODS)
     assert sorted(METHODS) == METHODS
     assert list_methods("r*") == ["rejection"]

@@ -11,9 +11,14 @@ gan         a GAN trained with the classifier                                 me
 atol        a generator's crafted latents as auxiliary classes and outliers   methods.md B11
 cmg_s       mixed class embeddings of a conditional VAE, one more class       methods.md B12
 cmg_e       the same images, held at high energy                              methods.md B12
+mlm         rejection network on decoded means of latents                     methods.md A4
+dmr         rejection network on latents without their class's mean, decoded  methods.md A4
+dmr_mlm     both of these                                                     methods.md A4
+dmr_kirby   dmr_mlm's and kirby's outliers together                           methods.md A4
+kirby       rejection network on images with inpainted key regions            methods.md B8
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
-from . import acet, atol, ceda, cmg, energy_ft, gan, mim, oe, plain, rejection, vos
+from . import acet, atol, ceda, cmg, dmr, energy_ft, gan, kirby, mim, oe, plain, rejection, vos
 
-__all__ = ["acet", "atol", "ceda", "cmg", "energy_ft", "gan", "mim", "oe", "plain", "rejection", "vos"]
+__all__ = ["acet", "atol", "ceda", "cmg", "dmr", "energy_ft", "gan", "kirby", "mim", "oe", "plain", "rejection", "vos"]

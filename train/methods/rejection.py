@@ -1,6 +1,7 @@
 """The rejection network on a frozen classifier. Source: DMR's detector (methods.md A4), for any image outliers.
 
     L = mean binary cross-entropy of B(F(x)), in-distribution = 0, outlier = 1;   B a 2-layer MLP
+    head_kind="multiclass" (KIRBY): L = mean cross-entropy of B's C + 1 outputs, outliers being class C
 
 The classifier is trained first (or comes from ``init=``) and is then frozen in eval mode: its labels and probabilities
 stay what they were, to the bit. The outliers are images that you give, or a synthesiser's: "patch_shuffle" (default:
@@ -9,22 +10,25 @@ shuffled patches keep an image's pixel statistics, which averages do not) or "pi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from guard.scores.rejection import Rejection
 
-from ..method import Context, Method, MethodOptions, Stage
+from ..method import Context, Method, MethodOptions, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.rejection_bce import RejectionLoss
 from ..synthesis.images import image_source
 from ..synthesis.match import Matched, checked
 
 
-class RejectionOptions(MethodOptions):
+class RejectionHeadOptions(MethodOptions):
     """DMR's schedule: 10 epochs at lr 0.01. ``tap="map"`` with ``hidden=2048`` is its head.
 
+    `head_kind`: "binary", or "multiclass" with C + 1 outputs, which KIRBY trains with `ratio` 0.06.
+    `ratio`: outliers per in-distribution image.
     `match`: what each outlier takes over from an in-distribution image ("spectrum", "contrast" ..., docs/outliers.md).
     `treat_id`: half of the in-distribution images of every batch take it over from others too.
     """
@@ -36,51 +40,56 @@ class RejectionOptions(MethodOptions):
     head_lr: float = Field(default=0.01, gt=0)
     match: tuple[str, ...] = ()
     treat_id: bool = False
+    head_kind: Literal["binary", "multiclass"] = "binary"
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names)
+
+    @model_validator(mode="after")
+    def _something_to_treat(self) -> Self:
+        if self.treat_id and not self.match:
+            raise ValueError("treat_id=True needs match= (what is to be treated), got none")
+        return self
+
+
+class RejectionOptions(RejectionHeadOptions):
+    """As `RejectionHeadOptions`, for outliers that may be made in every step: these cannot be matched in "coding"."""
 
     @field_validator("match", mode="before")
     @classmethod
     def _known(cls, names: Any) -> tuple[str, ...]:
         return checked(names, online=True)
 
-    @model_validator(mode="after")
-    def _something_to_treat(self) -> RejectionOptions:
-        if self.treat_id and not self.match:
-            raise ValueError("treat_id=True needs match= (what is to be treated), got none")
-        return self
 
+class FrozenRejection(Method):
+    """A classifier, then a rejection network on it while it is frozen. Subclasses name the outliers.
 
-@register
-class RejectionNetwork(Method):
-    """A 2-layer MLP on frozen features that tells outlier images from in-distribution ones (DMR's head)."""
+    The network is all that the second stage trains, so labels and probabilities stay the classifier's, to the bit. With
+    ``init=`` the first stage is skipped.
+    """
 
-    name = "rejection"
-    Options = RejectionOptions
+    Options = RejectionHeadOptions
     score = "rejection"
+    teaches = "rejection"
     wants_outliers = "optional"
+
+    def outliers(self, context: Context, count: int) -> Synthesiser:
+        """What makes or draws `count` outliers per step."""
+        raise NotImplementedError(f"{type(self).__name__} must define outliers")
 
     def score_options(self) -> dict[str, Any]:
         return {"hidden": self.options.hidden, "tap": self.options.tap}
 
     def stages(self, context: Context) -> list[Stage]:
-        o: RejectionOptions = self.options
-        outliers = image_source(
-            context.outliers or {"patch_shuffle": 1.0}, max(1, round(o.ratio * context.batch_size)), context.num_classes
-        )
-        if o.match:
-            outliers = Matched(outliers, o.match)
-        width = context.num_features
-        if o.tap == "map":
-            width = 1
-            for side in context.map_shape or (context.num_features,):
-                width *= side
-        network = Rejection(**self.score_options())
-        network.build(width)
+        o: RejectionHeadOptions = self.options
         head = Stage(
             "rejection",
             o.head_epochs,
             o.head_lr,
-            outliers,
-            (RejectionLoss(network),),
+            self.outliers(context, max(1, round(o.ratio * context.batch_size))),
+            (RejectionLoss(self._network(context)),),
             trains="nothing",
             match_inliers=o.match if o.treat_id else (),
             warmup=0.0,
@@ -88,3 +97,23 @@ class RejectionNetwork(Method):
         if context.initialised:
             return [head]
         return [Stage("classifier", context.epochs, context.lr), head]
+
+    def _network(self, context: Context) -> Rejection:
+        width = context.num_features
+        if self.options.tap == "map":
+            width = math.prod(context.map_shape or (context.num_features,))
+        network = Rejection(**self.score_options())
+        network.build(width, 1 if self.options.head_kind == "binary" else context.num_classes + 1)
+        return network
+
+
+@register
+class RejectionNetwork(FrozenRejection):
+    """A 2-layer MLP on frozen features that tells outlier images from in-distribution ones (DMR's head)."""
+
+    name = "rejection"
+    Options = RejectionOptions
+
+    def outliers(self, context: Context, count: int) -> Synthesiser:
+        source = image_source(context.outliers or {"patch_shuffle": 1.0}, count, context.num_classes)
+        return Matched(source, self.options.match) if self.options.match else source

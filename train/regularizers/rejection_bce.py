@@ -1,4 +1,4 @@
-"""R-BCE: a rejection network on frozen features (methods.md 0.2 and A4)."""
+"""R-BCE and R-K+1 of a rejection network on frozen features (methods.md 0.2, A4 and B8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from ..method import Batch, Regulariser
 
 
 class RejectionLoss(Regulariser):
-    """Binary cross-entropy of the network's logit, outlier = 1; owns the network while it is trained."""
+    """Teaches the network, which it owns while it is trained.
+
+    One output: mean binary cross-entropy, outlier = 1. C + 1 outputs: mean cross-entropy of the in-distribution images'
+    labels, and of class C for outliers.
+    """
 
     def __init__(self, network: Rejection) -> None:
         super().__init__()
@@ -21,14 +25,18 @@ class RejectionLoss(Regulariser):
         self.reads_map = network.uses_map
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = torch.cat([self._logits(taps) for taps in (batch.inliers, batch.outliers)])
-        is_outlier = torch.zeros_like(logits)
-        is_outlier[len(batch.labels) :] = 1
-        return {"rejection": rejection_loss(logits, is_outlier)}
+        outputs = torch.cat([self._outputs(taps) for taps in (batch.inliers, batch.outliers)])
+        if outputs.shape[1] == 1:
+            is_outlier = torch.zeros(len(outputs), device=outputs.device)
+            is_outlier[len(batch.labels) :] = 1
+            return {"rejection": rejection_loss(outputs.squeeze(-1), is_outlier)}
+        target = batch.labels.new_full((len(outputs),), outputs.shape[1] - 1)
+        target[: len(batch.labels)] = batch.labels
+        return {"rejection": torch.nn.functional.cross_entropy(outputs, target)}
 
-    def _logits(self, taps: Taps) -> Tensor:
-        tapped = self.network.tapped(taps.features, taps.feature_map).float()  # may come from a bf16 autocast
-        return self.network(tapped, taps.logits, tapped)
+    def _outputs(self, taps: Taps) -> Tensor:
+        feature_map = None if taps.feature_map is None else taps.feature_map.float()
+        return self.network.outputs(taps.features.float(), feature_map)  # may come from a bf16 autocast
 
     def hand_over(self, score: Score) -> None:
         if isinstance(score, Rejection):
