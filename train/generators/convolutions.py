@@ -40,12 +40,16 @@ def resized(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
-def up(size: int, width: int, channels: int) -> nn.Sequential:
-    """Map (N, widths[0], 4, 4) -> image (N, channels, size, size) in [0, 1]."""
+def up(size: int, width: int, channels: int, *, running: bool = True) -> nn.Sequential:
+    """Map (N, widths[0], 4, 4) -> image (N, channels, size, size) in [0, 1].
+
+    `running`: whether batch norm keeps running statistics for eval mode; without, it takes the batch's in both modes.
+    """
     hidden = widths(size, width)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(hidden):
-        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)]
+        layers += [nn.BatchNorm2d(outputs, track_running_stats=running), nn.ReLU()]
     return nn.Sequential(*layers, nn.ConvTranspose2d(hidden[-1], channels, 4, 2, 1), nn.Sigmoid())
 
 

@@ -24,10 +24,16 @@ from . import convolutions
 from .kept import Schedule, epochs_showing, seeded, train_kept
 
 SHOWN = 500_000  # images that a DCGAN sees by default: 10 epochs of CIFAR-10
+FEWEST = 16  # images whose statistics batch norm may take
 
 
 class Generator(nn.Module):
-    """Latents (N, latent) -> images (N, channels, height, width) in [0, 1]."""
+    """Latents (N, latent) -> images (N, channels, height, width) in [0, 1].
+
+    Batch norm takes the statistics of the N images, in sampling as in training: so do the official codes of the joint
+    confidence loss and of ATOL. Running ones are far off for the first hundred steps of a GAN, and latents wider than
+    N(0, I) saturate under them.
+    """
 
     def __init__(self, latent: int, width: int, channels: int, height: int, image_width: int) -> None:
         super().__init__()
@@ -35,18 +41,27 @@ class Generator(nn.Module):
         first = convolutions.widths(size, width)[0]
         self.latent, self.image_size = latent, (height, image_width)
         self.project = nn.Sequential(
-            nn.ConvTranspose2d(latent, first, convolutions.START, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+            nn.ConvTranspose2d(latent, first, convolutions.START, bias=False),
+            nn.BatchNorm2d(first, track_running_stats=False),
+            nn.ReLU(),
         )
-        self.up = convolutions.up(size, width, channels)
+        self.up = convolutions.up(size, width, channels, running=False)
 
     def forward(self, z: Tensor) -> Tensor:
         return convolutions.resized(self.up(self.project(z[:, :, None, None])), *self.image_size)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (N, latent) -> uint8 (N, H, W, channels), each by itself: batch norm uses its running statistics."""
-        self.eval()
+        """Latents (N, latent) -> uint8 (N, H, W, channels)."""
         return convolutions.to_pixels(self(z))
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """uint8 (n, H, W, channels) of z ~ N(0, I)."""
+        return self.decode(self.latents(max(n, FEWEST), generator))[:n]
+
+    def latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """z ~ N(0, I), (n, latent)."""
+        return torch.randn(n, self.latent, generator=generator, device=generator.device)
 
 
 class Discriminator(nn.Module):
@@ -107,10 +122,6 @@ class DCGAN(Learner):
             }
         return self._optimizers
 
-    def latents(self, n: int, generator: torch.Generator) -> Tensor:
-        """z ~ N(0, I), (n, latent)."""
-        return torch.randn(n, self.generator.latent, generator=generator, device=generator.device)
-
     def update(
         self, real: Tensor, generator: torch.Generator, penalty: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -126,7 +137,7 @@ class DCGAN(Learner):
         """
         self.train()
         optimizers = self.optimizers()
-        made = self.generator(self.latents(len(real), generator))
+        made = self.generator(self.generator.latents(len(real), generator))
         loss_d = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(made.detach())).mean()
         descend(optimizers["discriminator"], self.discriminator, loss_d)
         judged = self.discriminator(made)

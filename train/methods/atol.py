@@ -9,8 +9,7 @@ trade_off 1 (the defaults); for CIFAR-100: lr 0.04, mean 1.2, std 0.5, trade_off
 
 Departures, each on purpose. Real and auxiliary images of a class share a label in SupCon, so the domains are pulled
 together; the official code shifts the auxiliary labels. The outliers are new in every step, not in every epoch, and are
-kept out of the classes. The generator decodes each latent by itself; the code leaves its batch norm in training mode,
-which divides the latents' scale out again, so that its outliers are the generator's ordinary samples.
+kept out of the classes.
 """
 
 from __future__ import annotations

@@ -72,16 +72,34 @@ def test_the_generators_gradient_points_away_from_the_discriminators_no(setting:
     assert losses[-1] < losses[0]
 
 
-def test_decoding_is_by_itself_and_repeatable(setting: Setting) -> None:
+def test_decoding_repeats_and_changes_nothing(setting: Setting) -> None:
     gan = build_dcgan(setting, SMALL)
     gan.update(real(setting), generator())
     state = {name: value.clone() for name, value in gan.state_dict().items()}
-    z = gan.latents(6, generator(2))
-    whole = gan.generator.decode(z)
-    assert whole.shape == (6, 16, 16, 3)
-    assert whole.dtype == torch.uint8
-    assert gan.generator.decode(z[2:3]).equal(whole[2:3])  # whatever is decoded with it
+    z = gan.generator.latents(6, generator(2))
+    made = gan.generator.decode(z)
+    assert made.shape == (6, 16, 16, 3)
+    assert made.dtype == torch.uint8
+    assert gan.eval().generator.decode(z).equal(made)  # the modes do not differ
     assert all(value.equal(state[name]) for name, value in gan.state_dict().items())
+
+
+def test_latents_of_another_scale_are_the_same_images(setting: Setting) -> None:
+    """Batch norm divides it out, up to its epsilon: ATOL's wide cube gives ordinary samples."""
+    gan = build_dcgan(setting, SMALL)
+    for _ in range(5):
+        gan.update(real(setting), generator())
+    z = 10 * gan.generator.latents(32, generator(2))
+    a, b = (gan.generator.decode(scale * z).float() for scale in (1, 6))
+    assert a.std() > 2
+    assert (a - b).abs().max() <= 1
+
+
+def test_few_samples_are_the_first_of_more(setting: Setting) -> None:
+    gan = build_dcgan(setting, SMALL)
+    few, more = (gan.generator.sample(n, generator(4)) for n in (2, 16))
+    assert few.shape == (2, 16, 16, 3)
+    assert few.equal(more[:2])
 
 
 def test_a_trained_generator_makes_images_nearer_to_the_digits_than_an_untrained_one(setting: Setting) -> None:
@@ -91,7 +109,6 @@ def test_a_trained_generator_makes_images_nearer_to_the_digits_than_an_untrained
 
     def distance(trained: bool) -> float:
         made = trained_generator(setting, options, 40) if trained else build_dcgan(setting, options).generator
-        z = torch.randn(200, 8, generator=generator(3))
-        return float((to_signal(made.decode(z)).mean(0) - target).abs().mean())
+        return float((to_signal(made.sample(200, generator(3))).mean(0) - target).abs().mean())
 
     assert distance(True) < 0.5 * distance(False)

@@ -4,7 +4,9 @@
     outliers:  z ~ U(-mean s / 2, mean s / 2)^latent, none within a ball that holds 99.9 % of a class's latents
 
 Source: Zheng et al., NeurIPS 2023. The outliers are new in every step; the official code makes them once an epoch and
-does not look whether one falls into a class.
+does not look whether one falls into a class. Classes and outliers are decoded apart, as there: the generator's batch
+norm divides out what scale the latents of a batch have in common. So the outliers, a wide cube's, look like the
+generator's ordinary samples, and each class like one of them with little variation.
 """
 
 from __future__ import annotations
@@ -105,4 +107,5 @@ class AuxiliaryLatents(Synthesiser):
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         trained = self._generator.network("method 'atol'")
         z, labels = self.latents(batch.labels, generator)
-        return Outliers(trained.decode(z), "auxiliary images of crafted latents", labels=labels)
+        images = torch.cat([trained.decode(part) for part in (z[: self.classes], z[self.classes :])])
+        return Outliers(images, "auxiliary images of crafted latents", labels=labels)

@@ -49,8 +49,7 @@ class PretrainedGAN(ImageSynthesiser):
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         trained = self._generator.network("synthesiser 'gan'")
-        z = torch.randn(self.count, trained.latent, generator=generator, device=generator.device)
-        return Outliers(trained.decode(z), "samples of a DCGAN of the in-distribution images")
+        return Outliers(trained.sample(self.count, generator), "samples of a DCGAN of the in-distribution images")
 
 
 class JointGAN(Synthesiser):
@@ -79,8 +78,8 @@ class JointGAN(Synthesiser):
         return self.gan.optimizers() if self.gan is not None else {}
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        gan = self._prepared()
-        return Outliers(gan.generator.decode(gan.latents(self.count, generator)), "samples of a jointly trained GAN")
+        images = self._prepared().generator.sample(self.count, generator)
+        return Outliers(images, "samples of a jointly trained GAN")
 
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
         with evaluating(module.classifier):
