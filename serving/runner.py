@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 
 from .check import HOME
 from .settings import read_settings
+
+GRACE_S = 15.0  # for requests under way; a KeyboardInterrupt may also be lost, in a destructor during BentoML's start
 
 
 def serve(
@@ -51,19 +54,26 @@ def serve(
     """
     environment = _environment(model, workers=workers, device=device)
     _check_port(host, port)
-    # a session of its own: an interrupt from the terminal then reaches it once, through us
-    process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment, start_new_session=True)
-    told_to_stop = False
+    process: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
-        process.send_signal(number)
+        if process is not None:
+            process.send_signal(number)
+            if not told:
+                insist = threading.Timer(GRACE_S, _stop, [process])
+                insist.daemon = True
+                insist.start()
+        told.append(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        # a session of its own: an interrupt from the terminal then reaches it once, through us
+        process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment, start_new_session=True)
+        if told:  # while it was being started
+            _stop(process)
         code = process.wait()
-        return 0 if told_to_stop else code  # while it starts up, BentoML dies of the signal
+        return 0 if told else code  # while it starts up, BentoML dies of the signal
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

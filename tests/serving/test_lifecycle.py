@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -150,6 +151,21 @@ def test_guard_serve_stops_while_it_starts(colour_guard: Path, tmp_path: Path, n
     assert process.wait(20) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+def test_a_service_that_loses_the_interrupt_is_stopped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, colour_guard: Path
+) -> None:
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr("serving.runner._command", lambda host, port: [sys.executable, "-c", deaf])
+    monkeypatch.setattr("serving.runner.GRACE_S", 0.5)
+    interrupt = threading.Timer(1.5, os.kill, [os.getpid(), signal.SIGINT])
+    interrupt.start()
+    began = time.monotonic()
+    assert serve(colour_guard, port=free_port()) == 0
+    assert time.monotonic() - began < 30
 
 
 def wait_until_ready(port: int) -> None:
