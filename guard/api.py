@@ -81,7 +81,8 @@ def train(
         seed: of splits, initialisation, order and augmentation; two CPU runs of one seed are equal.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         outliers: images that are not in-distribution, for the methods that learn from given outliers; any form of
-            `data`, labels ignored; or the name of a synthesiser ("pixel_average", "patch_shuffle").
+            `data`, labels ignored; the folder of a store (`synth`); or the name of a synthesiser. Several with
+            weights, of which every step takes shares: ``{"stores/dmr": 2, "stores/kirby": 1, "strokes": 1}``.
         ood_val: out-of-distribution images to report AUROC on after training; never trained on.
         out: run folder: checkpoint, metrics.jsonl, guard.safetensors and guard.json. None keeps nothing on disk.
         resume: go on from the checkpoint in `out`, to the same end result as an uninterrupted run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +94,24 @@ def named_sets(arguments: Iterable[str]) -> dict[str, str]:
                 raise ConfigError(f"two sets are named {key!r}: {sets[key]} and {path}; write NAME=PATH to rename one")
             sets[key] = path
     return sets
+
+
+def weighted(arguments: Sequence[str]) -> str | dict[str, float]:
+    """One source of outliers as it is; several, or one with ``=WEIGHT`` behind it, with their weights (1 where none).
+
+    Raises:
+        ConfigError: one that is named twice.
+    """
+    weights: dict[str, float] = {}
+    for argument in arguments:
+        what, separator, tail = argument.rpartition("=")
+        weight = value(tail) if separator else None
+        if isinstance(weight, bool) or not isinstance(weight, int | float):  # a path with "=" in it
+            what, weight = argument, 1.0
+        if what in weights:
+            raise ConfigError(f"outliers {what!r} were named twice; give one of them the sum of the weights")
+        weights[what] = weight
+    return weights if len(weights) > 1 or set(weights.values()) != {1.0} else next(iter(weights))
 
 
 def _by_stem(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import typer
 from .. import api
 from ..errors import ConfigError
 from . import output, runs
-from .arguments import Data, Debug, Json, defaults, named_sets, numbers, settings, value
+from .arguments import Data, Debug, Json, defaults, named_sets, numbers, settings, value, weighted
 from .classifiers import classifier
 
 _TRAIN, _FIT, _EXPORT, _VERIFY = (defaults(f) for f in (api.train, api.fit, api.export, api.verify))
@@ -62,7 +62,12 @@ def train(
     seed: Seed = _TRAIN["seed"],
     device: Device = _TRAIN["device"],
     outliers: Annotated[
-        str | None, typer.Option(help="Images that are not in-distribution, or pixel_average, patch_shuffle.")
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT[=WEIGHT]",
+            help="Images that are not in-distribution, a store of guard synth, or a synthesiser (see: guard "
+            "synthesisers). Repeatable; each step takes shares by weight.",
+        ),
     ] = None,
     ood_val: Annotated[
         list[str] | None,
@@ -112,7 +117,7 @@ def train(
             lr=lr,
             seed=seed,
             device=device,
-            outliers=outliers,
+            outliers=weighted(outliers) if outliers else None,
             ood_val=named_sets(ood_val) if ood_val else None,
             out=folder,
             resume=resume,
