@@ -1,0 +1,58 @@
+"""A classifier tuned to be unsure of phase mixes: ours, and what we recommend where no outlier images are at hand.
+
+    x~ = F^-1[ |F(x_1)| exp(i phase of x_j at each frequency) ],   the x_j of k different classes
+    L = CE(f(x), y) + weight * CE(U, softmax f(x~));   ood_score = -log p_energy - log p_vim   (score "combined")
+
+A classifier is trained first (or comes from ``init=``) and is then tuned for a seventh of its epochs at a small learning
+rate. A phase mix has the power spectrum of an in-distribution image exactly, so sharpness, contrast and colour teach
+nothing: what is left to tell it by is that nothing is depicted. Outliers that differ in one of these (averages are
+blurred, shuffled patches have edges) teach that difference instead, and fail where it is absent; docs/methods.md has
+the comparison. Energy and ViM miss different outliers; their calibration p-values add up in one graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ..method import Context, Method, MethodOptions, Stage
+from ..registry import register
+from ..regularizers.uniform_target import UniformTargetLoss
+from ..synthesis.images import image_source
+
+
+class PhaseMixOptions(MethodOptions):
+    """`tune`: epochs of tuning as a share of the epochs; `ratio`: outliers per in-distribution image."""
+
+    weight: float = Field(default=0.5, ge=0)
+    ratio: float = Field(default=0.5, gt=0)
+    tune: float = Field(default=0.13, gt=0, le=1)
+    tune_lr: float = Field(default=0.01, gt=0)
+
+
+@register
+class PhaseMixTuning(Method):
+    """Tuning to be unsure of images with mixed phases, which keep every power spectrum (ours; no outliers needed)."""
+
+    name = "phase_mix"
+    Options = PhaseMixOptions
+    score = "combined"
+    wants_outliers = "optional"
+
+    def score_options(self) -> dict[str, Any]:
+        return {"parts": ("energy", "vim")}
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: PhaseMixOptions = self.options
+        count = max(1, round(o.ratio * context.batch_size))
+        tuning = Stage(
+            "tuning",
+            max(1, round(o.tune * context.epochs)),
+            o.tune_lr,
+            image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes),
+            (UniformTargetLoss(o.weight),),
+        )
+        if context.initialised:
+            return [tuning]
+        return [Stage("classifier", context.epochs, context.lr), tuning]
