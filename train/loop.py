@@ -336,8 +336,10 @@ class FrozenFeatures:
         return inliers, self._of(self._pool, sampled.rows)
 
     def _of(self, kept: tuple[Tensor, ...], rows: Tensor) -> Taps:
-        picked = tuple(part[rows] for part in kept)
-        return self.run.answer(*picked) if self.run.stage.trains == "head" else Taps(*picked, None)
+        if self.run.stage.trains == "head":
+            return self.run.answer(kept[0][rows])
+        features, logits = kept
+        return Taps(features[rows], logits[rows], None)
 
     def _see(self, images: Tensor) -> tuple[Tensor, ...]:
         shown = self.run.pooled(images)[:1] if self.run.stage.trains == "head" else self.run.look(images)[:2]
