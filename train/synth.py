@@ -26,7 +26,7 @@ from .synthesis import match as matching
 from .synthesis.audit import audited
 from .synthesis.gallery import write_gallery
 from .synthesis.registry import get_synthesiser
-from .synthesis.store import MOST_BY_DEFAULT, Store, fill
+from .synthesis.store import MOST_BY_DEFAULT, Store, check_seed, fill
 
 
 def synth(data: Any, **arguments: Any) -> Store:
@@ -35,6 +35,7 @@ def synth(data: Any, **arguments: Any) -> Store:
     kind = get_synthesiser(a["method"])
     parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
     match = matching.checked(a["match"])
+    check_seed(a["seed"])
     device = resolve_device(a["device"])
     folder = store_folder(a["out"], data)
     if kind.needs_classifier and a["classifier"] is None:

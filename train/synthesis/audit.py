@@ -34,6 +34,7 @@ log = logging.getLogger("ood_guard")
 
 MOST = 5000  # images of each side
 MOST_FOR_COPIES = 50_000  # in-distribution images that outliers are compared with
+MOST_FOR_DISTANCES = 10_000  # in-distribution images whose features outliers are compared with
 CONFIDENT = 0.9
 _BATCH = 256
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -175,7 +176,7 @@ def _distances(
 
     `apart`: those are none of the inliers; else each one's nearest is itself, and the next one counts.
     """
-    bank = _features(module, spread(inliers, MOST_FOR_COPIES) if apart else inside)
+    bank = _features(module, spread(inliers, MOST_FOR_DISTANCES) if apart else inside)
     ours, theirs = _features(module, outliers), _features(module, inside)
     return _quantiles(ours, bank, 1), _quantiles(theirs, bank, 1 if apart else 2)
 

@@ -157,8 +157,7 @@ def _card(
     p = setting.data.preprocess
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigError(f"count must be a number of images, at least 1, got {count!r}")
-    if isinstance(setting.seed, bool) or not isinstance(setting.seed, int) or not 0 <= setting.seed < 2**31:
-        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {setting.seed!r}")
+    check_seed(setting.seed)
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
     used = synthesiser.needs_classifier
@@ -222,6 +221,12 @@ def _shard(
     width = max(p.shape[1] for p in parents)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in parents]
     return Rows(np.concatenate(images), np.concatenate(padded), origins)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
 
 
 def shard_seed(seed: int, index: int) -> int:
