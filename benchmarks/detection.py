@@ -25,19 +25,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import guard
-from guard import demo_images, metrics
+from guard import demo_images
+from guard.calibration import calibrate
 from guard.detector import Guard
-from train.data import ImageData, load
+from guard.module import Taps
+from guard.scores import Score, create_score
+from train.data import ImageData, load, split
+from train.fitting import carried_over
 
 from .machine import describe, machine
+from .taps import detection_numbers, images_of, scores_of, taps_of
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
 OOD_IMAGES = 400  # of each set made on the spot
 FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vim")
-COMBINED = ("energy", "knn", "vim")  # with a learned score
+COMBINED = ("energy", "knn", "vim", "energy+vim")  # with a learned score
+ALPHA = 0.05
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
@@ -55,6 +62,7 @@ def recipes(outliers: str | None) -> list[Recipe]:
     listed = [
         Recipe("plain", {"method": "plain"}),
         Recipe("plain, cosine head", {"method": "plain", "head": "cosine", "score": "cosine"}),
+        Recipe("phase_mix", {"method": "phase_mix"}, "plain"),
         Recipe("vos", {"method": "vos"}),
         Recipe("npos", {"method": "npos"}),
         Recipe("gan", {"method": "gan", "beta": 0.1}),
@@ -99,24 +107,6 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
     return g, float(clock.read_text())
 
 
-def measured(g: Guard, test: ImageData, ood: dict[str, ImageData]) -> dict[str, Any]:
-    """Accuracy, false-alarm rate and detection numbers of one guard."""
-    inside = g.predict_batches(batch for batch, _ in test.batches(256))
-    row: dict[str, Any] = {
-        "accuracy": float((inside.label == test.labels).mean()),
-        "false_alarm_rate": float(inside.is_ood.mean()),
-        "ood": {},
-    }
-    for name, images in ood.items():
-        outside = g.predict_batches(batch for batch, _ in images.batches(256))
-        row["ood"][name] = {
-            "auroc": metrics.auroc(inside.ood_score, outside.ood_score),
-            "fpr_at_95_id_tpr": metrics.fpr_at_95_id_tpr(inside.ood_score, outside.ood_score),
-            "fpr_at_95_ood_tpr": metrics.fpr_at_95_ood_tpr(inside.ood_score, outside.ood_score),
-        }
-    return row
-
-
 def rows(
     recipe: Recipe, data: str, test: ImageData | None, ood: dict[str, ImageData], a: argparse.Namespace, seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -127,23 +117,53 @@ def rows(
         seconds = trained(first, data, Path(a.runs), a.epochs, seed, a.backbone)[1]
     g, own_seconds = trained(recipe, data, Path(a.runs), a.epochs, seed, a.backbone)
     seconds += own_seconds
-    held_out = test or source.subset(_test_rows(g, source))
-    own = g.manifest.score
-    row = {"method": recipe.name, "seed": seed, "train_seconds": seconds}
-    yield {**row, "score": own, **measured(g, held_out, ood)}
-    others = FITTED if not g.module.score.trained_by else [f"{own}+{other}" for other in COMBINED]
-    for score in others:  # on a learned score the network is plain's, whose scores have rows of their own
-        if score != own:
-            fitted = guard.fit(g, data, score=score, seed=seed)
-            yield {**row, "score": score, **measured(fitted, held_out, ood)}
-
-
-def _test_rows(g: Guard, source: ImageData) -> np.ndarray:
-    from train.data import split
-
-    counts = g.manifest.data[0].splits
     assert source.labels is not None
-    return split(source.labels, seed=g.manifest.seed, calibration=counts["calibration"], test=counts["test"])["test"]
+    counts = g.manifest.data[0].splits
+    parts = split(source.labels, seed=g.manifest.seed, calibration=counts["calibration"], test=counts["test"])
+    held_out = test or source.subset(parts["test"])
+    fitting, calibration, inside = (
+        taps_of(g, images_of(images))
+        for images in (source.subset(parts["train"]), source.subset(parts["calibration"]), held_out)
+    )
+    outside = {name: taps_of(g, images_of(images)) for name, images in ood.items()}
+    accuracy = float((inside.logits.argmax(-1).numpy() == held_out.labels).mean())
+    labels = torch.from_numpy(source.labels[parts["train"]])
+    for score in ready_scores(g, fitting, labels, calibration):
+        own = scores_of(score, inside)
+        threshold = g.threshold
+        if score is not g.module.score:
+            threshold = calibrate(scores_of(score, _second_half(calibration)), alpha=ALPHA).threshold
+        yield {
+            "method": recipe.name,
+            "score": "+".join(part.name for part in score.parts()),
+            "seed": seed,
+            "train_seconds": seconds,
+            "accuracy": accuracy,
+            "false_alarm_rate": float((own > threshold).mean()),
+            "ood": {name: detection_numbers(own, scores_of(score, taps)) for name, taps in outside.items()},
+        }
+
+
+def ready_scores(g: Guard, fitting: Taps, labels: torch.Tensor, calibration: Taps) -> Iterator[Score]:
+    """The guard's own score, and the others fitted on the same network; combined ones take half of the calibration."""
+    yield g.module.score
+    own = "+".join(part.name for part in g.module.score.parts())
+    learned = any(part.trained_by for part in g.module.score.parts())
+    others = [f"{own}+{other}" for other in COMBINED] if learned else FITTED  # the network below is plain's
+    for name in others:
+        if name == own:
+            continue
+        score = carried_over(create_score(name), g.module.score)
+        score.fit(fitting.features, fitting.logits, labels, g.module.classifier.last_layer(), fitting.feature_map)
+        if score.takes_held_out:
+            n = len(calibration.features) // 2
+            score.settle(*(part[:n] if part is not None else None for part in calibration))
+        yield score
+
+
+def _second_half(taps: Taps) -> Taps:
+    n = len(taps.features) // 2
+    return Taps(*(part[n:] if part is not None else None for part in taps))
 
 
 def without_shared_classes(ood: dict[str, ImageData], outliers: str | None) -> dict[str, ImageData]:

@@ -13,21 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 import guard
-from guard import metrics
-from guard.detector import Guard
 from guard.heads import LastLayer
+from guard.module import Taps
 from guard.scores import create_score
 from train.data import ImageData, load, split
 
 from .machine import describe, machine
+from .taps import detection_numbers, images_of, scores_of, taps_of
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
@@ -47,42 +46,14 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Shown(NamedTuple):
-    """Features (N, D) and logits (N, C) of images."""
-
-    features: torch.Tensor
-    logits: torch.Tensor
-
-
-@torch.inference_mode()
-def shown(g: Guard, images: Iterable[np.ndarray]) -> Shown:
-    """What the network makes of batches of images."""
-    g.module.eval()
-    taps = [g.module.taps(torch.from_numpy(np.ascontiguousarray(batch))) for batch in images]
-    return Shown(torch.cat([t.features for t in taps]), torch.cat([t.logits for t in taps]))
-
-
-@torch.no_grad()
 def detection(
-    name: str, fitting: Shown, labels: torch.Tensor, last: LastLayer | None, inside: Shown, outside: dict[str, Shown]
+    name: str, fitting: Taps, labels: torch.Tensor, last: LastLayer | None, inside: Taps, outside: dict[str, Taps]
 ) -> dict[str, Any]:
     """AUROC and FPR95 of a score on each OOD set."""
     score = create_score(name).fit(fitting.features, fitting.logits, labels, last)
 
-    def scores(images: Shown) -> np.ndarray:
-        parts = zip(images.features.split(500), images.logits.split(500), strict=True)
-        return torch.cat([score(features, logits) for features, logits in parts]).numpy()
-
-    own = scores(inside)
-    found = {}
-    for key, images in outside.items():
-        theirs = scores(images)
-        found[key] = {
-            "auroc": metrics.auroc(own, theirs),
-            "fpr_at_95_id_tpr": metrics.fpr_at_95_id_tpr(own, theirs),
-            "fpr_at_95_ood_tpr": metrics.fpr_at_95_ood_tpr(own, theirs),
-        }
-    return found
+    own = scores_of(score, inside)
+    return {key: detection_numbers(own, scores_of(score, images)) for key, images in outside.items()}
 
 
 def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[str, ImageData]) -> dict[str, Any]:
@@ -99,9 +70,9 @@ def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[
     own = split(data[1], seed=a.seed, **{key: g.manifest.data[0].splits[key] for key in ("calibration", "test")})
     rows = own["train"][np.linspace(0, len(own["train"]) - 1, a.fit_images).round().astype(np.int64)]
     labels = torch.from_numpy(data[1][rows])
-    fitting = shown(g, np.array_split(data[0][rows], -(-len(rows) // 256)))
-    inside = shown(g, (images for images, _ in test.batches(256)))
-    outside = {key: shown(g, (images for images, _ in each.batches(256))) for key, each in ood.items()}
+    fitting = taps_of(g, np.array_split(data[0][rows], -(-len(rows) // 256)))
+    inside = taps_of(g, images_of(test))
+    outside = {key: taps_of(g, images_of(each)) for key, each in ood.items()}
     epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = g.module.classifier.last_layer()
     return {
