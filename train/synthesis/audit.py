@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -58,14 +59,13 @@ def audit(
     outside, inside = spread(outliers, MOST), spread(inliers, MOST)
     ours, theirs = _numbers(outside, "audit: outliers"), _numbers(inside, "audit: in-distribution")
     separation = {name: folded_auroc(theirs[name], ours[name]) for name in TRIVIAL}
-    counts = _duplicates(outside, spread(inliers, MOST_FOR_COPIES))
     found = Audit(
         outliers=len(outside),
         inliers=len(inside),
         separation=separation,
+        **_duplicates(outside, spread(inliers, MOST_FOR_COPIES)),
         near_rms=NEAR_RMS,
         classifier=None if g is None else _seen_by(g, outside, inliers, held_out),
-        **counts,
     )
     possible = [*MATCHES, *([CODING] if inliers.codings else [])]
     useful = tuple(what for what in possible if what not in matched)
@@ -97,7 +97,14 @@ def _numbers(data: ImageData, title: str) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in TRIVIAL}
 
 
-def _duplicates(outliers: ImageData, inliers: ImageData) -> dict[str, int]:
+class _Counts(TypedDict):
+    exact_duplicates: int
+    near_duplicates: int
+    exact_copies: int
+    near_copies: int
+
+
+def _duplicates(outliers: ImageData, inliers: ImageData) -> _Counts:
     """The four counts of `Audit`."""
     ours, marks = _described(outliers, "audit: duplicates")
     theirs, other_marks = _described(inliers, "audit: copies")

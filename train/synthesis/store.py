@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -234,7 +234,7 @@ def shard_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index, 0x0D57]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _batches(feed: Feed, size: int, generator: torch.Generator, device: torch.device) -> Iterator[IDBatch]:
+def _batches(feed: Feed, size: int, generator: torch.Generator, device: torch.device) -> Generator[IDBatch, None, None]:
     """Random in-distribution batches without end; each image once before any comes again."""
     while True:
         order = torch.randperm(len(feed), generator=generator, device=device)
