@@ -7,7 +7,8 @@
 
 Each training method is run once per seed with the same backbone and epochs; run folders are kept and reused under
 --runs, and a stopped one goes on. Methods that fine-tune or add a rejection network to a classifier start from the
-plain run of their seed, and their time is that run's and their own. Every score is then fitted on that same network.
+plain run of their seed, and their time is that run's and their own; MLM, DMR and DMR+MLM share one generator, which
+the first of them trains. Every score is then fitted on that same network.
 Where --outliers have class names, each OOD set with some of these classes is also measured without them. Results go to
 benchmarks/results/detection_<name>.json and .md after every method; what is there with the same settings is not run
 again.
@@ -35,6 +36,7 @@ from guard.module import Taps
 from guard.scores import Score, create_score
 from train.data import ImageData, load, split
 from train.fitting import carried_over
+from train.registry import get_method
 
 from .machine import describe, machine
 from .taps import detection_numbers, images_of, scores_of, taps_of
@@ -98,6 +100,8 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
     extra: dict[str, Any] = {"epochs": epochs, "backbone": backbone}
     if recipe.start_from:
         extra["init"] = run_folder(recipe.start_from, folder, seed)
+    if "pair_folder" in get_method(recipe.arguments["method"]).Options.model_fields:  # one pair for the DMR family
+        extra["pair_folder"] = str(folder / f"pair-s{seed}")
     began = time.perf_counter()
     try:
         g = guard.train(data, seed=seed, out=out, resume=out.exists(), **recipe.arguments, **extra)
