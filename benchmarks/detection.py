@@ -47,6 +47,7 @@ OOD_IMAGES = 400  # of each set made on the spot
 FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vim")
 COMBINED = ("energy", "knn", "vim", "energy+vim")  # with a learned score
 ALPHA = 0.05
+STORE = 20_000  # outliers of the methods that make them once
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
@@ -72,7 +73,10 @@ def recipes(outliers: str | None) -> list[Recipe]:
         Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25}),
         *(Recipe(name, {"method": name}, "plain") for name in ("mim", "atol", "cmg_e")),
         Recipe("cmg_s", {"method": "cmg_s"}),
-        *(Recipe(name, {"method": name}, "plain") for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")),
+        *(
+            Recipe(name, {"method": name, "store_size": STORE}, "plain")
+            for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
+        ),
         *(
             Recipe(f"rejection, {name}", {"method": "rejection", "outliers": name}, "plain")
             for name in ("patch_shuffle", "pixel_average")
