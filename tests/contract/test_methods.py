@@ -127,7 +127,7 @@ class TestEveryMethod:
 
 
 def test_every_method_of_the_package_is_listed() -> None:
-    assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "ceda", "acet"} | {
+    assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "npos", "ceda", "acet"} | {
         "gan",
         "atol",
         "cmg_s",

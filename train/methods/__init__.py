@@ -1,7 +1,9 @@
 """One file per method: its paper, its equations, its defaults, and a few lines of composition.
 
 plain       cross-entropy                                                     no outliers
+phase_mix   tuning to be unsure of images with mixed phases                   ours; no outliers needed
 vos         low-density draws of class Gaussians in feature space             methods.md B1
+npos        noise around boundary features on a hypersphere                   methods.md B2
 oe          outlier exposure with images that the user gives                  methods.md B4
 energy_ft   fine-tuning that holds energies on their sides of two margins     methods.md B5
 ceda        low confidence on low-pass filtered noise                         methods.md B6
@@ -19,6 +21,22 @@ kirby       rejection network on images with inpainted key regions            me
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
-from . import acet, atol, ceda, cmg, dmr, energy_ft, gan, kirby, mim, oe, plain, rejection, vos
+from . import acet, atol, ceda, cmg, dmr, energy_ft, gan, kirby, mim, npos, oe, phase_mix, plain, rejection, vos
 
-__all__ = ["acet", "atol", "ceda", "cmg", "dmr", "energy_ft", "gan", "kirby", "mim", "oe", "plain", "rejection", "vos"]
+__all__ = [
+    "acet",
+    "atol",
+    "ceda",
+    "cmg",
+    "dmr",
+    "energy_ft",
+    "gan",
+    "kirby",
+    "mim",
+    "npos",
+    "oe",
+    "phase_mix",
+    "plain",
+    "rejection",
+    "vos",
+]

@@ -16,12 +16,14 @@ class RejectionLoss(Regulariser):
     """Teaches the network, which it owns while it is trained.
 
     One output: mean binary cross-entropy, outlier = 1. C + 1 outputs: mean cross-entropy of the in-distribution images'
-    labels, and of class C for outliers.
+    labels, and of class C for outliers. Times `weight`; `lr_factor` as in `Regulariser`.
     """
 
-    def __init__(self, network: Rejection) -> None:
+    def __init__(self, network: Rejection, weight: float = 1.0, lr_factor: float = 1.0) -> None:
         super().__init__()
         self.network = network
+        self.weight = weight
+        self.lr_factor = lr_factor
         self.reads_map = network.uses_map
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -29,10 +31,10 @@ class RejectionLoss(Regulariser):
         if outputs.shape[1] == 1:
             is_outlier = torch.zeros(len(outputs), device=outputs.device)
             is_outlier[len(batch.labels) :] = 1
-            return {"rejection": rejection_loss(outputs.squeeze(-1), is_outlier)}
+            return {"rejection": self.weight * rejection_loss(outputs.squeeze(-1), is_outlier)}
         target = batch.labels.new_full((len(outputs),), outputs.shape[1] - 1)
         target[: len(batch.labels)] = batch.labels
-        return {"rejection": torch.nn.functional.cross_entropy(outputs, target)}
+        return {"rejection": self.weight * torch.nn.functional.cross_entropy(outputs, target)}
 
     def _outputs(self, taps: Taps) -> Tensor:
         feature_map = None if taps.feature_map is None else taps.feature_map.float()

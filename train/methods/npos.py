@@ -1,0 +1,110 @@
+"""NPOS, non-parametric outlier synthesis. Source: Tao, Du, Zhu & Li, ICLR 2023 (methods.md B2).
+
+    L = compactness + 0.5 dispersion + weight * BCE(MLP(z), in-distribution or not)
+
+The first two terms are the hypersphere head's own. The outliers are noise around the boundary points of a class
+(`train.synthesis.features.knn_boundary`); the score is the distance to the k-th nearest training feature, and
+``score="rejection"`` takes the MLP's logit in its place.
+
+Departures, each on purpose. (1) Features are the head's unit projection z, which is what the score reads: sigma is made
+for unit length, and the paper's penultimate features come in any. (2) The selection is the intended one;
+``variant="code"`` is the scrambled one of all public copies. (3) The queue is kept for the whole run; two public copies
+empty it every epoch and draw from its zeros. It holds min(queue, smallest class) features; `k` and `select` shrink in
+proportion. (4) Each step draws around `classes` random classes: around all, as published, costs time that grows with
+their number. (5) Candidates are put back on the sphere (``renormalise=False`` is published): every z lies on it, so the
+MLP would otherwise tell outliers by their length, which is every image's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from guard.errors import ConfigError
+from guard.scores.rejection import Rejection
+
+from ..method import Context, Method, MethodOptions, Stage
+from ..registry import register
+from ..regularizers.rejection_bce import RejectionLoss
+from ..synthesis.features.knn_boundary import BoundaryOptions, KNNBoundary
+
+
+class NPOSOptions(MethodOptions):
+    """The official values for CIFAR-10, but for `start` (a share of the epochs), `classes` and `renormalise`.
+
+    `queue`: features kept per class. `k`, `select`, `pick`, `n_noise`, `sigma`, `keep`, `variant`: as `BoundaryOptions`
+    has them. `hidden`: of the MLP; with ``score="rejection"`` it is that score's.
+    """
+
+    weight: float = Field(default=0.1, ge=0)
+    start: float = Field(default=0.4, ge=0, lt=1)
+    queue: int = Field(default=1000, ge=2)
+    k: int = Field(default=300, ge=1)
+    select: int = Field(default=200, ge=1)
+    pick: int = Field(default=2, ge=1)
+    n_noise: int = Field(default=600, ge=1)
+    sigma: float = Field(default=0.1, gt=0)
+    keep: int = Field(default=200, ge=1)
+    renormalise: bool = True
+    pooled: bool = False
+    classes: int | None = Field(default=2, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    lr_factor: float = Field(default=0.1, gt=0)
+    variant: Literal["paper", "code"] = "paper"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for few, many in (("k", "queue"), ("select", "queue"), ("pick", "select"), ("keep", "n_noise")):
+            if getattr(self, few) > getattr(self, many):
+                raise ValueError(f"{few} must be at most {many}={getattr(self, many)}, got {getattr(self, few)}")
+        return self
+
+    def boundary(self, queue: int) -> BoundaryOptions:
+        """The sampler's options for a queue of that many features; `k` and `select` keep their share of it."""
+        share = queue / self.queue
+        names = ("pick", "n_noise", "sigma", "keep", "renormalise", "variant")
+        k, select = max(2, round(self.k * share)), max(self.pick, round(self.select * share))
+        return BoundaryOptions(k=k, select=select, **{name: getattr(self, name) for name in names})
+
+
+@register
+class NPOS(Method):
+    """Noise around the sparsest features on a hypersphere, told apart by an MLP (Tao et al., ICLR 2023)."""
+
+    name = "npos"
+    Options = NPOSOptions
+    head = "hypersphere"
+    score = "knn"
+    teaches = "rejection"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: NPOSOptions = self.options
+        queue = min(o.queue, *context.class_counts)
+        if queue < max(2, o.pick):
+            raise ConfigError(
+                f"method 'npos' picks {o.pick} boundary points per class (pick=), and the smallest class has {queue} "
+                "training images; lower pick, or give more images"
+            )
+        synthesiser = KNNBoundary(
+            context.num_classes,
+            context.num_features,
+            queue=queue,
+            options=o.boundary(queue),
+            classes=o.classes,
+            pooled=o.pooled,
+        )
+        regulariser = RejectionLoss(self._network(context), o.weight, o.lr_factor)
+        start = int(o.start * context.epochs)
+        return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]
+
+    def _network(self, context: Context) -> Rejection:
+        hidden = self.options.hidden
+        for score in context.score.parts():
+            if isinstance(score, Rejection):
+                if score.uses_map:
+                    raise ConfigError("method 'npos' makes features, not maps: score 'rejection' needs tap='pooled'")
+                hidden = score.options.hidden
+        network = Rejection(hidden=hidden)
+        network.build(context.num_features)
+        return network
