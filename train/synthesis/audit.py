@@ -7,7 +7,7 @@ and, with a classifier, what it makes of them. Up to 5,000 images of each side a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..features import stream_taps
 from ..loop import progress_bar
 from .audit_record import WARN_AUROC, Audit, ClassifierAudit, Histogram
 from .duplicates import NEAR_RMS, describe, digests, nearest, rms
-from .match import CODING, MATCHES
+from .match import CODING
 from .store import Store
 from .trivial import REMEDIES, TRIVIAL
 
@@ -67,9 +67,7 @@ def audit(
         near_rms=NEAR_RMS,
         classifier=None if g is None else _seen_by(g, outside, inliers, held_out),
     )
-    possible = [*MATCHES, *([CODING] if inliers.codings else [])]
-    useful = tuple(what for what in possible if what not in matched)
-    return found.model_copy(update={"warnings": tuple(_warnings(found, useful))})
+    return found.model_copy(update={"warnings": tuple(_warnings(found, matched, coded=bool(inliers.codings)))})
 
 
 def folded_auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -204,12 +202,20 @@ def _quantiles(queries: Tensor, bank: Tensor, k: int) -> tuple[float, ...]:
 # ----------------------------------------------------------------------------------------------------------- in words
 
 
-def _warnings(found: Audit, useful: tuple[str, ...]) -> Iterator[str]:
-    """`useful`: what could still be matched."""
+def _remedies(high: Collection[str], matched: tuple[str, ...], coded: bool) -> list[str]:
+    """What to match, of what was not, so that each of the numbers is equalised; `coded`: the source's files are JPEGs."""
+    chosen: list[str] = []
+    for name in high:
+        if not any(what in matched or what in chosen for what in REMEDIES[name]):
+            chosen.append(REMEDIES[name][0])
+    return [*chosen, CODING] if coded and "coded bytes" in high and CODING not in matched else chosen
+
+
+def _warnings(found: Audit, matched: tuple[str, ...], coded: bool) -> Iterator[str]:
     high = {name: auroc for name, auroc in found.separation.items() if auroc > WARN_AUROC}
     if high:
         named = ", ".join(f"{name} ({auroc:.2f})" for name, auroc in high.items())
-        left = [what for what in useful if any(what in REMEDIES[name] for name in high)]
+        left = _remedies(high, matched, coded)
         fix = f"match them ({' '.join(f'--match {what}' for what in left)}), or " if left else ""
         yield (
             f"one trivial number is enough to tell the outliers from in-distribution images (AUROC): {named}; a "

@@ -35,8 +35,9 @@ _GAP = 2
 _STYLE = """<style>
 .sheets { display: grid; grid-template-columns: minmax(0, 6fr) minmax(0, 12fr); gap: .5rem 1.25rem; }
 .sheets figure { margin: 0; }
-.sheets img { width: 100%; height: auto; image-rendering: pixelated; display: block; }
-.sheets + h3, .card + .card { margin-top: 1rem; }
+.sheets img { width: 100%; height: auto; aspect-ratio: auto; border: 0; border-radius: 0; image-rendering: pixelated; }
+.sheet { margin-top: 1rem; }
+.side { align-content: start; grid-template-columns: minmax(0, 1fr); }
 td.bar { width: 45%; min-width: 8rem; }
 td.bar div { height: .8rem; margin-top: .35rem; border-radius: .2rem; background: var(--grid); position: relative; }
 td.bar i { position: absolute; inset: 0 auto 0 0; border-radius: .2rem; background: var(--id); }
@@ -151,8 +152,8 @@ def _classifier(audit: Audit | None) -> str:
     return (
         "<h2>What a classifier makes of them</h2>"
         f'<p class="lead">{escape(c.guard)}, with {c.held_out} in-distribution images {escape(c.held_out_note)}.</p>'
-        f'<div class="tiles">{"".join(tiles)}</div>'
-        f'<div class="grid wide" style="margin-top:1rem"><div class="card"><h3>Scores</h3>{chart}{legend}</div></div>'
+        f'<div class="grid wide"><div class="card"><h3>Scores</h3>{chart}{legend}</div>'
+        f'<div class="tiles side">{"".join(tiles)}</div></div>'
     )
 
 
@@ -186,7 +187,8 @@ def _sheets(store: Store, inliers: ImageData) -> str:
         own = np.flatnonzero(inliers.labels == c)
         mine = np.array(rows, np.int64)[_spread(len(rows), COLUMNS * ROWS)]
         shared = sum(len(parents[i]) > 1 for i in rows)
-        note = f"{len(rows)} outliers" + (f", {shared} of several classes" if shared else "")
+        several = f", {'all' if shared == len(rows) else shared} of several classes" if shared else ""
+        note = f"{len(rows)} outliers{several}"
         cards.append(_pair(inliers, own[_spread(len(own), ID_COLUMNS * ROWS)], outliers, mine, names[c], note))
     more = f'<p class="lead">and {len(names) - MOST_CLASSES} more classes</p>' if len(names) > MOST_CLASSES else ""
     return head + "".join(cards) + more
@@ -196,7 +198,7 @@ def _pair(inliers: ImageData, own: np.ndarray, outliers: ImageData, picked: np.n
     left = _figure(inliers, own, ID_COLUMNS, f"in-distribution images of {title}")
     right = _figure(outliers, picked, COLUMNS, f"outliers made from {title}") if len(picked) else "none"
     return (
-        f'<div class="card"><h3>{escape(title)} <small class="soft">{escape(note)}</small></h3>'
+        f'<div class="card sheet"><h3>{escape(title)} <small class="soft">{escape(note)}</small></h3>'
         f'<div class="sheets">{left}{right}</div></div>'
     )
 

@@ -71,12 +71,12 @@ TRIVIAL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "brightness": brightness,
     "coded bytes": coded_bytes,
 }
-# what `match=` to try against each
+# what `match=` equalises each; one of them is enough, and the first is the mildest
 REMEDIES = {
     "sharpness": ("spectrum",),
     "relative sharpness": ("spectrum",),
-    "contrast": ("contrast",),
+    "contrast": ("contrast", "spectrum"),
     "saturation": ("saturation",),
-    "brightness": ("brightness",),
-    "coded bytes": ("spectrum", "coding"),
+    "brightness": ("brightness", "spectrum"),
+    "coded bytes": ("spectrum",),
 }

@@ -20,7 +20,7 @@ import guard
 from tests.conftest import Arrays
 from train.data import ImageData, load
 from train.features import stream_taps
-from train.synthesis.audit import audit, folded_auroc, histogram, spread
+from train.synthesis.audit import _remedies, audit, folded_auroc, histogram, spread
 from train.synthesis.audit_record import Audit
 from train.synthesis.duplicates import NEAR_RMS, describe, rms
 from train.synthesis.gallery import render, sheet
@@ -94,6 +94,22 @@ def test_what_is_separated_is_named_with_what_to_do() -> None:
     assert "mix in outliers of another synthesiser" in matched.warnings[0]
     alike = audit(given(noise(100, seed=1) // 2), labelled(inside))
     assert alike.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("high", "matched", "coded", "advised"),
+    [
+        (["sharpness", "contrast", "brightness"], (), False, ["spectrum"]),
+        (["contrast", "saturation"], (), True, ["contrast", "saturation"]),
+        (["sharpness", "coded bytes"], (), True, ["spectrum", "coding"]),
+        (["sharpness", "coded bytes"], ("spectrum",), True, ["coding"]),
+        (["sharpness", "contrast"], ("spectrum", "coding"), True, []),
+    ],
+)
+def test_the_fewest_matches_that_equalise_all_are_advised(
+    high: list[str], matched: tuple[str, ...], coded: bool, advised: list[str]
+) -> None:
+    assert _remedies(high, matched, coded) == advised
 
 
 # --------------------------------------------------------------------------------------------------------- duplicates
