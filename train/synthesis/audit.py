@@ -203,7 +203,7 @@ def _quantiles(queries: Tensor, bank: Tensor, k: int) -> tuple[float, ...]:
 
 
 def _remedies(high: Collection[str], matched: tuple[str, ...], coded: bool) -> list[str]:
-    """What to match, of what was not, so that each of the numbers is equalised; `coded`: the source's files are JPEGs."""
+    """What to match beyond `matched`, so that each number is equalised; `coded`: the source's files are JPEGs."""
     chosen: list[str] = []
     for name in high:
         if not any(what in matched or what in chosen for what in REMEDIES[name]):
