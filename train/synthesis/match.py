@@ -37,8 +37,8 @@ def luminance(images: Tensor) -> Tensor:
     """Grey levels (K, H, W, 1) of float images (K, H, W, 1 or 3)."""
     if images.shape[-1] == 1:
         return images
-    weights = torch.tensor(LUMINANCE, dtype=images.dtype, device=images.device)
-    return (images * weights).sum(-1, keepdim=True)
+    red, green, blue = images.split(1, dim=-1)  # scalars: a tensor of weights would be a copy to the device
+    return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
 
 
 def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
@@ -48,13 +48,13 @@ def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
     with the mean and, by Parseval, the variance of `like` as well. A ring without power stays empty.
     """
     spectrum, other = (torch.fft.rfft2(x, dim=(1, 2)) for x in (images, like))
-    ring, weight = _rings(images.shape[1], images.shape[2], images.device)
-    rings = int(max(images.shape[1:3])) + 1
+    ring, weight = _rings(images.shape[1], images.shape[2], images)
+    numbers = torch.arange(int(max(images.shape[1:3])) + 1, device=images.device)
+    member = (ring.flatten()[:, None] == numbers) * weight.flatten()[:, None]  # a product sums in one order everywhere
 
     def power(f: Tensor) -> Tensor:
-        squared = (f.real.square() + f.imag.square()) * weight[..., None]
-        sums = squared.new_zeros(len(f), rings, f.shape[-1])
-        return sums.index_add_(1, ring.flatten(), squared.flatten(1, 2))
+        squared = f.real.square() + f.imag.square()
+        return torch.einsum("kmc,mr->krc", squared.flatten(1, 2), member)
 
     ours, theirs = power(spectrum), power(other)
     floor = _TINY**2 * images.shape[1] * images.shape[2]
@@ -63,10 +63,10 @@ def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
     return torch.fft.irfft2(scaled, s=images.shape[1:3], dim=(1, 2))
 
 
-def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rings(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """For the half plane of `rfft2` (H, W // 2 + 1): the ring of each frequency, and how often it counts."""
-    rows = torch.fft.fftfreq(height, device=device) * min(height, width)
-    columns = torch.fft.rfftfreq(width, device=device) * min(height, width)
+    rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * min(height, width)
+    columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * min(height, width)
     ring = torch.hypot(rows[:, None], columns[None]).round().long()
     twice = torch.full_like(columns, 2.0)
     twice[0] = 1
