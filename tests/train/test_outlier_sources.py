@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import guard
 from guard.cli.arguments import weighted
@@ -18,7 +19,8 @@ from train.data.union import union
 from train.loop import FrozenFeatures, StageRun
 from train.method import IDBatch, OutlierMix
 from train.outlier_sources import mix_fingerprint, outlier_mix
-from train.synthesis.images import Mixture, image_source
+from train.synthesis import store
+from train.synthesis.images import Mixture, PatchShuffle, image_source
 
 
 def filled(value: int, n: int) -> ImageData:
@@ -169,3 +171,32 @@ def test_a_run_on_weighted_stores_resumes_with_the_same_weights_and_no_others(
     resumed = guard.train(few, outliers=mix, out=tmp_path / "killed", resume=True, **options)
     ours, theirs = (g.module.state_dict() for g in (whole, resumed))
     assert all(ours[key].equal(theirs[key]) for key in ours)
+
+
+def test_a_synthesiser_that_prepares_draws_from_a_store_which_a_resumed_run_goes_on_with(
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatchShuffle, "prepared", True)
+    monkeypatch.setattr(store, "SHARD_SIZE", 30)
+    options: dict[str, Any] = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "head_epochs": 2}
+    few = four[0][:200], four[1][:200]
+    whole = guard.train(few, method="rejection", outliers="patch_shuffle", out=tmp_path / "whole", **options)
+    write = store.write_shard
+
+    def killed(folder: Path, index: int, rows: Any) -> Path:
+        if index == 2:
+            raise KeyboardInterrupt
+        return write(folder, index, rows)
+
+    monkeypatch.setattr(store, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        guard.train(few, method="rejection", outliers="patch_shuffle", out=tmp_path / "killed", **options)
+    kept = tmp_path / "killed" / "outliers" / "patch_shuffle"
+    assert sorted(p.name for p in kept.glob("*.parquet")) == ["shard-00000.parquet", "shard-00001.parquet"]
+    monkeypatch.setattr(store, "write_shard", write)
+    resumed = guard.train(
+        few, method="rejection", outliers="patch_shuffle", out=tmp_path / "killed", resume=True, **options
+    )
+    assert len(store.open_store(kept)) == len(whole.splits["train"])
+    np.testing.assert_array_equal(*(g.predict(four[0][:50]).ood_score for g in (whole, resumed)))
+    assert not [key for key in load_file(tmp_path / "whole" / "checkpoint.safetensors") if "synthesiser" in key]
