@@ -50,19 +50,19 @@ class PairOptions(Record):
             several methods and runs share one.
         pair_epochs: passes over the images. None: as many as show it at least 150,000 images.
         pair_batch: images per step.
-        pair_lr: peak learning rate of Adam; a cosine to zero.
+        pair_lr: peak learning rate of Adam, divided by the root of each layer's fan-in; a cosine to zero.
         pair_width: channels at the generator's full resolution, doubled at each halving up to 4 x.
         pair_latent: d, the width of a style.
         pair_size: the generator's resolution, a power of two. None: the next one to the images' longer side, at most
             64; images of another size are resized.
-        pair_adversarial: weight of the adversarial loss beside that of the pixels.
+        pair_adversarial: weight of the adversarial loss beside that of the pixels, in the second half of the training.
     """
 
     pair: str = "style"
     pair_folder: str | None = None
     pair_epochs: int | None = Field(default=None, ge=1)
-    pair_batch: int = Field(default=64, ge=2)
-    pair_lr: float = Field(default=2e-3, gt=0)
+    pair_batch: int = Field(default=32, ge=2)
+    pair_lr: float = Field(default=1e-2, gt=0)
     pair_width: int = Field(default=32, ge=1)
     pair_latent: int = Field(default=128, ge=1)
     pair_size: int | None = Field(default=None, ge=8, le=1024)

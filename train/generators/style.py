@@ -4,7 +4,7 @@
     synthesis: a learned 4 x 4 constant, then two modulated convolutions per resolution; images add up over resolutions
 
 Left out, as W+ reconstruction has no use for it: noise inputs (so that w alone decides the image), path-length
-regularisation, style mixing, equalised learning rates.
+regularisation, style mixing. Learning rates are equalised in the optimizer (`train.generators.training`).
 """
 
 from __future__ import annotations

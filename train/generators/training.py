@@ -13,6 +13,7 @@ import hashlib
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ SHOWN = 150_000  # images, in as many epochs as that takes
 EMA = 0.999
 R1_WEIGHT, R1_EVERY = 0.1, 16
 PERCEPTUAL = 0.5
+JUDGE_FROM = 0.5  # of the steps are pixels alone, at half the cost: first reconstruct, then sharpen
+BETAS = 0.5, 0.99
 CLIP = 1.0  # largest norm of a gradient: a young discriminator's are now and then far off
 SHOW_IN_GRID = 12
 
@@ -134,8 +137,8 @@ class PairTraining:
         self.pair = pair.to(device)
         self.judge = judge.to(device, memory_format=torch.channels_last)
         self.averaged = Average(self.pair, EMA)
-        self.makers = torch.optim.Adam(self.pair.parameters(), lr=options.pair_lr, betas=(0.5, 0.99))
-        self.judges = torch.optim.Adam(self.judge.parameters(), lr=options.pair_lr, betas=(0.5, 0.99))
+        self.makers = torch.optim.Adam(equalised(self.pair), betas=BETAS)
+        self.judges = torch.optim.Adam(equalised(self.judge), betas=BETAS)
         self.batch_size = min(options.pair_batch, len(data))
         self.steps = len(data) // self.batch_size
         self.autocast = mixed_precision(device)
@@ -172,7 +175,7 @@ class PairTraining:
                 step = epoch * self.steps + i
                 factor = schedule(step / (self.card.epochs * self.steps), warmup=0.05)
                 for group in [*self.makers.param_groups, *self.judges.param_groups]:
-                    group["lr"] = self.options.pair_lr * factor
+                    group["lr"] = self.options.pair_lr * factor * group["factor"]
                 for name, value in self.step(batch, generator, step).items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
                 advance()
@@ -180,41 +183,48 @@ class PairTraining:
         return {**numbers, "seconds": round(time.perf_counter() - began, 1)}
 
     def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        """One update of the makers, one of the judge."""
+        """One update of the makers and, once it has joined, one of the judge."""
         real, labels = self.pair.to_signal(batch.images), batch.labels
-        extra = max(2, len(real) // 4)
-        z = torch.randn(extra, self.pair.latent, generator=generator, device=self.device)
-        fake_labels = torch.cat([labels, labels[:extra]])
+        joined = self.options.pair_adversarial > 0 and step >= JUDGE_FROM * self.card.epochs * self.steps
         with self.autocast():
-            drawn = self.pair.broadcast(self.pair.mapping(z, labels[:extra]))
-            fake = self.pair.synthesis(torch.cat([self.pair.encoder(real), drawn])).float()
-        pixels = (fake[: len(real)] - real).abs().mean()
-        loss, terms = pixels, {"pixels": pixels}
-        if self.options.pair_adversarial:
-            self.judge.requires_grad_(False)
-            with self.autocast():
-                fake_logits, fake_maps = self.judge(fake, fake_labels)
-                with torch.no_grad():
-                    real_maps = self.judge.trunk(real)
-            terms["features"] = feature_distance(real_maps, [m[: len(real)] for m in fake_maps])
-            terms["adversarial"] = non_saturating(fake_logits)
+            w = self.pair.encoder(real)
+            if joined:
+                labels = torch.cat([labels, labels[: max(2, len(real) // 4)]])
+                z = torch.randn(len(labels) - len(real), self.pair.latent, generator=generator, device=self.device)
+                w = torch.cat([w, self.pair.broadcast(self.pair.mapping(z, labels[len(real) :]))])
+            made = self.pair.synthesis(w).float()
+        terms = {"pixels": (made[: len(real)] - real).abs().mean()}
+        loss = terms["pixels"]
+        if joined:
+            terms |= self._judged(real, made, labels)
             loss = loss + PERCEPTUAL * terms["features"] + self.options.pair_adversarial * terms["adversarial"]
         _update(self.makers, loss)
-        if self.options.pair_adversarial:
-            terms["judge"] = self._judge_step(real, labels, fake.detach(), fake_labels, step)
+        if joined:
+            terms["judge"] = self._judge_step(real, made.detach(), labels, step)
         self.averaged.update(self.pair, step)
         return {name: value.detach() for name, value in terms.items()}
 
-    def _judge_step(self, real: Tensor, labels: Tensor, fake: Tensor, fake_labels: Tensor, step: int) -> Tensor:
-        self.judge.requires_grad_(True)
+    def _judged(self, real: Tensor, made: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the judge says of the images that were made, of which the first are to equal `real`."""
+        self.judge.requires_grad_(False)
         with self.autocast():
-            real_logits, _ = self.judge(real, labels)
-            fake_logits, _ = self.judge(fake, fake_labels)
-        loss = discriminator_loss(real_logits, fake_logits)
+            logits, maps = self.judge(made, labels)
+            with torch.no_grad():
+                real_maps = self.judge.trunk(real)
+        features = feature_distance(real_maps, [m[: len(real)] for m in maps])
+        return {"features": features, "adversarial": non_saturating(logits)}
+
+    def _judge_step(self, real: Tensor, made: Tensor, labels: Tensor, step: int) -> Tensor:
+        self.judge.requires_grad_(True)
+        own = labels[: len(real)]
+        with self.autocast():
+            real_logits, _ = self.judge(real, own)
+            made_logits, _ = self.judge(made, labels)
+        loss = discriminator_loss(real_logits, made_logits)
         penalised = loss
         if step % R1_EVERY == 0:  # in float32: it differentiates a gradient
             x = real.detach().requires_grad_()
-            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.judge(x, labels)[0], x)
+            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.judge(x, own)[0], x)
         _update(self.judges, penalised)
         return loss
 
@@ -234,6 +244,21 @@ class PairTraining:
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"makers": self.makers, "judges": self.judges}
+
+
+def equalised(module: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups whose learning rate is divided by the root of the weights' fan-in (`factor`).
+
+    With Adam, whose steps do not depend on a weight's scale, these are StyleGAN's equalised learning rates: every layer
+    turns by the same share per step. Without them the widest layers run away.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            matrix = parameter.ndim >= 2 and not isinstance(part, nn.Embedding)
+            fan_in = parameter[0].numel() if matrix else 1
+            groups.setdefault(fan_in**-0.5, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
