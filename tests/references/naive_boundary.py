@@ -18,14 +18,14 @@ def boundary_rows(features: np.ndarray, k: int, select: int, nearest: bool = Fal
     return np.sort(order[:select])
 
 
-def full_sort(features: np.ndarray, k: int, select: int) -> np.ndarray:
-    """`boundary_rows` at a size where the differences take too long: every distance by one product per block of rows,
-    every row sorted in full. float32; (select,) in no order.
+def full_sort(bank: np.ndarray, k: int, rows: np.ndarray) -> np.ndarray:
+    """The kth of `rows` of a bank that is too large for `kth_distances`: every distance by one product per block, every
+    row of distances sorted in full; in the bank's precision.
     """
-    squares = (features**2).sum(1)
-    kth = np.empty(len(features), features.dtype)
-    for start in range(0, len(features), 256):
-        block = slice(start, start + 256)
-        distances = squares[block, None] + squares[None, :] - 2 * (features[block] @ features.T)
-        kth[block] = np.sort(distances, axis=1)[:, k - 1]
-    return np.argsort(-kth, kind="stable")[:select]
+    squares = (bank**2).sum(1)
+    kth = []
+    for start in range(0, len(rows), 256):
+        block = rows[start : start + 256]
+        distances = squares[block, None] + squares[None, :] - 2 * (bank[block] @ bank.T)
+        kth.append(np.sort(distances, axis=1)[:, k - 1])
+    return np.concatenate(kth)

@@ -177,7 +177,7 @@ def test_each_step_draws_around_that_many_classes(classes: int | None, expected:
     assert found.parents is not None
     assert len(set(found.parents.flatten().tolist())) == expected
     nearest = (found.data @ torch.eye(6)[:3].T).argmax(-1)
-    assert (nearest == found.parents[:, 0]).float().mean() > 0.8
+    assert (nearest == found.parents[:, 0]).float().mean() > 0.6
     if expected == 1:
         drawn = {int(made.sample(NOTHING, generator(seed)).parents[0]) for seed in range(30)}
         assert drawn == {0, 1, 2}
