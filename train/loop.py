@@ -242,8 +242,9 @@ class StageRun:
         if self.frozen is not None:
             return self.frozen.taps(batch, sampled)
         images, n = batch.images, len(batch.labels)
-        if sampled is not None:
-            images = torch.cat([images, self._augment(sampled.data, generator)])
+        if sampled is not None and self.synthesiser is not None:
+            moved = self._augment(sampled.data, generator) if self.synthesiser.augmented else sampled.data
+            images = torch.cat([images, moved])
         return _split(self.look(images), n)
 
     def look(self, images: Tensor) -> Taps:

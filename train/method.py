@@ -80,9 +80,15 @@ class Learner(nn.Module):
 
 
 class Synthesiser(Learner):
-    """Makes outliers during training. State that must survive a restart lives in buffers, or in `Setting.folder`."""
+    """Makes outliers during training. State that must survive a restart lives in buffers, or in `Setting.folder`.
+
+    Attributes:
+        space: what is made, features or images.
+        augmented: whether its images are shifted and mirrored like the in-distribution ones.
+    """
 
     space: ClassVar[Literal["feature", "image"]]
+    augmented: ClassVar[bool] = True
 
     def prepare(self, setting: Setting) -> None:
         """Called when its stage begins, and again where a run is resumed in it: train a generator, fill a store.

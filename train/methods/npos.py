@@ -11,8 +11,8 @@ for unit length, and the paper's penultimate features come in any. (2) The selec
 ``variant="code"`` is the scrambled one of all public copies. (3) The queue is kept for the whole run; two public copies
 empty it every epoch and draw from its zeros. It holds min(queue, smallest class) features; `k` and `select` shrink in
 proportion. (4) Each step draws around `classes` random classes: around all, as published, costs time that grows with
-their number. (5) Candidates are put back on the sphere (``renormalise=False`` is published): every z lies on it, so the
-MLP would otherwise tell outliers by their length, which is every image's.
+their number. As published, candidates leave the sphere on which every z lies; ``renormalise=True`` puts them back,
+which made no difference where it was measured (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..synthesis.features.knn_boundary import BoundaryOptions, KNNBoundary
 
 
 class NPOSOptions(MethodOptions):
-    """The official values for CIFAR-10, but for `start` (a share of the epochs), `classes` and `renormalise`.
+    """The official values for CIFAR-10, but for `start` (a share of the epochs) and `classes`.
 
     `queue`: features kept per class. `k`, `select`, `pick`, `n_noise`, `sigma`, `keep`, `variant`: as `BoundaryOptions`
     has them. `hidden`: of the MLP; with ``score="rejection"`` it is that score's.
@@ -46,7 +46,7 @@ class NPOSOptions(MethodOptions):
     n_noise: int = Field(default=600, ge=1)
     sigma: float = Field(default=0.1, gt=0)
     keep: int = Field(default=200, ge=1)
-    renormalise: bool = True
+    renormalise: bool = False
     pooled: bool = False
     classes: int | None = Field(default=2, ge=1)
     hidden: int = Field(default=128, ge=1)

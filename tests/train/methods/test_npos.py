@@ -93,6 +93,7 @@ def test_a_linear_head_gets_outliers_as_long_as_its_features(
 
     monkeypatch.setattr(KNNBoundary, "sample", spy)
     options = {**tiny, **RECIPES["npos"], "head": "linear", "head_options": None, "epochs": 2, "start": 0.0}
+    options["renormalise"] = True
     guard.train(four, **options)
     assert made
     assert min(made) == 1.0

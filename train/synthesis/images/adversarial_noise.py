@@ -87,6 +87,7 @@ class AdversarialNoise(LowPassNoise):
     source: ClassVar[str] = "ACET, Hein et al., CVPR 2019"
     Options: ClassVar[type[LowPassOptions]] = AdversarialOptions
     needs_classifier: ClassVar[bool] = True
+    augmented: ClassVar[bool] = False  # an image found pixel by pixel is another one when it is shifted
 
     def prepare(self, setting: Setting) -> None:
         self._network = (setting.module,)  # in a tuple: it is no part of this synthesiser's state
