@@ -28,7 +28,7 @@ from train.method import Batch
 from train.regularizers.energy_logistic import EnergyLogisticLoss
 
 ROOT = Path(__file__).parents[2]
-METHODS = ["plain", "vos", "oe", "mim", "rejection"]
+METHODS = ["plain", "vos", "npos", "oe", "mim", "energy_ft", "acet", "rejection"]
 
 Tiny = dict[str, Any]
 
@@ -92,6 +92,9 @@ def test_the_schedule_rises_linearly_and_falls_by_half_a_cosine() -> None:
 RESUMED = {
     "plain": {"method": "plain", "epochs": 4, "ema": 0.9, "augment": "crop+flip"},
     "vos": {"method": "vos", "epochs": 4, "start": 0.25, "queue": 20, "score": "energy_logistic"},
+    "npos": {**RECIPES["npos"], "epochs": 4},
+    # its margins are those of the network that the stage began with
+    "energy_ft": {**RECIPES["energy_ft"], "epochs": 2, "outliers": "low_pass_noise"},
     "rejection": {"method": "rejection", "epochs": 2, "head_epochs": 2, "hidden": 32},
     "mim": {"method": "mim", "epochs": 2, "finetune_epochs": 2, "finetune_lr": 0.01, "k": 3, "ema": 0.9},
     # heads whose loss has a state of its own
@@ -146,6 +149,8 @@ def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny)
     [
         ("plain", "0,2,1"),  # stage 0, after the first step of its third epoch
         ("vos", "0,3,2"),
+        ("npos", "0,3,2"),
+        ("energy_ft", "1,3,1"),
         ("rejection", "1,3,1"),  # in the second epoch of the second stage
         ("mim", "1,2,2"),  # at the end of the second stage's first epoch, before its checkpoint
         ("adacos", "0,2,1"),
