@@ -130,13 +130,14 @@ def fill(
     folder = Path(folder)
     card = _card(synthesiser, setting, count, matching.checked(match), batch_size, shard_size)
     held = read_card(folder)
-    if held is not None:
+    begun = folder.is_dir() and any(folder.glob("*.parquet"))
+    if held is not None and begun:  # a card alone is of a run that was stopped before it made anything
         if any_classifier and not missing_shards(folder, held):
             card = card.model_copy(update={"classifier": held.classifier})
         check_same(folder, held, card)
         if held.count == card.count and not missing_shards(folder, held):
             return Store(folder, held)
-    elif folder.is_dir() and any(folder.glob("*.parquet")):
+    elif begun:
         raise ConfigError(f"{folder} holds Parquet files and no store; choose another folder for the outliers")
     write_card(folder, card)
     synthesiser.to(setting.device)

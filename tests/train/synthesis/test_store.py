@@ -285,6 +285,12 @@ def test_a_store_made_otherwise_is_refused(tmp_path: Path, setting: Setting, mes
     assert content(tmp_path / "s") == before
 
 
+def test_a_run_that_was_stopped_before_its_first_shard_binds_nobody(tmp_path: Path, setting: Setting) -> None:
+    for path in small(tmp_path / "s", setting).paths():
+        path.unlink()
+    assert small(tmp_path / "s", setting, synthesiser=shuffler(grid=4)).card.options == {"grid": 4}
+
+
 def test_fewer_images_than_there_are_and_folders_of_something_else(tmp_path: Path, setting: Setting) -> None:
     small(tmp_path / "s", setting)
     with pytest.raises(ConfigError, match="holds 50 outliers and 40 are asked for"):
