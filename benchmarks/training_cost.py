@@ -1,7 +1,7 @@
 """What a training method costs: its step against a plain one, in ood-guard's own loop.
 
-    python -m benchmarks.training_cost            # about 3 minutes on 2 cores; results/training_cost.json and .md
-    python -m benchmarks.training_cost --quick    # half a minute, to the terminal only
+    python -m benchmarks.training_cost            # about 5 minutes on 2 cores; results/training_cost.json and .md
+    python -m benchmarks.training_cost --quick    # a minute, to the terminal only
 
 WRN-16-2 at 32 pixels, 10 classes, batches of 128, D = 128, whatever precision the loop chooses on this machine. All
 methods keep their defaults and are in the stage that costs (outliers on, VOS's queues full), each with a network of

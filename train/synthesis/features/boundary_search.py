@@ -29,6 +29,7 @@ from ...statistics.kth import kth_smallest
 
 ROWS_PER_PIVOT = 100
 NEAR = 4  # times k: the rows that a bound comes from
+WORTH = 8  # times as many there must be for bounds to save time
 FAISS_MOST = 2048  # neighbours that faiss finds on a GPU
 CHUNK = 2**24  # numbers in a block of (queries, bank): 64 MB
 MARGIN = 2.0**-22  # of float32's rounding, per addition and twice over: products, centring, norms
@@ -145,7 +146,8 @@ class _Search:
     def __init__(self, bank: Bank, k: int, select: int, nearest: bool) -> None:
         self.bank, self.k, self.select, self.nearest = bank, k, select, nearest
         self.low = torch.full_like(bank.squares, -torch.inf)
-        self.high = torch.full_like(bank.squares, torch.inf) if nearest else bank.at_most(k)
+        bounded = not nearest and len(bank.squares) >= WORTH * NEAR * k
+        self.high = bank.at_most(k) if bounded else torch.full_like(bank.squares, torch.inf)
 
     def bounds(self) -> Bounds:
         """Of every row's value, as tight as float32 gives them for all that may be among the largest."""
