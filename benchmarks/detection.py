@@ -47,6 +47,7 @@ OOD_IMAGES = 400  # of each set made on the spot
 FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vim")
 COMBINED = ("energy", "knn", "vim", "energy+vim")  # with a learned score
 ALPHA = 0.05
+CHEAP = ("patch_mix", "patch_shuffle", "phase_mix", "pixel_average", "rotation", "smooth_noise", "strokes")
 STORE = 20_000  # outliers of the methods that make them once
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
@@ -58,6 +59,8 @@ class Recipe:
     name: str
     arguments: dict[str, Any]
     start_from: str | None = None  # the recipe whose network it fine-tunes
+    store: str | None = None  # the synthesiser of the store it learns from, made first
+    match: tuple[str, ...] = ()  # what the store's outliers take over from in-distribution images
 
 
 def recipes(outliers: str | None) -> list[Recipe]:
@@ -77,9 +80,10 @@ def recipes(outliers: str | None) -> list[Recipe]:
             Recipe(name, {"method": name, "store_size": STORE}, "plain")
             for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
         ),
+        *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
         *(
-            Recipe(f"rejection, {name}", {"method": "rejection", "outliers": name}, "plain")
-            for name in ("patch_shuffle", "pixel_average")
+            Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
+            for name in ("pixel_average", "patch_shuffle")
         ),
     ]
     if outliers:
@@ -104,6 +108,10 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
     extra: dict[str, Any] = {"epochs": epochs, "backbone": backbone}
     if recipe.start_from:
         extra["init"] = run_folder(recipe.start_from, folder, seed)
+    if recipe.store:
+        store = folder / "stores" / "-".join([recipe.store, *recipe.match])
+        guard.synth(data, method=recipe.store, count=STORE, out=store, match=recipe.match, seed=seed, gallery=False)
+        extra["outliers"] = str(store)
     if "pair_folder" in get_method(recipe.arguments["method"]).Options.model_fields:  # one pair for the DMR family
         extra["pair_folder"] = str(folder / f"pair-s{seed}")
     began = time.perf_counter()
