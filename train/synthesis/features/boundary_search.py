@@ -87,15 +87,17 @@ class Bank:
 
     def exact_kth(self, rows: Tensor, k: int) -> Tensor:
         """The kth (N,) of the bank's own `rows` from the differences to their neighbours, all in float64."""
-        bank = self.features.double()
-        centred = bank - bank.mean(0)
-        squares = centred.square().sum(-1)
-        found = []
-        for part in rows.split(max(1, CHUNK // 4 // len(bank))):
-            distance = torch.addmm(squares, centred[part], centred.T, alpha=-2)
-            neighbour = distance.topk(k, largest=False).indices[:, -1]
-            found.append((bank[part] - bank[neighbour]).square().sum(-1))
-        return torch.cat(found) if found else squares[:0]
+        mean = self.features.mean(0, dtype=torch.float64)
+        found = [self.squares.new_empty(0, dtype=torch.float64)]
+        for part in rows.split(max(1, CHUNK // 4 // len(self.squares))):
+            queries = self.features[part].double()
+            distances = []  # less what all of a query have in common
+            for some in self.features.split(max(1, CHUNK // 4 // len(mean))):
+                others = some.double() - mean
+                distances.append(others.square().sum(-1) - 2 * (queries - mean) @ others.T)
+            neighbour = torch.cat(distances, 1).topk(k, largest=False).indices[:, -1]
+            found.append((queries - self.features[neighbour].double()).square().sum(-1))
+        return torch.cat(found)
 
 
 def boundary_rows(features: Tensor, k: int, select: int, *, nearest: bool = False) -> Tensor:
