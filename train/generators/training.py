@@ -135,7 +135,7 @@ class PairTraining:
             pair = _fresh(card)
             judge = Discriminator(card.size, max(4, options.pair_width // 2), card.channels, card.classes)
         self.pair = pair.to(device)
-        self.judge = judge.to(device, memory_format=torch.channels_last)
+        self.judge = judge.to(device).to(memory_format=torch.channels_last)
         self.averaged = Average(self.pair, EMA)
         self.makers = torch.optim.Adam(equalised(self.pair), betas=BETAS)
         self.judges = torch.optim.Adam(equalised(self.judge), betas=BETAS)
