@@ -45,7 +45,7 @@ class PairOptions(Record):
 
     Attributes:
         pair: "style" (trained on the user's images), or a name given to `register_pair`.
-        pair_folder: where the trained pair is kept. None: with the run or store that it is trained for. A pair that
+        pair_folder: where the trained pair is kept, and class means of its latents. None: with the run or store that it is trained for. A pair that
             is found finished in a folder named here is used as it is, whatever the other options say, so that
             several methods and runs share one.
         pair_epochs: passes over the images. None: as many as show it at least 150,000 images.

@@ -116,6 +116,7 @@ class LatentArithmetic(ImageSynthesiser):
 
     source: ClassVar[str] = "DMR, Choi & Na 2024"
     prepared: ClassVar[bool] = True
+    subtracts: ClassVar[bool] = True  # mu_y, which takes an encoding of every image
     Options: ClassVar = LatentOptions
     means: Tensor
 
@@ -133,17 +134,19 @@ class LatentArithmetic(ImageSynthesiser):
 
     def prepare(self, setting: Setting) -> None:
         self._pair = [make_pair(setting, self.options)]
-        if self.options.variant == "code":
-            self.means = drawn_class_means(self._sampling(), self.num_classes, setting.device)
-        else:
-            self.means = self._kept_means(setting)
+        drawn = self._sampling() if self.options.variant == "code" else None
+        if self.subtracts:
+            if drawn is None:
+                self.means = self._kept_means(setting)
+            else:
+                self.means = drawn_class_means(drawn, self.num_classes, setting.device)
 
     def _kept_means(self, setting: Setting) -> Tensor:
         """`class_means`, from a file where this pair and these rows are those it was made of."""
         probe = torch.from_numpy(setting.data.take(torch.arange(min(8, len(setting.data))).numpy()).copy())
         answer = self.pair.encode(probe.to(setting.device)).cpu().contiguous()
         digest = hashlib.sha256(answer.numpy().tobytes() + setting.data.rows.tobytes()).hexdigest()[:16]
-        path = Path(setting.folder) / f"class_means-{digest}.safetensors"
+        path = Path(self.options.pair_folder or setting.folder) / f"class_means-{digest}.safetensors"
         if path.exists():
             return load(path.read_bytes())["means"].to(setting.device)
         means = class_means(self.pair, setting.data, setting.device)
@@ -197,6 +200,7 @@ class MLM(LatentArithmetic):
     """Decoded means of the latents of k images of different classes: G(1/k sum w_i)."""
 
     name: ClassVar[str] = "mlm"
+    subtracts: ClassVar[bool] = False
     Options: ClassVar = MixedLatentOptions
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
