@@ -45,9 +45,9 @@ class PairOptions(Record):
 
     Attributes:
         pair: "style" (trained on the user's images), or a name given to `register_pair`.
-        pair_folder: where the trained pair is kept, and class means of its latents. None: with the run or store that it is trained for. A pair that
-            is found finished in a folder named here is used as it is, whatever the other options say, so that
-            several methods and runs share one.
+        pair_folder: where the trained pair is kept, and class means of its latents. None: with the run or store that it
+            is trained for. A pair that is found finished in a folder named here is used as it is, whatever the other
+            options say, so that several methods and runs share one.
         pair_epochs: passes over the images. None: as many as show it at least 150,000 images.
         pair_batch: images per step.
         pair_lr: peak learning rate of Adam, divided by the root of each layer's fan-in; a cosine to zero.
