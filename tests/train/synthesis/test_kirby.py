@@ -155,6 +155,29 @@ def test_grey_images_and_augmentation(tmp_path: Path) -> None:
     assert not made[True].equal(made[False])
 
 
+class Tokens(Brightness):
+    """A class token (the mean) and the map's places, of which one or the other is pooled."""
+
+    reads_class_token = False
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        patches = super().forward_map(x).flatten(2).transpose(1, 2)
+        return torch.cat([patches.mean(1, keepdim=True), patches], 1)
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        return feature_map[:, 0] if self.reads_class_token else feature_map[:, 1:].mean(1)
+
+
+def test_a_transformer_must_read_its_patches(module: GuardModule, images: Tensor) -> None:
+    expected = key_regions(module, images, 0.3)
+    backbone = Tokens()
+    module.classifier.backbone = backbone
+    assert key_regions(module, images, 0.3).equal(expected)
+    backbone.reads_class_token = True
+    with pytest.raises(ModelError, match="come from its class token alone"):
+        key_regions(module, images, 0.3)
+
+
 def test_what_shows_no_map_is_refused(images: Tensor) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * 3, 2))
     module = GuardModule(TappedClassifier(net, "1", "input"), create_score("energy"), NORMALISATION)
