@@ -4,8 +4,8 @@
     head_kind="multiclass" (KIRBY): L = mean cross-entropy of B's C + 1 outputs, outliers being class C
 
 The classifier is trained first (or comes from ``init=``) and is then frozen in eval mode: its labels and probabilities
-stay what they were, to the bit. The outliers are images that you give, or a synthesiser's: "patch_shuffle" (default:
-shuffled patches keep an image's pixel statistics, which averages do not) or "pixel_average".
+stay what they were, to the bit. The outliers are images that you give, or a synthesiser's: "phase_mix" by default,
+whose power spectra are in-distribution ones, so that no seam, blur or contrast can be learned in place of the object.
 """
 
 from __future__ import annotations
@@ -115,5 +115,5 @@ class RejectionNetwork(FrozenRejection):
     Options = RejectionOptions
 
     def outliers(self, context: Context, count: int) -> Synthesiser:
-        source = image_source(context.outliers or {"patch_shuffle": 1.0}, count, context.num_classes)
+        source = image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes)
         return Matched(source, self.options.match) if self.options.match else source
