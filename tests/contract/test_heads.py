@@ -15,7 +15,7 @@ import guard
 from guard.errors import ConfigError, ModelError, UnknownNameError
 from guard.heads import create_head, head_class, list_heads
 from guard.scores import create_score, get_score, list_scores
-from tests.conftest import Arrays
+from tests.conftest import RECIPES, Arrays
 from train.registry import get_method, list_methods
 
 HEADS = list_heads()
@@ -152,14 +152,23 @@ class TestEveryHead:
         assert head_class(name).source or name == "linear"
 
 
+SAME_STAGES = {"mlm", "dmr", "dmr_kirby"}  # as dmr_mlm: the outliers differ, not what is trained on them
+
+
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", sorted(set(list_methods()) - SAME_STAGES))
 def test_every_method_trains_every_head(method: str, head: str, four: Arrays, tiny: dict[str, Any]) -> None:
     outliers = "patch_shuffle" if get_method(method).wants_outliers == "required" else None
-    options = {**tiny, "backbone": "wrn10_2", "epochs": 1, "lr": 0.02}
-    if method == "rejection":
-        options["head_epochs"] = 1
-    g = guard.train((four[0][:160], four[1][:160]), method=method, head=head, outliers=outliers, **options)
+    own = {key: value for key, value in RECIPES[method].items() if key not in ("method", "score", "head_options")}
+    options = {**tiny, "outliers": outliers, **own, "backbone": "wrn10_2", "epochs": 1, "lr": 0.02, "head": head}
+    options |= {key: 1 for key in ("head_epochs", "finetune_epochs") if key in own}
+    data = (four[0][:160], four[1][:160])
+    heads = get_method(method).heads
+    if heads and head not in heads:
+        with pytest.raises(ConfigError, match=heads[0]):
+            guard.train(data, method=method, **options)
+        return
+    g = guard.train(data, method=method, **options)
     assert (g.manifest.method, g.manifest.head) == (method, head)
     assert np.isfinite(g.predict(four[0][:20]).ood_score).all()
 
