@@ -26,6 +26,7 @@ from .reservoir import Reservoir
 
 TAIL = 0.05  # share of the held-out images above which the tail begins
 KNOTS = 128
+CLOSEST = 1e-3  # of the range of the knots
 _SAMPLE = 4000  # fitting rows kept for a table, where no held-out images are given
 
 
@@ -38,7 +39,7 @@ def surprise_table(scores: Tensor) -> Tensor:
     ordered = scores.double().sort().values
     n = len(ordered)
     wanted = torch.linspace(0, 1 - TAIL, KNOTS, dtype=torch.float64, device=ordered.device)
-    knots = ordered[(wanted * (n - 1)).round().long()].unique()
+    knots = _apart(ordered[(wanted * (n - 1)).round().long()].unique())
     at_least = n - torch.searchsorted(ordered, knots)  # how many are as large
     surprise = -((at_least + 1).double() / (n + 1)).log()
     excess = ordered[ordered > knots[-1]] - knots[-1]
@@ -46,6 +47,17 @@ def surprise_table(scores: Tensor) -> Tensor:
     step = excess.mean() if len(excess) else spread
     step = step.clamp_min(1e-6 * ordered.abs().max()).clamp_min(1e-12)
     return torch.stack([torch.cat([knots, knots[-1:] + step]), torch.cat([surprise, surprise[-1:] + 1])])
+
+
+def _apart(knots: Tensor) -> Tensor:
+    """Rising knots without those nearer than a thousandth of their range to the one before: between two that nearly
+    coincide -log p would rise like a wall, and rounding be seen. The ends stay."""
+    least = (knots[-1] - knots[0]) * CLOSEST
+    kept = [knots[0]]
+    for knot in knots[1:-1]:
+        if knot - kept[-1] >= least and knots[-1] - knot >= least:
+            kept.append(knot)
+    return torch.stack([*kept, knots[-1]]) if len(knots) > 1 else knots
 
 
 def surprise(scores: Tensor, table: Tensor) -> Tensor:
