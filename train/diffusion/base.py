@@ -145,7 +145,6 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         UnknownNameError: no such model.
         ConfigError: what the factory made does not speak the interface.
     """
-    _load()
     if options.diffusion not in _MODELS:
         raise UnknownNameError(
             "diffusion model", options.diffusion, _MODELS, "Add one with train.diffusion.register_diffusion."
@@ -155,7 +154,3 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         lacking = [name for name in Diffusion.__protocol_attrs__ if not hasattr(model, name)]  # type: ignore[attr-defined]
         raise ConfigError(f"diffusion model {options.diffusion!r} lacks {', '.join(sorted(lacking))}")
     return model
-
-
-def _load() -> None:
-    from . import own, stable_diffusion  # noqa: F401  (each registers its model)
