@@ -59,7 +59,7 @@ def test_no_images_are_no_images() -> None:
 
 
 def test_an_unknown_kernel_is_named() -> None:
-    with pytest.raises(ConfigError, match="resize must be one of nearest, .*, both, got 'cubic'"):
+    with pytest.raises(ConfigError, match=r"resize must be one of nearest, .*, both, got 'cubic'"):
         resized(images(3), 9, 7, "cubic")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="resize"):
         ResizeOptions(resize="cubic")  # type: ignore[arg-type]
