@@ -20,15 +20,15 @@ from .base import Need, Score
 
 def generalised_entropy(logits: Tensor, gamma: float, m: int) -> Tensor:
     """sum over the m largest p_c of (p_c (1 - p_c))^gamma, >= 0; logits (N, C) -> (N,). All classes where C <= m."""
-    x = logits - logits.amax(-1, keepdim=True)  # p = e^x / total; 0 for the largest
-    e, is_top = x.exp(), x >= 0
-    # what the others of a largest class have; of classes that tie, all but one count among the others
-    rest = torch.where(is_top, 0.0, e).sum(-1, keepdim=True) + (is_top.sum(-1, keepdim=True) - 1)
+    largest = logits.max(-1, keepdim=True)
+    x, top = logits - largest.values, largest.indices  # p = e^x / total
+    e = x.exp()
+    rest = e.scatter(-1, top, 0.0).sum(-1, keepdim=True)  # what all others have
     total = rest + 1
     if m < logits.shape[-1]:
         x = x.topk(m, dim=-1).values
-        e, is_top = x.exp(), x >= 0
-    complement = torch.where(is_top, rest, total - e)
+        e, top = x.exp(), torch.zeros_like(top)
+    complement = (total - e).scatter(-1, top, rest)
     return (gamma * (x + complement.log() - 2 * total.log())).exp().sum(-1)
 
 
