@@ -133,6 +133,14 @@ def exported(trained: Callable[[str], Any], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole StableDiffusionPipeline of tiny, untrained parts, for ``diffusion="stable-diffusion"``."""
+    from tests.tiny_stable_diffusion import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("stable_diffusion"))
+
+
+@pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
     """The arguments of guard.train that make it short."""
     return dict(TINY)
