@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,8 +87,25 @@ def kept_path(setting: Setting, kind: str, options: Record, schedule: Schedule) 
     return setting.folder / f"{kind}-{digest}.safetensors"
 
 
+class Source(Protocol):
+    """What is learned from, as a `Feed` is: a number of items, and batches of them in any order."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[IDBatch]:
+        """Batches of the items that `order` (n,) names, on `device`."""
+        ...
+
+
 def train_kept(
-    setting: Setting, network: Learner, update: Update, kind: str, options: Record, schedule: Schedule
+    setting: Setting,
+    network: Learner,
+    update: Update,
+    kind: str,
+    options: Record,
+    schedule: Schedule,
+    before_step: Callable[[float], None] | None = None,
+    source: Source | None = None,
 ) -> None:
     """Train `network` on the setting's images, or go on where a killed run stopped, or take what is finished.
 
@@ -99,13 +116,15 @@ def train_kept(
         update: one step on a batch, with all randomness from the generator; scalars to log, by name.
         kind: what it is called in file names and progress bars.
         options: what decides its form and its learning.
+        before_step: called with the share of the training that is done, in [0, 1): for a schedule of learning rates.
+        source: what to learn from in place of the images; `options` then say what it is.
 
     Raises:
         ArtefactDamagedError: the kept file cannot be read.
     """
     path = kept_path(setting, kind, options, schedule)
     done = _load(path, network)
-    feed = Feed(setting.data)
+    feed: Source = Feed(setting.data) if source is None else source
     size = min(schedule.batch_size, len(feed))
     for epoch in range(done, schedule.epochs):
         network.train()
@@ -115,7 +134,9 @@ def train_kept(
         steps = len(feed) // size
         totals: dict[str, Tensor] = {}
         with progress_bar(f"{kind} {epoch + 1}/{schedule.epochs}", steps) as advance:
-            for batch in feed.batches(order[: steps * size], size, setting.device):
+            for step, batch in enumerate(feed.batches(order[: steps * size], size, setting.device)):
+                if before_step is not None:
+                    before_step((epoch * steps + step) / (schedule.epochs * steps))
                 for name, value in update(batch, generator).items():
                     totals[name] = totals.get(name, torch.zeros((), device=setting.device)) + value.detach()
                 advance()
