@@ -145,6 +145,8 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         UnknownNameError: no such model.
         ConfigError: what the factory made does not speak the interface.
     """
+    from . import stable_diffusion  # noqa: F401  (registers "stable-diffusion")
+
     if options.diffusion not in _MODELS:
         raise UnknownNameError(
             "diffusion model", options.diffusion, _MODELS, "Add one with train.diffusion.register_diffusion."

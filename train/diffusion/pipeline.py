@@ -1,0 +1,111 @@
+"""Opening a StableDiffusionPipeline: a folder that diffusers' `save_pretrained` wrote, or a hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guard.errors import ConfigError, MissingExtraError
+
+KIND = "StableDiffusionPipeline"
+EXAMPLE = "CompVis/stable-diffusion-v1-4"
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def open_pipeline(name: str | None, device: torch.device) -> Any:
+    """The pipeline on `device`, frozen: half precision on a GPU, no safety checker, DDIM, the VAE image by image.
+
+    Raises:
+        ConfigError: no name; no such folder or hub id; another kind of pipeline; no safetensors.
+        MissingExtraError: diffusers or transformers is not installed.
+    """
+    if not name:
+        raise ConfigError(
+            f"diffusion='stable-diffusion' needs diffusion_model=: the folder of a {KIND} (as save_pretrained writes "
+            f"it), or a hub id such as {EXAMPLE!r}; or use diffusion='own'"
+        )
+    diffusers = _diffusers()
+    _check_kind(diffusers, name)
+    try:
+        with _without_bars(diffusers):
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+                name,
+                torch_dtype=torch.float16 if device.type == "cuda" else torch.float32,
+                use_safetensors=True,  # no pickle is read
+                safety_checker=None,  # it blackens what it suspects, which training would take for an outlier
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+            )
+    except Exception as error:  # diffusers raises OSError, ValueError and more, each with its own sentence
+        raise ConfigError(
+            f"no {KIND} can be loaded from diffusion_model={name!r}: {_first_sentence(error)}. Its weights must be "
+            "safetensors (pipeline.save_pretrained(folder) writes them)"
+        ) from error
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    prediction = pipeline.scheduler.config.prediction_type
+    if prediction not in PREDICTIONS:
+        raise ConfigError(f"{name} predicts {prediction!r}; accepted: {', '.join(PREDICTIONS)}")
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.eval().requires_grad_(False)
+    pipeline.vae.enable_slicing()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _check_kind(diffusers: Any, name: str) -> None:
+    path = Path(name)
+    if path.is_dir():
+        where, fix = f"the folder {name}", "give the folder that pipeline.save_pretrained(folder) wrote"
+    elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        found = "is no folder" if path.exists() else "does not exist"
+        raise ConfigError(
+            f"diffusion_model={name!r} {found}; give the folder of a {KIND}, or a hub id like {EXAMPLE!r}"
+        )
+    else:
+        where = f"{name!r} (no folder here, so taken for a hub id)"
+        fix = "without network, give the folder of a pipeline that was downloaded elsewhere"
+    try:
+        config = diffusers.DiffusionPipeline.load_config(name)
+    except Exception as error:
+        raise ConfigError(
+            f"no diffusion pipeline can be opened from {where}: {_first_sentence(error)}; {fix}"
+        ) from error
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind != KIND:
+        raise ConfigError(f"diffusion_model={name!r} is a {kind}; diffusion='stable-diffusion' takes a {KIND}")
+
+
+@contextlib.contextmanager
+def _without_bars(diffusers: Any) -> Iterator[None]:
+    """One line per part, drawn over the progress of the training, says nothing."""
+    import transformers
+
+    loggings = [diffusers.utils.logging, transformers.utils.logging]
+    shown = [logging for logging in loggings if logging.is_progress_bar_enabled()]
+    for logging in shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[a-z)'\"])\. ", text, maxsplit=1)[0].rstrip(".")[:300]
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+        import transformers  # noqa: F401  (the text encoder's)
+    except ImportError as error:
+        raise MissingExtraError("diffusers, which Stable Diffusion runs on,", "diffusion") from error
+    return diffusers
