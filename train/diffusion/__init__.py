@@ -1,7 +1,7 @@
 """Diffusion models of images: one's own, trained on the user's images, and Stable Diffusion, by one interface.
 
 base               the interface, the options, and the registry
-own                a small class-conditional model on diffusers' networks and schedulers
+own                a small class-conditional model of the user's images, on diffusers' networks and schedulers
 stable_diffusion   any StableDiffusionPipeline, with token-embedding substitution
 """
 

@@ -145,7 +145,7 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         UnknownNameError: no such model.
         ConfigError: what the factory made does not speak the interface.
     """
-    from . import stable_diffusion  # noqa: F401  (registers "stable-diffusion")
+    from . import own, stable_diffusion  # noqa: F401  (they register)
 
     if options.diffusion not in _MODELS:
         raise UnknownNameError(

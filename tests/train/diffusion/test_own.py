@@ -1,0 +1,162 @@
+"""One's own diffusion model: forms, training, resuming, sharing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guard.errors import ArtefactDamagedError, ConfigError
+from tests.conftest import Arrays
+from train.data import load
+from train.diffusion import Diffusion, DiffusionOptions, make_diffusion
+from train.diffusion import training as training_module
+from train.diffusion.model import OwnDiffusion
+from train.method import Setting
+
+SMALL: dict[str, Any] = {"diffusion_epochs": 2, "diffusion_width": 8, "diffusion_batch": 16, "sampling_steps": 2}
+
+
+def setting_of(arrays: Arrays, folder: Path, seed: int = 0) -> Setting:
+    return Setting(None, load(arrays, channels=arrays[0].shape[-1]), folder, seed, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def own(arrays: Arrays, folder: Path, **options: Any) -> OwnDiffusion:
+    made = make_diffusion(setting_of(arrays, folder), DiffusionOptions(**{**SMALL, **options}))
+    assert isinstance(made, OwnDiffusion)
+    return made
+
+
+@pytest.fixture(scope="module")
+def some(four: Arrays) -> Arrays:
+    return four[0][:64], four[1][:64]
+
+
+@pytest.fixture(scope="module")
+def model(some: Arrays, tmp_path_factory: pytest.TempPathFactory) -> OwnDiffusion:
+    return own(some, tmp_path_factory.mktemp("own"))
+
+
+def drawn(model: OwnDiffusion, classes: list[int], seed: int = 0) -> torch.Tensor:
+    labels = torch.tensor(classes)
+    return model.sample(model.condition(labels), labels, torch.Generator().manual_seed(seed))
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "token": {},
+    "label": {"conditioning": "label", "prediction": "epsilon"},
+    "patch": {"patch": 2},
+    "latent": {"latent": True, "diffusion_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(16, 16, 3), (13, 18, 1)])
+def test_every_form_speaks_the_interface_at_the_images_size(
+    form: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    arrays = generator.integers(0, 256, (24, *shape), dtype=np.uint8), np.arange(24) % 2
+    model = own(arrays, tmp_path, **FORMS[form])
+    assert isinstance(model, Diffusion)
+    assert model.own_size == shape[:2]
+    labels = torch.tensor([0, 1, 1])
+    e = model.condition(labels)
+    assert e.shape == (3, model.width)
+    z = model.encode(torch.from_numpy(arrays[0][:3]))
+    assert z.shape == (3, *model.latent_shape)
+    assert model.decode(z).shape == (3, *shape)
+    assert drawn(model, [0, 1, 1]).shape == (3, *shape)
+    e.requires_grad_()
+    times = torch.tensor([10, 500, 900])
+    loss = model.noise_loss(z, e, labels, times=times, noise=torch.randn(z.shape))
+    assert loss.shape == (3,)
+    (gradient,) = torch.autograd.grad(loss.sum(), e)
+    assert (gradient.norm(dim=1) > 0).all()
+
+
+def test_pixels_come_back_as_they_were(model: OwnDiffusion, some: Arrays) -> None:
+    images = torch.from_numpy(some[0][:8])
+    assert model.decode(model.encode(images)).equal(images)
+    assert model.encode(torch.nn.functional.pad(images, (0, 0, 3, 3, 5, 5))).shape == (8, *model.latent_shape)
+
+
+def test_weights_of_classes_are_sums_of_their_anchors(model: OwnDiffusion) -> None:
+    one = torch.eye(4)
+    assert model.condition(one).allclose(model.condition(torch.arange(4)))
+    a, b = model.condition(torch.tensor([1])), model.condition(torch.tensor([3]))
+    assert model.condition(one[1:2] + one[3:4]).allclose(a + b)
+
+
+def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: OwnDiffusion, some: Arrays) -> None:
+    z, labels = model.encode(torch.from_numpy(some[0][:2])), torch.tensor(some[1][:2])
+    times, noise = torch.tensor([100, 700]), torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    e = model.condition(labels)
+    loss = model.noise_loss(z, e, labels, times=times, noise=noise)
+    for i, t in enumerate(times):
+        kept = float(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t])
+        z_t = kept**0.5 * z[i] + (1 - kept) ** 0.5 * noise[i]
+        with torch.no_grad(), model._autocast():
+            v = model.denoiser(z_t[None], t[None], e[i][None])[0]
+        clean = kept**0.5 * z_t - (1 - kept) ** 0.5 * v
+        predicted = (z_t - kept**0.5 * clean) / (1 - kept) ** 0.5
+        assert float(loss[i]) == pytest.approx(float((predicted - noise[i]).square().mean()), rel=2e-2)
+
+
+def test_samples_follow_the_generator_and_the_class(model: OwnDiffusion) -> None:
+    assert drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2]))
+    assert not drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2], seed=1))
+    assert not drawn(model, [0])[0].equal(drawn(model, [1])[0])
+
+
+def test_a_killed_training_ends_where_an_uninterrupted_one_does(
+    some: Arrays, model: OwnDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training_module.Training.epoch
+
+    def killed(self: Any, epoch: int) -> Any:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return real(self, epoch)
+
+    monkeypatch.setattr(training_module.Training, "epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        own(some, tmp_path)
+    monkeypatch.setattr(training_module.Training, "epoch", real)
+    again = own(some, tmp_path)
+    assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    folder = tmp_path / "diffusion"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "diffusion.json", "diffusion.safetensors", "images", "metrics.jsonl"
+    ]  # fmt: skip
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert sorted(p.name for p in (folder / "images").iterdir()) == ["0001.png", "0002.png"]
+
+
+def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(tmp_path / "shared")
+    first = own(some, tmp_path / "a", diffusion_folder=folder, diffusion_epochs=1)
+    monkeypatch.setattr(training_module.Training, "run", lambda self: pytest.fail("trained again"))
+    other = own(
+        some, tmp_path / "b", diffusion_folder=folder, conditioning="label", diffusion_width=16, sampling_steps=3
+    )
+    assert drawn(first, [0]).shape == drawn(other, [0]).shape
+    assert other.steps == 3
+    assert first.denoiser.table.equal(other.denoiser.table)
+    with pytest.raises(ConfigError, match=r"class_names: \['0', '1', '2', '3'\] then, \['0', '1'\] now"):
+        own((some[0], some[1] % 2), tmp_path, diffusion_folder=folder)
+    with pytest.raises(ConfigError, match="height: 16 then, 8 now; width: 16 then, 8 now"):
+        own((np.ascontiguousarray(some[0][:, ::2, ::2]), some[1]), tmp_path, diffusion_folder=folder)
+    (tmp_path / "shared" / "diffusion.safetensors").write_bytes(b"short")
+    with pytest.raises(ArtefactDamagedError, match="is damaged"):
+        own(some, tmp_path, diffusion_folder=folder)
+
+
+def test_a_runs_own_model_is_not_mixed_with_other_options(some: Arrays, tmp_path: Path) -> None:
+    own(some, tmp_path, diffusion_epochs=1)
+    with pytest.raises(ConfigError, match="epochs: 1 then, 2 now"):
+        own(some, tmp_path)
+    assert own(some, tmp_path, diffusion_epochs=1, sampling_steps=5, guidance=1).steps == 5

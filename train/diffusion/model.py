@@ -1,0 +1,122 @@
+"""A small class-conditional diffusion model of the user's own images, behind the interface of `base`.
+
+    images --fill up--> [-1, 1] --(autoencoder)--> z;   e = weights @ table;   DPM-Solver++ back
+
+Sizes that the network cannot halve are filled up by repeating edges, and cut back when decoded, so that images come
+out at the size of the training images.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.manifest import Record
+
+from ..loop import mixed_precision
+from .autoencoder import CHANNELS as LATENT_CHANNELS
+from .autoencoder import Autoencoder, AutoencoderCard, halvings, to_signal
+from .base import DiffusionOptions
+from .denoiser import Denoiser, padded_size
+from .noise import TIMES, Prediction
+from .sampling import denoised
+
+STEPS, GUIDANCE = 20, 2.0
+LARGEST_IN_PIXELS = 64  # larger images are denoised as latents by default
+
+
+class ModelCard(Record):
+    """What decides the form of a model; the options are those of `DiffusionOptions`."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: int
+    class_names: list[str]
+    conditioning: Literal["token", "label"]
+    prediction: Prediction
+    diffusion_width: int
+    latent: bool
+    patch: int | None
+
+
+class OwnDiffusion(nn.Module):
+    """The trained model: `train.diffusion.base.Diffusion`.
+
+    `autoencoder` is None where it works on pixels. steps, guidance, batch: of sampling.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        super().__init__()
+        self.own_size = (card.height, card.width)
+        k = halvings(*self.own_size) if card.latent else 0
+        small = padded_size(-(-card.height // 2**k), -(-card.width // 2**k), card.patch)
+        self.filled = (small[0] * 2**k, small[1] * 2**k)
+        self.autoencoder = Autoencoder(AutoencoderCard(channels=card.channels, halvings=k)) if card.latent else None
+        self.latent_shape = (LATENT_CHANNELS if card.latent else card.channels, *small)
+        self.denoiser = Denoiser(
+            self.latent_shape,
+            len(card.class_names),
+            card.diffusion_width,
+            card.patch,
+            card.conditioning,
+            card.prediction,
+        )
+        self.width = self.denoiser.embedding_width
+        self.times = TIMES
+        self.steps, self.guidance, self.batch = STEPS, GUIDANCE, 64
+
+    def sampling(self, options: DiffusionOptions) -> OwnDiffusion:
+        """Sample as the options say from now on."""
+        self.steps = options.sampling_steps or STEPS
+        self.guidance = GUIDANCE if options.guidance is None else options.guidance
+        self.batch = options.sampling_batch
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).float()
+        if pixels.shape[-2:] != self.own_size:
+            pixels = F.interpolate(pixels, self.own_size, mode="bilinear", antialias=True, align_corners=False)
+        signal = to_signal(pixels, *self.filled)
+        if self.autoencoder is None:
+            return signal
+        with self._autocast():
+            return torch.cat([self.autoencoder.encode(part) for part in signal.split(self.batch)])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        signal = latents
+        if self.autoencoder is not None:
+            with self._autocast():
+                signal = torch.cat([self.autoencoder.decode(part) for part in latents.split(self.batch)])
+        height, width = self.own_size
+        pixels = ((signal[..., :height, :width] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous()
+
+    @torch.no_grad()
+    def condition(self, classes: Tensor) -> Tensor:
+        return self.denoiser.condition(classes)
+
+    def noise_loss(self, latents: Tensor, e: Tensor, classes: Tensor, *, times: Tensor, noise: Tensor) -> Tensor:
+        with self._autocast():
+            return self.denoiser.noise_loss(latents, e, times, noise)
+
+    @torch.no_grad()
+    def latents(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device)
+        with self._autocast():
+            parts = [
+                denoised(self.denoiser, noise_part, e_part, steps=self.steps, guidance=self.guidance)
+                for noise_part, e_part in zip(noise.split(self.batch), e.split(self.batch), strict=True)
+            ]
+        return torch.cat(parts)
+
+    def sample(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+        return self.decode(self.latents(e, classes, generator))
+
+    def _autocast(self) -> Any:
+        return mixed_precision(self.denoiser.table.device)()
