@@ -31,6 +31,7 @@ from .holdout import Splits, make_splits, open_ood_val, settled
 from .loop import train_stages
 from .method import Context, Method, OutlierMix
 from .outlier_sources import mix_fingerprint, outlier_mix
+from .processes import processes
 from .registry import get_method
 from .synthesis.registry import list_synthesisers
 
@@ -44,11 +45,12 @@ __all__ = ["fit", "train"]
 def train(data: Any, **arguments: Any) -> Guard:
     """See `guard.train`, whose arguments arrive by name, the method's options as ``options``."""
     a = arguments
+    processes()  # before the device is used: a launcher gives each process its own
     method_class = get_method(a["method"])
     method: Method = method_class(
         parse_options(method_class.Options, a["options"], f"method {method_class.name!r}", also=a)
     )
-    score = _trained_score(method, a["score"], a["score_options"])
+    score = _trained_score(method, a["score"] or method.head_scores.get(a["head"]), a["score_options"])
     device = resolve_device(a["device"])
     _check_before_loading(a, method, score)
     out = run_folder(a["out"], a["resume"], data)

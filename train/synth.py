@@ -22,16 +22,18 @@ from .api import data_normalisation
 from .data import ImageData, load, split
 from .holdout import is_amount
 from .method import ImageSynthesiser, Setting
+from .processes import processes
 from .synthesis import match as matching
 from .synthesis.audit import audited
 from .synthesis.gallery import write_gallery
 from .synthesis.registry import get_synthesiser
-from .synthesis.store import MOST_BY_DEFAULT, Store, check_seed, fill
+from .synthesis.store import MOST_BY_DEFAULT, Store, check_seed, fill, open_store
 
 
 def synth(data: Any, **arguments: Any) -> Store:
     """See `guard.synth`, whose arguments arrive by name, the synthesiser's options as ``options``."""
     a = arguments
+    us = processes()  # before the device is used, for each has its own
     kind = get_synthesiser(a["method"])
     parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
     match = matching.checked(a["match"])
@@ -63,10 +65,13 @@ def synth(data: Any, **arguments: Any) -> Store:
     module = g.module if _has_module(g) and g is not None else untrained(used, device)
     setting = Setting(module, used, folder, a["seed"], device)
     store = fill(folder, synthesiser, setting, count, match=match, batch_size=a["batch_size"])
-    if _needs_audit(store, g):
-        store = audited(store, used, g, held_out)
-    if a["gallery"]:
-        write_gallery(store, used)
+    with us.first_alone():
+        if not us.is_first:
+            return open_store(folder)
+        if _needs_audit(store, g):
+            store = audited(store, used, g, held_out)
+        if a["gallery"]:
+            write_gallery(store, used)
     return store
 
 

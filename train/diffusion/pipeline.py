@@ -69,7 +69,7 @@ def _check_kind(diffusers: Any, name: str) -> None:
         )
     else:
         where = f"{name!r} (no folder here, so taken for a hub id)"
-        fix = "without network, give the folder of a pipeline that was downloaded elsewhere"
+        fix = "check the id and the network; without one, give the folder of a pipeline downloaded elsewhere"
     try:
         config = diffusers.DiffusionPipeline.load_config(name)
     except Exception as error:

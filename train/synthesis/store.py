@@ -32,6 +32,7 @@ from ..feed import Feed
 from ..finish import versions
 from ..loop import progress_bar
 from ..method import IDBatch, ImageSynthesiser, Outliers, Setting, Synthesiser
+from ..processes import processes
 from . import match as matching
 from .card import Card, check_same, existing_card, read_card, source_card, write_card
 from .shards import Rows, count_rows, shard_path, write_shard
@@ -129,22 +130,34 @@ def fill(
     """
     folder = Path(folder)
     card = _card(synthesiser, setting, count, matching.checked(match), batch_size, shard_size)
+    us = processes()
+    with us.first_alone():  # what is trained first is trained once
+        card, whole = _agreed(folder, card, any_classifier)
+        if not whole:
+            if us.is_first:
+                write_card(folder, card)
+            synthesiser.to(setting.device)
+            setting.module.eval()
+            synthesiser.prepare(replace(setting, folder=folder))
+    if not whole:
+        _make(folder, card, us.share(missing_shards(folder, card)), synthesiser, setting)
+    us.wait()
+    return Store(folder, card)
+
+
+def _agreed(folder: Path, card: Card, any_classifier: bool) -> tuple[Card, bool]:
+    """The card to go on with where `card` is asked for, and whether nothing is left to be made."""
     held = read_card(folder)
     begun = folder.is_dir() and any(folder.glob("*.parquet"))
     if held is not None and begun:  # a card alone is of a run that was stopped before it made anything
-        if any_classifier and not missing_shards(folder, held):
+        whole = not missing_shards(folder, held)
+        if any_classifier and whole:
             card = card.model_copy(update={"classifier": held.classifier})
         check_same(folder, held, card)
-        if held.count == card.count and not missing_shards(folder, held):
-            return Store(folder, held)
-    elif begun:
+        return (held, True) if held.count == card.count and whole else (card, False)
+    if begun:
         raise ConfigError(f"{folder} holds Parquet files and no store; choose another folder for the outliers")
-    write_card(folder, card)
-    synthesiser.to(setting.device)
-    setting.module.eval()
-    synthesiser.prepare(replace(setting, folder=folder))
-    _make(folder, card, missing_shards(folder, card), synthesiser, setting)
-    return Store(folder, card)
+    return card, False
 
 
 def _card(
@@ -184,7 +197,7 @@ def _card(
 def _make(folder: Path, card: Card, todo: list[int], synthesiser: ImageSynthesiser, setting: Setting) -> None:
     feed, sizes = Feed(setting.data), card.shards()
     if len(todo) < len(sizes):
-        log.info("%s: %d of %d shards are there; making the rest", folder, len(sizes) - len(todo), len(sizes))
+        log.info("%s: making %d of %d shards", folder, len(todo), len(sizes))
     with progress_bar(f"outliers: {card.synthesiser}", sum(-(-sizes[i] // card.per_draw) for i in todo)) as advance:
         for index in todo:
             write_shard(folder, index, _shard(index, sizes[index], card, synthesiser, feed, setting, advance))

@@ -401,7 +401,7 @@ def test_a_model_that_is_not_there_is_said_with_the_fix(tmp_path: Path, name: st
 
 def test_a_hub_id_without_network_is_said_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"'some/model' \(no folder here, so taken for a hub id\).*without network"):
+    with pytest.raises(ConfigError, match=r"'some/model' \(no folder here, so taken for a hub id\).*without one, give"):
         make_diffusion(setting(tmp_path), DiffusionOptions(diffusion="stable-diffusion", diffusion_model="some/model"))
 
 

@@ -23,6 +23,7 @@ from guard.errors import ArtefactDamagedError, ArtefactNotFoundError, ArtefactVe
 from tests.conftest import Arrays
 from train.data import ImageData, load
 from train.method import IDBatch, ImageSynthesiser, Outliers, Setting
+from train.processes import Processes
 from train.synth import untrained
 from train.synthesis.card import source_card
 from train.synthesis.images import PatchShuffle, PixelAverage
@@ -399,3 +400,37 @@ def test_out_must_be_a_folder_of_its_own(tmp_path: Path) -> None:
         guard.synth("digits", method="patch_shuffle", out=tmp_path / "file")
     with pytest.raises(ConfigError, match="is the folder of the images"):
         guard.synth(str(tmp_path), method="patch_shuffle", out=tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
+def test_processes_make_their_shards_and_together_those_of_one(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = small(tmp_path / "alone", setting, 130)
+    monkeypatch.setattr(Processes, "wait", lambda _: None)
+    found = []
+    for rank in range(3):  # one after the other: 7 shards over 3 processes
+        monkeypatch.setattr("train.synthesis.store.processes", lambda rank=rank: Processes(rank, 3))
+        synthesiser = Counting(16, 3, grid=2)
+        small(tmp_path / "shared", setting, 130, synthesiser=synthesiser)
+        found.append(set(content(tmp_path / "shared")))
+        assert synthesiser.asked == (5, 4, 4)[rank]  # two draws per shard, one for the last
+    numbers = [sorted(int(name[6:11]) for name in names) for names in found]
+    assert numbers == [[0, 3, 6], [0, 1, 3, 4, 6], list(range(7))]
+    assert content(tmp_path / "shared") == content(alone.folder)
+    assert open_store(tmp_path / "shared").card == alone.card
+
+
+def test_a_process_whose_share_is_there_makes_nothing(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = small(tmp_path / "s", setting, 130)
+    store.paths()[4].unlink()
+    monkeypatch.setattr(Processes, "wait", lambda _: None)
+    for rank, expected in ((0, 0), (2, 0), (1, 2)):
+        monkeypatch.setattr("train.synthesis.store.processes", lambda rank=rank: Processes(rank, 3))
+        synthesiser = Counting(16, 3, grid=2)
+        small(tmp_path / "s", setting, 130, synthesiser=synthesiser)
+        assert synthesiser.asked == expected
