@@ -97,6 +97,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dmr_mlm": {"method": "dmr_mlm", **HEAD, **PAIR, "variant": "code"},
     "dmr_kirby": {"method": "dmr_kirby", **HEAD, **PAIR},
     "kirby": {"method": "kirby", **HEAD, "head_kind": "multiclass", "ratio": 0.5},
+    "label_mixup": {
+        "method": "label_mixup",
+        "store_size": 24,
+        "sampling_steps": 2,
+        "diffusion_epochs": 1,
+        "diffusion_width": 8,
+        "patch": 2,
+        "head": "arcface",
+        "lr": 0.02,
+    },
     "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
 }
 

@@ -254,6 +254,7 @@ class Method:
     Attributes:
         name: how users call it.
         head, score: what it uses unless the user says otherwise.
+        head_scores: heads with another score than `score`, and which.
         heads: the heads it can train; empty: all.
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
@@ -265,6 +266,7 @@ class Method:
     head: ClassVar[str] = "linear"
     heads: ClassVar[tuple[str, ...]] = ()
     score: ClassVar[str] = "energy"
+    head_scores: ClassVar[Mapping[str, str]] = {}
     epochs: ClassVar[int] = 30
     lr: ClassVar[float] = 0.1
     wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"

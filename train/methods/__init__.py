@@ -17,11 +17,29 @@ mlm         rejection network on decoded means of latents                     me
 dmr         rejection network on latents without their class's mean, decoded  methods.md A4
 dmr_mlm     both of these                                                     methods.md A4
 dmr_kirby   dmr_mlm's and kirby's outliers together                           methods.md A4
+label_mixup uniform targets on images decoded from two classes at once       methods.md A2
 kirby       rejection network on images with inpainted key regions            methods.md B8
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
-from . import acet, atol, ceda, cmg, dmr, energy_ft, gan, kirby, mim, npos, oe, phase_mix, plain, rejection, vos
+from . import (
+    acet,
+    atol,
+    ceda,
+    cmg,
+    dmr,
+    energy_ft,
+    gan,
+    kirby,
+    label_mixup,
+    mim,
+    npos,
+    oe,
+    phase_mix,
+    plain,
+    rejection,
+    vos,
+)
 
 __all__ = [
     "acet",
@@ -32,6 +50,7 @@ __all__ = [
     "energy_ft",
     "gan",
     "kirby",
+    "label_mixup",
     "mim",
     "npos",
     "oe",

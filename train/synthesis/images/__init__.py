@@ -15,6 +15,7 @@ latent_arithmetic  means of latents, latents less their class's mean, or both, d
 kirby            key regions found by LayerCAM and inpainted (KIRBY)
 gan              samples of a DCGAN, trained first (or beside the classifier: method gan)
 cmg              decoded from mixed class embeddings by a conditional VAE, trained first
+label_mixup      decoded from two classes at once by a diffusion model, trained first
 auxiliary_latents  crafted latents of a DCGAN, with and without a class (method atol; no name of its own)
 """
 
@@ -33,6 +34,7 @@ from .cmg import ClassMixed
 from .gan import JointGAN, PretrainedGAN
 from .given import Given
 from .kirby import KIRBY
+from .label_mixup import LabelMixup
 from .latent_arithmetic import DMR, DMRMLM, MLM
 from .low_pass_noise import LowPassNoise
 from .mixture import Mixture
@@ -77,6 +79,7 @@ __all__ = [
     "ClassMixed",
     "Given",
     "JointGAN",
+    "LabelMixup",
     "LowPassNoise",
     "Mixture",
     "PatchMix",

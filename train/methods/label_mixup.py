@@ -1,0 +1,68 @@
+"""Label-mixup outlier exposure. Source: Assefa Seyoum Wahd, "Deep Metric Learning-Based Out-of-Distribution Detection
+with Synthetic Outlier Exposure", 2024 (methods.md A2).
+
+    x~ = a conditional diffusion model's image of onehot(a) + onehot(b), a != b       into a store, pairs equally often
+    L  = L_head(f(x), y) + weight * mean over x~ of [ logsumexp(f(x~)) - mean_c f_c(x~) ]
+    score: max softmax with head "linear", max cosine with the angular ones (cosine, adacos, arcface, cosface,
+    sphereface), whose outliers have no margin
+
+The paper gives no hyperparameters: weight is outlier exposure's, and there is one outlier per in-distribution image.
+``outliers=`` names images, or a store made before, in place of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..registry import register
+from ..regularizers.uniform_target import UniformTargetLoss
+from ..synthesis.images import image_source
+from ..synthesis.images.label_mixup import LabelMixup as Mixed
+from ..synthesis.store import Stored
+from .from_store import PER_DRAW, shared_options
+
+ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
+
+
+class LabelMixupOptions(MethodOptions, Mixed.Options):
+    """Options of the images (`train.synthesis.images.label_mixup`) and of their use.
+
+    Attributes:
+        weight: of the outliers' loss.
+        ratio: outliers per in-distribution image in a step.
+        store_size: outliers to make; None: one per training image, at most 50,000.
+    """
+
+    weight: float = Field(default=0.5, ge=0)
+    ratio: float = Field(default=1.0, gt=0)
+    store_size: int | None = Field(default=None, ge=1)
+
+
+@register
+class LabelMixup(Method):
+    """Uniform targets on images that a diffusion model decodes from two classes at once (Wahd 2024)."""
+
+    name = "label_mixup"
+    Options = LabelMixupOptions
+    score = "msp"
+    head_scores: ClassVar[Mapping[str, str]] = dict.fromkeys(ANGULAR, "cosine")
+    wants_outliers = "optional"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: LabelMixupOptions = self.options
+        count = max(1, round(o.ratio * context.batch_size))
+        regulariser = UniformTargetLoss(o.weight)
+        return [Stage("classifier", context.epochs, context.lr, self.outliers(context, count), (regulariser,))]
+
+    def outliers(self, context: Context, count: int) -> Synthesiser:
+        """`count` per step: those that the user names, or a store of its own."""
+        o: LabelMixupOptions = self.options
+        if context.outliers:
+            return image_source(context.outliers, count, context.num_classes)
+        per_draw = min(PER_DRAW, o.store_size or PER_DRAW)
+        mixed = Mixed(per_draw, context.num_classes, **shared_options(o, Mixed.Options))
+        return Stored(mixed, count, o.store_size)
