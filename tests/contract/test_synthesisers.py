@@ -25,6 +25,7 @@ QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "gan": {"gan_epochs": 1, "ngf": 8, "latent": 8},
     "dmr": PAIR,
     "dmr_mlm": PAIR,
+    "label_mixup": {"diffusion_epochs": 1, "diffusion_width": 8, "patch": 2, "sampling_steps": 2},
     "mlm": PAIR,
 }
 
