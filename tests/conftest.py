@@ -59,6 +59,25 @@ TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "d
 PAIR: dict[str, Any] = {"pair_epochs": 1, "pair_width": 4, "pair_latent": 8, "pair_batch": 32}  # encoder and generator
 HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "head_epochs": 2}  # a rejection network on a store
 
+TAUGHT: dict[str, Any] = {  # a teacher, and a diffusion model that costs nothing (`tests.toy_diffusion`)
+    "teacher": "wrn10_2",
+    "diffusion": "toy",
+    "n_noise": 20,
+    "repeats": 1,
+    "num_latents": 20,
+    "finetune_epochs": 2,
+}
+
+DECODED: dict[str, Any] = {  # a diffusion model of one's own and an encoder, trained for a moment
+    "store_size": 64,
+    "diffusion_epochs": 1,
+    "diffusion_width": 8,
+    "patch": 2,
+    "sampling_steps": 2,
+    "encoder_backbone": "wrn10_2",
+    "encoder_epochs": 1,
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "score": "energy"},
     "cosine": {"method": "plain", "score": "cosine", "lr": 0.02},
@@ -97,6 +116,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dmr_mlm": {"method": "dmr_mlm", **HEAD, **PAIR, "variant": "code"},
     "dmr_kirby": {"method": "dmr_kirby", **HEAD, **PAIR},
     "kirby": {"method": "kirby", **HEAD, "head_kind": "multiclass", "ratio": 0.5},
+    "oal": {"method": "oal", **TAUGHT},
     "label_mixup": {
         "method": "label_mixup",
         "store_size": 24,
@@ -107,6 +127,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "head": "arcface",
         "lr": 0.02,
     },
+    "dream_ood": {"method": "dream_ood", **DECODED},
+    "dream_id": {"method": "dream_id", **DECODED},
+    "bood": {"method": "bood", **DECODED},
     "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
 }
 
@@ -115,6 +138,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def trained(four: Arrays) -> Callable[[str], Any]:
     """trained(name of RECIPES) -> a `Guard` trained on `four` for four epochs."""
     import guard
+    from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 
     made: dict[str, Any] = {}
 

@@ -105,7 +105,6 @@ class StageRun:
         self.regularisers: list[Regulariser] = [regulariser.to(device) for regulariser in stage.regularisers]
         self.training = stage.trains == "classifier"
         self.averaged = Average(self.classifier, config.ema) if config.ema and stage.trains != "nothing" else None
-        self.optimizer = self._classifier_optimizer()
         self.batch_size = min(config.batch_size, len(feed))
         self.steps = len(feed) // self.batch_size  # the rest, another one every epoch, is left out
         self.autocast = mixed_precision(device)
@@ -153,11 +152,12 @@ class StageRun:
         return found
 
     def prepare(self, setting: Setting) -> None:
-        """What takes long and comes before the first epoch."""
+        """What takes long and comes before the first epoch; the optimizer knows what regularisers make in it."""
         if self.synthesiser is not None:
             self.synthesiser.prepare(setting)
         for regulariser in self.regularisers:
             regulariser.prepare(setting)
+        self.optimizer = self._classifier_optimizer()
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch; mean loss terms, training accuracy, seconds."""
@@ -209,7 +209,8 @@ class StageRun:
                 with self.autocast():
                     outside = Taps(sampled.data, self._head()(sampled.data), None)
         labels = None if sampled is None else sampled.labels
-        seen = Batch(inliers, batch.labels, outside, labels, getattr(self.classifier, "head", None))
+        head: Head | None = getattr(self.classifier, "head", None)
+        seen = Batch(inliers, batch.labels, outside, labels, head, augmented.images, generator)
         for regulariser in regularisers:
             losses = regulariser.loss(seen)
             ready = None if sampled is None else sampled.ready

@@ -149,7 +149,9 @@ class Batch:
     """What a regulariser sees: the taps of N in-distribution images with labels (N,), and of K outliers.
 
     Feature-space outliers have logits from the classifier's last layer and no map. `outlier_labels` are
-    `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`).
+    `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`). `images` are the uint8
+    in-distribution images as the network saw them, augmented, for a network beside it; all that a loss draws comes
+    from `generator`.
     """
 
     inliers: Taps
@@ -157,6 +159,8 @@ class Batch:
     outliers: Taps
     outlier_labels: Tensor | None = None
     head: Head | None = None
+    images: Tensor | None = None
+    generator: torch.Generator | None = None
 
 
 class Regulariser(Learner):
@@ -173,7 +177,10 @@ class Regulariser(Learner):
     reads_map: bool = False
 
     def prepare(self, setting: Setting) -> None:
-        """As `Synthesiser.prepare`: called when its stage begins or is resumed (margins from quantiles, say)."""
+        """As `Synthesiser.prepare`: called when its stage begins or is resumed (margins from quantiles, say).
+
+        Learned parts whose size is known only now may be made here, on the setting's device.
+        """
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> weighted scalar term, to be added to the cross-entropy."""

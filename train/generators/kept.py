@@ -72,12 +72,15 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def kept_path(setting: Setting, kind: str, options: Record, schedule: Schedule) -> Path:
-    """Where the network is kept, under a name of its own for everything that decides what it learns."""
+def kept_path(setting: Setting, kind: str, options: Record, schedule: Schedule | None = None) -> Path:
+    """Where the network is kept, under a name of its own for everything that decides what it learns.
+
+    Of what is made and not learned, too: that has no `schedule`.
+    """
     data = setting.data
     identity = {
         "options": options.model_dump(mode="json"),
-        "schedule": schedule.model_dump(mode="json"),
+        **({} if schedule is None else {"schedule": schedule.model_dump(mode="json")}),
         "seed": setting.seed,
         "data": data.fingerprint,
         "rows": hashlib.sha256(data.rows.tobytes()).hexdigest(),

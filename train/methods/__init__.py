@@ -19,6 +19,7 @@ dmr_mlm     both of these                                                     me
 dmr_kirby   dmr_mlm's and kirby's outliers together                           methods.md A4
 label_mixup uniform targets on images decoded from two classes at once       methods.md A2
 kirby       rejection network on images with inpainted key regions            methods.md B8
+oal         features that tell little of a diffusion model's latents, teacher methods.md A1
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
@@ -34,6 +35,7 @@ from . import (
     label_mixup,
     mim,
     npos,
+    oal,
     oe,
     phase_mix,
     plain,
@@ -53,6 +55,7 @@ __all__ = [
     "label_mixup",
     "mim",
     "npos",
+    "oal",
     "oe",
     "phase_mix",
     "plain",

@@ -1,0 +1,129 @@
+"""OAL, outlier aware learning. Source: Gao, He & Pu, preprint 2024 (methods.md A1).
+
+    before    a teacher T on the training images; v~, boundary samples of its features; f_ood, latents of a diffusion
+              model under conditions made from them (`train.synthesis.features.teacher_outliers`)
+    L = CE + a1 KL(softmax y_T || softmax y_S) + a2 KL(softmax DT(h_T) || softmax h_S)
+           + beta CLUB(v~, h_S) + gamma CLUB(f_ood, h_S)
+
+in a fine-tuning of the plain classifier, which is trained first (or comes from ``init=``). Neither outlier images nor
+outlier logits are in the loss: h_S are features of in-distribution images, and CLUB bounds what they tell of the
+outliers (`mutual_information`). The guard is the classifier alone.
+
+``variant="paper"`` is the method as it is meant: q fitted by likelihood, an image paired with outliers of its class,
+the boundary samples that were scored. ``variant="code"`` is the published code: q descends on the bound, pairs are
+random, and so the terms have expectation and gradient 0, and the boundary samples kept are not those that were scored.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..diffusion import DiffusionOptions
+from ..method import Context, Method, MethodOptions, Regulariser, Stage
+from ..registry import register
+from ..regularizers.distillation import Direction, DistillationLoss
+from ..regularizers.mutual_information import (
+    MutualInformationLoss,
+    QUpdate,
+    boundary_conditional,
+    latent_conditional,
+)
+from ..regularizers.projected_energy import ProjectedEnergyLoss
+from ..synthesis.features.outlier_bank import Pairing
+from ..synthesis.features.teacher_outliers import TeacherOutlierOptions, TeacherOutliers
+from ..teacher import TeacherOptions, TeacherSource
+from .from_store import shared_options
+
+Q_LR = 1e-4  # of q, by either update
+TRANSFER_LR = 2.0  # of DT, as a factor: 0.01 to 0.005
+
+
+class OALOptions(MethodOptions, TeacherOptions, TeacherOutlierOptions, DiffusionOptions):
+    """Those of the teacher, the outliers and the diffusion model, and the published weights.
+
+    Attributes:
+        logit_weight, feature_weight: a1 and a2, of the distillation.
+        boundary_weight, latent_weight: beta and gamma, of the bounds on v~ and on f_ood.
+        direction: of both divergences of the distillation.
+        pairing, q_update: of the bounds; None: by `variant`, "class" and "likelihood", or "random" and "joint".
+        q_steps: steps of q by "likelihood" before each of the network.
+        regulariser: "energy" takes an energy loss on projected outliers in the bounds' place, the paper's ablation.
+        energy_weight: of that, for each kind of outlier.
+        finetune_epochs, finetune_lr: published: 100 epochs.
+    """
+
+    logit_weight: float = Field(default=4.0, ge=0)
+    feature_weight: float = Field(default=8.0, ge=0)
+    boundary_weight: float = Field(default=0.1, ge=0)
+    latent_weight: float = Field(default=0.2, ge=0)
+    direction: Direction = "teacher_student"
+    pairing: Pairing | None = None
+    q_update: QUpdate | None = None
+    q_steps: int = Field(default=5, ge=1)
+    regulariser: Literal["mutual_information", "energy"] = "mutual_information"
+    energy_weight: float = Field(default=2.5, ge=0)
+    finetune_epochs: int = Field(default=10, ge=1)
+    finetune_lr: float = Field(default=0.005, gt=0)
+    variant: Literal["paper", "code"] = "paper"
+
+
+@register
+class OAL(Method):
+    """Features that tell little of outliers from a diffusion model's latents, and a teacher (Gao, He & Pu 2024)."""
+
+    name = "oal"
+    Options = OALOptions
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: OALOptions = self.options
+        teacher = TeacherSource(TeacherOptions(**shared_options(o, TeacherOptions)), context.epochs, context.batch_size)
+        outliers = TeacherOutliers(
+            teacher,
+            TeacherOutlierOptions(**shared_options(o, TeacherOutlierOptions)),
+            DiffusionOptions(**shared_options(o, DiffusionOptions)),
+            selection=o.variant,
+        )
+        distillation = DistillationLoss(
+            teacher,
+            logit_weight=o.logit_weight,
+            feature_weight=o.feature_weight,
+            direction=o.direction,
+            lr_factor=TRANSFER_LR,
+        )
+        regularisers = (distillation, *self._against(outliers))
+        finetune = Stage("oal", o.finetune_epochs, o.finetune_lr, regularisers=regularisers, warmup=0.0)
+        if context.initialised:
+            return [finetune]
+        return [Stage("classifier", context.epochs, context.lr), finetune]
+
+    def _against(self, outliers: TeacherOutliers) -> list[Regulariser]:
+        """What is done with the two kinds of outliers."""
+        o: OALOptions = self.options
+        ours = o.variant == "paper"
+        pairing: Pairing = o.pairing or ("class" if ours else "random")
+        if o.regulariser == "energy":
+            return [
+                ProjectedEnergyLoss("energy_boundary", outliers.boundary, o.energy_weight, pairing=pairing),
+                ProjectedEnergyLoss("energy_latents", outliers.latents, o.energy_weight, pairing=pairing),
+            ]
+        kinds = (
+            ("mi_boundary", outliers.boundary, boundary_conditional, o.boundary_weight),
+            ("mi_latents", outliers.latents, latent_conditional, o.latent_weight),
+        )
+        return [
+            MutualInformationLoss(
+                name,
+                bank,
+                conditional,
+                weight,
+                pairing=pairing,
+                q_update=o.q_update or ("likelihood" if ours else "joint"),
+                q_steps=o.q_steps,
+                q_lr=Q_LR,
+                lr_factor=Q_LR / o.finetune_lr,
+            )
+            for name, bank, conditional, weight in kinds
+            if weight
+        ]
