@@ -11,7 +11,7 @@ pulled to and is no term, though the others still push it away.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..method import Batch, Regulariser
@@ -39,20 +39,51 @@ def supcon_loss(features: Tensor, labels: Tensor, temperature: float = 0.07) -> 
     return pulled.sum() / (number > 0).sum().clamp_min(1)
 
 
+def projector(width: int, out: int = 128) -> nn.Module:
+    """Features (N, width) to where they are compared (N, out): what a class shares need not be all that they hold.
+
+    Linear, batch norm, ReLU, linear; the comparison leaves it behind after training.
+    """
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, out))
+
+
 class SupConLoss(Regulariser):
     """`supcon_loss` of the in-distribution features and those of auxiliary images that have a class, times `weight`.
 
     A class's real and auxiliary images share its label and pull each other. (In ATOL's official code the auxiliary
     labels are shifted, and the two domains push each other apart.)
+
+    Args:
+        outlier_class: outliers are one more class (FodFoM); otherwise they take no part.
+        project: through which features are compared, learned with the classifier; None: as they are.
     """
 
-    def __init__(self, weight: float = 1.0, temperature: float = 0.07) -> None:
+    def __init__(
+        self,
+        weight: float = 1.0,
+        temperature: float = 0.07,
+        *,
+        outlier_class: bool = False,
+        project: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature, self.outlier_class = weight, temperature, outlier_class
+        self.project = project
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features, labels = batch.inliers.features, batch.labels
-        if batch.outlier_labels is not None:
-            features = torch.cat([features, batch.outliers.features])
-            labels = torch.cat([labels, batch.outlier_labels])
+        outside = self._outlier_labels(batch)
+        if outside is not None:
+            features, labels = torch.cat([features, batch.outliers.features]), torch.cat([labels, outside])
+        if self.project is not None:
+            features = self.project(features.float())
         return {"supcon": self.weight * supcon_loss(features, labels, self.temperature)}
+
+    def _outlier_labels(self, batch: Batch) -> Tensor | None:
+        labels = batch.outlier_labels
+        if not self.outlier_class:
+            return labels
+        extra = batch.outliers.logits.shape[-1]  # the class after the last
+        if labels is None:
+            labels = batch.labels.new_full((len(batch.outliers.features),), -1)
+        return torch.where(labels < 0, extra, labels)

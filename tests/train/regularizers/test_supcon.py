@@ -12,7 +12,7 @@ from torch import Tensor
 from guard.module import Taps
 from tests.references.supcon import naive_supcon
 from train.method import Batch
-from train.regularizers.supcon import SupConLoss, supcon_loss
+from train.regularizers.supcon import SupConLoss, projector, supcon_loss
 
 
 def features(n: int, width: int = 5, seed: int = 0) -> Tensor:
@@ -112,3 +112,31 @@ def test_without_auxiliary_images_the_real_ones_are_compared() -> None:
     labels = torch.tensor([0, 1, 0, 1, 2, 2])
     batch = Batch(Taps(inside, inside, None), labels, Taps(features(3, seed=1), features(3, seed=1), None))
     assert SupConLoss().loss(batch)["supcon"].item() == pytest.approx(supcon_loss(inside, labels).item())
+
+
+def test_outliers_can_be_one_more_class() -> None:
+    inside, outside = features(4), features(4, seed=1)
+    batch = Batch(Taps(inside, inside[:, :3], None), torch.tensor([0, 1, 0, 2]), Taps(outside, outside[:, :3], None))
+    found = SupConLoss(2.0, 0.1, outlier_class=True).loss(batch)["supcon"].item()
+    labels = np.array([0, 1, 0, 2, 3, 3, 3, 3])
+    expected = naive_supcon(torch.cat([inside, outside]).double().numpy(), labels, 0.1)
+    assert found == pytest.approx(2 * expected, rel=1e-4)
+    some = Batch(batch.inliers, batch.labels, batch.outliers, torch.tensor([1, -1, -1, 0]))
+    found = SupConLoss(1.0, 0.1, outlier_class=True).loss(some)["supcon"].item()
+    labels = np.array([0, 1, 0, 2, 1, 3, 3, 0])
+    expected = naive_supcon(torch.cat([inside, outside]).double().numpy(), labels, 0.1)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_projector_is_learned_and_compares_in_place_of_the_features() -> None:
+    torch.manual_seed(0)
+    project = projector(5, 7)
+    inside, labels = features(6), torch.tensor([0, 1, 0, 1, 2, 2])
+    batch = Batch(Taps(inside, inside, None), labels, Taps(features(0), features(0), None))
+    loss = SupConLoss(1.0, 0.5, project=project)
+    found = loss.loss(batch)["supcon"]
+    assert found.item() == pytest.approx(supcon_loss(project(inside), labels, 0.5).item(), rel=1e-5)
+    found.backward()
+    assert {name for name, p in loss.named_parameters() if p.grad is not None} == {
+        name for name, _ in loss.named_parameters()
+    }
