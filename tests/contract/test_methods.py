@@ -138,6 +138,9 @@ def test_every_method_of_the_package_is_listed() -> None:
         "dmr_mlm",
         "dmr_kirby",
         "kirby",
+        "dream_ood",
+        "dream_id",
+        "bood",
     } <= set(METHODS)
     assert sorted(METHODS) == METHODS
     assert list_methods("r*") == ["rejection"]

@@ -20,12 +20,23 @@ from train.synthesis.store import fill
 
 SYNTHESISERS = list_synthesisers()
 PAIR = {"pair_epochs": 1, "pair_width": 8, "pair_latent": 8, "pair_batch": 16}
+DECODED = {
+    "diffusion_epochs": 1,
+    "diffusion_width": 8,
+    "patch": 2,
+    "sampling_steps": 2,
+    "encoder_backbone": "wrn10_2",
+    "encoder_epochs": 1,
+}
 QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "cmg": {"cvae_epochs": 1, "width": 8, "latent": 4},
     "gan": {"gan_epochs": 1, "ngf": 8, "latent": 8},
+    "bood": DECODED,
     "dmr": PAIR,
     "dmr_mlm": PAIR,
     "label_mixup": {"diffusion_epochs": 1, "diffusion_width": 8, "patch": 2, "sampling_steps": 2},
+    "dream_id": DECODED,
+    "dream_ood": DECODED,
     "mlm": PAIR,
 }
 

@@ -20,15 +20,20 @@ dmr_kirby   dmr_mlm's and kirby's outliers together                           me
 label_mixup uniform targets on images decoded from two classes at once       methods.md A2
 kirby       rejection network on images with inpainted key regions            methods.md B8
 oal         features that tell little of a diffusion model's latents, teacher methods.md A1
+dream_ood   images decoded from around the sparsest features of each class    methods.md A3
+dream_id    more of each class, decoded from around its densest features      methods.md A3
+bood        images decoded from features pushed over the boundary             methods.md B10
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
 from . import (
     acet,
     atol,
+    bood,
     ceda,
     cmg,
     dmr,
+    dream,
     energy_ft,
     gan,
     kirby,
@@ -46,9 +51,11 @@ from . import (
 __all__ = [
     "acet",
     "atol",
+    "bood",
     "ceda",
     "cmg",
     "dmr",
+    "dream",
     "energy_ft",
     "gan",
     "kirby",

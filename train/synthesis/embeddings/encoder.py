@@ -57,7 +57,8 @@ class EncoderOptions(Record):
         encoder_batch, encoder_lr: images per step; peak learning rate of SGD (momentum 0.9, Nesterov, weight decay
             5e-4), a cosine to zero.
         encoder_temperature: t.
-        encoder_augment: how its training images vary; as ``augment=`` of `guard.train`.
+        encoder_augment: how its training images vary, as ``augment=`` of `guard.train`: "auto" is "crop" for the
+            bundled digits, else "crop+flip".
     """
 
     encoder_backbone: str | None = None
@@ -65,7 +66,7 @@ class EncoderOptions(Record):
     encoder_batch: int = Field(default=128, ge=2)
     encoder_lr: float = Field(default=0.1, gt=0)
     encoder_temperature: float = Field(default=0.1, gt=0)
-    encoder_augment: Literal["none", "crop", "crop+flip"] = "crop+flip"
+    encoder_augment: Literal["auto", "none", "crop", "crop+flip"] = "auto"
 
 
 class EncoderIdentity(Record):
@@ -178,14 +179,20 @@ def trained_encoder(
             learned=learned,
         )
     encoder.to(setting.device)
-    pad = max(1, p.height // 8)  # as the training loop shifts its images
+    how, pad = _augment(setting, options), max(1, p.height // 8)  # as the training loop shifts its images
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        return encoder.update(varied(batch.images, options.encoder_augment, pad, generator), batch.labels)
+        return encoder.update(varied(batch.images, how, pad, generator), batch.labels)
 
     identity = _identity(setting, anchors, options, learned)
     train_kept(setting, encoder, update, "encoder", identity, _schedule(setting, options), encoder.set_progress)
     return encoder
+
+
+def _augment(setting: Setting, options: EncoderOptions) -> Literal["none", "crop", "crop+flip"]:
+    if options.encoder_augment == "auto":
+        return "crop" if setting.data.name.startswith("digits") else "crop+flip"
+    return options.encoder_augment
 
 
 def varied(images: Tensor, how: str, pad: int, generator: torch.Generator) -> Tensor:
@@ -229,7 +236,7 @@ def training_features(
             raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to compute it anew") from None
     feed, size = Feed(setting.data), options.encoder_batch
     generator = torch.Generator(setting.device).manual_seed(epoch_seed(setting.seed, STAGE + 1, 0))
-    how, pad = options.encoder_augment if augmented else "none", max(1, setting.data.preprocess.height // 8)
+    how, pad = _augment(setting, options) if augmented else "none", max(1, setting.data.preprocess.height // 8)
     parts, labels = [], []
     encoder.eval()
     with progress_bar("features", -(-len(feed) // size)) as advance:
@@ -259,7 +266,7 @@ def _identity(setting: Setting, anchors: Tensor, options: EncoderOptions, learne
         backbone=_backbone(setting, options),
         lr=options.encoder_lr,
         temperature=options.encoder_temperature,
-        augment=options.encoder_augment,
+        augment=_augment(setting, options),
         learned=learned,
         anchors=hashlib.sha256(anchors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16],
     )

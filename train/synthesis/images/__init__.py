@@ -16,6 +16,9 @@ kirby            key regions found by LayerCAM and inpainted (KIRBY)
 gan              samples of a DCGAN, trained first (or beside the classifier: method gan)
 cmg              decoded from mixed class embeddings by a conditional VAE, trained first
 label_mixup      decoded from two classes at once by a diffusion model, trained first
+dream            decoded noise around features in a diffusion model's conditioning space (dream_ood, dream_id)
+bood             decoded features that were pushed over the boundary to another class, in the same space
+decoded          what these share: embeddings that are found first, decoded, resized (no name of its own)
 auxiliary_latents  crafted latents of a DCGAN, with and without a class (method atol; no name of its own)
 """
 
@@ -30,7 +33,9 @@ from ..registry import create_synthesiser
 from ..store import Stored
 from .adversarial_noise import AdversarialNoise
 from .auxiliary_latents import AuxiliaryLatents
+from .bood import BOOD
 from .cmg import ClassMixed
+from .dream import DreamID, DreamOOD
 from .gan import JointGAN, PretrainedGAN
 from .given import Given
 from .kirby import KIRBY
@@ -70,6 +75,7 @@ def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> S
 
 
 __all__ = [
+    "BOOD",
     "DMR",
     "DMRMLM",
     "KIRBY",
@@ -77,6 +83,8 @@ __all__ = [
     "AdversarialNoise",
     "AuxiliaryLatents",
     "ClassMixed",
+    "DreamID",
+    "DreamOOD",
     "Given",
     "JointGAN",
     "LabelMixup",

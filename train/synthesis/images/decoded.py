@@ -1,0 +1,73 @@
+"""Images that a diffusion model decodes from embeddings of its conditioning space, which are found first.
+
+What Dream-OOD, Dream-ID and BOOD share; they differ in how embeddings are found (`train.synthesis.embeddings`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from guard.errors import ConfigError
+from guard.manifest import Record
+
+from ...diffusion import Diffusion, make_diffusion
+from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
+from ..embeddings.table import Embeddings, EmbeddingTable
+from ..resize import kernels, resized
+
+Part = TypeVar("Part", bound=Record)
+
+
+def part(options: Record, kind: type[Part]) -> Part:
+    """The options of `kind` among options that extend it."""
+    return kind(**{name: getattr(options, name) for name in kind.model_fields})
+
+
+class DecodedEmbeddings(ImageSynthesiser):
+    """Subclasses find the embeddings (`find`) and say how (`origin`).
+
+    Their options extend `DiffusionOptions` and `ResizeOptions`. Each image is of an embedding of its own draw, classes
+    equally often, and of the size of the training images; `parents` are the classes that the embedding was made from.
+    """
+
+    prepared: ClassVar[bool] = True
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._model: list[Diffusion] = []  # in lists: no sub-modules, they have files of their own
+        self._table: list[EmbeddingTable] = []
+        self._size = (0, 0)
+
+    def find(self, setting: Setting, anchors: Tensor) -> Embeddings:
+        """The embeddings to decode, given the anchors T (C, E); kept in the setting's folder where they take long."""
+        raise NotImplementedError(f"{type(self).__name__} must define find")
+
+    def origin(self) -> str:
+        """How its images are made, for people."""
+        raise NotImplementedError(f"{type(self).__name__} must define origin")
+
+    def prepare(self, setting: Setting) -> None:
+        self._model = [make_diffusion(setting, self.options)]
+        classes = torch.arange(self.num_classes, device=setting.device)
+        with torch.no_grad():
+            anchors = self._model[0].condition(classes).float()
+        self._table = [EmbeddingTable(self.find(setting, anchors), self.num_classes)]
+        self._size = (setting.data.preprocess.height, setting.data.preprocess.width)
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The embeddings; there after `prepare`."""
+        if not self._table:
+            raise ConfigError(f"synthesiser {self.name!r} has no embeddings to decode yet; call prepare before sample")
+        return self._table[0]
+
+    @torch.no_grad()
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        drawn = self.table.draw(self.count, generator)
+        images = self._model[0].sample(drawn.data, drawn.classes, generator)
+        kernel = self.options.resize
+        parents = drawn.parents.repeat_interleave(len(kernels(kernel)), 0)
+        return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)
