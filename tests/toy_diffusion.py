@@ -12,17 +12,22 @@ WIDTH, SHAPE = 12, (2, 6, 8)
 
 
 class ToyDiffusion:
-    """`train.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..."""
+    """`train.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..., in the order of the classes.
+
+    `asked` lists the conditions and classes of all calls of `latents`.
+    """
+
+    width = WIDTH
 
     def __init__(self, setting: Setting, options: DiffusionOptions) -> None:
         p = setting.data.preprocess
-        self.width, self.latent_shape, self.times, self.own_size = WIDTH, SHAPE, 10, (p.height, p.width)
+        self.latent_shape, self.times, self.own_size = SHAPE, 10, (p.height, p.width)
         self.channels = p.channels
         generator = torch.Generator().manual_seed(3)
         classes = len(setting.data.class_names)
-        table = torch.nn.functional.normalize(torch.randn(classes, WIDTH, generator=generator), dim=-1)
+        table = torch.nn.functional.normalize(torch.randn(classes, self.width, generator=generator), dim=-1)
         self.table = table * torch.arange(1, classes + 1)[:, None]
-        self.map = torch.randn(WIDTH, SHAPE[0] * SHAPE[1] * SHAPE[2], generator=generator)
+        self.map = torch.randn(self.width, SHAPE[0] * SHAPE[1] * SHAPE[2], generator=generator)
         self.asked: list[tuple[Tensor, Tensor]] = []
 
     def encode(self, images: Tensor) -> Tensor:

@@ -180,8 +180,9 @@ class TeacherOutliers:
     def _anchors(self, setting: Setting) -> Tensor:
         """T (C, E)."""
         every = torch.arange(len(setting.data.class_names), device=setting.device)
+        model = self._diffusion(setting)  # may be trained now
         with torch.no_grad():
-            return self._diffusion(setting).condition(every).float()
+            return model.condition(every).float()
 
     def _boundary_identity(self, setting: Setting) -> _Identity:
         fields = set(TeacherOutlierOptions.model_fields) - {"num_latents", "project"}

@@ -1,0 +1,224 @@
+"""OAL, whole: what it trains, that it can be stopped anywhere, and that nothing of what taught it stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import guard
+from guard import demo_images
+from guard.errors import ConfigError
+from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
+from tests.conftest import RECIPES, Arrays
+from train import loop
+from train.methods.oal import OAL, OALOptions
+from train.regularizers.mutual_information import MutualInformationLoss
+
+Tiny = dict[str, Any]
+OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}
+
+
+def short(four: Arrays) -> Arrays:
+    return four[0][::3], four[1][::3]
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def differing(a: guard.Guard, b: guard.Guard) -> list[str]:
+    theirs = b.module.state_dict()
+    return [key for key, value in a.module.state_dict().items() if not value.equal(theirs[key])]
+
+
+def options(tiny: Tiny, **more: Any) -> Tiny:
+    return {**tiny, **RECIPES["oal"], "backbone": "wrn10_2", "epochs": 1, "augment": "crop", "seed": 5, **more}
+
+
+# ------------------------------------------------------------------------------------------------- what is learned
+
+
+def test_its_terms_are_logged_and_its_guard_is_a_plain_classifier(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    g = guard.train(short(four), out=tmp_path / "run", **options(tiny))
+    last = records(tmp_path / "run")[-1]
+    assert last["stage"] == "oal"
+    assert {"ce", "kd_logits", "kd_features", "mi_boundary", "mi_latents"} <= set(last)
+    plain = guard.train(short(four), **{**tiny, "backbone": "wrn10_2", "epochs": 1, "score": "energy"})
+    assert set(g.module.state_dict()) == set(plain.module.state_dict())
+
+
+def test_checkpoints_hold_what_learns_and_not_the_teacher(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    guard.train(short(four), out=tmp_path, **options(tiny))
+    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
+        names = {name.rsplit(".", 1)[0] for name in file.keys()}  # noqa: SIM118  (no mapping protocol)
+    of_stage = {name.split(".")[1].split("/")[1] for name in names if name.startswith("regulariser1")}
+    assert of_stage == {"transfer", "q"}
+    assert any(name.startswith("optimizer.regulariser.1.q/") for name in names)
+    assert len(list((tmp_path / "outliers").glob("teacher-*/checkpoint.safetensors"))) == 1
+
+
+def test_weights_of_zero_leave_the_fine_tuning_alone(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    none = dict.fromkeys(("logit_weight", "feature_weight", "boundary_weight", "latent_weight"), 0.0)
+    guard.train(short(four), out=tmp_path, **options(tiny, **none))
+    assert set(records(tmp_path)[-1]) == {"stage", "stage_index", "epoch", "loss", "accuracy", "ce", "lr"}
+    assert not list((tmp_path / "outliers").glob("latents-*"))  # nothing asked for them
+
+
+def test_the_energy_ablation_takes_the_place_of_the_bounds(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    guard.train(short(four), out=tmp_path, **options(tiny, regulariser="energy"))
+    last = records(tmp_path)[-1]
+    assert {"energy_boundary", "energy_latents", "kd_logits"} <= set(last)
+    assert "mi_boundary" not in last
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("class", "likelihood", "paper")),
+        ({"variant": "code"}, ("random", "joint", "code")),
+        ({"variant": "code", "pairing": "class", "q_update": "likelihood"}, ("class", "likelihood", "code")),
+        ({"pairing": "random"}, ("random", "likelihood", "paper")),
+    ],
+)
+def test_the_variant_is_a_preset_that_options_override(
+    given: Tiny, expected: tuple[str, ...], four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+    build = OAL._against
+
+    def spy(self: OAL, outliers: Any) -> Any:
+        made = build(self, outliers)
+        seen.extend((m.pairing, m.q_update, outliers.selection) for m in made if isinstance(m, MutualInformationLoss))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OAL, "_against", spy)
+    with pytest.raises(KeyboardInterrupt):
+        guard.train(short(four), **options(tiny, **given))
+    assert seen == [expected, expected]
+
+
+def test_the_published_learning_rates_belong_to_the_groups(
+    four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, rates = loop.StageRun.step, []
+
+    def spy(self: loop.StageRun, *arguments: Any) -> Any:
+        if self.stage.name == "oal":
+            rates.append([group["lr"] for group in self.optimizer.param_groups if group["params"]])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(loop.StageRun, "step", spy)
+    guard.train(short(four), **options(tiny, variant="code"))
+    assert set(np.round(rates[0], 7)) == {0.005, 0.01, 0.0001}
+    rates.clear()
+    guard.train(short(four), **options(tiny))
+    assert set(np.round(rates[0], 7)) == {0.005, 0.01}  # q has an Adam of its own
+
+
+# ------------------------------------------------------------------------------------------------- stopped, resumed
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_two_runs_are_equal_and_a_stopped_one_ends_alike(
+    variant: str, four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second epoch of its last stage: q, its Adam, the transfer and its batch norms go on."""
+    arguments = options(tiny, variant=variant)
+    whole = guard.train(short(four), out=tmp_path / "whole", **arguments)
+    epoch = loop.StageRun.epoch
+
+    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+        if (self.stage.name, number) == ("oal", 1):
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StageRun, "epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            guard.train(short(four), out=out, **arguments)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = guard.train(short(four), out=out, resume=True, **arguments)
+    assert not differing(whole, resumed)
+    assert records(out) == records(tmp_path / "whole")
+    assert not differing(whole, guard.train(short(four), **arguments))
+
+
+# ------------------------------------------------------------------------------------------------- edges
+
+
+def test_two_classes_in_grey_on_a_trained_network(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    images, labels = four
+    two = labels < 2
+    grey = images[two][:, :14, :, :1], labels[two]
+    guard.train(
+        grey, in_chans=1, out=tmp_path / "plain", **{**tiny, "backbone": "wrn10_2", "epochs": 1, "score": "energy"}
+    )
+    g = guard.train(grey, in_chans=1, init=tmp_path / "plain", out=tmp_path / "oal", **options(tiny))
+    assert [line["stage"] for line in records(tmp_path / "oal")] == ["oal", "oal"]
+    assert g.manifest.preprocess.channels == 1
+    assert np.isfinite(g.predict(images[two][:5]).ood_score).all()
+
+
+def test_wrong_options_are_one_sentence(four: Arrays, tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"method 'oal' option pairing: .*'class' or 'random'"):
+        guard.train(four, **options(tiny, pairing="nearest"))
+    with pytest.raises(ConfigError, match="makes its own outliers"):
+        guard.train(four, outliers="patch_shuffle", **options(tiny))
+    assert OALOptions().boundary(500, 1.0, "paper").outliers == 1000
+
+
+# ------------------------------------------------------------------------------------------------- diffusion models
+
+
+def test_on_a_diffusion_model_of_ones_own(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    g = guard.train(short(four), out=tmp_path, **options(tiny, **OWN))
+    assert np.isfinite(g.predict(four[0][:5]).ood_score).all()
+    assert len(list((tmp_path / "outliers").glob("latents-*/00000.safetensors"))) == 1
+
+
+def test_on_stable_diffusion(four: Arrays, tiny: Tiny, tmp_path: Path, tiny_pipeline: Path) -> None:
+    images, labels = short(four)
+    for name, c in (("cat", 0), ("dog", 1), ("frog", 2)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i, image in enumerate(images[labels == c]):
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
+    arguments = options(tiny, diffusion="stable-diffusion", diffusion_model=str(tiny_pipeline), sampling_steps=2)
+    g = guard.train(tmp_path / "images", out=tmp_path / "run", **{**arguments, "num_latents": 3})
+    assert g.manifest.class_names == ("cat", "dog", "frog")
+    assert np.isfinite(g.predict(images[:5]).ood_score).all()
+
+
+@pytest.mark.slow
+def test_on_digits_it_is_no_worse_than_the_network_it_starts_from(
+    digits: Callable[[str], Arrays], tmp_path: Path
+) -> None:
+    """Distillation and fine-tuning gain on far images; labels stay as good as they were."""
+    inside, held = digits("0-7"), digits("8-9")[0]
+    common: Tiny = {"backbone": "wrn10_2", "batch_size": 32, "device": "cpu", "augment": "crop", "score": "energy"}
+    plain = guard.train(inside, out=tmp_path / "plain", epochs=10, **common)
+    own = {"diffusion_epochs": 20, "diffusion_width": 16, "sampling_steps": 10, "n_noise": 300}
+    tuned = guard.train(
+        inside,
+        method="oal",
+        init=tmp_path / "plain",
+        out=tmp_path / "oal",
+        **{**common, **own, "teacher": "wrn16_2", "teacher_epochs": 10, "finetune_epochs": 5},
+    )
+    far = demo_images.uniform_noise(300, 32)[:, ::2, ::2]
+
+    def auroc(g: guard.Guard, outside: np.ndarray) -> float:
+        return guard.metrics.auroc(g.predict(inside[0][g.splits["test"]]).ood_score, g.predict(outside).ood_score)
+
+    assert tuned.manifest.metrics["test_accuracy"] > plain.manifest.metrics["test_accuracy"] - 0.01
+    assert auroc(tuned, held) > auroc(plain, held) - 0.01
+    assert auroc(tuned, far) > auroc(plain, far) + 0.03

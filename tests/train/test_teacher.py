@@ -1,0 +1,135 @@
+"""Teachers: what they learn, that they are kept, and which guards may teach whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import guard
+from guard.errors import ConfigError, UnknownNameError
+from guard.manifest import Normalisation
+from guard.module import GuardModule
+from guard.scores import create_score
+from tests.conftest import Arrays
+from train import loop, teacher
+from train.build import build_classifier
+from train.config import TrainConfig
+from train.data import load
+from train.method import Setting
+from train.teacher import Teacher, TeacherOptions, TeacherSource
+
+CPU = torch.device("cpu")
+
+
+def student(classes: int = 4, side: int = 16) -> GuardModule:
+    classifier = build_classifier("wrn10_2", "linear", classes, in_chans=3, image_size=side)
+    return GuardModule(classifier, create_score("energy"), Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3))
+
+
+@pytest.fixture
+def setting(four: Arrays, tmp_path: Path) -> Setting:
+    return Setting(student(), load((four[0][:160], four[1][:160])), tmp_path, 0, CPU)
+
+
+def source(epochs: int = 2, **options: Any) -> TeacherSource:
+    return TeacherSource(TeacherOptions(teacher="wrn10_2", **options), epochs, 32)
+
+
+def states(made: Teacher) -> dict[str, torch.Tensor]:
+    return made.module.state_dict()
+
+
+def images(setting: Setting) -> torch.Tensor:
+    assert setting.data.array is not None
+    return torch.from_numpy(setting.data.array.copy())
+
+
+def test_it_knows_the_images_it_was_trained_on_and_answers_without_gradients(setting: Setting) -> None:
+    made = source(epochs=6)(setting)
+    taps = made.taps(images(setting))
+    assert taps.logits.dtype == taps.features.dtype == torch.float32
+    assert taps.features.shape == (160, made.width)
+    assert (taps.logits.argmax(-1).numpy() == setting.data.labels).mean() > 0.9
+    assert not taps.logits.requires_grad
+    assert not made.module.training
+    assert not any(p.requires_grad for p in made.module.parameters())
+    torch.manual_seed(1)  # a teacher has no state that answering moves
+    assert made.taps(images(setting)).logits.equal(taps.logits)
+
+
+def test_it_is_made_once_and_loaded_from_its_folder(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = source()
+    first = made(setting)
+    assert made(setting) is first
+    torch.manual_seed(99)
+    monkeypatch.setattr(loop.StageRun, "epoch", lambda *_: pytest.fail("trained again"))
+    again = source()(setting)
+    assert all(value.equal(states(again)[key]) for key, value in states(first).items())
+    assert again.identity == first.identity
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        source(teacher_lr=0.01)(setting)  # another teacher, in a folder of its own
+
+
+def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = source(epochs=3)(setting)
+    epoch, ran = loop.StageRun.epoch, []
+
+    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+        if number == 1 and not ran.count(1):
+            ran.append(1)
+            raise KeyboardInterrupt
+        ran.append(number)
+        return epoch(self, number)
+
+    monkeypatch.setattr(loop.StageRun, "epoch", stopped)
+    elsewhere = Setting(setting.module, setting.data, tmp_path / "elsewhere", 0, CPU)
+    with pytest.raises(KeyboardInterrupt):
+        source(epochs=3)(elsewhere)
+    torch.manual_seed(99)
+    resumed = source(epochs=3)(elsewhere)
+    assert ran == [0, 1, 1, 2]
+    assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())
+
+
+@pytest.mark.parametrize(("side", "expected"), [(16, "wrn40_2"), (64, "wrn40_2"), (65, "resnet34")])
+def test_the_default_is_larger_than_the_student(
+    side: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(config: TrainConfig, setting: Setting) -> GuardModule:
+        assert (config.backbone, config.epochs, config.lr, config.augment) == (expected, 7, 0.1, "crop")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(teacher, "fresh_teacher", seen)
+    data = load((np.zeros((4, side, side, 3), np.uint8), np.arange(4) % 2))
+    with pytest.raises(KeyboardInterrupt):
+        TeacherSource(TeacherOptions(), 7, 2)(Setting(student(2), data, tmp_path, 0, CPU))
+
+
+def test_a_guard_can_teach(four: Arrays, tiny: dict[str, Any], tmp_path: Path, setting: Setting) -> None:
+    g = guard.train(four, out=tmp_path / "run", **{**tiny, "epochs": 1, "score": "energy"})
+    made = TeacherSource(TeacherOptions(teacher=str(tmp_path / "run")), 1, 32)(setting)
+    assert made.identity == g.manifest.weights_sha256 != ""
+    probabilities = made.taps(images(setting)).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(probabilities, g.predict(images(setting).numpy()).probabilities, atol=0.02)  # bfloat16
+
+
+def test_teachers_that_do_not_fit_are_refused(
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path, setting: Setting
+) -> None:
+    small = four[0][:, ::2, ::2], four[1]
+    guard.train(small, out=tmp_path / "small", **{**tiny, "epochs": 1, "score": "energy"})
+    with pytest.raises(ConfigError, match="takes images of 8 x 8 x 3, these are 16 x 16 x 3; load them in its size"):
+        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(setting)
+    two = setting.data.subset(np.flatnonzero(np.asarray(setting.data.labels) < 2))
+    renamed = load((two.take(np.arange(20)), np.arange(20) % 2))
+    other = Setting(setting.module, renamed, tmp_path, 0, CPU)
+    with pytest.raises(ConfigError, match=r"knows the classes 0, 1, 2, 3, the images are of 0, 1; train one"):
+        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(other)
+    with pytest.raises(ConfigError, match="teacher='runs/none' is no folder; give a run folder"):
+        TeacherSource(TeacherOptions(teacher="runs/none"), 1, 32)(setting)
+    with pytest.raises(UnknownNameError, match="unknown backbone 'wrn10_3'; did you mean 'wrn10_2'"):
+        TeacherSource(TeacherOptions(teacher="wrn10_3"), 1, 32)(setting)
