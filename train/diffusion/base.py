@@ -91,7 +91,8 @@ class DiffusionOptions(Record):
         prompt: what Stable Diffusion is asked for; {} is the class's name.
         conditioning: of one's own model: "token" gives e as a token to cross-attention (UNet2DConditionModel), "label"
             adds it to the time embedding (UNet2DModel).
-        diffusion_epochs: passes over the images. None: as many as show it at least 300,000 images.
+        diffusion_epochs: passes over the images. None: 60, but as many as show it 60,000 images at least and 300,000 at
+            most.
         diffusion_batch, diffusion_lr: images per step; AdamW's learning rate.
         diffusion_width: channels at full resolution; deeper levels have twice as many.
         prediction: what one's own network predicts.

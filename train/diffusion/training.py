@@ -44,7 +44,7 @@ from .sampling import denoised
 
 log = logging.getLogger("ood_guard")
 
-SHOWN = 300_000  # images, in as many epochs as that takes
+EPOCHS, LEAST, MOST = 60, 60_000, 300_000  # passes by default, and the images shown in them
 EMA = 0.999
 NO_CLASS = 0.1  # share of images that are shown without their class
 CLIP = 1.0  # largest norm of a gradient
@@ -107,6 +107,11 @@ def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -
     return model
 
 
+def epochs_for(images: int) -> int:
+    """Passes over the images by default: `EPOCHS`, but as many as show it `LEAST` to `MOST` images."""
+    return epochs_showing(min(max(EPOCHS * images, LEAST), MOST), images)
+
+
 def _flat(card: DiffusionCard) -> dict[str, object]:
     fields = card.model_dump()
     return {**fields.pop("model"), **fields}
@@ -128,7 +133,7 @@ def _card(setting: Setting, options: DiffusionOptions) -> DiffusionCard:
     )
     return DiffusionCard(
         model=model,
-        epochs=options.diffusion_epochs or epochs_showing(SHOWN, len(data)),
+        epochs=options.diffusion_epochs or epochs_for(len(data)),
         batch_size=options.diffusion_batch,
         lr=options.diffusion_lr,
         seed=setting.seed,

@@ -106,15 +106,34 @@ def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: OwnDiffus
         assert float(loss[i]) == pytest.approx(float((predicted - noise[i]).square().mean()), rel=2e-2)
 
 
+def test_batches_are_of_the_size_asked_for_and_change_nothing(model: OwnDiffusion) -> None:
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    whole = model.latents(model.condition(labels), labels, torch.Generator().manual_seed(0))
+    seen: list[int] = []
+    hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    try:
+        model.batch = 2
+        parts = model.latents(model.condition(labels), labels, torch.Generator().manual_seed(0))
+    finally:
+        model.batch = 64
+        hook.remove()
+    assert seen == [4, 4, 4, 4, 2, 2]  # two steps each, both branches at once
+    assert parts.allclose(whole, atol=0.05)
+
+
 def test_samples_follow_the_generator_and_the_class(model: OwnDiffusion) -> None:
     assert drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2]))
     assert not drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2], seed=1))
     assert not drawn(model, [0])[0].equal(drawn(model, [1])[0])
 
 
+@pytest.mark.parametrize("form", ["token", "latent"])
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
-    some: Arrays, model: OwnDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, some: Arrays, model: OwnDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = {"latent": form == "latent"}
+    if form == "latent":
+        model = own(some, tmp_path / "other", **options)
     real = training_module.Training.epoch
 
     def killed(self: Any, epoch: int) -> Any:
@@ -124,9 +143,9 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 
     monkeypatch.setattr(training_module.Training, "epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        own(some, tmp_path)
+        own(some, tmp_path, **options)
     monkeypatch.setattr(training_module.Training, "epoch", real)
-    again = own(some, tmp_path)
+    again = own(some, tmp_path, **options)
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     folder = tmp_path / "diffusion"
     assert sorted(p.name for p in folder.iterdir()) == [
