@@ -37,6 +37,7 @@ from ...feed import Feed
 from ...generators.kept import STAGE, Schedule, epochs_showing, kept_path, seeded, train_kept
 from ...loop import epoch_seed, mixed_precision, progress_bar, schedule
 from ...method import IDBatch, Learner, Setting
+from .table import TOKEN_NORM
 
 log = logging.getLogger("ood_guard")
 
@@ -85,7 +86,8 @@ class AnchoredEncoder(Learner):
 
     Args:
         anchors: T (C, E), frozen.
-        learned: whether an offset delta (C, E) from the anchors is learned with the features, starting at zero.
+        learned: whether offsets delta (C, E) of the anchors are learned with the features, from zero on, in units in
+            which an anchor is as long as Stable Diffusion's: what one step moves does not depend on the space's scale.
     """
 
     anchors: Tensor
@@ -119,8 +121,10 @@ class AnchoredEncoder(Learner):
         return self._optimizers
 
     def targets(self) -> Tensor:
-        """What the features of each class point to: T, or T + delta; (C, E)."""
-        return self.anchors if self.delta is None else self.anchors + self.delta
+        """What the features of each class point to: T, or T + |T| / 0.39 delta; (C, E)."""
+        if self.delta is None:
+            return self.anchors
+        return self.anchors + torch.linalg.vector_norm(self.anchors, dim=-1, keepdim=True) / TOKEN_NORM * self.delta
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, channels) -> features (N, E), float32, of any length."""

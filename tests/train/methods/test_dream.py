@@ -1,0 +1,216 @@
+"""dream_ood, dream_id and bood whole: their losses, stores, diffusion models, stopping, and what they detect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import guard
+from guard import demo_images, metrics
+from guard.heads import create_head
+from guard.module import Taps
+from guard.scores import create_score
+from tests.conftest import DECODED, RECIPES, TINY, Arrays
+from train import loop
+from train.data import load
+from train.method import Batch, Context, IDBatch, Setting, Stage
+from train.registry import get_method
+from train.regularizers.energy_logistic import EnergyLogisticLoss
+from train.regularizers.union_loss import UnionLoss
+from train.synth import untrained
+from train.synthesis.images.dream import DreamID
+from train.synthesis.labelled_store import LabelledStore
+from train.synthesis.shards import read_made
+from train.synthesis.store import Stored, open_store
+
+NAMES = ["dream_ood", "dream_id", "bood"]
+HALF = 160  # images of `four`, to be short
+
+
+def few(four: Arrays) -> Arrays:
+    return four[0][:HALF], four[1][:HALF]
+
+
+def stage(name: str, outliers: Any = None, **options: Any) -> Stage:
+    method = get_method(name)
+    context = Context(
+        num_classes=4,
+        num_features=16,
+        map_shape=None,
+        class_counts=(30,) * 4,
+        epochs=10,
+        lr=0.1,
+        batch_size=20,
+        seed=0,
+        device=torch.device("cpu"),
+        outliers=outliers,
+        initialised=False,
+        score=create_score("energy"),
+    )
+    (made,) = method(method.Options(**options)).stages(context)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------ composition
+
+
+@pytest.mark.parametrize("name", ["dream_ood", "bood"])
+def test_outliers_are_told_apart_by_energy_from_the_first_epoch_on(name: str) -> None:
+    made = stage(name)
+    (regulariser,) = made.regularisers
+    assert isinstance(regulariser, EnergyLogisticLoss)
+    assert (regulariser.weight, made.start_epoch, made.head_loss) == (2.5, 0, True)
+    assert isinstance(made.synthesiser, Stored)
+    assert (made.synthesiser.count, made.synthesiser.total) == (20, None)
+    own = made.synthesiser.synthesiser
+    assert own.name == name
+    other = stage(name, weight=1.0, ratio=0.5, start=0.3, store_size=7, sampling_steps=3, encoder_epochs=2)
+    assert isinstance(other.synthesiser, Stored)
+    assert (other.regularisers[0].weight, other.start_epoch) == (1.0, 3)  # type: ignore[attr-defined]
+    assert (other.synthesiser.count, other.synthesiser.total, other.synthesiser.synthesiser.count) == (10, 7, 7)
+    options = other.synthesiser.synthesiser.options
+    assert (options.sampling_steps, options.encoder_epochs) == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["dream_ood", "bood"])
+def test_a_store_can_be_named_in_place_of_the_methods_own(
+    name: str, four: Arrays, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "given"
+    guard.synth(few(four), method="strokes", out=folder, count=40, device="cpu", gallery=False)
+    out = tmp_path / "run"
+    guard.train(few(four), method=name, outliers=str(folder), out=out, **{**tiny, "epochs": 1})
+    assert not (out / "outliers" / name).exists()
+
+
+def test_dream_id_trains_on_the_union_as_one_set() -> None:
+    made = stage("dream_id")
+    assert isinstance(made.synthesiser, LabelledStore)
+    assert not made.head_loss
+    torch.manual_seed(0)
+    head = create_head("linear", 5, 4)
+    inside, outside = torch.randn(6, 5), torch.randn(3, 5)
+    labels, more = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([3, 3, 0])
+    taps = [Taps(h, head(h), None) for h in (inside, outside)]
+    (term,) = UnionLoss().loss(Batch(taps[0], labels, taps[1], more, head)).values()
+    each = [-F.log_softmax(head(h), -1)[y].item() for h, y in zip([*inside, *outside], [*labels, *more], strict=True)]
+    assert term.item() == pytest.approx(sum(each) / 9, rel=1e-6)
+
+
+def test_every_generated_image_of_dream_id_has_its_class(four: Arrays, tmp_path: Path) -> None:
+    data = load(few(four))
+    setting = Setting(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
+    options = {key: value for key, value in DECODED.items() if key != "store_size"}
+    store = LabelledStore(DreamID(20, 4, **options), 8, 30)
+    store.prepare(setting)
+    parents, _ = read_made(open_store(tmp_path / "dream_id").paths())
+    assert {tuple(row) for row in parents} == {(0,), (1,), (2,), (3,)}
+    pool = store.pool()
+    assert pool is not None
+    generator = torch.Generator().manual_seed(0)
+    store.start_epoch(4, generator)
+    batch = IDBatch(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    for _ in range(3):
+        made = store.sample(batch, generator)
+        assert made.labels is not None
+        assert made.rows is not None
+        assert made.labels.tolist() == [parents[row][0] for row in made.rows.tolist()]
+        assert made.data.numpy().tolist() == pool.take(made.rows.numpy()).tolist()
+
+
+def test_the_learned_link_is_handed_over(four: Arrays, tiny: dict[str, Any]) -> None:
+    g = guard.train(few(four), score="energy_logistic", **{**tiny, **RECIPES["bood"], "epochs": 2})
+    state = g.module.score.state_dict()
+    assert not any(torch.equal(value, torch.ones_like(value)) for value in state.values() if value.ndim)
+    assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
+
+
+# ------------------------------------------------------------------------------------------------- stopped, resumed
+
+
+def states(g: guard.Guard) -> dict[str, Tensor]:
+    return g.module.state_dict()
+
+
+@pytest.mark.parametrize("name", ["dream_ood", "dream_id"])
+def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
+    name: str, four: Arrays, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**tiny, **RECIPES[name], "epochs": 2, "augment": "crop+flip", "seed": 5}
+    whole = guard.train(few(four), out=tmp_path / "whole", **options)
+    epoch = loop.StageRun.epoch
+
+    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StageRun, "epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            guard.train(few(four), out=out, **options)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = guard.train(few(four), out=out, resume=True, **options)
+    assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())
+    assert resumed.threshold == whole.threshold
+
+
+# ---------------------------------------------------------------------------------------------------- both models
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stable_diffusion_up_to_a_trained_guard(
+    name: str, four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    options = {**RECIPES[name], "store_size": 16, "sampling_steps": 2, "epochs": 1}
+    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline)}
+    g = guard.train(few(four), out=tmp_path, **{**tiny, **options, **stable})
+    store = open_store(tmp_path / "outliers" / name)
+    pool = store.images()
+    assert pool.array is not None
+    assert pool.array.shape == (16, 16, 16, 3)  # decoded at 32 pixels
+    assert len({image.tobytes() for image in pool.array}) == 16
+    assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
+
+
+@pytest.fixture(scope="module")
+def shared(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options with one diffusion model of the digits 0-3 for all methods, trained until they can be read."""
+    folder = tmp_path_factory.mktemp("dream") / "diffusion"
+    model = {"diffusion_folder": str(folder), "diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32}
+    return {**model, "sampling_steps": 10, "encoder_backbone": "wrn10_2", "encoder_epochs": 8, "encoder_batch": 32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_digits_end_to_end(name: str, four: Arrays, digits: Any, shared: dict[str, Any]) -> None:
+    """Against plain training by the same score; dream_id, which sees no outliers, by accuracy."""
+    outside = {
+        "digits 4-9": digits("4-9")[0][:300],
+        "noise": demo_images.uniform_noise(200, 16),
+        "smooth noise": demo_images.smooth_noise(200, 16),
+        "photographs": demo_images.photo_patches(200, 16),
+    }
+    images, labels = digits("0-3")
+    common = {**TINY, "epochs": 12, "score": "energy"}
+    plain = guard.train(four, method="plain", **common)
+    ours = guard.train(four, method=name, store_size=200, **common, **shared)
+
+    def auroc(g: guard.Guard, far: np.ndarray) -> float:
+        return metrics.auroc(g.predict(images[400:]).ood_score, g.predict(far).ood_score)
+
+    def accuracy(g: guard.Guard) -> float:
+        return float((g.predict(images[400:]).label == labels[400:]).mean())
+
+    gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
+    print(name, {what: round(100 * gain, 1) for what, gain in gains.items()}, accuracy(plain), accuracy(ours))
+    assert accuracy(ours) > accuracy(plain) - 0.03
+    if name != "dream_id":
+        assert max(gains.values()) > 0
