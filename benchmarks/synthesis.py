@@ -36,7 +36,6 @@ from train.data import ImageData, load
 from train.diffusion import DiffusionOptions, make_diffusion
 from train.diffusion.model import ModelCard, OwnDiffusion
 from train.diffusion.noise import solver
-from train.loop import mixed_precision
 from train.method import Setting
 
 from .interleave import interleave
@@ -78,7 +77,7 @@ def bare(model: OwnDiffusion, e: Tensor, generator: torch.Generator) -> Tensor:
     scheduler.set_timesteps(model.steps)
     z = torch.randn(n, channels * fold**2, height // fold, width // fold, generator=generator)
     both = torch.cat([network.null.expand(n, -1), e])
-    with mixed_precision(z.device)():
+    with model.autocast():
         for t in scheduler.timesteps:
             if network.by_token:
                 said = network.unet(torch.cat([z, z]), t, encoder_hidden_states=both[:, None]).sample

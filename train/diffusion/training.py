@@ -33,7 +33,7 @@ from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoi
 from ..feed import Feed
 from ..generators.grid import png_grid
 from ..generators.kept import epochs_showing, seeded
-from ..loop import Average, epoch_seed, mixed_precision, progress_bar, schedule
+from ..loop import Average, epoch_seed, progress_bar, schedule
 from ..method import IDBatch, Setting
 from .autoencoder import AutoencoderCard, halvings, trained_autoencoder
 from .base import DiffusionOptions
@@ -155,7 +155,7 @@ class Training:
         self.network = self.model.denoiser
         self.averaged = Average(self.network, EMA)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=card.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        self.autocast = mixed_precision(self.device)
+        self.autocast = self.model.autocast
         order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(card.seed))
         held = min(int(HELD_OUT * len(self.feed)), MOST_HELD_OUT)
         self.held_out, self.rows = order[:held], order[held:]

@@ -99,7 +99,7 @@ def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: OwnDiffus
     for i, t in enumerate(times):
         kept = float(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t])
         z_t = kept**0.5 * z[i] + (1 - kept) ** 0.5 * noise[i]
-        with torch.no_grad(), model._autocast():
+        with torch.no_grad(), model.autocast():
             v = model.denoiser(z_t[None], t[None], e[i][None])[0]
         clean = kept**0.5 * z_t - (1 - kept) ** 0.5 * v
         predicted = (z_t - kept**0.5 * clean) / (1 - kept) ** 0.5
