@@ -117,6 +117,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dmr_kirby": {"method": "dmr_kirby", **HEAD, **PAIR},
     "kirby": {"method": "kirby", **HEAD, "head_kind": "multiclass", "ratio": 0.5},
     "oal": {"method": "oal", **TAUGHT},
+    "ncis": {"method": "ncis", "diffusion": "toy", "store_size": 48, "embed_pairs": 4, "cvpn_epochs": 4},
     "label_mixup": {
         "method": "label_mixup",
         "store_size": 24,

@@ -141,6 +141,7 @@ def test_every_method_of_the_package_is_listed() -> None:
         "dream_ood",
         "dream_id",
         "bood",
+        "ncis",
     } <= set(METHODS)
     assert sorted(METHODS) == METHODS
     assert list_methods("r*") == ["rejection"]

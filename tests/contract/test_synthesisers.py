@@ -38,6 +38,7 @@ QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "dream_id": DECODED,
     "dream_ood": DECODED,
     "mlm": PAIR,
+    "ncis": {"diffusion": "toy", "embed_pairs": 4, "cvpn_epochs": 4},
 }
 
 

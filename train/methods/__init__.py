@@ -19,6 +19,7 @@ dmr_mlm     both of these                                                     me
 dmr_kirby   dmr_mlm's and kirby's outliers together                           methods.md A4
 label_mixup uniform targets on images decoded from two classes at once       methods.md A2
 kirby       rejection network on images with inpainted key regions            methods.md B8
+ncis        images decoded from low density among non-linear invariants       methods.md A5
 oal         features that tell little of a diffusion model's latents, teacher methods.md A1
 dream_ood   images decoded from around the sparsest features of each class    methods.md A3
 dream_id    more of each class, decoded from around its densest features      methods.md A3
@@ -39,6 +40,7 @@ from . import (
     kirby,
     label_mixup,
     mim,
+    ncis,
     npos,
     oal,
     oe,
@@ -61,6 +63,7 @@ __all__ = [
     "kirby",
     "label_mixup",
     "mim",
+    "ncis",
     "npos",
     "oal",
     "oe",

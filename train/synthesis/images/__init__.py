@@ -18,7 +18,8 @@ cmg              decoded from mixed class embeddings by a conditional VAE, train
 label_mixup      decoded from two classes at once by a diffusion model, trained first
 dream            decoded noise around features in a diffusion model's conditioning space (dream_ood, dream_id)
 bood             decoded features that were pushed over the boundary to another class, in the same space
-decoded          what these share: embeddings that are found first, decoded, resized (no name of its own)
+ncis             decoded from low density among non-linear invariants of prompt-tuned embeddings
+decoded          what dream and bood share: embeddings that are found first, decoded, resized (no name of its own)
 auxiliary_latents  crafted latents of a DCGAN, with and without a class (method atol; no name of its own)
 """
 
@@ -43,6 +44,7 @@ from .label_mixup import LabelMixup
 from .latent_arithmetic import DMR, DMRMLM, MLM
 from .low_pass_noise import LowPassNoise
 from .mixture import Mixture
+from .ncis import NCIS
 from .patch_mix import PatchMix
 from .patch_shuffle import PatchShuffle
 from .phase_mix import PhaseMix
@@ -80,6 +82,7 @@ __all__ = [
     "DMRMLM",
     "KIRBY",
     "MLM",
+    "NCIS",
     "AdversarialNoise",
     "AuxiliaryLatents",
     "ClassMixed",

@@ -1,0 +1,175 @@
+"""ncis whole: its stage, its store, both diffusion models, stopping, and what it detects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import guard
+from guard import demo_images, metrics
+from guard.scores import create_score
+from tests.conftest import RECIPES, TINY, Arrays
+from train import loop
+from train.method import Context, Stage
+from train.registry import get_method
+from train.regularizers.energy_logistic import EnergyLogisticLoss
+from train.synthesis.embeddings import prompt_tuning
+from train.synthesis.store import Stored, open_store
+
+HALF = 160  # images of `four`, to be short
+OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}
+
+
+def few(four: Arrays) -> Arrays:
+    return four[0][:HALF], four[1][:HALF]
+
+
+def stage(outliers: Any = None, per_class: int = 30, **options: Any) -> Stage:
+    method = get_method("ncis")
+    context = Context(
+        num_classes=4,
+        num_features=16,
+        map_shape=None,
+        class_counts=(per_class,) * 4,
+        epochs=10,
+        lr=0.1,
+        batch_size=20,
+        seed=0,
+        device=torch.device("cpu"),
+        outliers=outliers,
+        initialised=False,
+        score=create_score("energy"),
+    )
+    (made,) = method(method.Options(**options)).stages(context)
+    return made
+
+
+@pytest.mark.parametrize(("per_class", "total"), [(30, 120), (5000, 6400)])
+def test_the_stage_is_the_papers(per_class: int, total: int) -> None:
+    made = stage(per_class=per_class)
+    (regulariser,) = made.regularisers
+    assert isinstance(regulariser, EnergyLogisticLoss)
+    assert (regulariser.weight, made.start_epoch) == (1.0, 0)
+    assert isinstance(made.synthesiser, Stored)
+    assert made.synthesiser.synthesiser.name == "ncis"
+    assert (made.synthesiser.count, made.synthesiser.total) == (20, total)
+
+
+def test_options_reach_the_parts() -> None:
+    made = stage(ratio=0.5, store_size=9, start=0.3, weight=0.2, ridge=0.1, variant="code", embed_pairs=5)
+    assert isinstance(made.synthesiser, Stored)
+    own = made.synthesiser.synthesiser
+    assert (made.synthesiser.count, made.synthesiser.total, made.start_epoch, own.count) == (10, 9, 3, 9)
+    assert (own.options.ridge, own.options.variant, own.options.embed_pairs) == (0.1, "code", 5)
+    assert made.regularisers[0].weight == 0.2  # type: ignore[attr-defined]
+
+
+def test_a_store_can_be_named_in_place_of_the_methods_own(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
+    assert not isinstance(stage(outliers={"strokes": 1.0}).synthesiser, Stored)
+    options = {**tiny, **RECIPES["ncis"], "epochs": 1}
+    own = guard.train(few(four), out=tmp_path / "a", **options)
+    store = tmp_path / "a" / "outliers" / "ncis"
+    again = guard.train(few(four), out=tmp_path / "b", outliers=str(store), **options)
+    assert not (tmp_path / "b" / "outliers").exists()
+    assert np.array_equal(own.predict(four[0]).ood_score, again.predict(four[0]).ood_score)
+
+
+def test_the_learned_link_is_handed_over(four: Arrays, tiny: dict[str, Any]) -> None:
+    g = guard.train(few(four), score="energy_logistic", **{**tiny, **RECIPES["ncis"], "epochs": 2})
+    link = g.module.score.state_dict()["link"]
+    assert not torch.equal(link, torch.tensor([2.0, 0.0]))  # where it starts
+    assert link[0] > 0
+    assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
+
+
+def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once among the embeddings, and once in the second epoch."""
+    options = {**tiny, **RECIPES["ncis"], "epochs": 2, "augment": "crop+flip", "seed": 5}
+    monkeypatch.setattr(prompt_tuning, "BLOCK", 50)
+    whole = guard.train(few(four), out=tmp_path / "whole", **options)
+    out, epoch, make, made = tmp_path / "stopped", loop.StageRun.epoch, prompt_tuning._block, []
+
+    def killed(*arguments: Any) -> Any:
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(1)
+        return make(*arguments)
+
+    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    for target, name, replacement in ((prompt_tuning, "_block", killed), (loop.StageRun, "epoch", stopped)):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, replacement)
+            with pytest.raises(KeyboardInterrupt):
+                guard.train(few(four), out=out, resume=True, **options)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = guard.train(few(four), out=out, resume=True, **options)
+    assert all(value.equal(resumed.module.state_dict()[key]) for key, value in whole.module.state_dict().items())
+    assert resumed.threshold == whole.threshold
+    with safe_open(out / "checkpoint.safetensors", "pt") as file:
+        assert not any(name.startswith("synthesiser") for name in file.keys())  # noqa: SIM118
+
+
+# ---------------------------------------------------------------------------------------------------- both models
+
+
+@pytest.mark.parametrize("conditioning", ["token", "label"])
+def test_a_model_of_ones_own_two_classes_grey(conditioning: str, four: Arrays, tiny: dict[str, Any]) -> None:
+    images, labels = four
+    two = labels < 2
+    options = {**tiny, **RECIPES["ncis"], **OWN, "epochs": 1, "store_size": 24, "conditioning": conditioning}
+    g = guard.train((images[two][:, :14, :, :1], labels[two]), in_chans=1, **options)
+    assert g.manifest.preprocess.channels == 1
+    assert np.isfinite(g.predict(images[two][:5]).ood_score).all()
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_stable_diffusion_up_to_a_trained_guard(
+    variant: str, four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    options = {**RECIPES["ncis"], "store_size": 16, "sampling_steps": 2, "epochs": 1, "embed_per_class": 8}
+    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "variant": variant}
+    g = guard.train(few(four), out=tmp_path, **{**tiny, **options, **stable})
+    store = open_store(tmp_path / "outliers" / "ncis")
+    pool = store.images()
+    assert pool.array is not None
+    assert pool.array.shape == (16, 16, 16, 3)  # decoded at 32 pixels
+    assert len({image.tobytes() for image in pool.array}) == 16  # by both kernels
+    assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
+
+
+@pytest.mark.slow
+def test_digits_end_to_end(four: Arrays, digits: Any) -> None:
+    """Against plain training, by energy."""
+    outside = {
+        "digits 4-9": digits("4-9")[0][:300],
+        "noise": demo_images.uniform_noise(200, 16),
+        "smooth noise": demo_images.smooth_noise(200, 16),
+        "photographs": demo_images.photo_patches(200, 16),
+    }
+    images, labels = digits("0-3")
+    common = {**TINY, "epochs": 12, "score": "energy"}
+    model = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 10}
+    plain = guard.train(four, method="plain", **common)
+    ours = guard.train(four, method="ncis", store_size=200, cvpn_epochs=100, **common, **model)
+
+    def auroc(g: guard.Guard, far: np.ndarray) -> float:
+        return metrics.auroc(g.predict(images[400:]).ood_score, g.predict(far).ood_score)
+
+    def accuracy(g: guard.Guard) -> float:
+        return float((g.predict(images[400:]).label == labels[400:]).mean())
+
+    gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
+    print("ncis", {what: round(100 * gain, 1) for what, gain in gains.items()}, accuracy(plain), accuracy(ours))
+    assert accuracy(ours) > accuracy(plain) - 0.03
+    assert max(gains.values()) > 0

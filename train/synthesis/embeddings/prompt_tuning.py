@@ -1,0 +1,252 @@
+"""Embeddings of images in a diffusion model's own conditioning space, by prompt tuning. Source: NCIS (methods.md A5).
+
+    e <- T(y);   `iterations` times one step of Adam on e, of
+        mean over `pairs` of |eps - eps_theta(x_t, t, e)|^2  +  prior |e - T(y)|^2
+    with t from {1, 21, ..., 981} and eps ~ N(0, I)
+
+Every image has an optimizer of its own. Adam works on each number by itself, so one Adam over the rows e (N, E) is the
+same as N of them, and all images of a batch share the passes through the network.
+
+The step belongs to Stable Diffusion's token embeddings, whose numbers are about 0.014 large. In a space of another
+scale it would go next to nowhere or out of the world, so steps are taken in units of the anchors T(y): an e of ours is
+scale * u, where u is as large as a token embedding, and `embed_lr` is a step of u (`conditioning_scale`).
+
+An image's random numbers come from the seed and its own row, so that its embedding does not depend on which others are
+embedded with it or how they are divided into batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from guard.manifest import Record
+
+from ...data import ImageData
+from ...diffusion import Diffusion
+from ...method import Setting
+from ..chunks import kept_chunks
+
+log = logging.getLogger("ood_guard")
+
+TOKEN_RMS = 0.014  # of a number in Stable Diffusion 1.x's token embeddings: norm 0.39 over 768
+GRID = 50  # DDIM steps, which tuning takes its times from
+BLOCK = 256  # images per file; a kill loses at most these
+PROBED = 4  # images that tell one diffusion model from another
+
+
+class EmbedOptions(Record):
+    """How images are embedded. The official procedure is `embed_pairs=32`, `embed_times="random"`.
+
+    Attributes:
+        embed_iterations: steps of Adam per image.
+        embed_pairs: calls of the network (one noise at one time each) per step.
+        embed_lr: Adam's, in units of a token embedding of Stable Diffusion.
+        embed_prior: weight of |e - T(y)|^2. Published: 0, as starting there and stopping soon is the prior.
+        embed_times: "random" draws the times of a step; "stratified" takes one from each of `embed_pairs` equal
+            stretches of the grid.
+        embed_noise: "antithetic" takes every noise with both signs, at one time.
+        embed_scale: what the anchors are in units of a token embedding. None: 1 for Stable Diffusion, else measured.
+        embed_per_class: images of each class that are embedded; None: all. A few hundred do: the Gaussian of a class
+            in E dimensions wants some more than E of them, and what more of them give is little (Fig. 5d of the paper).
+        embed_batch: rows that go through the network at once.
+    """
+
+    embed_iterations: int = Field(default=3, ge=0)
+    embed_pairs: int = Field(default=32, ge=1)
+    embed_lr: float = Field(default=1e-2, gt=0)
+    embed_prior: float = Field(default=0.0, ge=0)
+    embed_times: Literal["random", "stratified"] = "random"
+    embed_noise: Literal["independent", "antithetic"] = "independent"
+    embed_scale: float | None = Field(default=None, gt=0)
+    embed_per_class: int | None = Field(default=None, ge=2)
+    embed_batch: int = Field(default=256, ge=1)
+
+
+class Embedded(NamedTuple):
+    """Embeddings e (N, E), float32, the classes (N,) they are of, and the rows (N,) of the data."""
+
+    e: Tensor
+    classes: Tensor
+    rows: Tensor
+
+
+def conditioning_scale(diffusion: Diffusion, classes: int, device: torch.device, options: EmbedOptions) -> float:
+    """How many times as large as a token embedding of Stable Diffusion this model's anchors are."""
+    if options.embed_scale is not None:
+        return options.embed_scale
+    if getattr(options, "diffusion", None) == "stable-diffusion":
+        return 1.0
+    anchors = diffusion.condition(torch.arange(classes, device=device))
+    return float(anchors.square().mean().sqrt()) / TOKEN_RMS
+
+
+def time_grid(times: int) -> Tensor:
+    """{1, 21, ..., 981} of 1,000 times, in proportion for another number of them; int64 (50,)."""
+    return ((1 + 20 * torch.arange(GRID)) * times // 1000).clamp_max(times - 1)
+
+
+def draw_pairs(
+    shape: tuple[int, ...], times: Tensor, options: EmbedOptions, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The (t, eps) of one step for one image: int64 (pairs,) of the grid `times`, and (pairs, *shape)."""
+    n, device = options.embed_pairs, generator.device
+    antithetic = options.embed_noise == "antithetic"
+    distinct = -(-n // 2) if antithetic else n
+    u = torch.rand(distinct, generator=generator, device=device)
+    if options.embed_times == "stratified":
+        u = (torch.arange(distinct, device=device) + u) / distinct
+    at = times[(u * len(times)).long().clamp_max(len(times) - 1)]
+    noise = torch.randn(distinct, *shape, generator=generator, device=device)
+    if antithetic:
+        at, noise = torch.cat([at, at])[:n], torch.cat([noise, -noise])[:n]
+    return at, noise
+
+
+def tuned(
+    diffusion: Diffusion,
+    latents: Tensor,
+    classes: Tensor,
+    generators: list[torch.Generator],
+    options: EmbedOptions,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings e (N, E) of latents (N, c, h, w), and their loss (N,) at the first step and the last (2, N).
+
+    Args:
+        classes: int64 (N,).
+        generators: one per image.
+        scale: `conditioning_scale`.
+    """
+    anchors = diffusion.condition(classes).detach()
+    e = anchors.clone().requires_grad_()
+    optimizer = torch.optim.Adam([e], lr=options.embed_lr * scale)
+    times = time_grid(diffusion.times).to(latents.device)
+    at_once = max(1, options.embed_batch // len(latents))
+    losses = []
+    for _ in range(options.embed_iterations):
+        drawn = [draw_pairs(tuple(latents.shape[1:]), times, options, generator) for generator in generators]
+        t, noise = (torch.stack(column) for column in zip(*drawn, strict=True))  # (N, pairs), (N, pairs, c, h, w)
+        optimizer.zero_grad()
+        total = torch.zeros(len(latents), device=latents.device)
+        for columns in torch.arange(options.embed_pairs).split(at_once):
+            k = len(columns)
+            loss = diffusion.noise_loss(
+                latents.repeat_interleave(k, 0),
+                e.repeat_interleave(k, 0),
+                classes.repeat_interleave(k, 0),
+                times=t[:, columns].flatten(),
+                noise=noise[:, columns].flatten(0, 1),
+            ).view(-1, k)
+            each = loss.sum(1) / options.embed_pairs
+            each.sum().backward()  # type: ignore[no-untyped-call]  # each image's own, as no two share a row of e
+            total += each.detach()
+        if options.embed_prior:
+            (options.embed_prior * ((e - anchors) / scale).square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(total)
+    kept = torch.stack([losses[0], losses[-1]]) if losses else torch.zeros(2, len(latents), device=latents.device)
+    return e.detach(), kept
+
+
+def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, folder: Path) -> Embedded:
+    """Embeddings of the setting's images, or of `embed_per_class` of each class, kept in `folder` in blocks.
+
+    A block is written whole or not at all; what a killed run has made is not made again, and a finished folder is
+    read. Its name holds a digest of everything that decides the embeddings, the model among it.
+
+    Raises:
+        ArtefactDamagedError: a block cannot be read.
+    """
+    data, device = setting.data, setting.device
+    scale = conditioning_scale(diffusion, len(data.class_names), device, options)
+    rows = chosen_rows(data, options.embed_per_class, setting.seed)
+    folder = folder / f"embeddings-{_digest(diffusion, setting, options, rows, scale)}"
+    blocks = np.array_split(rows, range(BLOCK, len(rows), BLOCK))
+    made = kept_chunks(
+        folder, len(blocks), lambda i: _block(diffusion, setting, options, scale, blocks[i]), "embeddings"
+    )
+    _report(made["e"], made["anchors"], made["losses"])
+    assert data.labels is not None  # checked when the data was loaded for training
+    return Embedded(made["e"], torch.from_numpy(data.labels[rows].copy()), torch.from_numpy(rows))
+
+
+def chosen_rows(data: ImageData, per_class: int | None, seed: int) -> np.ndarray:
+    """Indices of the images to embed, ascending: all, or `per_class` random ones of each class."""
+    assert data.labels is not None
+    if per_class is None:
+        return np.arange(len(data))
+    order = np.random.default_rng([seed, 0xE3BED]).permutation(len(data))
+    taken = [order[data.labels[order] == c][:per_class] for c in range(len(data.class_names))]
+    return np.sort(np.concatenate(taken))
+
+
+def _block(
+    diffusion: Diffusion, setting: Setting, options: EmbedOptions, scale: float, block: np.ndarray
+) -> dict[str, Tensor]:
+    """e, T(y) (b, E) and losses (b, 2) of the images at `block` (b,)."""
+    data, device = setting.data, setting.device
+    assert data.labels is not None
+    latents = diffusion.encode(torch.from_numpy(data.take(block).copy()).to(device))
+    classes = torch.from_numpy(data.labels[block].copy()).to(device)
+    seeds = [np.random.SeedSequence([setting.seed, int(data.rows[i]), 0xE3BED]) for i in block]
+    generators = [torch.Generator(device).manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in seeds]
+    e, losses = [], []
+    with torch.enable_grad():
+        for part in torch.arange(len(block)).split(max(1, options.embed_batch // options.embed_pairs)):
+            mine = [generators[i] for i in part.tolist()]
+            vectors, loss = tuned(diffusion, latents[part], classes[part], mine, options, scale)
+            e.append(vectors)
+            losses.append(loss.T)
+    return {"e": torch.cat(e), "anchors": diffusion.condition(classes).detach(), "losses": torch.cat(losses)}
+
+
+def _digest(diffusion: Diffusion, setting: Setting, options: EmbedOptions, rows: np.ndarray, scale: float) -> str:
+    """Of options, seed, images and model: its anchors, and what it says of a few noisy images."""
+    data, device = setting.data, setting.device
+    generator = torch.Generator().manual_seed(0)
+    images = torch.from_numpy(data.take(rows[:PROBED]).copy()).to(device)
+    classes = torch.arange(len(images), device=device) % len(data.class_names)
+    with torch.no_grad():
+        latents, e = diffusion.encode(images), diffusion.condition(classes)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        times = torch.full((len(images),), diffusion.times // 4, device=device)
+        said = diffusion.noise_loss(latents, e, classes, times=times, noise=noise)
+    identity = {
+        "options": {
+            name: getattr(options, name)
+            for name in EmbedOptions.model_fields
+            if name not in ("embed_batch", "embed_scale", "embed_per_class")
+        },
+        "scale": f"{scale:.4g}",
+        "prompt": getattr(options, "prompt", None),
+        "seed": setting.seed,
+        "data": data.fingerprint,
+        "rows": hashlib.sha256(data.rows[rows].tobytes()).hexdigest(),
+        "pixels": data.preprocess.model_dump(mode="json"),
+        "model": [f"{value:.3g}" for value in [*said.tolist(), *e.mean(-1).tolist()]],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _report(e: Tensor, anchors: Tensor, losses: Tensor) -> None:
+    """Log how far the embeddings went, which lr and iterations decide."""
+    moved = (e - anchors).norm(dim=-1)
+    first, last = losses.mean(0).tolist()
+    log.info(
+        "embeddings: %d images; |e - T(y)| %.3g on average, %.3g of |T(y)|; denoising loss %.4g at the first step, "
+        "%.4g at the last",
+        len(e),
+        float(moved.mean()),
+        float((moved / anchors.norm(dim=-1).clamp_min(1e-12)).mean()),
+        first,
+        last,
+    )

@@ -1,0 +1,104 @@
+"""Non-linear class-wise invariant sampling. Source: NCIS, Doorenbos, Sznitman & Marquez-Neila 2024 (methods.md A5).
+
+    e_i     prompt-tuned embedding of training image i in the diffusion model's conditioning space   (`prompt_tuning`)
+    f       conditional volume-preserving network, some of whose outputs are near 0 on all e_i       (`invariants`)
+    v'      of low density under N(mu_y, Sigma_y + lambda I), fitted to v_i = f(e_i, y_i)            (`low_density`)
+    x'      decoded from e' = f^-1(v', y), and resized by a random kernel
+
+e' is left as long as it is. All of it happens in units of a token embedding of Stable Diffusion
+(`prompt_tuning.conditioning_scale`), so that step sizes and lambda mean the same for every model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from guard.errors import ConfigError
+
+from ...diffusion import Diffusion, DiffusionOptions, make_diffusion
+from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
+from ..embeddings.invariants import InvariantOptions, Invariants, fitted_invariants
+from ..embeddings.low_density import ClassGaussians, LowDensityOptions
+from ..embeddings.prompt_tuning import EmbedOptions, conditioning_scale, embed_images
+from ..registry import register_synthesiser
+from ..resize import ResizeKernel, kernels, resized
+
+EMBEDDINGS_AT_ONCE = 4096
+
+
+class NCISOptions(DiffusionOptions, EmbedOptions, InvariantOptions, LowDensityOptions):
+    """Options of the model, the embeddings, the invariants and the sampling.
+
+    `resize`: the kernel that decoded images are resized with where they are of another size. "both", as published:
+    each image once by nearest and once by bilinear, so that a random one is drawn from a store.
+    """
+
+    resize: ResizeKernel = "both"
+
+
+@dataclass
+class _Prepared:
+    """What `prepare` makes; no module, so that checkpoints need not hold what has files of its own."""
+
+    diffusion: Diffusion
+    invariants: Invariants
+    gaussians: ClassGaussians
+    scale: float
+    size: tuple[int, int]
+
+
+@register_synthesiser
+class NCIS(ImageSynthesiser):
+    """Decoded from low-density points of the training images' embeddings, mapped by a volume-preserving network."""
+
+    name: ClassVar[str] = "ncis"
+    source: ClassVar[str] = "NCIS, Doorenbos, Sznitman & Marquez-Neila 2024"
+    prepared: ClassVar[bool] = True
+    Options: ClassVar = NCISOptions
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._prepared: _Prepared | None = None
+
+    def prepare(self, setting: Setting) -> None:
+        o: NCISOptions = self.options
+        diffusion = make_diffusion(setting, o)
+        scale = conditioning_scale(diffusion, self.num_classes, setting.device, o)
+        embedded = embed_images(diffusion, setting, o, Path(o.diffusion_folder or setting.folder))
+        u = embedded.e / scale
+        invariants = fitted_invariants(setting, u, embedded.classes, o)
+        with torch.no_grad():
+            pairs = zip(u.split(EMBEDDINGS_AT_ONCE), embedded.classes.split(EMBEDDINGS_AT_ONCE), strict=True)
+            v = torch.cat([invariants.cvpn(x.to(setting.device), y.to(setting.device)) for x, y in pairs])
+        gaussians = ClassGaussians(v, embedded.classes.to(v.device), self.num_classes, o)
+        p = setting.data.preprocess
+        self._prepared = _Prepared(diffusion, invariants, gaussians, scale, (p.height, p.width))
+
+    @torch.no_grad()
+    def embeddings(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One outlier's e' (K, E) for each of classes (K,)."""
+        made = self._ready()
+        v = made.gaussians.sample(classes, generator)
+        return made.scale * made.invariants.cvpn.inverse(v, classes)
+
+    @torch.no_grad()
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        made = self._ready()
+        same_size = made.diffusion.own_size == made.size
+        kernel: ResizeKernel = "nearest" if same_size else self.options.resize  # nothing to do, and nothing twice
+        each = len(kernels(kernel))
+        decoded = -(-self.count // each)
+        classes = torch.randint(self.num_classes, (decoded,), generator=generator, device=generator.device)
+        images = made.diffusion.sample(self.embeddings(classes, generator), classes, generator)
+        images = resized(images, *made.size, kernel)[: self.count]
+        parents = classes.repeat_interleave(each)[: self.count, None]
+        return Outliers(images, "low density among non-linear invariants", parents=parents)
+
+    def _ready(self) -> _Prepared:
+        if self._prepared is None:
+            raise ConfigError("synthesiser 'ncis' has no diffusion model yet; call prepare(setting) first")
+        return self._prepared
