@@ -34,6 +34,7 @@ def interleave(
     round_s: float = 0.05,
     block_s: float = 0.005,
     seed: int = 0,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Timing]:
     """Time each of `calls`; the first is what the ratios are over.
 
@@ -41,13 +42,15 @@ def interleave(
         rounds: how many ratios there are.
         round_s: least time per contender and round, in seconds, at the first contender's pace.
         block_s: aimed length of a block; one call where a call is longer.
+        clock: seconds; default time.perf_counter. time.process_time for one thread on a busy machine.
 
     Each block starts with an untimed call where that is cheap: it finds the caches, and the other contender's threads
     still spinning, as the block before left them.
     """
     names = list(calls)
     shuffle = random.Random(seed).shuffle
-    pace = _pace(calls[names[0]])
+    clock = clock or time.perf_counter
+    pace = _pace(calls[names[0]], clock)
     block = max(1, round(block_s / pace))
     blocks = max(1, math.ceil(round_s / (block * pace) - 1e-6))
     medians: dict[str, list[float]] = {name: [] for name in names}
@@ -58,27 +61,27 @@ def interleave(
         for _ in range(blocks):
             shuffle(names)
             for name in names:
-                times[name] += _block(calls[name], block, warm=pace < block_s)
+                times[name] += _block(calls[name], block, clock, warm=pace < block_s)
         for name in calls:
             medians[name].append(float(np.median(times[name])))
     return _timings(medians)
 
 
-def _pace(call: Callable[[], object]) -> float:
+def _pace(call: Callable[[], object], clock: Callable[[], float]) -> float:
     """Seconds per call, roughly."""
     call()
-    return min(_block(call, 3, warm=False))
+    return min(_block(call, 3, clock, warm=False))
 
 
-def _block(call: Callable[[], object], count: int, *, warm: bool) -> list[float]:
+def _block(call: Callable[[], object], count: int, clock: Callable[[], float], *, warm: bool) -> list[float]:
     """Seconds of each of `count` calls in a row."""
     if warm:
         call()
     times = []
     for _ in range(count):
-        began = time.perf_counter()
+        began = clock()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return times
 
 
