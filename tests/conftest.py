@@ -22,6 +22,13 @@ def _one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _toy_diffusion() -> None:
+    """``diffusion="toy"`` of the recipes, for tests that train."""
+    if "train" in sys.modules or "torch" in sys.modules:
+        import tests.toy_diffusion  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def digits() -> Callable[[str], Arrays]:
     """digits("0-3") -> (uint8 (N, 16, 16, 3), int64 (N,)): scikit-learn's digits at half the package's size."""
@@ -139,7 +146,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 def trained(four: Arrays) -> Callable[[str], Any]:
     """trained(name of RECIPES) -> a `Guard` trained on `four` for four epochs."""
     import guard
-    from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 
     made: dict[str, Any] = {}
 

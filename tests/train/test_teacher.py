@@ -76,7 +76,8 @@ def test_it_is_made_once_and_loaded_from_its_folder(setting: Setting, monkeypatc
 
 def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = source(epochs=3)(setting)
-    epoch, ran = loop.StageRun.epoch, []
+    epoch = loop.StageRun.epoch
+    ran: list[int] = []
 
     def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
         if number == 1 and not ran.count(1):
