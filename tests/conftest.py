@@ -123,6 +123,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dmr_mlm": {"method": "dmr_mlm", **HEAD, **PAIR, "variant": "code"},
     "dmr_kirby": {"method": "dmr_kirby", **HEAD, **PAIR},
     "kirby": {"method": "kirby", **HEAD, "head_kind": "multiclass", "ratio": 0.5},
+    "fodfom": {
+        "method": "fodfom",
+        "diffusion": "toy",
+        "encoder_backbone": "wrn10_2",
+        "encoder_epochs": 1,
+        "store_size": 48,
+        "tune_epochs": 1,
+        "max_area": 1.0,
+    },
     "oal": {"method": "oal", **TAUGHT},
     "ncis": {"method": "ncis", "diffusion": "toy", "store_size": 48, "embed_pairs": 4, "cvpn_epochs": 4},
     "label_mixup": {

@@ -138,6 +138,7 @@ def test_every_method_of_the_package_is_listed() -> None:
         "dmr_mlm",
         "dmr_kirby",
         "kirby",
+        "fodfom",
         "dream_ood",
         "dream_id",
         "bood",

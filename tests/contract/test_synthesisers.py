@@ -35,8 +35,10 @@ QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "dmr": PAIR,
     "dmr_mlm": PAIR,
     "label_mixup": {"diffusion_epochs": 1, "diffusion_width": 8, "patch": 2, "sampling_steps": 2},
+    "blurred_object": {"max_area": 1.0},
     "dream_id": DECODED,
     "dream_ood": DECODED,
+    "fodfom": DECODED,
     "mlm": PAIR,
     "ncis": {"diffusion": "toy", "embed_pairs": 4, "cvpn_epochs": 4},
 }

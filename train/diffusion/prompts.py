@@ -79,9 +79,26 @@ class Prompts:
         with substituted(self._table, self._tokens[classes], e):
             return self._encoded([self._texts[c] for c in classes.tolist()])
 
+    def at_end(self, texts: Sequence[str]) -> Tensor:
+        """The text encoder's output at the end token of each text (N, width): what it makes of the whole of it."""
+        ends = self._ends(texts)
+        return self._encoded(list(texts))[torch.arange(len(ends)), ends]
+
+    def with_end(self, features: Tensor, text: str) -> Tensor:
+        """What the UNet attends to, (N, L, width), of one text, with features (N, width) at its end token."""
+        hidden = self._encoded([text]).repeat(len(features), 1, 1)
+        hidden[:, self._ends([text])[0]] = features.to(hidden.dtype)
+        return hidden
+
     def unconditional(self, count: int) -> Tensor:
         """(count, L, width) of the empty prompt, in which nothing is ever substituted."""
         return self._empty.expand(count, -1, -1)
+
+    def _ends(self, texts: Sequence[str]) -> list[int]:
+        """Where each text's first end token is."""
+        tokenizer = self._pipeline.tokenizer
+        ids = tokenizer(list(texts), truncation=True, max_length=tokenizer.model_max_length).input_ids
+        return [row.index(tokenizer.eos_token_id) for row in ids]
 
     def _encoded(self, texts: list[str]) -> Tensor:
         device = self._pipeline.text_encoder.device

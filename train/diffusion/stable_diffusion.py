@@ -9,6 +9,7 @@ noise_loss      z_t = alpha_t z + sigma_t eps;  mean (eps - eps_theta(z_t, t, hi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,14 +96,20 @@ class StableDiffusion:
     @torch.no_grad()
     def latents(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Denoised latents (N, c, h, w), float32, sampled with e (N, E), which stands for classes (N,)."""
-        noise = torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device).to(e.device)
-        return self._batches(self._denoised, noise, e, classes)
 
-    def _denoised(self, noise: Tensor, e: Tensor, classes: Tensor) -> Tensor:
+        def denoised(noise: Tensor, e: Tensor, classes: Tensor) -> Tensor:
+            return self._denoised(noise, self.prompts.hidden(e, classes))
+
+        return self._batches(denoised, self._noise(e, generator), e, classes)
+
+    def _noise(self, e: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device).to(e.device)
+
+    def _denoised(self, noise: Tensor, hidden: Tensor) -> Tensor:
         pipeline = self.pipeline
         denoised: Tensor = pipeline(
-            prompt_embeds=self.prompts.hidden(e, classes),
-            negative_prompt_embeds=self.prompts.unconditional(len(e)),
+            prompt_embeds=hidden,
+            negative_prompt_embeds=self.prompts.unconditional(len(noise)),
             latents=noise.to(pipeline.unet.dtype),
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
@@ -113,6 +120,20 @@ class StableDiffusion:
     def sample(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 (N, H, W, channels) of `own_size`."""
         return self.decode(self.latents(e, classes, generator))
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """The text encoder's output at the end token of each text: (N, W), float32."""
+        return self.prompts.at_end(texts).float()
+
+    @torch.no_grad()
+    def sample_text(self, features: Tensor, text: str, generator: torch.Generator) -> Tensor:
+        """As `sample`, with text features (N, W) at the end token of `text` for a condition."""
+
+        def denoised(noise: Tensor, features: Tensor) -> Tensor:
+            return self._denoised(noise, self.prompts.with_end(features, text))
+
+        return self.decode(self._batches(denoised, self._noise(features, generator), features))
 
 
 def luminance(rgb: Tensor) -> Tensor:

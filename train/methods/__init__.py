@@ -19,6 +19,7 @@ dmr_mlm     both of these                                                     me
 dmr_kirby   dmr_mlm's and kirby's outliers together                           methods.md A4
 label_mixup uniform targets on images decoded from two classes at once       methods.md A2
 kirby       rejection network on images with inpainted key regions            methods.md B8
+fodfom      a class for decoded edges of classes and for blurred objects      methods.md B9
 ncis        images decoded from low density among non-linear invariants       methods.md A5
 oal         features that tell little of a diffusion model's latents, teacher methods.md A1
 dream_ood   images decoded from around the sparsest features of each class    methods.md A3
@@ -36,6 +37,7 @@ from . import (
     dmr,
     dream,
     energy_ft,
+    fodfom,
     gan,
     kirby,
     label_mixup,
@@ -59,6 +61,7 @@ __all__ = [
     "dmr",
     "dream",
     "energy_ft",
+    "fodfom",
     "gan",
     "kirby",
     "label_mixup",

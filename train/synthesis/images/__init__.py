@@ -13,6 +13,8 @@ adversarial_noise  the noise nearby that the network is surest of (ACET)
 strokes          a few curved strokes on a flat ground
 latent_arithmetic  means of latents, latents less their class's mean, or both, decoded (mlm, dmr, dmr_mlm)
 kirby            key regions found by LayerCAM and inpainted (KIRBY)
+blurred_object   the object blurred, found by a detector or a class activation map (FodFoM)
+fodfom           decoded from beyond the edge of a class in a diffusion model's conditioning space (FodFoM)
 gan              samples of a DCGAN, trained first (or beside the classifier: method gan)
 cmg              decoded from mixed class embeddings by a conditional VAE, trained first
 label_mixup      decoded from two classes at once by a diffusion model, trained first
@@ -34,9 +36,11 @@ from ..registry import create_synthesiser
 from ..store import Stored
 from .adversarial_noise import AdversarialNoise
 from .auxiliary_latents import AuxiliaryLatents
+from .blurred_object import BlurredObject
 from .bood import BOOD
 from .cmg import ClassMixed
 from .dream import DreamID, DreamOOD
+from .fodfom import FodFoM
 from .gan import JointGAN, PretrainedGAN
 from .given import Given
 from .kirby import KIRBY
@@ -85,9 +89,11 @@ __all__ = [
     "NCIS",
     "AdversarialNoise",
     "AuxiliaryLatents",
+    "BlurredObject",
     "ClassMixed",
     "DreamID",
     "DreamOOD",
+    "FodFoM",
     "Given",
     "JointGAN",
     "LabelMixup",

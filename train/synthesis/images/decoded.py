@@ -64,10 +64,14 @@ class DecodedEmbeddings(ImageSynthesiser):
             raise ConfigError(f"synthesiser {self.name!r} has no embeddings to decode yet; call prepare before sample")
         return self._table[0]
 
+    def images(self, drawn: Embeddings, generator: torch.Generator) -> Tensor:
+        """uint8 (M, H, W, channels) of M embeddings, of the diffusion model's own size."""
+        return self._model[0].sample(drawn.data, drawn.classes, generator)
+
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         drawn = self.table.draw(self.count, generator)
-        images = self._model[0].sample(drawn.data, drawn.classes, generator)
+        images = self.images(drawn, generator)
         kernel = self.options.resize
         parents = drawn.parents.repeat_interleave(len(kernels(kernel)), 0)
         return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)

@@ -55,7 +55,7 @@ def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor
     classifier = module.classifier
     if not isinstance(classifier, Classifier):
         raise ModelError(
-            f"KIRBY reads the last feature map, which a {type(classifier).__name__} does not show; "
+            f"class activation maps need the last feature map, which a {type(classifier).__name__} does not show; "
             "use a network that guard.train made"
         )
     module.eval()
@@ -67,8 +67,8 @@ def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor
         (gradient,) = torch.autograd.grad(logits.amax(-1).sum(), tapped)
     if tapped.ndim == 3 and not as_grid(gradient).any():
         raise ModelError(
-            "KIRBY needs a class's gradient at the places of the image, and this transformer's logits come from its "
-            "class token alone; use a backbone that averages its patches, or a convolutional one"
+            "a class activation map needs the class's gradient at the places of the image, and this transformer's "
+            "logits come from its class token alone; use a backbone that averages its patches, or a convolutional one"
         )
     cam = unit_range(layer_cam(as_grid(tapped.detach()), as_grid(gradient)))
     return F.interpolate(cam[:, None], images.shape[1:3], mode="bilinear", align_corners=False)[:, 0] >= threshold

@@ -1,0 +1,211 @@
+"""fodfom whole: its stages and losses, both stores, stopping, every diffusion model, and what it detects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import guard
+from guard import demo_images, metrics
+from guard.scores import create_score
+from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
+from tests.conftest import DECODED, RECIPES, TINY, Arrays
+from tests.tiny_transformers import save_tiny_detector
+from train import loop
+from train.method import Context, Stage
+from train.registry import get_method
+from train.regularizers.k_plus_1 import KPlusOneLoss
+from train.regularizers.supcon import SupConLoss
+from train.synthesis.images import Mixture
+from train.synthesis.store import Stored, open_store
+
+HALF = 160  # images of `four`, to be short
+
+
+def few(four: Arrays) -> Arrays:
+    return four[0][:HALF], four[1][:HALF]
+
+
+def stages(*, initialised: bool = False, outliers: Any = None, **options: Any) -> list[Stage]:
+    method = get_method("fodfom")
+    context = Context(
+        num_classes=4,
+        num_features=16,
+        map_shape=None,
+        class_counts=(30,) * 4,
+        epochs=20,
+        lr=0.1,
+        batch_size=20,
+        seed=0,
+        device=torch.device("cpu"),
+        outliers=outliers,
+        initialised=initialised,
+        score=create_score("energy"),
+    )
+    return method(method.Options(**options)).stages(context)
+
+
+# ------------------------------------------------------------------------------------------------------ composition
+
+
+def test_outliers_of_both_kinds_are_one_more_class_in_both_losses() -> None:
+    plain, tuning = stages()
+    assert (plain.synthesiser, plain.epochs, plain.lr) == (None, 20, 0.1)
+    assert (tuning.epochs, tuning.lr, tuning.trains) == (10, 0.01, "classifier")
+    extra, contrast = tuning.regularisers
+    assert isinstance(extra, KPlusOneLoss)
+    assert isinstance(contrast, SupConLoss)
+    assert (extra.weight, contrast.weight, contrast.temperature, contrast.outlier_class) == (1.0, 1.0, 0.1, True)
+    assert contrast.project is not None
+    assert contrast.project(torch.randn(4, 16)).shape == (4, 128)
+    assert isinstance(tuning.synthesiser, Mixture)
+    stores = list(tuning.synthesiser.parts)
+    assert all(isinstance(store, Stored) for store in stores)
+    assert {(s.name, s.count, s.total) for s in stores} == {("fodfom", 10, None), ("blurred_object", 10, None)}  # type: ignore[union-attr]
+
+
+def test_options_reach_their_parts() -> None:
+    (tuning,) = stages(
+        initialised=True, weight=0.3, contrast=0.2, temperature=0.5, projection=0, ratio=0.5, store_size=7, outward=2,
+        cam_box=0.6, tune_epochs=3, tune_lr=0.1,
+    )  # fmt: skip
+    extra, contrast = tuning.regularisers
+    assert (extra.weight, contrast.weight, contrast.temperature) == (0.3, 0.2, 0.5)  # type: ignore[attr-defined]
+    assert contrast.project is None  # type: ignore[attr-defined]
+    assert (tuning.epochs, tuning.lr) == (3, 0.1)
+    assert isinstance(tuning.synthesiser, Mixture)
+    decoded, blurred = (store for store in tuning.synthesiser.parts if isinstance(store, Stored))
+    assert (decoded.count, decoded.total, decoded.synthesiser.count) == (5, 7, 7)
+    assert (decoded.synthesiser.options.outward, blurred.synthesiser.options.cam_box) == (2, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"detector": "a/b"}, {"fodfom", "blurred_object"}),
+        ({"kinds": "decoded"}, {"fodfom"}),
+        ({"kinds": "blurred", "detector": "a/b"}, {"blurred_object"}),
+    ],
+)
+def test_training_starts_from_scratch_where_no_classifier_has_to_find_objects(
+    options: dict[str, Any], names: set[str]
+) -> None:
+    (only,) = stages(**options)
+    assert (only.name, only.epochs, only.lr) == ("classifier", 20, 0.1)
+    assert isinstance(only.synthesiser, Mixture)
+    assert {part.name for part in only.synthesiser.parts} == names  # type: ignore[union-attr]
+    assert only.synthesiser.count == 20
+    assert len(stages(kinds="blurred")) == 2
+
+
+def test_images_can_be_named_in_place_of_its_own(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
+    (only,) = stages(outliers={"strokes": 1.0})
+    assert only.name == "classifier"
+    folder, out = tmp_path / "given", tmp_path / "run"
+    guard.synth(few(four), method="strokes", out=folder, count=40, device="cpu", gallery=False)
+    guard.train(few(four), method="fodfom", outliers=str(folder), out=out, **{**tiny, "epochs": 1})
+    assert not (out / "outliers").exists()
+
+
+# ------------------------------------------------------------------------------------------------- stopped, resumed
+
+
+def states(g: guard.Guard) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = g.module.state_dict()
+    return state
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["before tuning", "while tuning"])
+def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
+    at: int, four: Arrays, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**tiny, **RECIPES["fodfom"], "epochs": 1, "tune_epochs": 2, "augment": "crop", "seed": 5}
+    whole = guard.train(few(four), out=tmp_path / "whole", **options)
+    epoch, done = loop.StageRun.epoch, []
+
+    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+        if len(done) == at:
+            raise KeyboardInterrupt
+        done.append(number)
+        return epoch(self, number)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StageRun, "epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            guard.train(few(four), out=out, **options)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = guard.train(few(four), out=out, resume=True, **options)
+    assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())
+    assert resumed.threshold == whole.threshold
+
+
+# ---------------------------------------------------------------------------------------------------- every model
+
+
+def test_stable_diffusion_up_to_a_trained_guard(
+    four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "sampling_steps": 2}
+    options = {**tiny, **RECIPES["fodfom"], "epochs": 1, "store_size": 16, **stable}
+    g = guard.train(few(four), out=tmp_path, **options)
+    for name in ("fodfom", "blurred_object"):
+        pool = open_store(tmp_path / "outliers" / name).images()
+        assert pool.array is not None
+        assert pool.array.shape == (16, 16, 16, 3)  # the decoded ones from 32 pixels
+        assert len({image.tobytes() for image in pool.array}) == 16
+    assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
+    assert g.manifest.head == "c_plus_1"
+
+
+def test_its_own_diffusion_model_two_grey_classes_and_a_detector(
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = np.flatnonzero(four[1] < 2)[:100]
+    grey = four[0][rows][..., :1], four[1][rows]
+    detector = {"detector": str(save_tiny_detector(tmp_path / "dino")), "box_threshold": 0.05, "max_area": 1.0}
+    options = {**tiny, **DECODED, **detector, "epochs": 1, "store_size": 16, "in_chans": 1}
+    g = guard.train(grey, method="fodfom", out=tmp_path / "run", **options)
+    for name in ("fodfom", "blurred_object"):
+        assert open_store(tmp_path / "run" / "outliers" / name).card.channels == 1
+    assert g.predict(grey[0][:5]).probabilities.shape == (5, 2)
+
+
+@pytest.mark.slow
+def test_digits_end_to_end(four: Arrays, digits: Any, tmp_path: Path) -> None:
+    """Against plain training by the same score, tuned for as long."""
+    outside = {
+        "digits 4-9": digits("4-9")[0][:300],
+        "noise": demo_images.uniform_noise(200, 16),
+        "smooth noise": demo_images.smooth_noise(200, 16),
+        "photographs": demo_images.photo_patches(200, 16),
+    }
+    images, labels = digits("0-3")
+    model = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 10}
+    encoder = {"encoder_backbone": "wrn10_2", "encoder_epochs": 8, "encoder_batch": 32}
+    common = {**TINY, "score": "energy"}
+    plain = guard.train(four, method="plain", **{**common, "epochs": 18})
+    ours = guard.train(
+        four,
+        method="fodfom",
+        store_size=200,
+        tune_epochs=6,
+        out=tmp_path,
+        **{**common, "epochs": 12},
+        **model,
+        **encoder,
+    )
+
+    def auroc(g: guard.Guard, far: np.ndarray) -> float:
+        return metrics.auroc(g.predict(images[400:]).ood_score, g.predict(far).ood_score)
+
+    gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
+    accuracies = [float((g.predict(images[400:]).label == labels[400:]).mean()) for g in (plain, ours)]
+    print({what: round(100 * gain, 1) for what, gain in gains.items()}, accuracies)
+    assert accuracies[1] > accuracies[0] - 0.03
+    assert max(gains.values()) > 0

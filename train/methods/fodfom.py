@@ -1,0 +1,106 @@
+"""FodFoM. Source: Chen, Deng, Gan, Zheng & Wang, ACM MM 2024 (methods.md B9).
+
+    outliers, half and half: decoded from beyond the edge of each class       train.synthesis.images.fodfom
+                             in-distribution images with the object blurred   train.synthesis.images.blurred_object
+    L = CE over C + 1 classes, all outliers the last one, + contrast * SupCon over the same classes, temperature 0.1
+    score: the energy over the first C logits
+
+Both kinds go into stores (``out/outliers/fodfom``, ``out/outliers/blurred_object``); ``outliers=`` names images or a
+store to take in their place.
+
+Departures, each on purpose. (1) The published pipeline takes four foundation models. Here the diffusion model is your
+own or Stable Diffusion; image features stand in for captions (``captioner=`` takes a captioning model), and the box
+around a class activation map for the detector's (``detector=``). That map needs a trained classifier, so without a
+detector a plain one is trained first (or comes from ``init=``) and tuned on the outliers; with one, training starts
+from scratch as published. (2) SupCon compares one view of each image; the paper's code two, of stronger augmentation.
+(3) Outliers are as many as in-distribution images in each batch; published, the three sets are shuffled together.
+Published schedule: 200 epochs of 512 images, lr 0.05, divided by 10 after 100 and 150.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..registry import register
+from ..regularizers.k_plus_1 import KPlusOneLoss
+from ..regularizers.supcon import SupConLoss, projector
+from ..synthesis.images import Mixture, image_source
+from ..synthesis.images.blurred_object import BlurredObjectOptions
+from ..synthesis.images.fodfom import FodFoMOptions
+from ..synthesis.registry import create_synthesiser, get_synthesiser
+from ..synthesis.store import Stored
+from .from_store import PER_DRAW, shared_options
+
+KINDS = {"decoded": "fodfom", "blurred": "blurred_object"}
+
+
+class FodFoMMethodOptions(MethodOptions, FodFoMOptions, BlurredObjectOptions):
+    """Options of the images, and of their use.
+
+    Attributes:
+        weight: of the outliers' cross-entropy. contrast: of SupCon. temperature: of SupCon.
+        projection: width in which SupCon compares, behind a learned projector; 0: the features themselves.
+        kinds: which outliers; the paper compares all three.
+        ratio: outliers per in-distribution image in a step.
+        store_size: outliers of each kind to make; None: one per training image, at most 50,000, as published.
+        tune_epochs, tune_lr: of the stage with outliers, where a plain classifier comes first.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+    contrast: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.1, gt=0)
+    projection: int = Field(default=128, ge=0)
+    kinds: Literal["both", "decoded", "blurred"] = "both"
+    ratio: float = Field(default=1.0, gt=0)
+    store_size: int | None = Field(default=None, ge=1)
+    tune_epochs: int = Field(default=10, ge=1)
+    tune_lr: float = Field(default=0.01, gt=0)
+
+
+@register
+class FodFoM(Method):
+    """A class of their own for decoded edges of the classes and for blurred objects (Chen et al., ACM MM 2024)."""
+
+    name = "fodfom"
+    Options = FodFoMMethodOptions
+    head = "c_plus_1"
+    heads: ClassVar[tuple[str, ...]] = ("c_plus_1",)
+    wants_outliers = "optional"
+
+    def stages(self, context: Context) -> list[Stage]:
+        o: FodFoMMethodOptions = self.options
+        project = projector(context.num_features, o.projection) if o.projection else None
+        learned = (
+            KPlusOneLoss(o.weight),
+            SupConLoss(o.contrast, o.temperature, outlier_class=True, project=project),
+        )
+        outliers = self.outliers(context)
+        tuning = Stage("tuning", o.tune_epochs, o.tune_lr, outliers, learned)
+        if context.initialised:
+            return [tuning]
+        if self.needs_no_classifier(context):
+            return [Stage("classifier", context.epochs, context.lr, outliers, learned)]
+        return [Stage("classifier", context.epochs, context.lr), tuning]
+
+    def needs_no_classifier(self, context: Context) -> bool:
+        """Whether the outliers can be made before anything is trained."""
+        o: FodFoMMethodOptions = self.options
+        return bool(context.outliers) or o.kinds == "decoded" or o.detector is not None
+
+    def outliers(self, context: Context) -> Synthesiser:
+        """What ``outliers=`` names, or both kinds (or one), each from a store of its own."""
+        kinds = KINDS if self.options.kinds == "both" else {self.options.kinds: KINDS[self.options.kinds]}
+        count = max(len(kinds), round(self.options.ratio * context.batch_size))
+        if context.outliers:
+            return image_source(context.outliers, count, context.num_classes)
+        return Mixture(dict.fromkeys(kinds.values(), 1.0), count, lambda name, n: self._stored(name, context, n))
+
+    def _stored(self, name: str, context: Context, count: int) -> Stored:
+        o: FodFoMMethodOptions = self.options
+        at_once = o.sampling_batch if name == "fodfom" else PER_DRAW
+        per_draw = min(at_once, o.store_size or at_once)
+        mine = shared_options(o, get_synthesiser(name).Options)
+        return Stored(create_synthesiser(name, per_draw, context.num_classes, **mine), count, o.store_size)

@@ -1,0 +1,130 @@
+"""Text features of captions. Source: FodFoM, Chen et al., ACM MM 2024 (methods.md B9).
+
+    caption(x) from an image-to-text model;   f(x) = the text encoder's output at the end token of
+    "This is a photo of <class> and <caption(x)>"
+
+An image of f is made with "This is a high quality image of", at whose end token f stands. The published f is that
+output times CLIP's projection, which is undone before decoding: a change of basis. Stable Diffusion has no projection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guard.errors import ConfigError, MissingExtraError
+
+from ...diffusion import Diffusion, DiffusionOptions
+from ...method import Setting
+from ..chunks import Columns, kept_chunks
+from .encoder import Features
+
+CAPTION = "This is a photo of {} and {}"
+PROMPT = "This is a high quality image of"
+AT_ONCE = 32
+LONGEST = 20  # tokens of a caption
+
+
+@runtime_checkable
+class TextDiffusion(Protocol):
+    """A diffusion model with a text encoder, whose features can stand at the end of a prompt."""
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> features (N, W), float32."""
+        ...
+
+    def sample_text(self, features: Tensor, text: str, generator: torch.Generator) -> Tensor:
+        """Features (N, W) -> uint8 (N, H, W, channels) of a prompt `text` that ends in them."""
+        ...
+
+
+class Captioner:
+    """An image-to-text model of transformers.
+
+    Args:
+        model: folder or hub id of one, with its processor.
+
+    Raises:
+        ConfigError: no such model can be loaded.
+        MissingExtraError: transformers is not installed.
+    """
+
+    def __init__(self, model: str, device: torch.device) -> None:
+        try:
+            import transformers
+        except ImportError as error:
+            raise MissingExtraError("transformers, which runs the captioning model,", "hf") from error
+        try:
+            self._processor: Any = transformers.AutoProcessor.from_pretrained(model)
+            found: Any = transformers.AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True)
+        except Exception as error:  # transformers raises OSError, ValueError and more, each with its own sentence
+            said = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"no captioning model can be loaded from captioner={model!r}: {said}; give the folder of one (a BLIP "
+                "with its processor), or leave captioner= away"
+            ) from error
+        self._model = found.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    @torch.no_grad()
+    def captions(self, images: Tensor) -> list[str]:
+        """One for each of uint8 (N, H, W, 1 or 3), the likeliest word by word."""
+        rgb = list(images.expand(-1, -1, -1, 3).cpu().numpy())
+        given = self._processor(images=rgb, return_tensors="pt").to(self._device)
+        tokens = self._model.generate(**given, max_new_tokens=LONGEST, do_sample=False)
+        return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def captioned(diffusion: Diffusion, options: DiffusionOptions) -> TextDiffusion:
+    """The diffusion model, where it can be told a text.
+
+    Raises:
+        ConfigError: it has no text encoder.
+    """
+    if not isinstance(diffusion, TextDiffusion):
+        raise ConfigError(
+            f"captioner= needs a diffusion model with a text encoder, and diffusion={options.diffusion!r} has none; "
+            "use diffusion='stable-diffusion', or leave captioner= away"
+        )
+    return diffusion
+
+
+def caption_features(setting: Setting, diffusion: Diffusion, options: DiffusionOptions, captioner: str) -> Features:
+    """Features of all training images' captions, in their order; kept in the setting's folder as they are made.
+
+    Raises:
+        ConfigError: the diffusion model has no text encoder, or the captioner cannot be loaded.
+    """
+    model, data = captioned(diffusion, options), setting.data
+    assert data.labels is not None  # training images are labelled
+    labels: np.ndarray = data.labels
+    folder = _folder(setting, options, captioner)
+    loaded: list[Captioner] = []  # when the first caption is missing
+
+    def make(number: int) -> Columns:
+        if not loaded:
+            loaded.append(Captioner(captioner, setting.device))
+        rows = np.arange(number * AT_ONCE, min((number + 1) * AT_ONCE, len(data)))
+        images = torch.from_numpy(np.ascontiguousarray(data.take(rows))).to(setting.device)
+        names = [data.class_names[c].replace("_", " ") for c in labels[rows]]
+        texts = [CAPTION.format(name, said) for name, said in zip(names, loaded[0].captions(images), strict=True)]
+        return {"features": model.text_features(texts)}
+
+    found = kept_chunks(folder, -(-len(data) // AT_ONCE), make, "captions")
+    return Features(found["features"].to(setting.device), torch.from_numpy(labels.copy()).to(setting.device))
+
+
+def _folder(setting: Setting, options: DiffusionOptions, captioner: str) -> Path:
+    """Named by all that decides the features."""
+    data = setting.data
+    rows = hashlib.sha256(data.rows.tobytes()).hexdigest()
+    identity = [captioner, options.diffusion, options.diffusion_model, data.fingerprint, rows, data.class_names]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    return setting.folder / f"captions-{digest}"

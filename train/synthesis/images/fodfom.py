@@ -1,0 +1,72 @@
+"""FodFoM's first kind of outlier: decoded from beyond the edge of a class. Source: Chen et al., ACM MM 2024
+(methods.md B9); the second kind is `blurred_object`.
+
+    f(x) in the diffusion model's conditioning space;   e_k = f + k step (f - mean of the class), f on the class's edge
+    x~ = the diffusion model's image of e_k                                      train.synthesis.embeddings.edge
+
+As published, f is the text feature of a caption of x (``captioner=``, an image-to-text model of yours; Stable Diffusion
+alone has a text encoder). Without one there are class names only, one embedding per class and nothing to be the edge
+of. So by default f(x) is an image feature in the same conditioning space, of unit length, from the encoder that
+Dream-OOD trains (`train.synthesis.embeddings.encoder`), and e_k is as long as the class's own embedding.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from guard.heads import unit
+
+from ...diffusion import DiffusionOptions
+from ...method import Setting
+from ..embeddings.captions import PROMPT, caption_features, captioned
+from ..embeddings.edge import Beyond, EdgeOptions, beyond_edges
+from ..embeddings.encoder import EncoderOptions, trained_encoder, training_features
+from ..embeddings.table import Embeddings
+from ..registry import register_synthesiser
+from ..resize import ResizeOptions
+from .decoded import DecodedEmbeddings
+
+
+class FodFoMOptions(DiffusionOptions, EncoderOptions, EdgeOptions, ResizeOptions):
+    """Options of the diffusion model, the encoder, the edge and the resizing.
+
+    Attributes:
+        captioner: folder or hub id of an image-to-text model of transformers (BLIP, BLIP-2, GIT), with its processor.
+            The features are then those of captions, and no encoder is trained. For Stable Diffusion.
+    """
+
+    captioner: str | None = None
+
+
+@register_synthesiser
+class FodFoM(DecodedEmbeddings):
+    """Images decoded from beyond the edge of each class in a diffusion model's conditioning space (FodFoM)."""
+
+    name: ClassVar[str] = "fodfom"
+    source: ClassVar[str] = "FodFoM, Chen et al., ACM MM 2024"
+    Options: ClassVar = FodFoMOptions
+
+    def find(self, setting: Setting, anchors: Tensor) -> Embeddings:
+        captioner = self.options.captioner
+        if captioner is not None:
+            captions = caption_features(setting, self._model[0], self.options, captioner)
+            return self._embeddings(beyond_edges(*captions, self.num_classes, self.options))
+        encoder = trained_encoder(setting, anchors, self.options)
+        features = training_features(setting, encoder, self.options)
+        points = beyond_edges(unit(features.data), features.labels, self.num_classes, self.options)
+        lengths = torch.linalg.vector_norm(anchors, dim=-1)[points.classes, None]
+        return self._embeddings(points._replace(data=lengths * unit(points.data)))
+
+    def _embeddings(self, points: Beyond) -> Embeddings:
+        return Embeddings(points.data, points.classes, points.classes[:, None])
+
+    def images(self, drawn: Embeddings, generator: torch.Generator) -> Tensor:
+        if self.options.captioner is None:
+            return super().images(drawn, generator)
+        return captioned(self._model[0], self.options).sample_text(drawn.data, PROMPT, generator)
+
+    def origin(self) -> str:
+        return "decoded from beyond the edge of a class"
