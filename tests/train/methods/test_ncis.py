@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 import guard
+import tests.toy_diffusion  # noqa: F401  (registers "toy")
 from guard import demo_images, metrics
 from guard.scores import create_score
 from tests.conftest import RECIPES, TINY, Arrays

@@ -22,9 +22,11 @@ from train.synthesis.embeddings.prompt_tuning import (
     EmbedOptions,
     chosen_rows,
     conditioning_scale,
-    draw_pairs,
+    drawn_noise,
     embed_images,
+    planned,
     time_grid,
+    time_shares,
     tuned,
 )
 
@@ -50,43 +52,66 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(None, data, tmp_path, 0, torch.device("cpu"))  # type: ignore[arg-type]  # it reads no network
 
 
-def one_by_one(diffusion: SolvableDiffusion, z: Tensor, classes: Tensor, options: EmbedOptions, scale: float) -> Tensor:
+def one_by_one(
+    diffusion: SolvableDiffusion,
+    z: Tensor,
+    classes: Tensor,
+    options: EmbedOptions,
+    scale: float,
+    shares: Tensor | None = None,
+) -> Tensor:
     """The definition: an optimizer per image, and every (t, eps) by itself."""
+    p = np.full(50, 1 / 50) if shares is None else shares.numpy()
     made = []
     for i, generator in enumerate(generators(len(z))):
         anchor = diffusion.condition(classes[i : i + 1])
         e = torch.nn.Parameter(anchor.clone())
         optimizer = torch.optim.Adam([e], lr=options.embed_lr * scale)
-        for _ in range(options.embed_iterations):
-            times, noise = draw_pairs((1, SIDE, SIDE), time_grid(diffusion.times), options, generator)
-            losses = [
-                diffusion.noise_loss(z[i : i + 1], e, classes[i : i + 1], times=t.view(1), noise=n[None])
-                for t, n in zip(times, noise, strict=True)
-            ]
-            prior = options.embed_prior * ((e - anchor) / scale).square().sum()
+        plan = planned(options, generator)
+        for step in range(options.embed_iterations):
+            noises = drawn_noise((1, SIDE, SIDE), options, generator)
+            loss = options.embed_prior * ((e - anchor) / scale).square().sum()
+            for u, noise in zip(plan[step].double().numpy(), noises, strict=True):
+                k = next(k for k in range(50) if u < p[: k + 1].sum() or k == 49)
+                time = time_grid(diffusion.times)[k].view(1)
+                one = diffusion.noise_loss(z[i : i + 1], e, classes[i : i + 1], times=time, noise=noise[None])
+                loss = loss + one.sum() / (50 * p[k]) / options.embed_pairs
             optimizer.zero_grad()
-            (torch.stack(losses).mean() + prior).backward()
+            loss.backward()
             optimizer.step()
         made.append(e.detach()[0])
     return torch.stack(made)
 
 
-@pytest.mark.parametrize("more", [{}, {"embed_prior": 5.0}, {"embed_batch": 8}, {"embed_times": "stratified"}])
-def test_a_batch_equals_an_optimizer_per_image(more: dict[str, Any]) -> None:
-    options = EmbedOptions(**{"embed_pairs": 6, "embed_iterations": 4, **more})
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"embed_times": "random"},
+        {"embed_prior": 5.0},
+        {"embed_batch": 8},
+        {"embed_times": "stratified"},
+        {"embed_noise": "antithetic", "embed_pairs": 5},
+    ],
+)
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_batch_equals_an_optimizer_per_image(more: dict[str, Any], uneven: bool) -> None:
+    options = EmbedOptions(**{"embed_pairs": 6, "embed_iterations": 4, "embed_lr": 1e-2, **more})
     classes = torch.tensor([0, 1, 2, 2, 0])
-    e, _ = tuned(solvable(), latents(5), classes, generators(5), options, scale=7.0)
-    expected = one_by_one(solvable(), latents(5), classes, options, scale=7.0)
+    shares = torch.linspace(5, 1, 50, dtype=torch.float64) / 150 if uneven else None
+    e, _ = tuned(solvable(), latents(5), classes, generators(5), options, 7.0, shares)
+    expected = one_by_one(solvable(), latents(5), classes, options, 7.0, shares)
     torch.testing.assert_close(e, expected, rtol=1e-4, atol=1e-5)
     assert (e - solvable().condition(classes)).abs().max() > 0.05
 
 
 def test_losses_are_those_of_the_first_and_the_last_step_and_fall() -> None:
-    options = EmbedOptions(embed_pairs=40, embed_iterations=30, embed_lr=0.2)
+    options = EmbedOptions(embed_pairs=40, embed_iterations=30, embed_lr=0.2, embed_times="stratified")
     classes, z = torch.tensor([0, 1, 2]), latents(3)
     e, losses = tuned(solvable(), z, classes, generators(3), options, scale=0.1)
     assert (losses[1] < 0.7 * losses[0]).all()
-    times, noise = draw_pairs((1, SIDE, SIDE), time_grid(100), options, generators(1)[0])
+    generator = generators(1)[0]
+    times = time_grid(100)[(planned(options, generator)[0] * 50).long()]
+    noise = drawn_noise((1, SIDE, SIDE), options, generator)
     start = solvable().condition(classes[:1]).expand(40, -1)
     first = solvable().noise_loss(z[:1].expand(40, -1, -1, -1), start, classes[:1].expand(40), times=times, noise=noise)
     torch.testing.assert_close(losses[0, 0], first.mean())
@@ -105,7 +130,7 @@ def test_without_iterations_an_embedding_is_its_anchor() -> None:
 
 
 def test_a_strong_prior_holds_embeddings_at_the_anchor() -> None:
-    classes, free = torch.tensor([0, 1]), EmbedOptions(embed_pairs=8, embed_iterations=40)
+    classes, free = torch.tensor([0, 1]), EmbedOptions(embed_pairs=8, embed_iterations=40, embed_lr=0.01)
     held = free.model_copy(update={"embed_prior": 1e6})
     moved = [
         (tuned(solvable(), latents(2), classes, generators(2), o, scale=1.0)[0] - solvable().condition(classes)).norm()
@@ -130,31 +155,60 @@ def test_times_are_ddims_fifty() -> None:
 @pytest.mark.parametrize("times", ["random", "stratified"])
 def test_all_times_are_equally_likely_and_noises_standard_normal(times: str, noise: str) -> None:
     options = EmbedOptions(embed_pairs=4, embed_times=times, embed_noise=noise)  # type: ignore[arg-type]
-    drawn = [draw_pairs((2, 5), time_grid(1000), options, g) for g in generators(2500)]
-    at = torch.stack([t for t, _ in drawn])
-    counts = torch.bincount(at.flatten() // 20, minlength=50)
-    assert counts.min() > 120  # 200 expected
-    assert counts.max() < 280
-    values = torch.stack([n for _, n in drawn]).flatten()
+    plans = torch.stack([planned(options, g) for g in generators(900)])
+    assert plans.shape == (900, 3, 4)
+    for step in range(3):
+        counts = torch.histc(plans[:, step], 10, 0, 1)
+        assert counts.min() > 270  # 360 expected
+        assert counts.max() < 450
+    values = torch.stack([drawn_noise((2, 5), options, g) for g in generators(2500)]).flatten()
     assert abs(float(values.mean())) < 0.02
     assert abs(float(values.var()) - 1) < 0.02
 
 
-def test_stratified_times_fall_in_a_stretch_each() -> None:
-    options = EmbedOptions(embed_pairs=5, embed_times="stratified")
+@pytest.mark.parametrize("times", ["stratified", "importance"])
+def test_every_pair_has_a_stretch_and_every_step_a_part_of_each(times: Any) -> None:
+    options = EmbedOptions(embed_pairs=5, embed_iterations=4, embed_times=times)
     for g in generators(20):
-        at, _ = draw_pairs((1,), time_grid(1000), options, g)
-        assert (at // 200).tolist() == [0, 1, 2, 3, 4]
+        plan = planned(options, g)
+        assert (plan * 5).long().equal(torch.arange(5).expand(4, -1))
+        assert (plan * 20).long().flatten().sort().values.tolist() == list(range(20))
+    orders = {tuple((planned(options, g)[:, 0] * 20).long().tolist()) for g in generators(40)}
+    assert len(orders) > 10
 
 
 @pytest.mark.parametrize("pairs", [1, 5, 6])
 def test_antithetic_noises_come_with_both_signs_at_one_time(pairs: int) -> None:
     options = EmbedOptions(embed_pairs=pairs, embed_noise="antithetic")
-    at, noise = draw_pairs((3, 2), time_grid(1000), options, generators(1)[0])
-    assert len(at) == len(noise) == pairs
+    at, noise = planned(options, generators(1)[0]), drawn_noise((3, 2), options, generators(1)[0])
+    assert at.shape == (3, pairs)
+    assert len(noise) == pairs
     half = -(-pairs // 2)
     assert noise[half:].equal(-noise[: pairs - half])
-    assert at[half:].equal(at[: pairs - half])
+    assert at[:, half:].equal(at[:, : pairs - half])
+
+
+def test_times_are_shared_by_the_gradients_there() -> None:
+    """Of the solvable model d loss / d e is in proportion to (alpha_t / sigma_t)^2."""
+    shares = time_shares(solvable(), latents(6), torch.arange(6) % CLASSES, generators(1)[0])
+    expected = solvable().ratio(time_grid(100)).double().square()
+    torch.testing.assert_close(shares, 0.1 / 50 + 0.9 * expected / expected.sum(), rtol=1e-4, atol=1e-7)
+    assert float(shares.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("times", ["random", "stratified", "importance"])
+def test_the_loss_of_a_step_is_the_mean_over_the_grid_whatever_the_times(times: Any) -> None:
+    """Unbiased; and the more evenly by importance."""
+    z, y = latents(1).expand(400, -1, -1, -1), torch.zeros(400, dtype=torch.int64)
+    options = EmbedOptions(embed_times=times, embed_iterations=1)
+    shares = time_shares(solvable(), z[:4], y[:4], generators(1)[0]) if times == "importance" else None
+    _, losses = tuned(solvable(), z, y, generators(400), options, 1.0, shares)
+    grid = time_grid(100)
+    e = solvable().condition(y[:50])
+    exact = solvable().noise_loss(z[:50], e, y[:50], times=grid, noise=torch.randn(z[:50].shape)).mean()
+    error = float(losses[0].std()) / 400**0.5
+    assert abs(float(losses[0].mean() - exact)) < 4 * error
+    assert error < float(exact) * {"random": 0.3, "stratified": 0.2, "importance": 0.02}[times]
 
 
 # ------------------------------------------------------------------------------------------------- scale
@@ -186,7 +240,7 @@ def test_stable_diffusions_token_embeddings_are_the_unit() -> None:
 
 
 def test_an_images_embedding_does_not_depend_on_the_others(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = EmbedOptions(embed_pairs=4)
+    options = EmbedOptions(embed_pairs=4)  # by importance, for which the same images are looked at
     whole = embed_images(solvable(), setting, options, setting.folder / "a")
     assert whole.e.shape == (25, 12)
     assert whole.classes.tolist() == [i % CLASSES for i in range(25)]
@@ -201,6 +255,7 @@ def test_an_images_embedding_does_not_depend_on_the_others(setting: Setting, mon
 def test_a_killed_embedding_goes_on_and_ends_alike(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_tuning, "BLOCK", 10)
     options = EmbedOptions(embed_pairs=4)
+    profile = 50 * prompt_tuning.SHARED
     whole = embed_images(solvable(), setting, options, setting.folder / "whole")
     make, done = prompt_tuning._block, []
 
@@ -208,7 +263,7 @@ def test_a_killed_embedding_goes_on_and_ends_alike(setting: Setting, monkeypatch
         if len(done) == 2:
             done.append("killed")
             raise KeyboardInterrupt
-        done.append(len(arguments[4]))
+        done.append(len(arguments[-1]))
         return make(*arguments)
 
     monkeypatch.setattr(prompt_tuning, "_block", killed)
@@ -217,11 +272,13 @@ def test_a_killed_embedding_goes_on_and_ends_alike(setting: Setting, monkeypatch
     model = solvable()
     again = embed_images(model, setting, options, setting.folder / "killed")
     assert done == [10, 10, "killed", 5]
-    assert model.calls == 5 * 3 * 4 + prompt_tuning.PROBED  # what was missing, and the probe
+    assert model.calls == 5 * 3 * 4 + prompt_tuning.PROBED + profile  # what was missing, and the probes
     assert again.e.equal(whole.e)
+    model.calls = 0
     once_more = embed_images(model, setting, options, setting.folder / "killed")
     assert done == [10, 10, "killed", 5]
     assert once_more.e.equal(whole.e)
+    assert model.calls == prompt_tuning.PROBED
 
 
 def test_latents_are_encoded_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +291,7 @@ def test_latents_are_encoded_once(setting: Setting, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(SolvableDiffusion, "encode", counted)
     embed_images(solvable(), setting, EmbedOptions(embed_pairs=4, embed_batch=8), setting.folder)
-    assert encoded == [prompt_tuning.PROBED, 25]
+    assert encoded == [prompt_tuning.PROBED, prompt_tuning.SHARED, 25]
 
 
 def test_everything_that_decides_the_embeddings_has_a_folder_of_its_own(setting: Setting) -> None:
@@ -253,6 +310,7 @@ def test_everything_that_decides_the_embeddings_has_a_folder_of_its_own(setting:
         (solvable(), replace(setting, data=setting.data.subset(np.arange(20))), options),
         (solvable(), setting, options.model_copy(update={"embed_lr": 0.02})),
         (solvable(), setting, options.model_copy(update={"embed_pairs": 3})),
+        (solvable(), setting, options.model_copy(update={"embed_times": "random"})),
         (solvable(), setting, options.model_copy(update={"embed_scale": 3.0})),
         (solvable(), setting, options.model_copy(update={"embed_per_class": 2})),
     ]
@@ -271,7 +329,7 @@ def test_a_damaged_block_is_refused_with_what_to_do(setting: Setting) -> None:
 
 def test_the_displacement_is_logged(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     """A first step of Adam moves every number by lr, so three of them by at most 3 lr (methods.md A5)."""
-    options = EmbedOptions(embed_pairs=2, embed_iterations=1, embed_scale=1.0)
+    options = EmbedOptions(embed_pairs=2, embed_iterations=1, embed_scale=1.0, embed_lr=0.01)
     with caplog.at_level(logging.INFO, "ood_guard"):
         made = embed_images(solvable(), setting, options, setting.folder)
     moved = (made.e - solvable().condition(made.classes)).norm(dim=-1)
