@@ -49,9 +49,9 @@ OOD_IMAGES = 400
 SECTIONS = (("token", 32), ("label", 32))
 
 
-def untrained(conditioning: str, side: int) -> OwnDiffusion:
-    """A model of ten classes at its default width with random weights: time does not depend on them."""
-    options = DiffusionOptions(conditioning=conditioning)  # type: ignore[arg-type]
+def untrained(conditioning: str, side: int, **more: Any) -> OwnDiffusion:
+    """A model of ten classes with random weights, on which time does not depend; `more` are options of its form."""
+    options = DiffusionOptions(conditioning=conditioning, **more)  # type: ignore[arg-type]
     card = ModelCard(
         height=side,
         width=side,
@@ -61,7 +61,7 @@ def untrained(conditioning: str, side: int) -> OwnDiffusion:
         prediction=options.prediction,
         diffusion_width=options.diffusion_width,
         latent=False,
-        patch=None,
+        patch=options.patch,
     )
     torch.manual_seed(0)
     return OwnDiffusion(card).eval().requires_grad_(False)
