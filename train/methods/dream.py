@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..method import Context, Method, MethodOptions, Stage, Synthesiser
 from ..registry import register
@@ -29,6 +29,7 @@ from ..regularizers.union_loss import UnionLoss
 from ..synthesis.images import image_source
 from ..synthesis.images.dream import DreamIDOptions, DreamOptions
 from ..synthesis.labelled_store import LabelledStore
+from ..synthesis.match import Matched, checked
 from ..synthesis.registry import create_synthesiser, get_synthesiser
 from ..synthesis.store import Stored
 from .from_store import shared_options
@@ -36,10 +37,16 @@ from .from_store import shared_options
 
 class DecodedOptions(MethodOptions):
     """`ratio`: generated images per in-distribution image of a batch. `store_size`: images to generate; None: one per
-    training image, at most 50,000."""
+    training image, at most 50,000. `match`: what each takes over from an in-distribution image (docs/outliers.md)."""
 
     ratio: float = Field(default=1.0, gt=0)
     store_size: int | None = Field(default=None, ge=1)
+    match: tuple[str, ...] = ()
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names)
 
 
 class EnergyOptions(DecodedOptions):
@@ -64,7 +71,7 @@ class Decoded(Method):
         per_draw = min(o.sampling_batch, o.store_size or o.sampling_batch)
         mine = shared_options(o, get_synthesiser(self.name).Options)
         synthesiser = create_synthesiser(self.name, per_draw, context.num_classes, **mine)
-        return kind(synthesiser, self.count(context), o.store_size)
+        return kind(synthesiser, self.count(context), o.store_size, match=o.match)
 
 
 class EnergyOnDecoded(Decoded):
@@ -83,7 +90,9 @@ class EnergyOnDecoded(Decoded):
     def outliers(self, context: Context) -> Synthesiser:
         """What ``outliers=`` names, or the method's own."""
         if context.outliers:
-            return image_source(context.outliers, self.count(context), context.num_classes)
+            source = image_source(context.outliers, self.count(context), context.num_classes)
+            match = checked(self.options.match, online=True)
+            return Matched(source, match) if match else source
         return self.store(context, Stored)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from train.regularizers.union_loss import UnionLoss
 from train.synth import untrained
 from train.synthesis.images.dream import DreamID
 from train.synthesis.labelled_store import LabelledStore
+from train.synthesis.match import Matched
 from train.synthesis.shards import read_made
 from train.synthesis.store import Stored, open_store
 
@@ -87,6 +89,17 @@ def test_a_store_can_be_named_in_place_of_the_methods_own(
     out = tmp_path / "run"
     guard.train(few(four), method=name, outliers=str(folder), out=out, **{**tiny, "epochs": 1})
     assert not (out / "outliers" / name).exists()
+
+
+def test_images_can_be_matched_to_in_distribution_ones(four: Arrays) -> None:
+    """In a store of the method's own, and when drawn from what `outliers=` names."""
+    made = stage("dream_id", match="contrast").synthesiser
+    assert isinstance(made, Stored)
+    assert made.match == ("contrast",)
+    given = stage("bood", {load(few(four), labelled=False): 1.0}, match=("contrast",)).synthesiser
+    assert isinstance(given, Matched)
+    with pytest.raises(ValidationError, match="unknown match 'contras'; did you mean 'contrast'"):
+        stage("bood", match="contras")
 
 
 def test_dream_id_trains_on_the_union_as_one_set() -> None:
@@ -191,7 +204,10 @@ def shared(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_digits_end_to_end(name: str, four: Arrays, digits: Any, shared: dict[str, Any]) -> None:
-    """Against plain training by the same score; dream_id, which sees no outliers, by accuracy."""
+    """Against plain training by the same score; dream_id, which sees no outliers, by accuracy.
+
+    In grey: the model leaves a trace of colour on grey images, which is all that a detector would learn.
+    """
     outside = {
         "digits 4-9": digits("4-9")[0][:300],
         "noise": demo_images.uniform_noise(200, 16),
@@ -199,7 +215,7 @@ def test_digits_end_to_end(name: str, four: Arrays, digits: Any, shared: dict[st
         "photographs": demo_images.photo_patches(200, 16),
     }
     images, labels = digits("0-3")
-    common = {**TINY, "epochs": 12, "score": "energy"}
+    common = {**TINY, "backbone": "wrn10_2", "epochs": 12, "score": "energy", "in_chans": 1}
     plain = guard.train(four, method="plain", **common)
     ours = guard.train(four, method=name, store_size=200, **common, **shared)
 

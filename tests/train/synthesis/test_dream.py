@@ -170,6 +170,7 @@ def test_an_option_changes_what_is_decoded(setting: Setting) -> None:
     assert cosines(wide).max(1).values.min() == pytest.approx(1)
     paper, code = (made_by(setting, "dream_ood", variant=v)[0].table.embeddings.data for v in ("paper", "code"))
     assert not paper.equal(code)
+    assert len(list(setting.folder.glob("features-augmented-*"))) == 1
 
 
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear", "both"])
