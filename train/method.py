@@ -143,6 +143,11 @@ class ImageSynthesiser(Synthesiser):
         self.num_classes = num_classes
         self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
 
+    @classmethod
+    def uses_classifier(cls, options: Any) -> bool:
+        """Whether `prepare` uses a trained classifier where these are its `Options`."""
+        return cls.needs_classifier
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -35,18 +35,19 @@ def synth(data: Any, **arguments: Any) -> Store:
     a = arguments
     us = processes()  # before the device is used, for each has its own
     kind = get_synthesiser(a["method"])
-    parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
+    options = parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
+    looks = kind.uses_classifier(options)
     match = matching.checked(a["match"])
     check_seed(a["seed"])
     device = resolve_device(a["device"])
     folder = store_folder(a["out"], data)
-    if kind.needs_classifier and a["classifier"] is None:
+    if looks and a["classifier"] is None:
         raise ConfigError(
             f"synthesiser {kind.name!r} looks through a trained classifier: give classifier= a run folder "
             "(guard train DATA --out runs/plain, then --classifier runs/plain)"
         )
     g = open_guard(a["classifier"], str(device))
-    if kind.needs_classifier and not _has_module(g):
+    if looks and not _has_module(g):
         raise ConfigError(
             f"synthesiser {kind.name!r} needs the classifier's insides, and {a['classifier']} shows its outputs only; "
             "give the run folder it was exported from"

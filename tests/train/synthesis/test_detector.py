@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import guard
 from guard.errors import ConfigError
 from tests.tiny_transformers import SIDE, save_tiny_detector
 from train.data import load
@@ -80,6 +81,17 @@ def test_what_it_finds_is_blurred_without_a_classifier_s_map(folder: Path, tmp_p
         changed = (image != given[int(near)]).any(-1)
         assert changed.any()
         assert not (changed & ~inside).any()
+
+
+def test_a_store_then_needs_no_classifier(folder: Path, tmp_path: Path) -> None:
+    data = images(3, 12, 16).numpy(), np.arange(12) % 2
+    options = {"method": "blurred_object", "count": 8, "device": "cpu", "gallery": False}
+    with pytest.raises(ConfigError, match="'blurred_object' looks through a trained classifier"):
+        guard.synth(data, out=tmp_path / "map", **options)
+    store = guard.synth(
+        data, out=tmp_path / "boxes", detector=str(folder), box_threshold=0.05, max_area=1.0, calibration=0, **options
+    )
+    assert (len(store), store.card.classifier) == (8, None)
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ class BlurredObject(ImageSynthesiser):
         self._module: list[GuardModule] = []  # in lists: no sub-modules, they are others'
         self._detector: list[Detector] = []
 
+    @classmethod
+    def uses_classifier(cls, options: BlurredObjectOptions) -> bool:
+        return options.detector is None
+
     def prepare(self, setting: Setting) -> None:
         self._module = [setting.module]
         o: BlurredObjectOptions = self.options
