@@ -222,6 +222,12 @@ def test_two_grey_classes_fill_a_store(name: str, tmp_path: Path) -> None:
     assert {p for row in parents for p in row} == {0, 1}
 
 
+@pytest.mark.parametrize("options", [{"alphas": ()}, {"alphas": (0.5, 1.2)}, {"sampler": "pixels"}, {"pick": 60}])
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"synthesiser 'dream_ood'.*{next(iter(options))}"):
+        DreamOOD(4, 2, **options)
+
+
 def test_nothing_is_decoded_before_prepare() -> None:
     with pytest.raises(ConfigError, match="synthesiser 'bood' has no embeddings to decode yet; call prepare"):
         BOOD(4, 2).sample(IDBatch(torch.zeros(1, 8, 8, 3), torch.zeros(1)), torch.Generator())

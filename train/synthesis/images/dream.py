@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -37,7 +37,7 @@ class DreamOptions(DiffusionOptions, EncoderOptions, BoundaryEmbeddingOptions, R
     """
 
     sampler: Literal["boundary", "interpolation", "gaussian", "learnable"] = "boundary"
-    alphas: tuple[float, ...] = Field(default=(0.3, 0.5, 0.7), min_length=1)
+    alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(0.3, 0.5, 0.7), min_length=1)
     noise: float = Field(default=0.03, gt=0)
 
 
