@@ -122,7 +122,7 @@ class Invariants(Learner):
     def _step(self, loss: Tensor) -> None:
         optimizer = self.optimizers()["cvpn"]
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 

@@ -187,10 +187,10 @@ def tuned(
                 noise=noise[:, columns].flatten(0, 1),
             ).view(n, k)
             each = (weights[step][:, columns] * loss).sum(1)
-            each.sum().backward()  # type: ignore[no-untyped-call]  # each image's own, as no two share a row of e
+            each.sum().backward()  # each image's own, as no two share a row of e
             total += each.detach()
         if options.embed_prior:
-            (options.embed_prior * ((e - anchors) / scale).square().sum()).backward()  # type: ignore[no-untyped-call]
+            (options.embed_prior * ((e - anchors) / scale).square().sum()).backward()
         optimizer.step()
         losses.append(total)
     kept = torch.stack([losses[0], losses[-1]]) if losses else torch.zeros(2, n, device=device)
