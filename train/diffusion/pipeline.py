@@ -47,7 +47,9 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
             f"no {KIND} can be loaded from diffusion_model={name!r}: {_first_sentence(error)}. Its weights must be "
             "safetensors (pipeline.save_pretrained(folder) writes them)"
         ) from error
-    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    # Stable Diffusion by DDIM, whatever scheduler it came with, whose config need not say so: latents have no range
+    published = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, **published)
     prediction = pipeline.scheduler.config.prediction_type
     if prediction not in PREDICTIONS:
         raise ConfigError(f"{name} predicts {prediction!r}; accepted: {', '.join(PREDICTIONS)}")

@@ -49,11 +49,11 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, channels) of any size -> latents (N, c, h, w), float32: the VAE's mode."""
-        rgb = resized(images, *self.own_size).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
-        return self._batches(self._encode, rgb)
+        return self._batches(self._encode, images)
 
-    def _encode(self, rgb: Tensor) -> Tensor:
+    def _encode(self, images: Tensor) -> Tensor:
         vae = self.pipeline.vae
+        rgb = resized(images, *self.own_size).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
         pixels = rgb.to(vae.device, vae.dtype) / 127.5 - 1
         latents: Tensor = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
         return latents
