@@ -2,7 +2,7 @@
 
     before    a teacher T on the training images; v~, boundary samples of its features; f_ood, latents of a diffusion
               model under conditions made from them (`train.synthesis.features.teacher_outliers`)
-    L = CE + a1 KL(softmax y_T || softmax y_S) + a2 KL(softmax DT(h_T) || softmax h_S)
+    L = CE + a1 KL(softmax y_S || softmax y_T) + a2 KL(softmax h_S || softmax DT(h_T))
            + beta CLUB(v~, h_S) + gamma CLUB(f_ood, h_S)
 
 in a fine-tuning of the plain classifier, which is trained first (or comes from ``init=``). Neither outlier images nor
@@ -10,8 +10,12 @@ outlier logits are in the loss: h_S are features of in-distribution images, and 
 outliers (`mutual_information`). The guard is the classifier alone.
 
 ``variant="paper"`` is the method as it is meant: q fitted by likelihood, an image paired with outliers of its class,
-the boundary samples that were scored. ``variant="code"`` is the published code: q descends on the bound, pairs are
-random, and so the terms have expectation and gradient 0, and the boundary samples kept are not those that were scored.
+the boundary samples that were scored, and the divergences the way the paper prints them, as above. ``variant="code"`` is
+the published code: q descends on the bound, pairs are random, and so the terms have expectation and gradient 0, the
+boundary samples kept are not those that were scored, and both divergences are the other way round.
+
+The defaults were decided on digits (the table is in docs/methods.md). Pairs of a class with KL(teacher || student) lose a
+point on images nearby, with KL(student || teacher) next to nothing; random pairs do nothing in either.
 """
 
 from __future__ import annotations
@@ -46,8 +50,8 @@ class OALOptions(MethodOptions, TeacherOptions, TeacherOutlierOptions, Diffusion
     Attributes:
         logit_weight, feature_weight: a1 and a2, of the distillation.
         boundary_weight, latent_weight: beta and gamma, of the bounds on v~ and on f_ood.
-        direction: of both divergences of the distillation.
-        pairing, q_update: of the bounds; None: by `variant`, "class" and "likelihood", or "random" and "joint".
+        direction, pairing, q_update: of the distillation, and of the bounds; None: by `variant`, "student_teacher",
+            "class" and "likelihood", or "teacher_student", "random" and "joint".
         q_steps: steps of q by "likelihood" before each of the network.
         regulariser: "energy" takes an energy loss on projected outliers in the bounds' place, the paper's ablation.
         energy_weight: of that, for each kind of outlier.
@@ -58,7 +62,7 @@ class OALOptions(MethodOptions, TeacherOptions, TeacherOutlierOptions, Diffusion
     feature_weight: float = Field(default=8.0, ge=0)
     boundary_weight: float = Field(default=0.1, ge=0)
     latent_weight: float = Field(default=0.2, ge=0)
-    direction: Direction = "teacher_student"
+    direction: Direction | None = None
     pairing: Pairing | None = None
     q_update: QUpdate | None = None
     q_steps: int = Field(default=5, ge=1)
@@ -89,7 +93,7 @@ class OAL(Method):
             teacher,
             logit_weight=o.logit_weight,
             feature_weight=o.feature_weight,
-            direction=o.direction,
+            direction=o.direction or ("student_teacher" if o.variant == "paper" else "teacher_student"),
             lr_factor=TRANSFER_LR,
         )
         regularisers = (distillation, *self._against(outliers))

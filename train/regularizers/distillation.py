@@ -53,7 +53,7 @@ class DistillationLoss(Regulariser):
         *,
         logit_weight: float = 4.0,
         feature_weight: float = 8.0,
-        direction: Direction = "teacher_student",
+        direction: Direction = "student_teacher",
         lr_factor: float = 2.0,
     ) -> None:
         super().__init__()

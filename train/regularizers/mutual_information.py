@@ -136,15 +136,11 @@ class MutualInformationLoss(Regulariser):
         assert q is not None and bank is not None  # noqa: PT018  (the loop prepares before its first step)
         features = batch.inliers.features.float()
         u = bank.draw(batch.labels, self.pairing, batch.generator)
-        terms: dict[str, Tensor] = {}
         if self.q_update == "likelihood":
             self._fit(q, u, features.detach())
-            with torch.no_grad():
-                mean, log_variance = q(u)
-        else:
+        with torch.set_grad_enabled(self.q_update == "joint"):
             mean, log_variance = q(u)
-        terms[self.name] = self.weight * club_bound(mean, log_variance, features)
-        return terms
+        return {self.name: self.weight * club_bound(mean, log_variance, features)}
 
     def _fit(self, q: GaussianConditional, u: Tensor, features: Tensor) -> None:
         """A few steps of maximum likelihood on the pairs of this step."""

@@ -19,7 +19,9 @@ from guard.errors import ConfigError
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.conftest import RECIPES, Arrays
 from train import loop
+from train.method import Context
 from train.methods.oal import OAL, OALOptions
+from train.regularizers.distillation import DistillationLoss
 from train.regularizers.mutual_information import MutualInformationLoss
 
 Tiny = dict[str, Any]
@@ -83,27 +85,31 @@ def test_the_energy_ablation_takes_the_place_of_the_bounds(four: Arrays, tiny: T
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, ("class", "likelihood", "paper")),
-        ({"variant": "code"}, ("random", "joint", "code")),
-        ({"variant": "code", "pairing": "class", "q_update": "likelihood"}, ("class", "likelihood", "code")),
-        ({"pairing": "random"}, ("random", "likelihood", "paper")),
+        ({}, ("class", "likelihood", "student_teacher", "paper")),
+        ({"variant": "code"}, ("random", "joint", "teacher_student", "code")),
+        ({"variant": "code", "pairing": "class"}, ("class", "joint", "teacher_student", "code")),
+        ({"q_update": "joint", "direction": "teacher_student"}, ("class", "joint", "teacher_student", "paper")),
     ],
 )
 def test_the_variant_is_a_preset_that_options_override(
     given: Tiny, expected: tuple[str, ...], four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[str, ...]] = []
-    build = OAL._against
+    seen: list[list[str]] = []
+    stages = OAL.stages
 
-    def spy(self: OAL, outliers: Any) -> Any:
-        made = build(self, outliers)
-        seen.extend((m.pairing, m.q_update, outliers.selection) for m in made if isinstance(m, MutualInformationLoss))
+    def spy(self: OAL, context: Context) -> Any:
+        distillation, *bounds = stages(self, context)[-1].regularisers
+        assert isinstance(distillation, DistillationLoss)
+        for bound in bounds:
+            assert isinstance(bound, MutualInformationLoss)
+            outliers = bound._make_bank.__self__  # type: ignore[attr-defined]
+            seen.append([bound.pairing, bound.q_update, distillation.direction, outliers.selection])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(OAL, "_against", spy)
+    monkeypatch.setattr(OAL, "stages", spy)
     with pytest.raises(KeyboardInterrupt):
         guard.train(short(four), **options(tiny, **given))
-    assert seen == [expected, expected]
+    assert seen == [list(expected)] * 2
 
 
 def test_the_published_learning_rates_belong_to_the_groups(
@@ -206,7 +212,7 @@ def test_on_digits_it_is_no_worse_than_the_network_it_starts_from(
     inside, held = digits("0-7"), digits("8-9")[0]
     common: Tiny = {"backbone": "wrn10_2", "batch_size": 32, "device": "cpu", "augment": "crop", "score": "energy"}
     plain = guard.train(inside, out=tmp_path / "plain", epochs=10, **common)
-    own = {"diffusion_epochs": 20, "diffusion_width": 16, "sampling_steps": 10, "n_noise": 300}
+    own = {"diffusion_epochs": 8, "diffusion_width": 16, "sampling_steps": 10, "n_noise": 300}
     tuned = guard.train(
         inside,
         method="oal",
