@@ -98,35 +98,41 @@ class ConditionalCoupling(nn.Module):
 
 
 class CVPN(nn.Module):
-    """f(x, y) and its inverse; x (N, E), classes y int64 (N,).
+    """f(x, y) = unit net(x / unit, y) and its inverse; x (N, E), classes y int64 (N,).
+
+    Embeddings of Stable Diffusion have numbers of about 0.01, which sigmoids hardly tell apart: of x as it is, tau
+    would be a constant for a very long time. The two factors cancel in the determinant.
 
     Args:
+        unit: about how large the numbers in x are; 1 as published.
         variant: "paper": ceil(E / 2) coordinates are moved and h is as wide; "code": floor(E / 2) are, h has four
             times ceil(E / 2).
     """
 
-    def __init__(self, width: int, classes: int, variant: Variant = "paper") -> None:
+    unit: Tensor
+
+    def __init__(self, width: int, classes: int, variant: Variant = "paper", unit: float = 1.0) -> None:
         super().__init__()
         if width < 2:
             raise ConfigError(f"a volume-preserving network needs at least 2 dimensions, got {width}")
         half = -(-width // 2)
         moved, conditions = (half, half) if variant == "paper" else (width // 2, HIDDEN * half)
-        self.width = width
+        self.register_buffer("unit", torch.tensor(float(unit)))
         self.embedding = nn.Embedding(classes, conditions)
         self.turns = nn.ModuleList(Orthogonal(width) for _ in range(BLOCKS + 1))
         self.couplings = nn.ModuleList(ConditionalCoupling(width, moved, conditions) for _ in range(BLOCKS))
 
     def forward(self, x: Tensor, classes: Tensor) -> Tensor:
-        h = self.embedding(classes)
+        x, h = x / self.unit, self.embedding(classes)
         for turn, coupling in zip(self.turns, self.couplings, strict=False):
             x = coupling(turn(x), h)
         out: Tensor = self.turns[-1](x)
-        return out
+        return out * self.unit
 
     def inverse(self, v: Tensor, classes: Tensor) -> Tensor:
         """v (N, E) -> x with f(x, y) = v."""
         h = self.embedding(classes)
-        x: Tensor = self.turns[-1].inverse(v)  # type: ignore[operator]  # an Orthogonal
+        x: Tensor = self.turns[-1].inverse(v / self.unit)  # type: ignore[operator]  # an Orthogonal
         for turn, coupling in zip(reversed(self.turns[:-1]), reversed(self.couplings), strict=True):
             x = turn.inverse(coupling.inverse(x, h))  # type: ignore[operator]
-        return x
+        return x * self.unit

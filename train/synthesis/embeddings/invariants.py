@@ -40,13 +40,15 @@ class InvariantOptions(Record):
         share: p, the share of a class's variance that the invariants' directions hold. None: 2 % (paper), 5 % (code).
         cvpn_epochs: passes over the embeddings. None: 200 as published, fewer where these would show more than
             2,000,000 embeddings.
-        cvpn_lr: Adam's, falling linearly to a tenth.
+        cvpn_lr: Adam's, falling linearly to a tenth. Published: 1e-4, for 150,000 steps.
+        standardise: whether the network sees embeddings in units of their root mean square. Published: no.
     """
 
     variant: Literal["paper", "code"] = "paper"
     share: float | None = Field(default=None, gt=0, lt=1)
     cvpn_epochs: int | None = Field(default=None, ge=1)
-    cvpn_lr: float = Field(default=1e-4, gt=0)
+    cvpn_lr: float = Field(default=1e-3, gt=0)
+    standardise: bool = True
 
 
 def count_invariants(x: Tensor, classes: Tensor, share: float, variant: Variant = "paper") -> int:
@@ -74,12 +76,12 @@ def count_invariants(x: Tensor, classes: Tensor, share: float, variant: Variant 
 class Invariants(Learner):
     """A cVPN and which of its coordinates are the invariants.
 
-    `count`: K.
+    count: K. unit: of the embeddings (`CVPN`); losses are in it.
     """
 
-    def __init__(self, width: int, classes: int, count: int, options: InvariantOptions) -> None:
+    def __init__(self, width: int, classes: int, count: int, options: InvariantOptions, unit: float = 1.0) -> None:
         super().__init__()
-        self.cvpn = CVPN(width, classes, options.variant)
+        self.cvpn = CVPN(width, classes, options.variant, unit)
         self.count, self.variant, self.lr = count, options.variant, options.cvpn_lr
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
 
@@ -105,11 +107,12 @@ class Invariants(Learner):
 
     def update(self, x: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """One step, or two in variant "code", on embeddings x (N, E); the losses before each."""
-        small = self(x, classes).square().sum(-1).mean()
+        unit = self.cvpn.unit
+        small = (self(x, classes) / unit).square().sum(-1).mean()
         losses = {"invariants": small.detach()}
         self._step(small)
         if self.variant == "code":
-            back = (self.reconstructed(x, classes) - x).square().mean()
+            back = ((self.reconstructed(x, classes) - x) / unit).square().mean()
             losses["reconstruction"] = back.detach()
             self._step(back)
         return losses
@@ -158,8 +161,9 @@ def fitted_invariants(setting: Setting, x: Tensor, classes: Tensor, options: Inv
     epochs = options.cvpn_epochs or min(MOST_EPOCHS, epochs_showing(SHOWN, len(x)))
     schedule = Schedule(epochs=-(-epochs // epochs_showing(KEPT_EVERY * BATCH, len(x))), batch_size=BATCH)
     together = -(-epochs // schedule.epochs)  # passes over few embeddings are short: it is not kept after each
+    unit = float(x.square().mean().sqrt()) or 1.0 if options.standardise else 1.0
     with seeded(setting.seed):
-        network = Invariants(x.shape[1], len(setting.data.class_names), count, options)
+        network = Invariants(x.shape[1], len(setting.data.class_names), count, options, unit)
     network.to(setting.device)
     digest = hashlib.sha256(x.numpy().tobytes() + classes.numpy().tobytes()).hexdigest()[:16]
     mine = {name: getattr(options, name) for name in InvariantOptions.model_fields}

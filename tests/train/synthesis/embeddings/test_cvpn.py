@@ -19,10 +19,16 @@ CLASSES = 3
 DTYPES = [torch.float32, torch.float64]
 
 
-def network(width: int, variant: Variant = "paper", dtype: torch.dtype = torch.float32, train: bool = False) -> CVPN:
+def network(
+    width: int,
+    variant: Variant = "paper",
+    dtype: torch.dtype = torch.float32,
+    train: bool = False,
+    unit: float = 1.0,
+) -> CVPN:
     """One whose couplings do much more than at their start."""
     torch.manual_seed(width)
-    made = CVPN(width, CLASSES, variant).to(dtype).train(train)
+    made = CVPN(width, CLASSES, variant, unit).to(dtype).train(train)
     with torch.no_grad():
         for coupling in made.couplings:
             for parameter in coupling.parameters():
@@ -154,6 +160,19 @@ def test_there_are_four_blocks_and_a_last_turn() -> None:
     for i in range(4):
         by_hand = f.couplings[i](f.turns[i](by_hand), f.embedding(y))
     assert f(x, y).equal(f.turns[4](by_hand))
+
+
+@pytest.mark.parametrize("unit", [0.01, 20.0])
+def test_a_unit_scales_the_network_and_keeps_volume(unit: float) -> None:
+    plain, scaled = network(7, dtype=torch.float64), network(7, dtype=torch.float64, unit=unit)
+    x, y = inputs(9, 7, torch.float64)
+    torch.testing.assert_close(scaled(unit * x, y), unit * plain(x, y))
+    torch.testing.assert_close(scaled.inverse(scaled(unit * x, y), y), unit * x)
+    jacobian = torch.autograd.functional.jacobian(lambda z: scaled(z[None], y[:1])[0], unit * x[0])
+    assert abs(float(torch.linalg.slogdet(jacobian)[1])) < 1e-12
+    other = CVPN(7, CLASSES)
+    other.load_state_dict(scaled.float().state_dict())
+    assert float(other.unit) == pytest.approx(unit)
 
 
 def test_gradients_reach_every_parameter() -> None:

@@ -139,6 +139,20 @@ def test_the_two_variants_take_different_coordinates_and_losses() -> None:
     assert last["reconstruction"] < first["reconstruction"]
 
 
+def test_small_embeddings_are_learned_as_large_ones(setting: Setting) -> None:
+    """In units of their own size: the same invariants, as small beside the embeddings."""
+    x, y = curved(150)
+    options = InvariantOptions(cvpn_epochs=20, cvpn_lr=0.02)
+    large, small = fitted_invariants(setting, x, y, options), fitted_invariants(setting, 0.01 * x, y, options)
+    as_they_are = fitted_invariants(setting, 0.01 * x, y, options.model_copy(update={"standardise": False}))
+    assert float(large.cvpn.unit) == pytest.approx(float(x.square().mean().sqrt()))
+    assert float(as_they_are.cvpn.unit) == 1
+    with torch.no_grad():
+        g = small(0.01 * x, y)
+        torch.testing.assert_close(g, 0.01 * large(x, y), rtol=1e-2, atol=1e-4)
+        assert as_they_are(0.01 * x, y).square().mean() > 1.2 * g.square().mean()
+
+
 def test_the_learning_rate_falls_to_a_tenth() -> None:
     network = Invariants(WIDTH, CLASSES, 3, InvariantOptions(cvpn_lr=1e-3))
     rates = []
