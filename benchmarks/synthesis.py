@@ -12,6 +12,8 @@ interleaved (`interleave`); a second copy of the bare loop shows how far a ratio
 
 steps: one diffusion model, trained first or taken from --diffusion-folder; for each number of steps a store of
 label_mixup's outliers and a classifier trained against it, all else equal. AUROC per OOD set, beside plain training.
+
+What it costs to embed images in the conditioning space (NCIS) is `embedding_cost`'s.
 """
 
 from __future__ import annotations
