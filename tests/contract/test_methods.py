@@ -142,6 +142,7 @@ def test_every_method_of_the_package_is_listed() -> None:
         "dream_ood",
         "dream_id",
         "bood",
+        "oal",
         "ncis",
     } <= set(METHODS)
     assert sorted(METHODS) == METHODS
