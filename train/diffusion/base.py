@@ -154,6 +154,6 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         )
     model = _MODELS[options.diffusion](setting, options)
     if not isinstance(model, Diffusion):
-        lacking = [name for name in Diffusion.__protocol_attrs__ if not hasattr(model, name)]  # type: ignore[attr-defined]
+        lacking = [name for name in Diffusion.__protocol_attrs__ if not hasattr(model, name)]
         raise ConfigError(f"diffusion model {options.diffusion!r} lacks {', '.join(sorted(lacking))}")
     return model
