@@ -120,8 +120,9 @@ class DiffusionOptions(Record):
 
 DiffusionFactory = Callable[[Setting, DiffusionOptions], Diffusion]
 
+OURS = ("own", "stable-diffusion")  # in their modules, which `make_diffusion` loads
+
 _MODELS: dict[str, DiffusionFactory] = {}
-OURS = ("own", "stable-diffusion")
 
 
 def register_diffusion(name: str, factory: DiffusionFactory) -> None:
@@ -134,7 +135,7 @@ def register_diffusion(name: str, factory: DiffusionFactory) -> None:
     Raises:
         ConfigError: the name is one of those that come with ood-guard.
     """
-    if name in OURS and name in _MODELS:
+    if name in OURS:
         raise ConfigError(f"{name!r} comes with ood-guard; register yours under another name")
     _MODELS[name] = factory
 
@@ -146,14 +147,17 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         UnknownNameError: no such model.
         ConfigError: what the factory made does not speak the interface.
     """
-    from . import own, stable_diffusion  # noqa: F401  (they register)
+    from .own import own
+    from .stable_diffusion import stable_diffusion
 
-    if options.diffusion not in _MODELS:
+    factories: dict[str, DiffusionFactory] = {"own": own, "stable-diffusion": stable_diffusion, **_MODELS}
+    if options.diffusion not in factories:
         raise UnknownNameError(
-            "diffusion model", options.diffusion, _MODELS, "Add one with train.diffusion.register_diffusion."
+            "diffusion model", options.diffusion, factories, "Add one with train.diffusion.register_diffusion."
         )
-    model = _MODELS[options.diffusion](setting, options)
+    model = factories[options.diffusion](setting, options)
     if not isinstance(model, Diffusion):
-        lacking = [name for name in Diffusion.__protocol_attrs__ if not hasattr(model, name)]
-        raise ConfigError(f"diffusion model {options.diffusion!r} lacks {', '.join(sorted(lacking))}")
+        wanted = [*Diffusion.__annotations__, *(name for name in vars(Diffusion) if not name.startswith("_"))]
+        lacking = ", ".join(name for name in wanted if not hasattr(model, name))
+        raise ConfigError(f"diffusion model {options.diffusion!r} is a {type(model).__name__} that lacks {lacking}")
     return model

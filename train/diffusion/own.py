@@ -13,7 +13,7 @@ from __future__ import annotations
 from guard.errors import MissingExtraError
 
 from ..method import Setting
-from .base import Diffusion, DiffusionOptions, register_diffusion
+from .base import Diffusion, DiffusionOptions
 
 
 def own(setting: Setting, options: DiffusionOptions) -> Diffusion:
@@ -31,6 +31,3 @@ def own(setting: Setting, options: DiffusionOptions) -> Diffusion:
             raise
         raise MissingExtraError("diffusers", "diffusion") from None
     return own_diffusion(setting, options)
-
-
-register_diffusion("own", own)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..method import Setting
 from ..synthesis.resize import resized
-from .base import DiffusionOptions, register_diffusion
+from .base import DiffusionOptions
 from .batches import Batches
 from .pipeline import open_pipeline
 from .prompts import Prompts
@@ -164,6 +164,3 @@ def stable_diffusion(setting: Setting, options: DiffusionOptions) -> StableDiffu
     """The pipeline that ``diffusion_model=`` names, for the classes and channels of the setting's images."""
     pipeline = open_pipeline(options.diffusion_model, setting.device)
     return StableDiffusion(pipeline, setting.data.class_names, setting.data.preprocess.channels, options)
-
-
-register_diffusion("stable-diffusion", stable_diffusion)

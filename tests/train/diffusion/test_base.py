@@ -1,0 +1,44 @@
+"""The registry of diffusion models: what may be registered, and what it must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from guard.errors import ConfigError, UnknownNameError
+from train.diffusion import DiffusionOptions, base, make_diffusion, register_diffusion
+from train.method import Setting
+
+
+@pytest.fixture
+def registered() -> Iterator[dict[str, Any]]:
+    before = dict(base._MODELS)
+    yield base._MODELS
+    base._MODELS.clear()
+    base._MODELS.update(before)
+
+
+def setting(data: Any = None) -> Setting:
+    return Setting(None, data, Path("nowhere"), 0, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_what_a_model_lacks_is_named(registered: dict[str, Any]) -> None:
+    register_diffusion("half", lambda setting, options: SimpleNamespace(width=3, times=10, encode=len))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match=r"'half' is a SimpleNamespace that lacks latent_shape, own_size, decode"):
+        make_diffusion(setting(), DiffusionOptions(diffusion="half"))
+
+
+@pytest.mark.parametrize("name", ["own", "stable-diffusion"])
+def test_the_names_of_ours_are_taken(name: str, registered: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="comes with ood-guard"):
+        register_diffusion(name, lambda setting, options: None)  # type: ignore[arg-type,return-value]
+
+
+def test_an_unknown_name_gets_near_matches(registered: dict[str, Any]) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'stable-diffusion'"):
+        make_diffusion(setting(), DiffusionOptions(diffusion="stable_diffusion"))
