@@ -85,6 +85,10 @@ def recipes(outliers: str | None) -> list[Recipe]:
             Recipe(name, {"method": name, "store_size": STORE}, "plain")
             for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
         ),
+        *(
+            Recipe(f"{name} matched", {"method": name, "store_size": STORE, "match": ("spectrum",)}, "plain")
+            for name in ("mlm", "dmr", "dmr_mlm")
+        ),
         *(Recipe(name, {"method": name, **GENERATED}) for name in DIFFUSED),
         Recipe("label_mixup", {"method": "label_mixup", "conditioning": "token", **GENERATED}),
         Recipe("oal", {"method": "oal", "finetune_epochs": 3}, "plain"),
