@@ -14,9 +14,9 @@ the boundary samples that were scored, and both divergences as above, the way th
 is the published code: q descends on the bound, pairs are random, and so the terms have expectation and gradient 0, the
 boundary samples kept are not those that were scored, and both divergences are the other way round.
 
-The defaults were decided on digits (docs/methods.md has the table). Beside KL(teacher || student), pairs of a class
-lose 1.4 points of AUROC on images nearby; beside KL(student || teacher) they lose 0.5, and gain 3 far away, within the
-spread of the seeds. Random pairs change nothing.
+The defaults were decided on digits (docs/diffusion_methods.md has the table). Beside KL(teacher || student), pairs of
+a class lose 1.4 points of AUROC on images nearby; beside KL(student || teacher) they lose 0.5, and gain 3 far away,
+within the spread of the seeds. Random pairs change nothing.
 """
 
 from __future__ import annotations

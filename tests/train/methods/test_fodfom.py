@@ -207,5 +207,5 @@ def test_digits_end_to_end(four: Arrays, digits: Any, tmp_path: Path) -> None:
     gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
     accuracies = [float((g.predict(images[400:]).label == labels[400:]).mean()) for g in (plain, ours)]
     print({what: round(100 * gain, 1) for what, gain in gains.items()}, accuracies)
-    assert accuracies[1] > 0.9  # digits are all object: blurred ones are too like digits (docs/methods.md)
+    assert accuracies[1] > 0.9  # digits are all object: blurred ones are too like digits (docs/diffusion_methods.md)
     assert max(gains.values()) > 0
