@@ -16,12 +16,11 @@ import guard
 from guard import demo_images, metrics
 from guard.heads import create_head
 from guard.module import Taps
-from guard.scores import create_score
+from tests.composition import stages_of
 from tests.conftest import DECODED, RECIPES, TINY, Arrays
 from train import loop
 from train.data import load
-from train.method import Batch, Context, IDBatch, Setting, Stage
-from train.registry import get_method
+from train.method import Batch, IDBatch, Setting, Stage
 from train.regularizers.energy_logistic import EnergyLogisticLoss
 from train.regularizers.union_loss import UnionLoss
 from train.synth import untrained
@@ -39,23 +38,8 @@ def few(four: Arrays) -> Arrays:
     return four[0][:HALF], four[1][:HALF]
 
 
-def stage(name: str, outliers: Any = None, **options: Any) -> Stage:
-    method = get_method(name)
-    context = Context(
-        num_classes=4,
-        num_features=16,
-        map_shape=None,
-        class_counts=(30,) * 4,
-        epochs=10,
-        lr=0.1,
-        batch_size=20,
-        seed=0,
-        device=torch.device("cpu"),
-        outliers=outliers,
-        initialised=False,
-        score=create_score("energy"),
-    )
-    (made,) = method(method.Options(**options)).stages(context)
+def stage(name: str, **arguments: Any) -> Stage:
+    (made,) = stages_of(name, **arguments)
     return made
 
 
@@ -96,7 +80,7 @@ def test_images_can_be_matched_to_in_distribution_ones(four: Arrays) -> None:
     made = stage("dream_id", match="contrast").synthesiser
     assert isinstance(made, Stored)
     assert made.match == ("contrast",)
-    given = stage("bood", {load(few(four), labelled=False): 1.0}, match=("contrast",)).synthesiser
+    given = stage("bood", outliers={load(few(four), labelled=False): 1.0}, match=("contrast",)).synthesiser
     assert isinstance(given, Matched)
     with pytest.raises(ValidationError, match="unknown match 'contras'; did you mean 'contrast'"):
         stage("bood", match="contras")

@@ -12,13 +12,12 @@ from torch import Tensor
 
 import guard
 from guard import demo_images, metrics
-from guard.scores import create_score
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
+from tests.composition import stages_of
 from tests.conftest import DECODED, RECIPES, TINY, Arrays
 from tests.tiny_transformers import save_tiny_detector
 from train import loop
-from train.method import Context, Stage
-from train.registry import get_method
+from train.method import Stage
 from train.regularizers.k_plus_1 import KPlusOneLoss
 from train.regularizers.supcon import SupConLoss
 from train.synthesis.images import Mixture
@@ -31,23 +30,8 @@ def few(four: Arrays) -> Arrays:
     return four[0][:HALF], four[1][:HALF]
 
 
-def stages(*, initialised: bool = False, outliers: Any = None, **options: Any) -> list[Stage]:
-    method = get_method("fodfom")
-    context = Context(
-        num_classes=4,
-        num_features=16,
-        map_shape=None,
-        class_counts=(30,) * 4,
-        epochs=20,
-        lr=0.1,
-        batch_size=20,
-        seed=0,
-        device=torch.device("cpu"),
-        outliers=outliers,
-        initialised=initialised,
-        score=create_score("energy"),
-    )
-    return method(method.Options(**options)).stages(context)
+def stages(**arguments: Any) -> list[Stage]:
+    return stages_of("fodfom", epochs=20, **arguments)
 
 
 # ------------------------------------------------------------------------------------------------------ composition

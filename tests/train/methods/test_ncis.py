@@ -13,11 +13,10 @@ from safetensors import safe_open
 import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
 from guard import demo_images, metrics
-from guard.scores import create_score
+from tests.composition import stages_of
 from tests.conftest import RECIPES, TINY, Arrays
 from train import loop
-from train.method import Context, Stage
-from train.registry import get_method
+from train.method import Stage
 from train.regularizers.energy_logistic import EnergyLogisticLoss
 from train.synthesis.embeddings import prompt_tuning
 from train.synthesis.store import Stored, open_store
@@ -30,23 +29,8 @@ def few(four: Arrays) -> Arrays:
     return four[0][:HALF], four[1][:HALF]
 
 
-def stage(outliers: Any = None, per_class: int = 30, **options: Any) -> Stage:
-    method = get_method("ncis")
-    context = Context(
-        num_classes=4,
-        num_features=16,
-        map_shape=None,
-        class_counts=(per_class,) * 4,
-        epochs=10,
-        lr=0.1,
-        batch_size=20,
-        seed=0,
-        device=torch.device("cpu"),
-        outliers=outliers,
-        initialised=False,
-        score=create_score("energy"),
-    )
-    (made,) = method(method.Options(**options)).stages(context)
+def stage(**arguments: Any) -> Stage:
+    (made,) = stages_of("ncis", **arguments)
     return made
 
 
