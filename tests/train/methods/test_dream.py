@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import guard
-from guard import demo_images, metrics
 from guard.heads import create_head
 from guard.module import Taps
 from tests.composition import stages_of
-from tests.conftest import DECODED, RECIPES, TINY, Arrays
+from tests.conftest import DECODED, RECIPES, Arrays
 from train import loop
 from train.data import load
 from train.method import Batch, IDBatch, Setting, Stage
@@ -175,42 +174,3 @@ def test_stable_diffusion_up_to_a_trained_guard(
     assert pool.array.shape == (16, 16, 16, 3)  # decoded at 32 pixels
     assert len({image.tobytes() for image in pool.array}) == 16
     assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
-
-
-@pytest.fixture(scope="module")
-def shared(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Options with one diffusion model of the digits 0-3 for all methods, trained until they can be read."""
-    folder = tmp_path_factory.mktemp("dream") / "diffusion"
-    model = {"diffusion_folder": str(folder), "diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32}
-    return {**model, "sampling_steps": 10, "encoder_backbone": "wrn10_2", "encoder_epochs": 8, "encoder_batch": 32}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_digits_end_to_end(name: str, four: Arrays, digits: Any, shared: dict[str, Any]) -> None:
-    """Against plain training by the same score; dream_id, which sees no outliers, by accuracy.
-
-    In grey: the model leaves a trace of colour on grey images, which is all that a detector would learn.
-    """
-    outside = {
-        "digits 4-9": digits("4-9")[0][:300],
-        "noise": demo_images.uniform_noise(200, 16),
-        "smooth noise": demo_images.smooth_noise(200, 16),
-        "photographs": demo_images.photo_patches(200, 16),
-    }
-    images, labels = digits("0-3")
-    common = {**TINY, "backbone": "wrn10_2", "epochs": 12, "score": "energy", "in_chans": 1}
-    plain = guard.train(four, method="plain", **common)
-    ours = guard.train(four, method=name, store_size=200, **common, **shared)
-
-    def auroc(g: guard.Guard, far: np.ndarray) -> float:
-        return metrics.auroc(g.predict(images[400:]).ood_score, g.predict(far).ood_score)
-
-    def accuracy(g: guard.Guard) -> float:
-        return float((g.predict(images[400:]).label == labels[400:]).mean())
-
-    gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
-    print(name, {what: round(100 * gain, 1) for what, gain in gains.items()}, accuracy(plain), accuracy(ours))
-    assert accuracy(ours) > accuracy(plain) - 0.03
-    if name != "dream_id":
-        assert max(gains.values()) > 0

@@ -12,9 +12,8 @@ from safetensors import safe_open
 
 import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
-from guard import demo_images, metrics
 from tests.composition import stages_of
-from tests.conftest import RECIPES, TINY, Arrays
+from tests.conftest import RECIPES, Arrays
 from train import loop
 from train.method import Stage
 from train.regularizers.energy_logistic import EnergyLogisticLoss
@@ -131,30 +130,3 @@ def test_stable_diffusion_up_to_a_trained_guard(
     assert pool.array.shape == (16, 16, 16, 3)  # decoded at 32 pixels
     assert len({image.tobytes() for image in pool.array}) == 16  # by both kernels
     assert np.isfinite(g.predict(four[0][:10]).ood_score).all()
-
-
-@pytest.mark.slow
-def test_digits_end_to_end(four: Arrays, digits: Any) -> None:
-    """Against plain training, by energy."""
-    outside = {
-        "digits 4-9": digits("4-9")[0][:300],
-        "noise": demo_images.uniform_noise(200, 16),
-        "smooth noise": demo_images.smooth_noise(200, 16),
-        "photographs": demo_images.photo_patches(200, 16),
-    }
-    images, labels = digits("0-3")
-    common = {**TINY, "epochs": 12, "score": "energy"}
-    model = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 10}
-    plain = guard.train(four, method="plain", **common)
-    ours = guard.train(four, method="ncis", store_size=200, cvpn_epochs=100, **common, **model)
-
-    def auroc(g: guard.Guard, far: np.ndarray) -> float:
-        return metrics.auroc(g.predict(images[400:]).ood_score, g.predict(far).ood_score)
-
-    def accuracy(g: guard.Guard) -> float:
-        return float((g.predict(images[400:]).label == labels[400:]).mean())
-
-    gains = {what: auroc(ours, far) - auroc(plain, far) for what, far in outside.items()}
-    print("ncis", {what: round(100 * gain, 1) for what, gain in gains.items()}, accuracy(plain), accuracy(ours))
-    assert accuracy(ours) > accuracy(plain) - 0.03
-    assert max(gains.values()) > 0
