@@ -144,9 +144,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "head": "arcface",
         "lr": 0.02,
     },
-    "dream_ood": {"method": "dream_ood", **DECODED},
+    "dream_ood": {"method": "dream_ood", "weight": 0.5, "lr": 0.05, **DECODED},
     "dream_id": {"method": "dream_id", **DECODED},
-    "bood": {"method": "bood", **DECODED},
+    "bood": {"method": "bood", "weight": 0.5, "lr": 0.05, **DECODED},
     "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
 }
 
