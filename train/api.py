@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from guard.calibration import reachable_rank
 from guard.detector import Guard
@@ -199,9 +200,12 @@ def _fresh_module(
         trained = Guard.from_pretrained(config.init, device="cpu")
         m = trained.manifest
         try:
-            if m.head != config.head:
+            state = trained.module.classifier.state_dict()
+            if (m.head, config.head) == ("linear", "c_plus_1"):
+                state = _with_extra_class(state, classifier)
+            elif m.head != config.head:
                 raise RuntimeError("the heads differ")  # some have weights of the same shape
-            classifier.load_state_dict(trained.module.classifier.state_dict())
+            classifier.load_state_dict(state)
         except RuntimeError as error:
             raise ConfigError(
                 f"init={config.init!r} is {m.backbone} with a {m.head} head, {len(m.class_names)} classes and "
@@ -211,6 +215,13 @@ def _fresh_module(
         normalisation = m.normalisation
     classifier = classifier.to(memory_format=torch.channels_last)
     return GuardModule(classifier, score, normalisation).to(device), normalisation
+
+
+def _with_extra_class(state: dict[str, Tensor], classifier: nn.Module) -> dict[str, Tensor]:
+    """The weights of a classifier with a linear head, and the untrained last class of one with a C + 1 head."""
+    fresh = classifier.state_dict()
+    extra = {name: torch.cat([state[name], fresh[name][-1:]]) for name in ("head.linear.weight", "head.linear.bias")}
+    return {**state, **extra}
 
 
 def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:

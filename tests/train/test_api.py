@@ -18,8 +18,11 @@ from torch import nn
 
 import guard
 from guard.errors import ConfigError, DataError, ModelError
-from guard.scores import get_score, list_scores
+from guard.scores import create_score, get_score, list_scores
 from tests.conftest import RECIPES, Arrays
+from train.api import _fresh_module
+from train.config import TrainConfig
+from train.data import load
 
 from .models import Convolutional, Dropped, sequential
 
@@ -377,3 +380,19 @@ def test_a_model_that_is_no_better_than_chance_is_pointed_out(four: Arrays, capl
     text = caplog.text
     assert "right on 25.0 % of its own data, near chance" in text
     assert "mean= and std= not given: ImageNet's" in text
+
+
+def test_a_linear_head_starts_one_with_an_extra_class(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """What it says of the C classes is what the run that it starts from says, until it learns."""
+    data = load(four)
+    guard.train(four, method="plain", out=tmp_path, **tiny)
+    sizes = {"image_size": 16, "calibration": 100, "test": 100, "epochs": 1, "lr": 0.1}
+    named = {"backbone": "wrn16_2", "head": "c_plus_1", "score": "energy", "data_fingerprint": data.fingerprint}
+    config = TrainConfig(method="fodfom", init=str(tmp_path), **named, **sizes)
+    ours, _ = _fresh_module(config, data, create_score("energy"), torch.device("cpu"))
+    first = guard.load(tmp_path).module
+    pixels = torch.from_numpy(four[0][:20])
+    with torch.no_grad():
+        taps, before = (m.classifier.eval()(m.normalise(pixels)) for m in (ours, first))
+    torch.testing.assert_close(taps.logits, before.logits)
+    assert ours.classifier.head.all_logits(taps.features).shape == (20, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import guard
+from guard import demo_images, metrics
 from guard.errors import ConfigError
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.conftest import RECIPES, Arrays
@@ -200,3 +202,32 @@ def test_on_stable_diffusion(four: Arrays, tiny: Tiny, tmp_path: Path, tiny_pipe
     g = guard.train(tmp_path / "images", out=tmp_path / "run", **{**arguments, "num_latents": 3})
     assert g.manifest.class_names == ("cat", "dog", "frog")
     assert np.isfinite(g.predict(images[:5]).ood_score).all()
+
+
+@pytest.mark.slow
+def test_on_digits_it_gains_somewhere_and_loses_little_nearby(digits: Callable[[str], Arrays], tmp_path: Path) -> None:
+    """Against the network it starts from: labels as good, digits 8 and 9 within a point, some other set told better."""
+    inside, held = digits("0-7"), digits("8-9")[0]
+    common: Tiny = {"backbone": "wrn10_2", "batch_size": 32, "device": "cpu", "augment": "crop", "score": "energy"}
+    plain = guard.train(inside, out=tmp_path / "plain", epochs=10, **common)
+    own = {"diffusion_epochs": 5, "diffusion_width": 16, "sampling_steps": 10, "n_noise": 300}
+    tuned = guard.train(
+        inside,
+        method="oal",
+        init=tmp_path / "plain",
+        out=tmp_path / "oal",
+        **{**common, **own, "teacher": "wrn16_2", "teacher_epochs": 12, "finetune_epochs": 6},
+    )
+    sets = [held] + [
+        np.ascontiguousarray(make(300, 32)[:, ::2, ::2])
+        for make in (demo_images.photo_patches, demo_images.smooth_noise, demo_images.letters)
+    ]
+
+    def aurocs(g: guard.Guard) -> list[float]:
+        scores = g.predict(inside[0][g.splits["test"]]).ood_score
+        return [metrics.auroc(scores, g.predict(images).ood_score) for images in sets]
+
+    gains = [after - before for before, after in zip(aurocs(plain), aurocs(tuned), strict=True)]
+    assert tuned.manifest.metrics["test_accuracy"] > plain.manifest.metrics["test_accuracy"] - 0.01
+    assert gains[0] > -0.01
+    assert max(gains) > 0.002
