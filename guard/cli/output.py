@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -222,7 +222,17 @@ def print_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def _type_name(annotation: Any) -> str:
+    annotation = _without_limits(annotation)
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _without_limits(annotation: Any) -> Any:
+    """tuple[Annotated[float, limits], ...] -> tuple[float, ...]."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _without_limits(arguments[0])
+    generic: Any = tuple
+    return generic[tuple(map(_without_limits, arguments))] if get_origin(annotation) is tuple else annotation
 
 
 def _table(*columns: str, numeric: tuple[int, ...] = (), header: bool = True) -> Table:

@@ -251,6 +251,10 @@ def test_a_name_shows_the_options_with_their_defaults(run: Guard) -> None:
     assert "--head-set" in run("heads", "arcface").out
 
 
+def test_types_are_shown_without_their_limits(run: Guard) -> None:
+    assert "tuple[float, ...]" in run("methods", "dream_ood").out
+
+
 @pytest.mark.parametrize(
     ("command", "typo", "near"),
     [("methods", "voss", "vos"), ("scores", "enrgy", "energy"), ("heads", "cosin", "cosine")],
