@@ -38,3 +38,8 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
         if not name:  # a rule between options; its message has the values
             raise ConfigError(f"{owner}: {message}") from None
         raise ConfigError(f"{owner} option {name}: {message}, got {first['input']!r}") from None
+
+
+def part(options: Record, kind: type[R]) -> R:
+    """The options of `kind` among options that extend it."""
+    return kind(**{name: getattr(options, name) for name in kind.model_fields})

@@ -23,7 +23,7 @@ from ..method import Context, Synthesiser
 from ..registry import register
 from ..synthesis.images import Mixture
 from ..synthesis.images.latent_arithmetic import LatentOptions, MixedLatentOptions
-from .from_store import StoredRejection, StoredRejectionOptions
+from .from_store import StoredRejection, StoredRejectionOptions, filled_store
 
 
 class DMROptions(StoredRejectionOptions, LatentOptions):
@@ -77,6 +77,6 @@ class DMRKirby(StoredRejection):
         augment = o.variant == "code" if o.augment is None else o.augment
 
         def part(name: str, n: int) -> Synthesiser:
-            return self.stored(name, context, n, augment=augment)
+            return filled_store(name, o, context, n, augment=augment)
 
         return Mixture({"dmr_mlm": 1.0, "kirby": 1.0}, max(2, count), part)

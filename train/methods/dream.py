@@ -26,13 +26,11 @@ from ..method import Context, Method, MethodOptions, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.energy_logistic import EnergyLogisticLoss
 from ..regularizers.union_loss import UnionLoss
-from ..synthesis.images import image_source
 from ..synthesis.images.dream import DreamIDOptions, DreamOptions
 from ..synthesis.labelled_store import LabelledStore
-from ..synthesis.match import Matched, checked
-from ..synthesis.registry import create_synthesiser, get_synthesiser
+from ..synthesis.match import checked
 from ..synthesis.store import Stored
-from .from_store import shared_options
+from .from_store import filled_store, given_or
 
 
 class DecodedOptions(MethodOptions):
@@ -68,10 +66,7 @@ class Decoded(Method):
     def store(self, context: Context, kind: type[Stored]) -> Stored:
         """The method's own images."""
         o = self.options
-        per_draw = min(o.sampling_batch, o.store_size or o.sampling_batch)
-        mine = shared_options(o, get_synthesiser(self.name).Options)
-        synthesiser = create_synthesiser(self.name, per_draw, context.num_classes, **mine)
-        return kind(synthesiser, self.count(context), o.store_size, match=o.match)
+        return filled_store(self.name, o, context, self.count(context), at_once=o.sampling_batch, kind=kind)
 
 
 class EnergyOnDecoded(Decoded):
@@ -89,11 +84,7 @@ class EnergyOnDecoded(Decoded):
 
     def outliers(self, context: Context) -> Synthesiser:
         """What ``outliers=`` names, or the method's own."""
-        if context.outliers:
-            source = image_source(context.outliers, self.count(context), context.num_classes)
-            match = checked(self.options.match, online=True)
-            return Matched(source, match) if match else source
-        return self.store(context, Stored)
+        return given_or(lambda: self.store(context, Stored), context, self.count(context), self.options.match)
 
 
 class DreamOODMethodOptions(EnergyOptions, DreamOptions):

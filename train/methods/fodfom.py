@@ -27,12 +27,11 @@ from ..method import Context, Method, MethodOptions, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.k_plus_1 import KPlusOneLoss
 from ..regularizers.supcon import SupConLoss, projector
-from ..synthesis.images import Mixture, image_source
+from ..synthesis.images import Mixture
 from ..synthesis.images.blurred_object import BlurredObjectOptions
 from ..synthesis.images.fodfom import FodFoMOptions
-from ..synthesis.registry import create_synthesiser, get_synthesiser
 from ..synthesis.store import Stored
-from .from_store import PER_DRAW, shared_options
+from .from_store import PER_DRAW, filled_store, given_or
 
 KINDS = {"decoded": "fodfom", "blurred": "blurred_object"}
 
@@ -94,13 +93,10 @@ class FodFoM(Method):
         """What ``outliers=`` names, or both kinds (or one), each from a store of its own."""
         kinds = KINDS if self.options.kinds == "both" else {self.options.kinds: KINDS[self.options.kinds]}
         count = max(len(kinds), round(self.options.ratio * context.batch_size))
-        if context.outliers:
-            return image_source(context.outliers, count, context.num_classes)
-        return Mixture(dict.fromkeys(kinds.values(), 1.0), count, lambda name, n: self._stored(name, context, n))
+        sources = dict.fromkeys(kinds.values(), 1.0)
+        return given_or(lambda: Mixture(sources, count, lambda name, n: self._stored(name, context, n)), context, count)
 
     def _stored(self, name: str, context: Context, count: int) -> Stored:
         o: FodFoMMethodOptions = self.options
         at_once = o.sampling_batch if name == "fodfom" else PER_DRAW
-        per_draw = min(at_once, o.store_size or at_once)
-        mine = shared_options(o, get_synthesiser(name).Options)
-        return Stored(create_synthesiser(name, per_draw, context.num_classes, **mine), count, o.store_size)
+        return filled_store(name, o, context, count, at_once=at_once)

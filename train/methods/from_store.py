@@ -1,11 +1,12 @@
-"""Rejection networks on outliers that are made once, before the head is trained: DMR, KIRBY and their kin.
+"""Methods whose outliers are made once, before they are trained on: in a store, ``out/outliers/<synthesiser>``.
 
-No method by itself: what those share. The outliers go into a store (``out/outliers/<synthesiser>``), whose features
-under the frozen classifier are computed once.
+No method by itself: the store, what ``outliers=`` names in its place, and the rejection networks of DMR, KIRBY and
+their kin, for which the features of a store under the frozen classifier are computed once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field
@@ -34,22 +35,46 @@ class StoredRejection(FrozenRejection):
     Options = StoredRejectionOptions
 
     def outliers(self, context: Context, count: int) -> Synthesiser:
-        if context.outliers:
-            source = image_source(context.outliers, count, context.num_classes)
-            match = checked(self.options.match, online=True)
-            return Matched(source, match) if match else source
-        return self.made(context, count)
+        return given_or(lambda: self.made(context, count), context, count, self.options.match)
 
     def made(self, context: Context, count: int) -> Synthesiser:
         """The outliers of the method itself: those of the synthesiser of the same name."""
-        return self.stored(self.name, context, count)
+        return filled_store(self.name, self.options, context, count)
 
-    def stored(self, name: str, context: Context, count: int, **more: Any) -> Stored:
-        """The store of synthesiser `name`, with the options that it shares with the method."""
-        options = shared_options(self.options, get_synthesiser(name).Options) | more
-        per_draw = min(PER_DRAW, self.options.store_size or PER_DRAW)
-        synthesiser = create_synthesiser(name, per_draw, context.num_classes, **options)
-        return Stored(synthesiser, count, self.options.store_size, match=self.options.match)
+
+def given_or(own: Callable[[], Synthesiser], context: Context, count: int, match: tuple[str, ...] = ()) -> Synthesiser:
+    """`count` outliers per step: what ``outliers=`` names, matched where asked, or else a method's own."""
+    if not context.outliers:
+        return own()
+    source = image_source(context.outliers, count, context.num_classes)
+    online = checked(match, online=True)
+    return Matched(source, online) if online else source
+
+
+def filled_store(
+    name: str,
+    options: Any,
+    context: Context,
+    count: int,
+    *,
+    at_once: int = PER_DRAW,
+    total: int | None = None,
+    kind: type[Stored] = Stored,
+    **more: Any,
+) -> Stored:
+    """A store that synthesiser `name` fills, with the options that it shares with the method's.
+
+    Args:
+        options: the method's: its `store_size`, and `match` where it has one, are the store's.
+        count: outliers per step.
+        at_once: outliers per draw, at most.
+        total: outliers in all; None: `store_size`.
+        more: further options of the synthesiser.
+    """
+    total = total or options.store_size
+    mine = shared_options(options, get_synthesiser(name).Options) | more
+    synthesiser = create_synthesiser(name, min(at_once, total or at_once), context.num_classes, **mine)
+    return kind(synthesiser, count, total, match=getattr(options, "match", ()))
 
 
 def shared_options(given: Record, wanted: type[Record]) -> dict[str, Any]:

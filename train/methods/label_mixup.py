@@ -20,10 +20,8 @@ from pydantic import Field
 from ..method import Context, Method, MethodOptions, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images import image_source
 from ..synthesis.images.label_mixup import LabelMixup as Mixed
-from ..synthesis.store import Stored
-from .from_store import PER_DRAW, shared_options
+from .from_store import filled_store, given_or
 
 ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
 
@@ -60,9 +58,4 @@ class LabelMixup(Method):
 
     def outliers(self, context: Context, count: int) -> Synthesiser:
         """`count` per step: those that the user names, or a store of its own."""
-        o: LabelMixupOptions = self.options
-        if context.outliers:
-            return image_source(context.outliers, count, context.num_classes)
-        per_draw = min(PER_DRAW, o.store_size or PER_DRAW)
-        mixed = Mixed(per_draw, context.num_classes, **shared_options(o, Mixed.Options))
-        return Stored(mixed, count, o.store_size)
+        return given_or(lambda: filled_store(self.name, self.options, context, count), context, count)

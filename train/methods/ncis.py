@@ -16,14 +16,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..method import Context, MethodOptions, Synthesiser
 from ..registry import register
-from ..regularizers.energy_logistic import EnergyLogisticLoss
-from ..synthesis.images import image_source
 from ..synthesis.images.ncis import NCISOptions
-from ..synthesis.registry import create_synthesiser
-from ..synthesis.store import Stored
-from .from_store import shared_options
+from .dream import EnergyOnDecoded
+from .from_store import filled_store, given_or
 
 STORE = 6400  # images in the paper's ablations
 PER_DRAW = 64
@@ -48,25 +45,14 @@ class NCISMethodOptions(MethodOptions, NCISOptions):
 
 
 @register
-class NCIS(Method):
+class NCIS(EnergyOnDecoded):
     """Images decoded from low-density embeddings of the training images, held apart by energy (Doorenbos 2024)."""
 
     name = "ncis"
     Options = NCISMethodOptions
-    wants_outliers = "optional"
-    teaches = "vos"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def outliers(self, context: Context) -> Synthesiser:
         o: NCISMethodOptions = self.options
-        regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
-        source = self.outliers(context, max(1, round(o.ratio * context.batch_size)))
-        start = int(o.start * context.epochs)
-        return [Stage("classifier", context.epochs, context.lr, source, (regulariser,), start_epoch=start)]
-
-    def outliers(self, context: Context, count: int) -> Synthesiser:
-        """What ``outliers=`` names, or the method's own store."""
-        if context.outliers:
-            return image_source(context.outliers, count, context.num_classes)
-        total = self.options.store_size or min(STORE, sum(context.class_counts))
-        options = shared_options(self.options, NCISOptions)
-        return Stored(create_synthesiser("ncis", min(PER_DRAW, total), context.num_classes, **options), count, total)
+        count = self.count(context)
+        total = o.store_size or min(STORE, sum(context.class_counts))
+        return given_or(lambda: filled_store("ncis", o, context, count, at_once=PER_DRAW, total=total), context, count)

@@ -25,6 +25,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from guard.options import part
+
 from ..diffusion import DiffusionOptions
 from ..method import Context, Method, MethodOptions, Regulariser, Stage
 from ..registry import register
@@ -39,7 +41,6 @@ from ..regularizers.projected_energy import ProjectedEnergyLoss
 from ..synthesis.features.outlier_bank import Pairing
 from ..synthesis.features.teacher_outliers import TeacherOutlierOptions, TeacherOutliers
 from ..teacher import TeacherOptions, TeacherSource
-from .from_store import shared_options
 
 Q_LR = 1e-4  # of q, by either update
 TRANSFER_LR = 2.0  # of DT, as a factor: 0.01 to 0.005
@@ -83,11 +84,11 @@ class OAL(Method):
 
     def stages(self, context: Context) -> list[Stage]:
         o: OALOptions = self.options
-        teacher = TeacherSource(TeacherOptions(**shared_options(o, TeacherOptions)), context.epochs, context.batch_size)
+        teacher = TeacherSource(part(o, TeacherOptions), context.epochs, context.batch_size)
         outliers = TeacherOutliers(
             teacher,
-            TeacherOutlierOptions(**shared_options(o, TeacherOutlierOptions)),
-            DiffusionOptions(**shared_options(o, DiffusionOptions)),
+            part(o, TeacherOutlierOptions),
+            part(o, DiffusionOptions),
             selection=o.variant,
         )
         distillation = DistillationLoss(

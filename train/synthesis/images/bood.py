@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from guard.options import part
+
 from ...diffusion import DiffusionOptions
 from ...method import Setting
 from ..embeddings.crossing import CrossingOptions, crossing_embeddings
@@ -18,7 +20,7 @@ from ..embeddings.encoder import EncoderOptions, trained_encoder, training_featu
 from ..embeddings.table import Embeddings, kept_embeddings
 from ..registry import register_synthesiser
 from ..resize import ResizeOptions
-from .decoded import DecodedEmbeddings, part
+from .decoded import DecodedEmbeddings
 
 
 class BOODOptions(DiffusionOptions, EncoderOptions, CrossingOptions, ResizeOptions):

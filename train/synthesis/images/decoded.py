@@ -5,25 +5,17 @@ What Dream-OOD, Dream-ID and BOOD share; they differ in how embeddings are found
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from guard.errors import ConfigError
-from guard.manifest import Record
 
 from ...diffusion import Diffusion, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ..embeddings.table import Embeddings, EmbeddingTable
 from ..resize import kernels, resized
-
-Part = TypeVar("Part", bound=Record)
-
-
-def part(options: Record, kind: type[Part]) -> Part:
-    """The options of `kind` among options that extend it."""
-    return kind(**{name: getattr(options, name) for name in kind.model_fields})
 
 
 class DecodedEmbeddings(ImageSynthesiser):

@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from guard.options import part
+
 from ...diffusion import DiffusionOptions
 from ...method import Setting
 from ..embeddings.anchors import interpolated, moved, with_noise
@@ -23,7 +25,7 @@ from ..embeddings.encoder import EncoderOptions, trained_encoder, training_featu
 from ..embeddings.table import Embeddings, class_generator, kept_embeddings
 from ..registry import register_synthesiser
 from ..resize import ResizeOptions
-from .decoded import DecodedEmbeddings, part
+from .decoded import DecodedEmbeddings
 
 
 class DreamOptions(DiffusionOptions, EncoderOptions, BoundaryEmbeddingOptions, ResizeOptions):
