@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from guard.errors import ConfigError, MissingExtraError
+from .published import published_model
 
 AT_ONCE = 16  # images; a detector enlarges them to some 800 pixels
 
@@ -26,20 +25,9 @@ class Detector:
     """
 
     def __init__(self, model: str, class_names: Sequence[str], threshold: float, device: torch.device) -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise MissingExtraError("transformers, which runs the detector,", "hf") from error
-        try:
-            self._processor: Any = transformers.AutoProcessor.from_pretrained(model)
-            found: Any = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(model, use_safetensors=True)
-        except Exception as error:  # transformers raises OSError, ValueError and more, each with its own sentence
-            said = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"no zero-shot detector can be loaded from detector={model!r}: {said}; give the folder of one (a "
-                "GroundingDINO with its processor), or leave detector= away"
-            ) from error
-        self._model = found.to(device).eval().requires_grad_(False)
+        self._processor, self._model = published_model(
+            model, "AutoModelForZeroShotObjectDetection", "detector", "zero-shot detector", "GroundingDINO", device
+        )
         self._device, self._threshold = device, threshold
         self._names = [name.replace("_", " ").lower() for name in class_names]
 

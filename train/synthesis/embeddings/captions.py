@@ -13,17 +13,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guard.errors import ConfigError, MissingExtraError
+from guard.errors import ConfigError
 
 from ...diffusion import Diffusion, DiffusionOptions
 from ...method import Setting
 from ..chunks import Columns, kept_chunks
+from ..published import published_model
 from .encoder import Features
 
 CAPTION = "This is a photo of {} and {}"
@@ -57,20 +58,9 @@ class Captioner:
     """
 
     def __init__(self, model: str, device: torch.device) -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise MissingExtraError("transformers, which runs the captioning model,", "hf") from error
-        try:
-            self._processor: Any = transformers.AutoProcessor.from_pretrained(model)
-            found: Any = transformers.AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True)
-        except Exception as error:  # transformers raises OSError, ValueError and more, each with its own sentence
-            said = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"no captioning model can be loaded from captioner={model!r}: {said}; give the folder of one (a BLIP "
-                "with its processor), or leave captioner= away"
-            ) from error
-        self._model = found.to(device).eval().requires_grad_(False)
+        self._processor, self._model = published_model(
+            model, "AutoModelForImageTextToText", "captioner", "captioning model", "BLIP", device
+        )
         self._device = device
 
     @torch.no_grad()
