@@ -1,12 +1,16 @@
-"""The stages that a method composes, without training anything."""
+"""The stages that a method composes, without training anything; and runs that are stopped in one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 
 from guard.scores import create_score
+from train.loop import StageRun
 from train.method import Context, Stage
 from train.registry import get_method
 
@@ -37,3 +41,19 @@ def stages_of(
         score=create_score("energy"),
     )
     return method(method.Options(**options)).stages(context)
+
+
+@contextmanager
+def stopped_run(monkeypatch: pytest.MonkeyPatch, at: Callable[[StageRun, int], bool]) -> Iterator[None]:
+    """What trains in here is interrupted before the first epoch (stage, number from 0) that `at` says, and must be."""
+    epoch = StageRun.epoch
+
+    def stopped(self: StageRun, number: int) -> dict[str, float]:
+        if at(self, number):
+            raise KeyboardInterrupt
+        return epoch(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            yield

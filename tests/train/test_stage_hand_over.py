@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import guard
+from tests.composition import stopped_run
 from tests.conftest import Arrays
 from train import loop, registry
 from train.method import Context, Stage
@@ -47,17 +48,8 @@ def test_a_resumed_run_hands_over_what_its_first_stage_learned(
     data = (four[0][:160], four[1][:160])
     guard.train(data, out=tmp_path / "whole", **arguments)
 
-    epoch = loop.StageRun.epoch
-
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
-        if self.index == 1 and number == 1:
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
-    monkeypatch.setattr(loop.StageRun, "epoch", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_run(monkeypatch, lambda run, number: (run.index, number) == (1, 1)):
         guard.train(data, out=tmp_path / "stopped", **arguments)
-    monkeypatch.setattr(loop.StageRun, "epoch", epoch)
     guard.train(data, out=tmp_path / "stopped", resume=True, **arguments)
 
     whole, resumed = handed

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 import guard
 from guard.heads import create_head
 from guard.module import Taps
-from tests.composition import stages_of
+from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays
-from train import loop
 from train.data import load
 from train.method import Batch, IDBatch, Setting, Stage
 from train.regularizers.energy_logistic import EnergyLogisticLoss
@@ -140,18 +139,9 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
 ) -> None:
     options = {**tiny, **RECIPES[name], "epochs": 2, "augment": "crop+flip", "seed": 5}
     whole = guard.train(few(four), out=tmp_path / "whole", **options)
-    epoch = loop.StageRun.epoch
-
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
-        if number == 1:
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            guard.train(few(four), out=out, **options)
+    with stopped_run(monkeypatch, lambda run, number: number == 1):
+        guard.train(few(four), out=out, **options)
     torch.manual_seed(99)  # whatever happened in between
     resumed = guard.train(few(four), out=out, resume=True, **options)
     assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())

@@ -12,10 +12,9 @@ from torch import Tensor
 
 import guard
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
-from tests.composition import stages_of
+from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays
 from tests.tiny_transformers import save_tiny_detector
-from train import loop
 from train.method import Stage
 from train.regularizers.k_plus_1 import KPlusOneLoss
 from train.regularizers.supcon import SupConLoss
@@ -109,19 +108,9 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
 ) -> None:
     options = {**tiny, **RECIPES["fodfom"], "epochs": 1, "tune_epochs": 2, "augment": "crop", "seed": 5}
     whole = guard.train(few(four), out=tmp_path / "whole", **options)
-    epoch, done = loop.StageRun.epoch, []
-
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
-        if len(done) == at:
-            raise KeyboardInterrupt
-        done.append(number)
-        return epoch(self, number)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            guard.train(few(four), out=out, **options)
+    with stopped_run(monkeypatch, lambda run, number: (run.index, number) == (1, at - 1)):
+        guard.train(few(four), out=out, **options)
     torch.manual_seed(99)  # whatever happened in between
     resumed = guard.train(few(four), out=out, resume=True, **options)
     assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import guard
 from guard.errors import ConfigError
+from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
 from train import loop
 from train.generators import kept
@@ -52,18 +53,9 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
     more = {"gan": {"epochs": 2}, "atol": {"finetune_epochs": 2}, "cmg_e": {"head_epochs": 2}}[name]
     options = {**tiny, **RECIPES[name], "epochs": 1, "augment": "crop+flip", "seed": 5, **more}
     whole = guard.train(short(four), out=tmp_path / "whole", **options)
-    epoch = loop.StageRun.epoch
-
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
-        if (self.index, number) == (stage, 1):
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            guard.train(short(four), out=out, **options)
+    with stopped_run(monkeypatch, lambda run, number: (run.index, number) == (stage, 1)):
+        guard.train(short(four), out=out, **options)
     torch.manual_seed(99)  # whatever happened in between
     resumed = guard.train(short(four), out=out, resume=True, **options)
     assert not differing(whole, resumed)

@@ -17,6 +17,7 @@ import guard
 from guard import demo_images, metrics
 from guard.errors import ConfigError
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
+from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
 from train import loop
 from train.method import Context
@@ -140,18 +141,9 @@ def test_two_runs_are_equal_and_a_stopped_one_ends_alike(
     """Stopped in the second epoch of its last stage: q, its Adam, the transfer and its batch norms go on."""
     arguments = options(tiny, variant=variant)
     whole = guard.train(short(four), out=tmp_path / "whole", **arguments)
-    epoch = loop.StageRun.epoch
-
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
-        if (self.stage.name, number) == ("oal", 1):
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
     out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            guard.train(short(four), out=out, **arguments)
+    with stopped_run(monkeypatch, lambda run, number: (run.stage.name, number) == ("oal", 1)):
+        guard.train(short(four), out=out, **arguments)
     torch.manual_seed(99)  # whatever happened in between
     resumed = guard.train(short(four), out=out, resume=True, **arguments)
     assert not differing(whole, resumed)
