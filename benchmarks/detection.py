@@ -51,9 +51,10 @@ ALPHA = 0.05
 CHEAP = ("patch_mix", "patch_shuffle", "phase_mix", "pixel_average", "rotation", "smooth_noise", "strokes")
 TUNING = {"ratio": 1.0, "finetune_epochs": 2}  # of energy_ft: 2.0 and 10 as published take longer than all of plain
 STORE = 20_000  # outliers of the methods that make them once
-SHORT = {"epochs": 3, "lr": 0.01}  # of ceda and acet, whose steps are dear: tuning in place of training from scratch
-DIFFUSED = ("dream_ood", "dream_id", "bood", "ncis", "fodfom")
-GENERATED = {"store_size": 5_000, "ratio": 0.25}  # images of a diffusion model, which are dear, and few in a step
+SHORT = {"epochs": 3, "lr": 0.01}  # of methods whose steps or images are dear: tuning in place of training from scratch
+DIFFUSED = ("label_mixup", "dream_ood", "dream_id", "bood", "ncis")
+GENERATED = {"store_size": 5_000, "ratio": 0.5}  # images of a diffusion model, which are dear, and few in a step
+EMBEDDED = {"embed_per_class": 200, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
@@ -76,10 +77,11 @@ def recipes(outliers: str | None) -> list[Recipe]:
         Recipe("phase_mix", {"method": "phase_mix"}, "plain"),
         Recipe("vos", {"method": "vos"}),
         Recipe("npos", {"method": "npos"}),
-        Recipe("gan", {"method": "gan", "beta": 0.1}),
+        Recipe("gan", {"method": "gan", "beta": 0.1, **SHORT}, "plain"),
         Recipe("ceda", {"method": "ceda", **SHORT}, "plain"),
         Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25, **SHORT}, "plain"),
-        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "atol", "cmg_e")),
+        Recipe("atol", {"method": "atol", "ratio": 1.0, "finetune_epochs": 2}, "plain"),
+        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "cmg_e")),
         Recipe("cmg_s", {"method": "cmg_s"}),
         *(
             Recipe(name, {"method": name, "store_size": STORE}, "plain")
@@ -89,9 +91,12 @@ def recipes(outliers: str | None) -> list[Recipe]:
             Recipe(f"{name} matched", {"method": name, "store_size": STORE, "match": ("spectrum",)}, "plain")
             for name in ("mlm", "dmr", "dmr_mlm")
         ),
-        *(Recipe(name, {"method": name, **GENERATED}) for name in DIFFUSED),
-        Recipe("label_mixup", {"method": "label_mixup", "conditioning": "token", **GENERATED}),
-        Recipe("oal", {"method": "oal", "finetune_epochs": 3}, "plain"),
+        *(
+            Recipe(name, {"method": name, **GENERATED, **SHORT, **(EMBEDDED if name == "ncis" else {})}, "plain")
+            for name in DIFFUSED
+        ),
+        Recipe("fodfom", {"method": "fodfom", "store_size": 2_500, "ratio": 0.5, "tune_epochs": 3}, "plain"),
+        Recipe("oal", {"method": "oal", "finetune_epochs": 3, "teacher_epochs": 5}, "plain"),
         *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
         *(
             Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
