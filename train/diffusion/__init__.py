@@ -5,6 +5,6 @@ own                a small class-conditional model of the user's images, on diff
 stable_diffusion   any StableDiffusionPipeline, with token-embedding substitution
 """
 
-from .base import Diffusion, DiffusionOptions, make_diffusion, register_diffusion
+from .base import Diffusion, DiffusionOptions, beside_model, make_diffusion, register_diffusion
 
-__all__ = ["Diffusion", "DiffusionOptions", "make_diffusion", "register_diffusion"]
+__all__ = ["Diffusion", "DiffusionOptions", "beside_model", "make_diffusion", "register_diffusion"]

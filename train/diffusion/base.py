@@ -12,6 +12,8 @@ Diffusion are exchanged by ``diffusion=``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -82,7 +84,8 @@ class DiffusionOptions(Record):
     Attributes:
         diffusion: "own" (trained on the user's images), "stable-diffusion", or a name given to `register_diffusion`.
         diffusion_folder: where one's own trained model is kept. None: with the run or store that it is trained for. A
-            model that is found finished in a folder named here is used as it is, so that methods and runs share one.
+            model that is found finished in a folder named here is used as it is, so that methods and runs share one,
+            and so are encoders and embeddings in its conditioning space, which are kept beside it.
         diffusion_model: the StableDiffusionPipeline, a folder or a hub id, for "stable-diffusion".
         sampling_steps: denoising steps per image. None: 50 for Stable Diffusion (DDIM), 20 for one's own
             (DPM-Solver++).
@@ -161,3 +164,9 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
         lacking = ", ".join(name for name in wanted if not hasattr(model, name))
         raise ConfigError(f"diffusion model {options.diffusion!r} is a {type(model).__name__} that lacks {lacking}")
     return model
+
+
+def beside_model(setting: Setting, options: DiffusionOptions) -> Setting:
+    """The setting whose folder is the one that `options` name for the model: for what others can share with it."""
+    folder = options.diffusion_folder
+    return setting if folder is None else replace(setting, folder=Path(folder))

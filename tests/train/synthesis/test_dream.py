@@ -201,6 +201,19 @@ def test_the_seed_decides_and_what_is_kept_is_taken(
     assert kept.data.equal(images.data)
 
 
+def test_methods_share_an_encoder_beside_the_diffusion_model(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = str(tmp_path / "diffusion")
+    alone = made_by(replace(setting, folder=tmp_path / "alone"), "bood")[1]
+    made_by(replace(setting, folder=tmp_path / "a"), "dream_ood", diffusion_folder=shared)
+    monkeypatch.setattr(encoder.AnchoredEncoder, "update", lambda *_: pytest.fail("trained again"))
+    second = made_by(replace(setting, folder=tmp_path / "b"), "bood", diffusion_folder=shared)[1]
+    assert second.data.equal(alone.data)
+    assert len(list(Path(shared).glob("encoder-*"))) == 1
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("name", ["interpolation", "gaussian"])
 def test_another_seed_is_another_embedding(name: str, setting: Setting) -> None:
     first, other = (made_by(replace(setting, seed=s), name)[0].table.embeddings.data for s in (0, 5))

@@ -65,7 +65,7 @@ def test_embeddings_are_low_density_points_through_the_inverse(
     ready = made._ready()
     (v, fitted_classes), *_ = seen
     assert torch.bincount(fitted_classes).tolist() == [15] * CLASSES
-    embedded = prompt_tuning.embed_images(ready.diffusion, setting_of(data, tmp_path), made.options, tmp_path)
+    embedded = prompt_tuning.embed_images(ready.diffusion, setting_of(data, tmp_path), made.options)
     with torch.no_grad():
         torch.testing.assert_close(ready.invariants.cvpn(embedded.e / ready.scale, embedded.classes), v)
         classes = torch.arange(60) % CLASSES

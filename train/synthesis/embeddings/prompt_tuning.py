@@ -21,7 +21,6 @@ import functools
 import hashlib
 import json
 import logging
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -197,8 +196,8 @@ def tuned(
     return e.detach(), kept
 
 
-def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, folder: Path) -> Embedded:
-    """Embeddings of the setting's images, or of `embed_per_class` of each class, kept in `folder` in blocks.
+def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions) -> Embedded:
+    """Embeddings of the setting's images, or of `embed_per_class` of each class, kept in its folder in blocks.
 
     A block is written whole or not at all; what a killed run has made is not made again, and a finished folder is
     read. Its name holds a digest of everything that decides the embeddings, the model among it.
@@ -209,7 +208,7 @@ def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, 
     data, device = setting.data, setting.device
     scale = conditioning_scale(diffusion, len(data.class_names), device, options)
     rows = chosen_rows(data, options.embed_per_class, setting.seed)
-    folder = folder / f"embeddings-{_digest(diffusion, setting, options, rows, scale)}"
+    folder = setting.folder / f"embeddings-{_digest(diffusion, setting, options, rows, scale)}"
     blocks = np.array_split(rows, range(BLOCK, len(rows), BLOCK))
     shares = functools.cache(lambda: _shares(diffusion, setting, options))  # where there is something left to embed
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guard.errors import ConfigError
 
-from ...diffusion import Diffusion, make_diffusion
+from ...diffusion import Diffusion, beside_model, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ..embeddings.table import Embeddings, EmbeddingTable
 from ..resize import kernels, resized
@@ -46,7 +46,7 @@ class DecodedEmbeddings(ImageSynthesiser):
         classes = torch.arange(self.num_classes, device=setting.device)
         with torch.no_grad():
             anchors = self._model[0].condition(classes).float()
-        self._table = [EmbeddingTable(self.find(setting, anchors), self.num_classes)]
+        self._table = [EmbeddingTable(self.find(beside_model(setting, self.options), anchors), self.num_classes)]
         self._size = (setting.data.preprocess.height, setting.data.preprocess.width)
 
     @property

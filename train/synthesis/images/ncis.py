@@ -12,14 +12,13 @@ e' is left as long as it is. All of it happens in units of a token embedding of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from guard.errors import ConfigError
 
-from ...diffusion import Diffusion, DiffusionOptions, make_diffusion
+from ...diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ..embeddings.invariants import InvariantOptions, Invariants, fitted_invariants
 from ..embeddings.low_density import ClassGaussians, LowDensityOptions
@@ -68,9 +67,10 @@ class NCIS(ImageSynthesiser):
         o: NCISOptions = self.options
         diffusion = make_diffusion(setting, o)
         scale = conditioning_scale(diffusion, self.num_classes, setting.device, o)
-        embedded = embed_images(diffusion, setting, o, Path(o.diffusion_folder or setting.folder))
+        shared = beside_model(setting, o)
+        embedded = embed_images(diffusion, shared, o)
         u = embedded.e / scale
-        invariants = fitted_invariants(setting, u, embedded.classes, o)
+        invariants = fitted_invariants(shared, u, embedded.classes, o)
         with torch.no_grad():
             pairs = zip(u.split(EMBEDDINGS_AT_ONCE), embedded.classes.split(EMBEDDINGS_AT_ONCE), strict=True)
             v = torch.cat([invariants.cvpn(x.to(setting.device), y.to(setting.device)) for x, y in pairs])

@@ -239,15 +239,20 @@ def test_stable_diffusions_token_embeddings_are_the_unit() -> None:
 # ------------------------------------------------------------------------------------------------- all images, kept
 
 
+def inside(setting: Setting, name: str) -> Setting:
+    """The setting with a folder of its own."""
+    return replace(setting, folder=setting.folder / name)
+
+
 def test_an_images_embedding_does_not_depend_on_the_others(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     options = EmbedOptions(embed_pairs=4)  # by importance, for which the same images are looked at
-    whole = embed_images(solvable(), setting, options, setting.folder / "a")
+    whole = embed_images(solvable(), inside(setting, "a"), options)
     assert whole.e.shape == (25, 12)
     assert whole.classes.tolist() == [i % CLASSES for i in range(25)]
     monkeypatch.setattr(prompt_tuning, "BLOCK", 7)
-    parts = embed_images(solvable(), setting, options.model_copy(update={"embed_batch": 9}), setting.folder / "b")
+    parts = embed_images(solvable(), inside(setting, "b"), options.model_copy(update={"embed_batch": 9}))
     torch.testing.assert_close(parts.e, whole.e)
-    few = embed_images(solvable(), setting, options.model_copy(update={"embed_per_class": 2}), setting.folder / "c")
+    few = embed_images(solvable(), inside(setting, "c"), options.model_copy(update={"embed_per_class": 2}))
     assert torch.bincount(few.classes).tolist() == [2] * CLASSES
     torch.testing.assert_close(few.e, whole.e[few.rows])
 
@@ -256,7 +261,7 @@ def test_a_killed_embedding_goes_on_and_ends_alike(setting: Setting, monkeypatch
     monkeypatch.setattr(prompt_tuning, "BLOCK", 10)
     options = EmbedOptions(embed_pairs=4)
     profile = 50 * prompt_tuning.SHARED
-    whole = embed_images(solvable(), setting, options, setting.folder / "whole")
+    whole = embed_images(solvable(), inside(setting, "whole"), options)
     make, done = prompt_tuning._block, []
 
     def killed(*arguments: Any) -> Any:
@@ -268,14 +273,14 @@ def test_a_killed_embedding_goes_on_and_ends_alike(setting: Setting, monkeypatch
 
     monkeypatch.setattr(prompt_tuning, "_block", killed)
     with pytest.raises(KeyboardInterrupt):
-        embed_images(solvable(), setting, options, setting.folder / "killed")
+        embed_images(solvable(), inside(setting, "killed"), options)
     model = solvable()
-    again = embed_images(model, setting, options, setting.folder / "killed")
+    again = embed_images(model, inside(setting, "killed"), options)
     assert done == [10, 10, "killed", 5]
     assert model.calls == 5 * 3 * 4 + prompt_tuning.PROBED + profile  # what was missing, and the probes
     assert again.e.equal(whole.e)
     model.calls = 0
-    once_more = embed_images(model, setting, options, setting.folder / "killed")
+    once_more = embed_images(model, inside(setting, "killed"), options)
     assert done == [10, 10, "killed", 5]
     assert once_more.e.equal(whole.e)
     assert model.calls == prompt_tuning.PROBED
@@ -290,7 +295,7 @@ def test_latents_are_encoded_once(setting: Setting, monkeypatch: pytest.MonkeyPa
         return encode(self, images)
 
     monkeypatch.setattr(SolvableDiffusion, "encode", counted)
-    embed_images(solvable(), setting, EmbedOptions(embed_pairs=4, embed_batch=8), setting.folder)
+    embed_images(solvable(), setting, EmbedOptions(embed_pairs=4, embed_batch=8))
     assert encoded == [prompt_tuning.PROBED, prompt_tuning.SHARED, 25]
 
 
@@ -315,23 +320,23 @@ def test_everything_that_decides_the_embeddings_has_a_folder_of_its_own(setting:
         (solvable(), setting, options.model_copy(update={"embed_per_class": 2})),
     ]
     for case in cases:
-        embed_images(*case, setting.folder)
+        embed_images(*case)
     assert len(list(setting.folder.iterdir())) == len(cases) - 2
 
 
 def test_a_damaged_block_is_refused_with_what_to_do(setting: Setting) -> None:
-    embed_images(solvable(), setting, EmbedOptions(embed_pairs=2), setting.folder)
+    embed_images(solvable(), setting, EmbedOptions(embed_pairs=2))
     (path,) = setting.folder.glob("embeddings-*/00000.safetensors")
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ArtefactDamagedError, match=r"00000\.safetensors is damaged .*remove it to make"):
-        embed_images(solvable(), setting, EmbedOptions(embed_pairs=2), setting.folder)
+        embed_images(solvable(), setting, EmbedOptions(embed_pairs=2))
 
 
 def test_the_displacement_is_logged(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     """A first step of Adam moves every number by lr, so three of them by at most 3 lr (methods.md A5)."""
     options = EmbedOptions(embed_pairs=2, embed_iterations=1, embed_scale=1.0, embed_lr=0.01)
     with caplog.at_level(logging.INFO, "ood_guard"):
-        made = embed_images(solvable(), setting, options, setting.folder)
+        made = embed_images(solvable(), setting, options)
     moved = (made.e - solvable().condition(made.classes)).norm(dim=-1)
     torch.testing.assert_close(moved, torch.full((25,), 0.01 * 12**0.5), rtol=1e-3, atol=0)
     share = float((moved / solvable().condition(made.classes).norm(dim=-1)).mean())
