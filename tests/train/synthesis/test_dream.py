@@ -211,7 +211,8 @@ def test_methods_share_an_encoder_beside_the_diffusion_model(
     second = made_by(replace(setting, folder=tmp_path / "b"), "bood", diffusion_folder=shared)[1]
     assert second.data.equal(alone.data)
     assert len(list(Path(shared).glob("encoder-*"))) == 1
-    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("name", ["interpolation", "gaussian"])
