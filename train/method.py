@@ -18,6 +18,8 @@ from guard.manifest import Record
 from guard.module import GuardModule, Taps
 from guard.options import parse_options
 
+from .processes import Processes
+
 if TYPE_CHECKING:
     from guard.scores import Score
 
@@ -142,6 +144,12 @@ class ImageSynthesiser(Synthesiser):
         self.count = count
         self.num_classes = num_classes
         self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
+
+    def prepare_together(self, setting: Setting, us: Processes) -> None:
+        """Called before `prepare` by all of several processes at once (`Processes`), to divide what takes long.
+
+        `prepare` is then called by the first alone, and by the others after it.
+        """
 
     @classmethod
     def uses_classifier(cls, options: Any) -> bool:

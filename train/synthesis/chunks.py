@@ -14,30 +14,39 @@ from guard.artefact import write_atomic
 from guard.errors import ArtefactDamagedError
 
 from ..loop import progress_bar
+from ..processes import Processes
 
 Columns = dict[str, Tensor]
+ALONE = Processes()
 
 
-def kept_chunks(folder: Path, count: int, make: Callable[[int], Columns], title: str) -> Columns:
+def kept_chunks(folder: Path, count: int, make: Callable[[int], Columns], title: str, us: Processes = ALONE) -> Columns:
     """The columns that ``make(0) .. make(count - 1)`` give, each joined along its first axis; on the CPU.
 
     Args:
         folder: whose name says all that decides the pieces; may not exist. 00000.safetensors ... are written whole.
         make: must depend on its number alone, not on what was made before.
+        us: who makes them; several call this at once, each makes its share, and all get the whole.
 
     Raises:
         ArtefactDamagedError: a kept piece cannot be read.
     """
-    found: list[Columns] = []
-    with progress_bar(title, count) as advance:
-        for i in range(count):
-            path = folder / f"{i:05d}.safetensors"
-            if not path.exists():
+    paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
+    share, found = us.share(list(range(count))), {}
+    with progress_bar(title, len(share)) as advance:
+        for i in share:
+            if not paths[i].exists():
                 made = {name: column.detach().cpu().contiguous() for name, column in make(i).items()}
-                write_atomic(path, save(made))
-            try:
-                found.append(load(path.read_bytes()))
-            except SafetensorError as error:
-                raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None
+                write_atomic(paths[i], save(made))
+            found[i] = _read(paths[i])
             advance()
-    return {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
+    us.wait()
+    pieces = [found[i] if i in found else _read(path) for i, path in enumerate(paths)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _read(path: Path) -> Columns:
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None

@@ -131,15 +131,19 @@ def fill(
     folder = Path(folder)
     card = _card(synthesiser, setting, count, matching.checked(match), batch_size, shard_size)
     us = processes()
-    with us.first_alone():  # what is trained first is trained once
+    with us.first_alone():
         card, whole = _agreed(folder, card, any_classifier)
-        if not whole:
-            if us.is_first:
-                write_card(folder, card)
-            synthesiser.to(setting.device)
-            setting.module.eval()
-            synthesiser.prepare(replace(setting, folder=folder))
+        if not whole and us.is_first:
+            write_card(folder, card)
+    us.wait()  # all have seen the same folder
     if not whole:
+        synthesiser.to(setting.device)
+        setting.module.eval()
+        inside = replace(setting, folder=folder)
+        if us.world > 1:
+            synthesiser.prepare_together(inside, us)
+        with us.first_alone():  # what is trained first is trained once
+            synthesiser.prepare(inside)
         _make(folder, card, us.share(missing_shards(folder, card)), synthesiser, setting)
     us.wait()
     return Store(folder, card)

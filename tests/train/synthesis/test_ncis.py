@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ import tests.train.synthesis.embeddings.solvable_diffusion as solvable
 from guard.errors import ConfigError
 from train.data import ImageData, load
 from train.method import IDBatch, Setting
+from train.processes import Processes
+from train.synth import untrained
 from train.synthesis.embeddings import invariants as fitting
 from train.synthesis.embeddings import prompt_tuning
 from train.synthesis.embeddings.low_density import ClassGaussians
 from train.synthesis.images.ncis import NCIS, NCISOptions
 from train.synthesis.registry import create_synthesiser
 from train.synthesis.resize import resized
+from train.synthesis.store import Store, fill
 
 CLASSES, SIDE = 3, 8
 SHORT: dict[str, Any] = {"diffusion": "solvable", "embed_pairs": 4, "cvpn_epochs": 4}
@@ -34,7 +39,7 @@ def made_of(data: ImageData, folder: Path, count: int = 12, **options: Any) -> N
 
 
 def setting_of(data: ImageData, folder: Path) -> Setting:
-    return Setting(None, data, folder, 0, torch.device("cpu"))  # type: ignore[arg-type]  # it reads no network
+    return Setting(untrained(data, torch.device("cpu")), data, folder, 0, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -43,6 +48,35 @@ def data() -> ImageData:
     labels = np.arange(60) % CLASSES
     images = rng.integers(0, 120, (60, SIDE, SIDE, 3)) + 60 * labels[:, None, None, None]
     return load((images.astype(np.uint8), labels))
+
+
+def test_processes_divide_the_embedding_and_get_what_one_gets(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_tuning, "BLOCK", 8)  # 8 blocks over 3 processes
+    alone = fill(tmp_path / "alone", create_synthesiser("ncis", 12, CLASSES, **SHORT), setting_of(data, tmp_path), 40)
+    barrier, ranks, made = threading.Barrier(3, timeout=60), threading.local(), dict[int, list[int]]()
+    monkeypatch.setattr(Processes, "wait", lambda _: barrier.wait())
+    monkeypatch.setattr("train.synthesis.store.processes", lambda: Processes(ranks.rank, 3))
+    block = prompt_tuning._block
+
+    def noted(*arguments: Any) -> Any:
+        made.setdefault(ranks.rank, []).append(int(arguments[-1][0]))
+        return block(*arguments)
+
+    monkeypatch.setattr(prompt_tuning, "_block", noted)
+
+    def run(rank: int) -> Store:
+        ranks.rank = rank
+        synthesiser = create_synthesiser("ncis", 12, CLASSES, **SHORT)
+        return fill(tmp_path / "shared", synthesiser, setting_of(data, tmp_path), 40)
+
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(run, range(3)))
+    assert made == {0: [0, 24, 48], 1: [8, 32, 56], 2: [16, 40]}
+    expected = alone.images().take(np.arange(40))
+    for store in stores:
+        np.testing.assert_array_equal(store.images().take(np.arange(40)), expected)
 
 
 def generator(seed: int = 1) -> torch.Generator:

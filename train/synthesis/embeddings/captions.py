@@ -23,7 +23,8 @@ from guard.errors import ConfigError
 
 from ...diffusion import Diffusion, DiffusionOptions
 from ...method import Setting
-from ..chunks import Columns, kept_chunks
+from ...processes import Processes
+from ..chunks import ALONE, Columns, kept_chunks
 from ..published import published_model
 from .encoder import Features
 
@@ -86,8 +87,12 @@ def captioned(diffusion: Diffusion, options: DiffusionOptions) -> TextDiffusion:
     return diffusion
 
 
-def caption_features(setting: Setting, diffusion: Diffusion, options: DiffusionOptions, captioner: str) -> Features:
+def caption_features(
+    setting: Setting, diffusion: Diffusion, options: DiffusionOptions, captioner: str, us: Processes = ALONE
+) -> Features:
     """Features of all training images' captions, in their order; kept in the setting's folder as they are made.
+
+    Several processes that call this at once share the work (`us`).
 
     Raises:
         ConfigError: the diffusion model has no text encoder, or the captioner cannot be loaded.
@@ -107,7 +112,7 @@ def caption_features(setting: Setting, diffusion: Diffusion, options: DiffusionO
         texts = [CAPTION.format(name, said) for name, said in zip(names, loaded[0].captions(images), strict=True)]
         return {"features": model.text_features(texts)}
 
-    found = kept_chunks(folder, -(-len(data) // AT_ONCE), make, "captions")
+    found = kept_chunks(folder, -(-len(data) // AT_ONCE), make, "captions", us)
     return Features(found["features"].to(setting.device), torch.from_numpy(labels.copy()).to(setting.device))
 
 

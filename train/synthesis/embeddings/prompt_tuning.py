@@ -33,7 +33,8 @@ from guard.manifest import Record
 from ...data import ImageData
 from ...diffusion import Diffusion
 from ...method import Setting
-from ..chunks import kept_chunks
+from ...processes import Processes
+from ..chunks import ALONE, kept_chunks
 
 log = logging.getLogger("ood_guard")
 
@@ -196,11 +197,12 @@ def tuned(
     return e.detach(), kept
 
 
-def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions) -> Embedded:
+def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, us: Processes = ALONE) -> Embedded:
     """Embeddings of the setting's images, or of `embed_per_class` of each class, kept in its folder in blocks.
 
     A block is written whole or not at all; what a killed run has made is not made again, and a finished folder is
-    read. Its name holds a digest of everything that decides the embeddings, the model among it.
+    read. Its name holds a digest of everything that decides the embeddings, the model among it. Where several
+    processes call this at once, each makes its share of the blocks (`us`).
 
     Raises:
         ArtefactDamagedError: a block cannot be read.
@@ -215,7 +217,7 @@ def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions) 
     def make(number: int) -> dict[str, Tensor]:
         return _block(diffusion, setting, options, scale, shares(), blocks[number])
 
-    made = kept_chunks(folder, len(blocks), make, "embeddings")
+    made = kept_chunks(folder, len(blocks), make, "embeddings", us)
     _report(made["e"], made["anchors"], made["losses"])
     assert data.labels is not None  # checked when the data was loaded for training
     return Embedded(made["e"], torch.from_numpy(data.labels[rows].copy()), torch.from_numpy(rows))

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from guard.heads import unit
 
-from ...diffusion import DiffusionOptions
+from ...diffusion import DiffusionOptions, beside_model, make_diffusion
 from ...method import Setting
+from ...processes import Processes
 from ..embeddings.captions import PROMPT, caption_features, captioned
 from ..embeddings.edge import Beyond, EdgeOptions, beyond_edges
 from ..embeddings.encoder import EncoderOptions, trained_encoder, training_features
@@ -48,6 +49,12 @@ class FodFoM(DecodedEmbeddings):
     name: ClassVar[str] = "fodfom"
     source: ClassVar[str] = "FodFoM, Chen et al., ACM MM 2024"
     Options: ClassVar = FodFoMOptions
+
+    def prepare_together(self, setting: Setting, us: Processes) -> None:
+        if self.options.captioner is not None:
+            with us.first_alone():
+                diffusion = make_diffusion(setting, self.options)
+            caption_features(beside_model(setting, self.options), diffusion, self.options, self.options.captioner, us)
 
     def find(self, setting: Setting, anchors: Tensor) -> Embeddings:
         captioner = self.options.captioner

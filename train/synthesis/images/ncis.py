@@ -20,6 +20,7 @@ from guard.errors import ConfigError
 
 from ...diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
+from ...processes import Processes
 from ..embeddings.invariants import InvariantOptions, Invariants, fitted_invariants
 from ..embeddings.low_density import ClassGaussians, LowDensityOptions
 from ..embeddings.prompt_tuning import EmbedOptions, conditioning_scale, embed_images
@@ -62,6 +63,11 @@ class NCIS(ImageSynthesiser):
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
         self._prepared: _Prepared | None = None
+
+    def prepare_together(self, setting: Setting, us: Processes) -> None:
+        with us.first_alone():
+            diffusion = make_diffusion(setting, self.options)
+        embed_images(diffusion, beside_model(setting, self.options), self.options, us)
 
     def prepare(self, setting: Setting) -> None:
         o: NCISOptions = self.options
