@@ -11,7 +11,6 @@ Files in the model's folder:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -21,16 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from guard.artefact import write_atomic
-from guard.errors import ArtefactDamagedError, ConfigError
 from guard.manifest import Record
 
 from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from ..feed import Feed
+from ..generators.finished import check_fits, read_finished, rows_digest, write_finished
 from ..generators.grid import png_grid
 from ..generators.kept import epochs_showing, seeded
 from ..loop import Average, epoch_seed, progress_bar, schedule
@@ -86,20 +83,13 @@ def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -
             other images, with other options or another seed.
         ArtefactDamagedError: its files cannot be read.
     """
-    try:
-        card = DiffusionCard.model_validate_json((folder / "diffusion.json").read_bytes())
-        state = load((folder / "diffusion.safetensors").read_bytes())
-    except FileNotFoundError:
+    found = read_finished(folder, "diffusion", DiffusionCard, "diffusion model")
+    if found is None:
         return None
-    except (ValueError, SafetensorError) as error:
-        raise ArtefactDamagedError(f"the diffusion model in {folder} is damaged ({error}); remove it") from None
+    card, state = found
     then, now = _flat(card), _flat(asked)
     keys = ["height", "width", "channels", "class_names"] if any_options else list(now)
-    differing = [f"{key}: {then[key]!r} then, {now[key]!r} now" for key in keys if then[key] != now[key]]
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a diffusion model that does not fit ({'; '.join(differing)}); choose another folder"
-        )
+    check_fits(folder, "diffusion model", then, now, keys)
     if card.rows_digest != asked.rows_digest or card.data_fingerprint != asked.data_fingerprint:
         log.warning("the diffusion model in %s was trained on other images; it may have seen held-out ones", folder)
     model = OwnDiffusion(card.model)
@@ -138,7 +128,7 @@ def _card(setting: Setting, options: DiffusionOptions) -> DiffusionCard:
         lr=options.diffusion_lr,
         seed=setting.seed,
         data_fingerprint=data.fingerprint,
-        rows_digest=hashlib.sha256(np.sort(data.rows).tobytes()).hexdigest()[:16],
+        rows_digest=rows_digest(data),
         images=len(data),
     )
 
@@ -180,11 +170,9 @@ class Training:
             if epoch + 1 == self.card.epochs or (epoch + 1) % max(1, self.card.epochs // GRIDS) == 0:
                 write_atomic(self.folder / "images" / f"{epoch + 1:04d}.png", self.picture())
         self.network.load_state_dict(self.averaged.shadow.state_dict())
-        state = {key: value.detach().to("cpu").contiguous() for key, value in self.model.state_dict().items()}
-        write_atomic(self.folder / "diffusion.safetensors", save(state))
-        write_atomic(self.folder / "diffusion.json", self.card.model_dump_json(indent=1).encode())
-        for path in [self.folder / "checkpoint.safetensors", *self.folder.glob("autoencoder-*.safetensors")]:
-            path.unlink(missing_ok=True)
+        write_finished(self.folder, "diffusion", self.model, self.card)
+        for path in self.folder.glob("autoencoder-*.safetensors"):
+            path.unlink()
         return self.model
 
     def _train_autoencoder(self) -> None:

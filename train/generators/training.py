@@ -9,20 +9,15 @@ Files in the pair's folder:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from guard.artefact import write_atomic
-from guard.errors import ArtefactDamagedError, ConfigError
 from guard.manifest import Record
 
 from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
@@ -30,6 +25,7 @@ from ..data import ImageData
 from ..feed import Feed
 from ..loop import Average, epoch_seed, mixed_precision, progress_bar, schedule
 from ..method import IDBatch, Setting
+from .finished import check_fits, read_finished, rows_digest, write_finished
 from .grid import png_grid
 from .losses import discriminator_loss, feature_distance, non_saturating, r1_penalty
 from .pair import PairOptions, register_pair
@@ -81,20 +77,13 @@ def load_style_pair(folder: Path, asked: PairCard, *, any_options: bool = False)
         ConfigError: it was trained on other images, or (unless `any_options`) with other options or another seed.
         ArtefactDamagedError: its files cannot be read.
     """
-    try:
-        card = PairCard.model_validate_json((folder / "pair.json").read_bytes())
-        state = load((folder / "pair.safetensors").read_bytes())
-    except FileNotFoundError:
+    found = read_finished(folder, "pair", PairCard, "pair")
+    if found is None:
         return None
-    except (ValueError, SafetensorError) as error:
-        raise ArtefactDamagedError(f"the pair in {folder} is damaged ({error}); remove the folder") from None
+    card, state = found
     free = {"options", "epochs", "seed", "rows_digest", "images", "size"} if any_options else set()
     then, now = card.model_dump(), asked.model_dump()
-    differing = [
-        f"{key}: {then[key]!r} then, {now[key]!r} now" for key in now if then[key] != now[key] and key not in free
-    ]
-    if differing:
-        raise ConfigError(f"{folder} holds a pair that does not fit ({'; '.join(differing)}); choose another folder")
+    check_fits(folder, "pair", then, now, [key for key in now if key not in free])
     if card.rows_digest != asked.rows_digest:
         log.warning("the pair in %s was trained on other rows of the data; it may have seen held-out images", folder)
     pair = _fresh(card)
@@ -114,7 +103,7 @@ def _card(setting: Setting, options: PairOptions) -> PairCard:
         epochs=options.pair_epochs or -(-SHOWN // len(data)),
         seed=setting.seed,
         data_fingerprint=data.fingerprint,
-        rows_digest=hashlib.sha256(np.sort(data.rows).tobytes()).hexdigest()[:16],
+        rows_digest=rows_digest(data),
         images=len(data),
     )
 
@@ -157,10 +146,7 @@ class PairTraining:
             write_atomic(folder / "images" / f"{epoch + 1:04d}.png", self.picture())
         pair = self.averaged.shadow
         assert isinstance(pair, StylePair)
-        state = {key: value.detach().to("cpu").contiguous() for key, value in pair.state_dict().items()}
-        write_atomic(folder / "pair.safetensors", save(state))
-        write_atomic(folder / "pair.json", self.card.model_dump_json(indent=1).encode())
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        write_finished(folder, "pair", pair, self.card)
         return pair
 
     def epoch(self, epoch: int) -> dict[str, float]:

@@ -1,0 +1,63 @@
+"""A finished model in a folder that runs can share: ``<name>.safetensors``, and its card beside it, ``<name>.json``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from guard.artefact import write_atomic
+from guard.errors import ArtefactDamagedError, ConfigError
+from guard.manifest import Record
+
+from ..data import ImageData
+
+Card = TypeVar("Card", bound=Record)
+
+
+def write_finished(folder: Path, name: str, model: nn.Module, card: Record) -> None:
+    """Weights first, then the card: a folder with a card is whole. The checkpoint on the way there is removed."""
+    state = {key: value.detach().to("cpu").contiguous() for key, value in model.state_dict().items()}
+    write_atomic(folder / f"{name}.safetensors", save(state))
+    write_atomic(folder / f"{name}.json", card.model_dump_json(indent=1).encode())
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def read_finished(folder: Path, name: str, kind: type[Card], what: str) -> tuple[Card, dict[str, Tensor]] | None:
+    """Card and weights; None where there are none.
+
+    Args:
+        kind: of the card. what: the model, for people ("pair").
+
+    Raises:
+        ArtefactDamagedError: they cannot be read.
+    """
+    try:
+        card = kind.model_validate_json((folder / f"{name}.json").read_bytes())
+        return card, load((folder / f"{name}.safetensors").read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, SafetensorError) as error:
+        raise ArtefactDamagedError(f"the {what} in {folder} is damaged ({error}); remove the folder") from None
+
+
+def check_fits(folder: Path, what: str, then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse a model that was made otherwise than it is asked for, in any of `keys`.
+
+    Raises:
+        ConfigError: naming every difference.
+    """
+    differing = [f"{key}: {then[key]!r} then, {now[key]!r} now" for key in keys if then[key] != now[key]]
+    if differing:
+        raise ConfigError(f"{folder} holds a {what} that does not fit ({'; '.join(differing)}); choose another folder")
+
+
+def rows_digest(data: ImageData) -> str:
+    """Which rows of the data these are, in any order."""
+    return hashlib.sha256(np.sort(data.rows).tobytes()).hexdigest()[:16]
