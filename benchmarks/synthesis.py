@@ -97,7 +97,7 @@ def speed(batch: int, steps: int, rounds: int, clock: Callable[[], float]) -> di
     found = {}
     for conditioning, side in SECTIONS:
         model = untrained(conditioning, side)
-        model.steps, model.batch = steps, batch
+        model.steps, model.batches.size = steps, batch
         classes = torch.arange(batch) % 10
         e = model.condition(classes)
 

@@ -9,6 +9,7 @@ out at the size of the training images.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from ..loop import mixed_precision
 from .autoencoder import CHANNELS as LATENT_CHANNELS
 from .autoencoder import Autoencoder, AutoencoderCard, halvings, to_signal
 from .base import DiffusionOptions
+from .batches import Batches
 from .denoiser import Denoiser, padded_size
 from .noise import TIMES, Prediction
 from .sampling import denoised
@@ -69,13 +71,13 @@ class OwnDiffusion(nn.Module):
         )
         self.width, self.channels = self.denoiser.embedding_width, card.diffusion_width
         self.times = TIMES
-        self.steps, self.guidance, self.batch = STEPS, GUIDANCE, 64
+        self.steps, self.guidance, self.batches = STEPS, GUIDANCE, Batches(64)
 
     def sampling(self, options: DiffusionOptions) -> OwnDiffusion:
         """Sample as the options say from now on."""
         self.steps = options.sampling_steps or STEPS
         self.guidance = GUIDANCE if options.guidance is None else options.guidance
-        self.batch = options.sampling_batch
+        self.batches = Batches(options.sampling_batch)
         return self
 
     @torch.no_grad()
@@ -87,14 +89,14 @@ class OwnDiffusion(nn.Module):
         if self.autoencoder is None:
             return signal
         with self.autocast():
-            return torch.cat([self.autoencoder.encode(part) for part in signal.split(self.batch)])
+            return self.batches(self.autoencoder.encode, signal)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         signal = latents
         if self.autoencoder is not None:
             with self.autocast():
-                signal = torch.cat([self.autoencoder.decode(part) for part in latents.split(self.batch)])
+                signal = self.batches(self.autoencoder.decode, latents)
         height, width = self.own_size
         pixels = ((signal[..., :height, :width] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous()
@@ -110,12 +112,9 @@ class OwnDiffusion(nn.Module):
     @torch.no_grad()
     def latents(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device)
+        sampled = functools.partial(denoised, self.denoiser, steps=self.steps, guidance=self.guidance)
         with self.autocast():
-            parts = [
-                denoised(self.denoiser, noise_part, e_part, steps=self.steps, guidance=self.guidance)
-                for noise_part, e_part in zip(noise.split(self.batch), e.split(self.batch), strict=True)
-            ]
-        return torch.cat(parts)
+            return self.batches(sampled, noise, e)
 
     def sample(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         return self.decode(self.latents(e, classes, generator))

@@ -112,10 +112,10 @@ def test_batches_are_of_the_size_asked_for_and_change_nothing(model: OwnDiffusio
     seen: list[int] = []
     hook = model.denoiser.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     try:
-        model.batch = 2
+        model.batches.size = 2
         parts = model.latents(model.condition(labels), labels, torch.Generator().manual_seed(0))
     finally:
-        model.batch = 64
+        model.batches.size = 64
         hook.remove()
     assert seen == [4, 4, 4, 4, 2, 2]  # two steps each, both branches at once
     assert parts.allclose(whole, atol=0.05)
