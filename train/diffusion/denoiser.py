@@ -39,8 +39,10 @@ def fold_of(height: int, width: int, patch: int | None) -> int:
 def padded_size(height: int, width: int, patch: int | None) -> tuple[int, int]:
     """The smallest size that covers `height` x `width` and that the UNet halves without a rest."""
     fold = fold_of(height, width, patch)
-    multiple = fold * 2 ** (levels(-(-height // fold), -(-width // fold)) - 1)
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    for _ in range(MOST_LEVELS):  # what is filled up may be halved once more than it was before
+        multiple = fold * 2 ** (levels(-(-height // fold), -(-width // fold)) - 1)
+        height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    return height, width
 
 
 def embedding_width(width: int, conditioning: Literal["token", "label"]) -> int:
