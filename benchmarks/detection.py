@@ -53,7 +53,12 @@ TUNING = {"ratio": 1.0, "finetune_epochs": 2}  # of energy_ft: 2.0 and 10 as pub
 STORE = 20_000  # outliers of the methods that make them once
 SHORT = {"epochs": 3, "lr": 0.01}  # of methods whose steps or images are dear: tuning in place of training from scratch
 DIFFUSED = ("label_mixup", "dream_ood", "dream_id", "bood", "ncis")
-GENERATED = {"store_size": 3_000, "ratio": 0.5}  # images of a diffusion model, which are dear, and few in a step
+DECODED = {"conditioning": "label"}  # of the diffusion model that they share
+GENERATED = {
+    **DECODED,
+    "store_size": 3_000,
+    "ratio": 0.5,
+}  # images of a diffusion model, which are dear, and few in a step
 EMBEDDED = {"embed_per_class": 200, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
@@ -94,8 +99,8 @@ def recipes(outliers: str | None) -> list[Recipe]:
             Recipe(name, {"method": name, **GENERATED, **SHORT, **(EMBEDDED if name == "ncis" else {})}, "plain")
             for name in DIFFUSED
         ),
-        Recipe("fodfom", {"method": "fodfom", "store_size": 1_500, "ratio": 0.5, "tune_epochs": 3}, "plain"),
-        Recipe("oal", {"method": "oal", "finetune_epochs": 3, "teacher_epochs": 5}, "plain"),
+        Recipe("fodfom", {"method": "fodfom", **GENERATED, "store_size": 1_500, "tune_epochs": 3}, "plain"),
+        Recipe("oal", {"method": "oal", **DECODED, "finetune_epochs": 3, "teacher_epochs": 5}, "plain"),
         *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
         *(
             Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
