@@ -92,9 +92,10 @@ class TeacherSource:
 
     def _trained(self, setting: Setting) -> Teacher:
         o, p = self.options, setting.data.preprocess
+        side = max(p.height, p.width)
         backbone = o.teacher
         if backbone == "auto":
-            backbone = "wrn40_2" if p.height <= SMALL_IMAGE else "resnet34"
+            backbone = "wrn40_2" if side <= SMALL_IMAGE else "resnet34"
         check_teacher(backbone)
         options = o.model_copy(update={"teacher": backbone})
         path = kept_path(setting, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
@@ -109,7 +110,7 @@ class TeacherSource:
             batch_size=self.batch_size,
             lr=lr,
             seed=setting.seed,
-            image_size=p.height,
+            image_size=side,
             in_chans=1 if p.channels == 1 else 3,
             pretrained=o.teacher_pretrained,
             augment=o.teacher_augment,

@@ -11,7 +11,7 @@ import torch
 
 import guard
 from guard.errors import ConfigError, UnknownNameError
-from guard.manifest import Normalisation
+from guard.manifest import Normalisation, Preprocess
 from guard.module import GuardModule
 from guard.scores import create_score
 from tests.conftest import Arrays
@@ -96,16 +96,21 @@ def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch
     assert all(value.equal(states(resumed)[key]) for key, value in states(whole).items())
 
 
-@pytest.mark.parametrize(("side", "expected"), [(16, "wrn40_2"), (64, "wrn40_2"), (65, "resnet34")])
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [((16, 16), "wrn40_2"), ((64, 48), "wrn40_2"), ((65, 65), "resnet34"), ((16, 65), "resnet34")],
+)
 def test_the_default_is_larger_than_the_student(
-    side: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sides: tuple[int, int], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def seen(config: TrainConfig, setting: Setting) -> GuardModule:
         assert (config.backbone, config.epochs, config.lr, config.augment) == (expected, 7, 0.1, "crop")
+        assert config.image_size == max(sides)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(teacher, "fresh_teacher", seen)
-    data = load((np.zeros((4, side, side, 3), np.uint8), np.arange(4) % 2))
+    form = Preprocess(height=sides[0], width=sides[1], channels=3)
+    data = load((np.zeros((4, *sides, 3), np.uint8), np.arange(4) % 2), preprocess=form)
     with pytest.raises(KeyboardInterrupt):
         TeacherSource(TeacherOptions(), 7, 2)(Setting(student(2), data, tmp_path, 0, CPU))
 
