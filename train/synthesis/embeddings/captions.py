@@ -120,6 +120,7 @@ def _folder(setting: Setting, options: DiffusionOptions, captioner: str) -> Path
     """Named by all that decides the features."""
     data = setting.data
     rows = hashlib.sha256(data.rows.tobytes()).hexdigest()
-    identity = [captioner, options.diffusion, options.diffusion_model, data.fingerprint, rows, data.class_names]
+    pixels = data.preprocess.model_dump(mode="json")
+    identity = [captioner, options.diffusion, options.diffusion_model, data.fingerprint, rows, data.class_names, pixels]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return setting.folder / f"captions-{digest}"
