@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from guard.detector import Guard
@@ -47,6 +47,13 @@ class TeacherOptions(Record):
     teacher_epochs: int | None = Field(default=None, ge=1)
     teacher_lr: float | None = Field(default=None, gt=0)
     teacher_augment: Literal["none", "crop", "crop+flip"] = "crop"
+
+    @field_validator("teacher")
+    @classmethod
+    def _is_one(cls, name: str) -> str:
+        if name != "auto" and not Path(name).is_dir():
+            check_teacher(name)
+        return name
 
 
 class Teacher:
@@ -96,7 +103,6 @@ class TeacherSource:
         backbone = o.teacher
         if backbone == "auto":
             backbone = "wrn40_2" if side <= SMALL_IMAGE else "resnet34"
-        check_teacher(backbone)
         options = o.model_copy(update={"teacher": backbone})
         path = kept_path(setting, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
         folder = path.with_suffix("")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import guard
-from guard.errors import ConfigError, UnknownNameError
+from guard.errors import ConfigError
 from guard.manifest import Normalisation, Preprocess
 from guard.module import GuardModule
 from guard.scores import create_score
@@ -135,7 +135,18 @@ def test_teachers_that_do_not_fit_are_refused(
     other = Setting(setting.module, renamed, tmp_path, 0, CPU)
     with pytest.raises(ConfigError, match=r"knows the classes 0, 1, 2, 3, the images are of 0, 1; train one"):
         TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(other)
-    with pytest.raises(ConfigError, match="teacher='runs/none' is no folder; give a run folder"):
-        TeacherSource(TeacherOptions(teacher="runs/none"), 1, 32)(setting)
-    with pytest.raises(UnknownNameError, match="unknown backbone 'wrn10_3'; did you mean 'wrn10_2'"):
-        TeacherSource(TeacherOptions(teacher="wrn10_3"), 1, 32)(setting)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("runs/none", "teacher='runs/none' is no folder; give a run folder"),
+        ("wrn10_3", "unknown backbone 'wrn10_3'; did you mean 'wrn10_2'"),
+    ],
+)
+def test_what_is_no_teacher_is_said_before_anything_is_trained(
+    four: Arrays, tmp_path: Path, teacher: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        guard.train(four, method="oal", out=tmp_path / "run", teacher=teacher)
+    assert not (tmp_path / "run").exists()

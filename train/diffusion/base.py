@@ -14,16 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
 from guard.manifest import Record
 
 from ..method import Setting
+from .pipeline import check_name
 
 
 @runtime_checkable
@@ -120,6 +121,30 @@ class DiffusionOptions(Record):
     latent: bool | None = None
     patch: int | None = Field(default=None, ge=1, le=8)
 
+    @field_validator("diffusion")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in (*OURS, *_MODELS):
+            hint = "Add one with train.diffusion.register_diffusion."
+            raise UnknownNameError("diffusion model", name, (*OURS, *_MODELS), hint)
+        return name
+
+    @model_validator(mode="after")
+    def _known_before_anything_is_trained(self) -> Self:
+        if self.diffusion == "stable-diffusion":
+            check_name(self.diffusion_model)
+            if "{}" not in self.prompt:
+                raise ConfigError(
+                    f"prompt={self.prompt!r} has no place for the class's name; put {{}} where it belongs"
+                )
+        for name in ("diffusion_model", "prompt") if self.diffusion == "own" else ():
+            value = getattr(self, name)
+            if value != DiffusionOptions.model_fields[name].default:
+                raise ConfigError(
+                    f"diffusion='own' does not read {name}={value!r}; add diffusion='stable-diffusion', or drop it"
+                )
+        return self
+
 
 DiffusionFactory = Callable[[Setting, DiffusionOptions], Diffusion]
 
@@ -147,17 +172,12 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
     """The model that `options` name, trained or loaded.
 
     Raises:
-        UnknownNameError: no such model.
         ConfigError: what the factory made does not speak the interface.
     """
     from .own import own
     from .stable_diffusion import stable_diffusion
 
     factories: dict[str, DiffusionFactory] = {"own": own, "stable-diffusion": stable_diffusion, **_MODELS}
-    if options.diffusion not in factories:
-        raise UnknownNameError(
-            "diffusion model", options.diffusion, factories, "Add one with train.diffusion.register_diffusion."
-        )
     model = factories[options.diffusion](setting, options)
     if not isinstance(model, Diffusion):
         wanted = [*Diffusion.__annotations__, *(name for name in vars(Diffusion) if not name.startswith("_"))]

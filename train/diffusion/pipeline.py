@@ -21,14 +21,10 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
     """The pipeline on `device`, frozen: half precision on a GPU, no safety checker, DDIM, the VAE image by image.
 
     Raises:
-        ConfigError: no name; no such folder or hub id; another kind of pipeline; no safetensors.
+        ConfigError: as `check_name`; no such hub id; another kind of pipeline; no safetensors.
         MissingExtraError: diffusers or transformers is not installed.
     """
-    if not name:
-        raise ConfigError(
-            f"diffusion='stable-diffusion' needs diffusion_model=: the folder of a {KIND} (as save_pretrained writes "
-            f"it), or a hub id such as {EXAMPLE!r}; or use diffusion='own'"
-        )
+    name = check_name(name)
     diffusers = _diffusers()
     _check_kind(diffusers, name)
     try:
@@ -60,15 +56,29 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
     return pipeline.to(device)
 
 
-def _check_kind(diffusers: Any, name: str) -> None:
+def check_name(name: str | None) -> str:
+    """The name of a pipeline that may be there; nothing is opened.
+
+    Raises:
+        ConfigError: no name, or neither a folder nor what a hub id looks like.
+    """
+    if not name:
+        raise ConfigError(
+            f"diffusion='stable-diffusion' needs diffusion_model=: the folder of a {KIND} (as save_pretrained writes "
+            f"it), or a hub id such as {EXAMPLE!r}; or use diffusion='own'"
+        )
     path = Path(name)
-    if path.is_dir():
-        where, fix = f"the folder {name}", "give the folder that pipeline.save_pretrained(folder) wrote"
-    elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+    if not path.is_dir() and (path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)):
         found = "is no folder" if path.exists() else "does not exist"
         raise ConfigError(
             f"diffusion_model={name!r} {found}; give the folder of a {KIND}, or a hub id like {EXAMPLE!r}"
         )
+    return name
+
+
+def _check_kind(diffusers: Any, name: str) -> None:
+    if Path(name).is_dir():
+        where, fix = f"the folder {name}", "give the folder that pipeline.save_pretrained(folder) wrote"
     else:
         where = f"{name!r} (no folder here, so taken for a hub id)"
         fix = "check the id and the network; without one, give the folder of a pipeline downloaded elsewhere"

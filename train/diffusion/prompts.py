@@ -56,7 +56,7 @@ class Prompts:
         anchors: (C, E) float32, the input token embeddings of the classes.
 
     Raises:
-        ConfigError: a prompt that has no place for the name, or a name that has no token of its own in it.
+        ConfigError: a name that has no token of its own in the prompt.
     """
 
     def __init__(self, pipeline: Any, class_names: Sequence[str], prompt: str) -> None:
@@ -106,8 +106,6 @@ class Prompts:
         return encoded
 
     def _check(self, class_names: Sequence[str], pieces: list[list[int]], prompt: str) -> None:
-        if "{}" not in prompt:
-            raise ConfigError(f"prompt={prompt!r} has no place for the class's name; put {{}} where it belongs")
         tokenizer = self._pipeline.tokenizer
         for name, text, ids in zip(class_names, self._texts, pieces, strict=True):
             if not ids or ids[0] in (tokenizer.eos_token_id, tokenizer.unk_token_id):

@@ -33,7 +33,7 @@ from ..synthesis.images.fodfom import FodFoMOptions
 from ..synthesis.store import Stored
 from .from_store import PER_DRAW, filled_store, given_or
 
-KINDS = {"decoded": "fodfom", "blurred": "blurred_object"}
+KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
 
 
 class FodFoMMethodOptions(MethodOptions, FodFoMOptions, BlurredObjectOptions):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from guard.errors import ConfigError, UnknownNameError
+from guard.errors import ConfigError
+from guard.options import parse_options
 from train.diffusion import DiffusionOptions, base, make_diffusion, register_diffusion
 from train.method import Setting
 
@@ -40,5 +41,5 @@ def test_the_names_of_ours_are_taken(name: str, registered: dict[str, Any]) -> N
 
 
 def test_an_unknown_name_gets_near_matches(registered: dict[str, Any]) -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'stable-diffusion'"):
-        make_diffusion(setting(), DiffusionOptions(diffusion="stable_diffusion"))
+    with pytest.raises(ConfigError, match=r"unknown diffusion model .*; did you mean 'stable-diffusion'"):
+        parse_options(DiffusionOptions, {"diffusion": "stable_diffusion"}, "method 'ncis'")

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+import guard
 from guard.errors import ConfigError
+from tests.conftest import Arrays
 from tests.tiny_stable_diffusion import IMAGE_SIZE, LATENT_SHAPE, WIDTH
 from train.data import load
 from train.diffusion import Diffusion, DiffusionOptions, make_diffusion
@@ -202,7 +204,6 @@ def test_names_of_several_tokens_are_told_once_with_the_piece_that_stands_for_th
 @pytest.mark.parametrize(
     ("names", "prompt", "message"),
     [
-        (NAMES, "A photo", "prompt='A photo' has no place for the class's name"),
         (
             ("cat", "dog"),
             "the {}s",
@@ -388,16 +389,29 @@ def test_a_pipeline_of_another_scheduler_samples_by_ddim(tiny_pipeline: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("options", "message"),
     [
-        (None, r"diffusion='stable-diffusion' needs diffusion_model=: the folder .*, or a hub id such as"),
-        ("/no/such/folder", "diffusion_model='/no/such/folder' does not exist; give the folder of a Stable"),
-        ("nowhere", "diffusion_model='nowhere' does not exist"),
+        ({}, r"diffusion='stable-diffusion' needs diffusion_model=: the folder .*, or a hub id such as"),
+        (
+            {"diffusion_model": "/no/such/folder"},
+            "diffusion_model='/no/such/folder' does not exist; give the folder of a Stable",
+        ),
+        ({"diffusion_model": "nowhere"}, "diffusion_model='nowhere' does not exist"),
+        ({"diffusion_model": "./some/model"}, "diffusion_model='./some/model' does not exist"),
+        ({"diffusion_model": "a/b", "prompt": "A photo"}, "prompt='A photo' has no place for the class's name"),
+        (
+            {"diffusion": "own", "diffusion_model": "a/b"},
+            "'own' does not read diffusion_model='a/b'; add diffusion=",
+        ),
+        ({"diffusion": "own", "prompt": "a {}"}, "diffusion='own' does not read prompt='a {}'"),
     ],
 )
-def test_a_model_that_is_not_there_is_said_with_the_fix(tmp_path: Path, name: str | None, message: str) -> None:
+def test_what_cannot_be_is_said_before_anything_is_trained(
+    four: Arrays, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_diffusion(setting(tmp_path), DiffusionOptions(diffusion="stable-diffusion", diffusion_model=name))
+        guard.train(four, method="oal", out=tmp_path / "run", **{"diffusion": "stable-diffusion", **options})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_hub_id_without_network_is_said_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

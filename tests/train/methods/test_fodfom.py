@@ -61,7 +61,7 @@ def test_options_reach_their_parts() -> None:
     assert contrast.project is None  # type: ignore[attr-defined]
     assert (tuning.epochs, tuning.lr) == (3, 0.1)
     assert isinstance(tuning.synthesiser, Mixture)
-    decoded, blurred = (store for store in tuning.synthesiser.parts if isinstance(store, Stored))
+    blurred, decoded = (store for store in tuning.synthesiser.parts if isinstance(store, Stored))
     assert (decoded.count, decoded.total, decoded.synthesiser.count) == (5, 7, 7)
     assert (decoded.synthesiser.options.outward, blurred.synthesiser.options.cam_box) == (2, 0.6)
 

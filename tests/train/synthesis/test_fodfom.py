@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from guard.errors import ConfigError
+from guard.options import parse_options
 from tests import toy_diffusion
 from tests.conftest import Arrays
 from tests.tiny_transformers import save_tiny_captioner
@@ -167,6 +168,8 @@ def test_images_are_of_the_published_prompt_that_ends_in_the_feature(
 def test_captions_need_a_text_encoder_and_a_captioner(
     named: Setting, setting: Setting, tiny_pipeline: Path, captioner: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(ConfigError, match="needs a text encoder, which diffusion='own' has not: add diffusion='stable"):
+        parse_options(FodFoMOptions, {"captioner": str(captioner)}, "method 'fodfom'")
     with pytest.raises(ConfigError, match=r"captioner= needs a diffusion model with a text encoder, .*'toy'"):
         FodFoM(4, 4, **TOY, captioner=str(captioner)).prepare(setting)
     with pytest.raises(ConfigError, match=r"no captioning model can be loaded from captioner='.*none'"):

@@ -20,7 +20,7 @@ import logging
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -68,6 +68,13 @@ class EncoderOptions(Record):
     encoder_lr: float = Field(default=0.1, gt=0)
     encoder_temperature: float = Field(default=0.1, gt=0)
     encoder_augment: Literal["auto", "none", "crop", "crop+flip"] = "auto"
+
+    @field_validator("encoder_backbone")
+    @classmethod
+    def _is_one(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_backbone(name)
+        return name
 
 
 class EncoderIdentity(Record):
@@ -218,18 +225,17 @@ def training_features(
     options: EncoderOptions,
     *,
     augmented: bool = False,
-    learned: bool = False,
 ) -> Features:
     """Features of all training images in their order, computed once and kept in the setting's folder.
 
     Args:
-        encoder, options, learned: what `trained_encoder` gave and was given.
+        encoder, options: what `trained_encoder` gave and was given.
         augmented: of images varied as in training, as in the official code.
 
     Raises:
         ArtefactDamagedError: the kept file cannot be read.
     """
-    identity = _identity(setting, encoder.anchors, options, learned)
+    identity = _identity(setting, encoder.anchors, options, learned=False)
     kind = "features-augmented" if augmented else "features"
     path = kept_path(setting, kind, identity, _schedule(setting, options))
     if path.exists():
@@ -255,9 +261,7 @@ def training_features(
 
 def _backbone(setting: Setting, options: EncoderOptions) -> str:
     p = setting.data.preprocess
-    name = options.encoder_backbone or ("wrn16_2" if max(p.height, p.width) <= SMALL_SIDE else "resnet18")
-    check_backbone(name)
-    return name
+    return options.encoder_backbone or ("wrn16_2" if max(p.height, p.width) <= SMALL_SIDE else "resnet18")
 
 
 def _schedule(setting: Setting, options: EncoderOptions) -> Schedule:

@@ -12,11 +12,13 @@ Dream-OOD trains (`train.synthesis.embeddings.encoder`), and e_k is as long as t
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
+from guard.errors import ConfigError
 from guard.heads import unit
 
 from ...diffusion import DiffusionOptions, beside_model, make_diffusion
@@ -40,6 +42,15 @@ class FodFoMOptions(DiffusionOptions, EncoderOptions, EdgeOptions, ResizeOptions
     """
 
     captioner: str | None = None
+
+    @model_validator(mode="after")
+    def _reads_captions(self) -> Self:
+        if self.captioner is not None and self.diffusion == "own":
+            raise ConfigError(
+                f"captioner={self.captioner!r} needs a text encoder, which diffusion='own' has not: add "
+                "diffusion='stable-diffusion', or drop it"
+            )
+        return self
 
 
 @register_synthesiser

@@ -12,7 +12,9 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor, nn
 
-from guard.errors import ArtefactDamagedError, UnknownNameError
+import guard
+from guard.errors import ArtefactDamagedError, ConfigError
+from tests.conftest import Arrays
 from train.data import load
 from train.generators import kept
 from train.method import Setting
@@ -142,6 +144,8 @@ def test_anchors_that_are_the_same_are_named(
     assert "classes '1' and '3' have the same embedding" in record.getMessage()
 
 
-def test_an_unknown_backbone_is_named_with_near_ones(setting: Setting, anchors: Tensor) -> None:
-    with pytest.raises(UnknownNameError, match="wrn16_2"):
-        trained_encoder(setting, anchors, EncoderOptions(encoder_backbone="wrn16_3"))
+@pytest.mark.parametrize("method", ["dream_ood", "dream_id", "bood", "fodfom"])
+def test_an_unknown_backbone_is_named_before_anything_is_trained(method: str, four: Arrays, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown backbone 'wrn16_3'; did you mean .*wrn16_2"):
+        guard.train(four, method=method, out=tmp_path / "run", encoder_backbone="wrn16_3")
+    assert not (tmp_path / "run").exists()
