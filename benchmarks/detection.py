@@ -58,7 +58,7 @@ GENERATED = {
     **DECODED,
     "store_size": 3_000,
     "ratio": 0.5,
-}  # images of a diffusion model, which are dear, and few in a step
+}  # dear images, and few in a step
 EMBEDDED = {"embed_per_class": 200, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
