@@ -32,6 +32,7 @@ from guard.manifest import Record
 
 from ...data import ImageData
 from ...diffusion import Diffusion
+from ...diffusion.batches import Batches
 from ...method import Setting
 from ...processes import Processes
 from ..chunks import ALONE, kept_chunks
@@ -44,6 +45,8 @@ BLOCK = 256  # images per file; a kill loses at most these
 EVEN = 0.1  # of the times that a step looks at, whatever their gradients
 SHARED = 16  # images that say where the gradients are large
 PROBED = 4  # images that tell one diffusion model from another
+ROWS, PIXELS = 256, 2**20  # at once at most
+IMAGES = 16  # tuned together at least, so that few rows at once are always as many
 
 
 class EmbedOptions(Record):
@@ -63,7 +66,9 @@ class EmbedOptions(Record):
         embed_scale: what the anchors are in units of a token embedding. None: 1 for Stable Diffusion, else measured.
         embed_per_class: images of each class that are embedded; None: all. A few hundred do: the Gaussian of a class
             in E dimensions wants some more than E of them, and what more of them give is little (Fig. 5d of the paper).
-        embed_batch: rows that go through the network at once.
+        embed_batch: rows (one noise for one image each) that go through the network and back at once. None: as many as
+            have 2^20 pixels in all, at the size of the model's own images, and at most 256: 4 of 512 x 512 (Stable
+            Diffusion 1), 256 up to 64 x 64. Halved, and halved again, where the device's memory does not suffice.
     """
 
     embed_iterations: int = Field(default=3, ge=0)
@@ -74,7 +79,7 @@ class EmbedOptions(Record):
     embed_noise: Literal["independent", "antithetic"] = "independent"
     embed_scale: float | None = Field(default=None, gt=0)
     embed_per_class: int | None = Field(default=None, ge=2)
-    embed_batch: int = Field(default=256, ge=1)
+    embed_batch: int | None = Field(default=None, ge=1)
 
 
 class Embedded(NamedTuple):
@@ -122,7 +127,48 @@ def drawn_noise(shape: tuple[int, ...], options: EmbedOptions, generator: torch.
     return torch.cat([noise, -noise])[:n] if antithetic else noise
 
 
-def time_shares(diffusion: Diffusion, latents: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+def row_batches(diffusion: Diffusion, embed_batch: int | None = None) -> Batches:
+    """Rows of the network at once: `embed_batch`, or what suits the size of the model's images (`EmbedOptions`)."""
+    height, width = diffusion.own_size
+    return Batches(embed_batch or min(ROWS, max(1, PIXELS // (height * width))))
+
+
+def loss_and_gradient(
+    diffusion: Diffusion,
+    batches: Batches,
+    latents: Tensor,
+    e: Tensor,
+    classes: Tensor,
+    times: Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The denoising loss of each row (R,), and its gradient in the row's e (R, E), some rows at once.
+
+    Args:
+        latents, noise: (R, c, h, w). e: (R, E). classes, times: int64 (R,).
+
+    Raises:
+        torch.OutOfMemoryError: a single row is too much.
+    """
+
+    def both(latents: Tensor, e: Tensor, classes: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        with torch.enable_grad():
+            e = e.detach().requires_grad_()
+            loss = diffusion.noise_loss(latents, e, classes, times=times, noise=noise)
+            (gradient,) = torch.autograd.grad(loss.sum(), e)  # each row's own, as none depends on another
+        return torch.cat([loss.detach()[:, None], gradient], 1)
+
+    made = batches(both, latents, e, classes, times, noise)
+    return made[:, 0], made[:, 1:]
+
+
+def time_shares(
+    diffusion: Diffusion,
+    latents: Tensor,
+    classes: Tensor,
+    generator: torch.Generator,
+    batches: Batches | None = None,
+) -> Tensor:
     """How often each time of the grid is best looked at, (50,) with sum 1: in proportion to |d loss / d e| there.
 
     Of the unbiased estimates of the mean gradient over the grid, by single draws with weights, this has the least
@@ -131,16 +177,15 @@ def time_shares(diffusion: Diffusion, latents: Tensor, classes: Tensor, generato
 
     Args:
         latents: (n, c, h, w) of a few images of classes (n,); 50 calls of the network for each.
+        batches: rows at once. None: `row_batches`.
     """
-    times = time_grid(diffusion.times).to(latents.device)
-    e = diffusion.condition(classes).detach().requires_grad_()
+    batches = batches or row_batches(diffusion)
+    e = diffusion.condition(classes).detach()
     norms = []
-    with torch.enable_grad():
-        for t in times:
-            noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-            loss = diffusion.noise_loss(latents, e, classes, times=t.expand(len(latents)), noise=noise)
-            (gradient,) = torch.autograd.grad(loss.sum(), e)
-            norms.append(gradient.square().sum(-1).mean().sqrt())
+    for t in time_grid(diffusion.times).to(latents.device):
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        _, gradient = loss_and_gradient(diffusion, batches, latents, e, classes, t.expand(len(latents)), noise)
+        norms.append(gradient.square().sum(-1).mean().sqrt())
     share = torch.stack(norms).double().clamp_min(1e-30)
     return EVEN / GRID + (1 - EVEN) * share / share.sum()
 
@@ -153,6 +198,7 @@ def tuned(
     options: EmbedOptions,
     scale: float,
     shares: Tensor | None = None,
+    batches: Batches | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings e (N, E) of latents (N, c, h, w), and their loss at the first step and the last (2, N).
 
@@ -161,40 +207,30 @@ def tuned(
         generators: one per image.
         scale: `conditioning_scale`.
         shares: `time_shares`, which every loss is divided by; None: all times alike.
+        batches: rows at once, of one image or several. None: `row_batches`.
     """
-    device, n = latents.device, len(latents)
+    device, n, k = latents.device, len(latents), options.embed_pairs
+    batches = batches or row_batches(diffusion, options.embed_batch)
     anchors = diffusion.condition(classes).detach()
-    e = anchors.clone().requires_grad_()
+    e = anchors.clone()
     optimizer = torch.optim.Adam([e], lr=options.embed_lr * scale)
     times = time_grid(diffusion.times).to(device)
     p = (torch.full((GRID,), 1 / GRID, dtype=torch.float64) if shares is None else shares).to(device)
     plans = torch.stack([planned(options, generator) for generator in generators], 1)  # (iterations, N, pairs)
     at = torch.searchsorted(p.cumsum(0), plans.double(), right=True).clamp_max(GRID - 1)
-    weights = (1 / (GRID * p)).float()[at] / options.embed_pairs
-    at_once = max(1, options.embed_batch // n)
+    weights = (1 / (GRID * p)).float()[at] / k
+    image = torch.arange(n, device=device).repeat_interleave(k)  # of each row
     losses = []
     for step in range(options.embed_iterations):
-        noise = torch.stack([drawn_noise(tuple(latents.shape[1:]), options, generator) for generator in generators])
-        optimizer.zero_grad()
-        total = torch.zeros(n, device=device)
-        for columns in torch.arange(options.embed_pairs, device=device).split(at_once):
-            k = len(columns)
-            loss = diffusion.noise_loss(
-                latents.repeat_interleave(k, 0),
-                e.repeat_interleave(k, 0),
-                classes.repeat_interleave(k, 0),
-                times=times[at[step][:, columns]].flatten(),
-                noise=noise[:, columns].flatten(0, 1),
-            ).view(n, k)
-            each = (weights[step][:, columns] * loss).sum(1)
-            each.sum().backward()  # each image's own, as no two share a row of e
-            total += each.detach()
-        if options.embed_prior:
-            (options.embed_prior * ((e - anchors) / scale).square().sum()).backward()
+        noise = torch.cat([drawn_noise(tuple(latents.shape[1:]), options, generator) for generator in generators])
+        rows = latents[image], e[image], classes[image], times[at[step]].flatten(), noise
+        loss, gradient = loss_and_gradient(diffusion, batches, *rows)
+        e.grad = (weights[step, :, :, None] * gradient.view(n, k, -1)).sum(1)
+        e.grad += 2 * options.embed_prior * (e - anchors) / scale**2
         optimizer.step()
-        losses.append(total)
+        losses.append((weights[step] * loss.view(n, k)).sum(1))
     kept = torch.stack([losses[0], losses[-1]]) if losses else torch.zeros(2, n, device=device)
-    return e.detach(), kept
+    return e.detach(), kept  # without its .grad
 
 
 def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, us: Processes = ALONE) -> Embedded:
@@ -212,10 +248,11 @@ def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, 
     rows = chosen_rows(data, options.embed_per_class, setting.seed)
     folder = setting.folder / f"embeddings-{_digest(diffusion, setting, options, rows, scale)}"
     blocks = np.array_split(rows, range(BLOCK, len(rows), BLOCK))
-    shares = functools.cache(lambda: _shares(diffusion, setting, options))  # where there is something left to embed
+    batches = row_batches(diffusion, options.embed_batch)
+    shares = functools.cache(lambda: _shares(diffusion, setting, options, batches))  # where something is left to embed
 
     def make(number: int) -> dict[str, Tensor]:
-        return _block(diffusion, setting, options, scale, shares(), blocks[number])
+        return _block(diffusion, setting, options, scale, shares(), batches, blocks[number])
 
     made = kept_chunks(folder, len(blocks), make, "embeddings", us)
     _report(made["e"], made["anchors"], made["losses"])
@@ -233,7 +270,7 @@ def chosen_rows(data: ImageData, per_class: int | None, seed: int) -> np.ndarray
     return np.sort(np.concatenate(taken))
 
 
-def _shares(diffusion: Diffusion, setting: Setting, options: EmbedOptions) -> Tensor | None:
+def _shares(diffusion: Diffusion, setting: Setting, options: EmbedOptions, batches: Batches) -> Tensor | None:
     """`time_shares` by some of all images, whichever are embedded."""
     data, device = setting.data, setting.device
     if options.embed_times != "importance":
@@ -242,7 +279,7 @@ def _shares(diffusion: Diffusion, setting: Setting, options: EmbedOptions) -> Te
     some = np.unique(np.linspace(0, len(data) - 1, SHARED).astype(np.int64))
     latents = diffusion.encode(torch.from_numpy(data.take(some).copy()).to(device))
     classes = torch.from_numpy(data.labels[some].copy()).to(device)
-    return time_shares(diffusion, latents, classes, torch.Generator(device).manual_seed(setting.seed))
+    return time_shares(diffusion, latents, classes, torch.Generator(device).manual_seed(setting.seed), batches)
 
 
 def _block(
@@ -251,6 +288,7 @@ def _block(
     options: EmbedOptions,
     scale: float,
     shares: Tensor | None,
+    batches: Batches,
     block: np.ndarray,
 ) -> dict[str, Tensor]:
     """e, T(y) (b, E) and losses (b, 2) of the images at `block` (b,)."""
@@ -261,12 +299,11 @@ def _block(
     seeds = [np.random.SeedSequence([setting.seed, int(data.rows[i]), 0xE3BED]) for i in block]
     generators = [torch.Generator(device).manual_seed(int(s.generate_state(1, np.uint64)[0] >> 1)) for s in seeds]
     e, losses = [], []
-    with torch.enable_grad():
-        for part in torch.arange(len(block)).split(max(1, options.embed_batch // options.embed_pairs)):
-            mine = [generators[i] for i in part.tolist()]
-            vectors, loss = tuned(diffusion, latents[part], classes[part], mine, options, scale, shares)
-            e.append(vectors)
-            losses.append(loss.T)
+    for part in torch.arange(len(block)).split(max(IMAGES, batches.size // options.embed_pairs)):
+        mine = [generators[i] for i in part.tolist()]
+        vectors, loss = tuned(diffusion, latents[part], classes[part], mine, options, scale, shares, batches)
+        e.append(vectors)
+        losses.append(loss.T)
     return {"e": torch.cat(e), "anchors": diffusion.condition(classes).detach(), "losses": torch.cat(losses)}
 
 
@@ -280,7 +317,7 @@ def _digest(diffusion: Diffusion, setting: Setting, options: EmbedOptions, rows:
         latents, e = diffusion.encode(images), diffusion.condition(classes)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         times = torch.full((len(images),), diffusion.times // 4, device=device)
-        said = diffusion.noise_loss(latents, e, classes, times=times, noise=noise)
+        said, _ = loss_and_gradient(diffusion, Batches(PROBED), latents, e, classes, times, noise)
     identity = {
         "options": {
             name: getattr(options, name)

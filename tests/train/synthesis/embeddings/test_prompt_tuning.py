@@ -15,6 +15,7 @@ from torch import Tensor
 from guard.errors import ArtefactDamagedError
 from tests.train.synthesis.embeddings.solvable_diffusion import SolvableDiffusion
 from train.data import load
+from train.diffusion.batches import Batches
 from train.method import Setting
 from train.synthesis.embeddings import prompt_tuning
 from train.synthesis.embeddings.prompt_tuning import (
@@ -25,6 +26,7 @@ from train.synthesis.embeddings.prompt_tuning import (
     drawn_noise,
     embed_images,
     planned,
+    row_batches,
     time_grid,
     time_shares,
     tuned,
@@ -88,7 +90,8 @@ def one_by_one(
     [
         {"embed_times": "random"},
         {"embed_prior": 5.0},
-        {"embed_batch": 8},
+        {"embed_batch": 8},  # pairs of two images
+        {"embed_batch": 4},  # not even one image's
         {"embed_times": "stratified"},
         {"embed_noise": "antithetic", "embed_pairs": 5},
     ],
@@ -211,6 +214,73 @@ def test_the_loss_of_a_step_is_the_mean_over_the_grid_whatever_the_times(times: 
     assert error < float(exact) * {"random": 0.3, "stratified": 0.2, "importance": 0.02}[times]
 
 
+# ------------------------------------------------------------------------------------------------- rows at once
+
+
+class Cramped(SolvableDiffusion):
+    """One that runs out of memory beyond so many rows, on the way there or back; `passes` are those that did not."""
+
+    def __init__(self, limit: int, where: str) -> None:
+        super().__init__(CLASSES, (SIDE, SIDE), 1)
+        self.limit, self.where, self.passes = limit, where, list[int]()
+
+    def noise_loss(self, latents: Tensor, e: Tensor, classes: Tensor, *, times: Tensor, noise: Tensor) -> Tensor:
+        assert e.requires_grad
+        loss = super().noise_loss(latents, e, classes, times=times, noise=noise)
+        if len(e) <= self.limit:
+            self.passes.append(len(e))
+        elif self.where == "there":
+            raise torch.OutOfMemoryError
+        else:
+            e.register_hook(self._full)  # when the gradient is there
+        return loss
+
+    def _full(self, _: Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "rows"),
+    [(512, None, 4), (768, None, 1), (2048, None, 1), (64, None, 256), (32, None, 256), (512, 32, 32), (8, 3, 3)],
+)
+def test_rows_at_once_by_the_size_of_the_models_images(size: int, given: int | None, rows: int) -> None:
+    model = solvable()
+    model.own_size = (size, size)
+    assert row_batches(model, given).size == rows
+
+
+@pytest.mark.parametrize("where", ["there", "back"])
+@pytest.mark.parametrize("limit", [40, 5, 1])
+def test_where_memory_runs_out_rows_are_halved_and_nothing_is_lost(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, limit: int, where: str
+) -> None:
+    """Down to the pairs of one image; at once from then on, in the profile of the times too."""
+    options = EmbedOptions(embed_pairs=6, embed_iterations=2, embed_lr=1e-2, embed_batch=64)
+    monkeypatch.setattr(prompt_tuning, "BLOCK", 15)
+    whole = embed_images(solvable(), inside(setting, "whole"), options)
+    model = Cramped(limit, where)
+    cramped = embed_images(model, inside(setting, "cramped"), options)
+    torch.testing.assert_close(cramped.e, whole.e, rtol=1e-4, atol=1e-6)
+    names = [next((setting.folder / name).iterdir()).name for name in ("whole", "cramped")]
+    assert names[0] == names[1]  # embeddings are those of the same folder
+    profile = 50 * prompt_tuning.SHARED
+    assert sum(model.passes) == 25 * 6 * 2 + profile + prompt_tuning.PROBED
+    assert max(model.passes[-20:]) == {40: 32, 5: 4, 1: 1}[limit]
+
+
+def test_a_row_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        tuned(Cramped(0, "back"), latents(2), torch.tensor([0, 1]), generators(2), EmbedOptions(), 1.0)
+
+
+def test_the_profile_of_the_times_does_not_depend_on_the_rows_at_once() -> None:
+    z, y = latents(6), torch.arange(6) % CLASSES
+    whole = time_shares(solvable(), z, y, generators(1)[0])
+    few = Cramped(4, "there")
+    torch.testing.assert_close(time_shares(few, z, y, generators(1)[0], Batches(4)), whole)
+    assert few.passes == [4, 2] * 50
+
+
 # ------------------------------------------------------------------------------------------------- scale
 
 
@@ -231,7 +301,8 @@ def test_stable_diffusions_token_embeddings_are_the_unit() -> None:
     from train.synthesis.images.ncis import NCISOptions
 
     device = torch.device("cpu")
-    assert conditioning_scale(solvable(), CLASSES, device, NCISOptions(diffusion="stable-diffusion")) == 1
+    stable = NCISOptions(diffusion="stable-diffusion", diffusion_model="someone/some-pipeline")
+    assert conditioning_scale(solvable(), CLASSES, device, stable) == 1
     assert conditioning_scale(solvable(), CLASSES, device, NCISOptions(diffusion="solvable")) > 1
     assert conditioning_scale(solvable(), CLASSES, device, NCISOptions(diffusion="solvable", embed_scale=2.5)) == 2.5
 
