@@ -1,8 +1,8 @@
 """Class-conditional invariants of embeddings: what a cVPN makes nearly zero on them. Source: NCIS (methods.md A5).
 
     paper   min sum_i |g(e_i, y_i)|^2,   g the first K coordinates of f (`cvpn`)
-    code    per batch two steps: mean square of g, the last K coordinates; then, with g set to zero, the squared error
-            of the reconstruction f^-1([v, 0], y) of e
+    code    per batch two steps of one Adam: mean square of g, the last K coordinates; then, with g set to zero, mean
+            squared error of the reconstruction f^-1([v, 0], y) of e. Both means are over all numbers of the batch
 
 K comes from a principal component analysis of each class (`count_invariants`).
 """
@@ -108,7 +108,9 @@ class Invariants(Learner):
     def update(self, x: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """One step, or two in variant "code", on embeddings x (N, E); the losses before each."""
         unit = self.cvpn.unit
-        small = (self(x, classes) / unit).square().sum(-1).mean()
+        squares = (self(x, classes) / unit).square()
+        # beside the reconstruction's mean over all numbers, the code's is one too: both steps share one Adam
+        small = squares.mean() if self.variant == "code" else squares.sum(-1).mean()
         losses = {"invariants": small.detach()}
         self._step(small)
         if self.variant == "code":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,36 @@ def test_the_two_variants_take_different_coordinates_and_losses() -> None:
         last = code.update(x, y)
     assert last["invariants"] < first["invariants"]
     assert last["reconstruction"] < first["reconstruction"]
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_steps_are_those_of_the_losses_as_they_are_written(variant: Variant) -> None:
+    """Two batches: one Adam, of the sum over coordinates (paper) or of means over all numbers (code)."""
+    x, y = curved(64)
+    torch.manual_seed(0)
+    ours = Invariants(WIDTH, CLASSES, 3, InvariantOptions(variant=variant, cvpn_lr=0.05), unit=0.5)
+    plain = copy.deepcopy(ours)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.05)
+    for _ in range(2):
+        losses = ours.update(x, y)
+        v = plain.cvpn(x, y) / 0.5
+        invariants = v[:, :3] if variant == "paper" else v[:, 5:]
+        numbers = {"paper": 64, "code": 64 * 3}[variant]
+        expected = sum((invariants**2).flatten()) / numbers
+        torch.testing.assert_close(losses["invariants"], expected.detach())
+        adam.zero_grad()
+        expected.backward()
+        adam.step()
+        if variant == "code":
+            v = plain.cvpn(x, y)
+            back = plain.cvpn.inverse(torch.cat([v[:, :5], torch.zeros(64, 3)], 1), y)
+            expected = sum((((back - x) / 0.5) ** 2).flatten()) / (64 * WIDTH)
+            torch.testing.assert_close(losses["reconstruction"], expected.detach())
+            adam.zero_grad()
+            expected.backward()
+            adam.step()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_small_embeddings_are_learned_as_large_ones(setting: Setting) -> None:
