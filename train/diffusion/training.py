@@ -4,6 +4,7 @@ Files in the model's folder:
 
     diffusion.safetensors, diffusion.json   the finished model (averaged weights) and its card: all that is read later
     checkpoint.safetensors                  while it is being trained; autoencoder-*.safetensors for the autoencoder
+    training.lock                           held by the run that trains it; others wait
     images/0001.png ...                     training images and samples, a class per column
     metrics.jsonl                           a line per epoch; `held_out` is the error of the predicted noise on images
                                             that are never trained on, at fixed times with fixed noise
@@ -27,7 +28,7 @@ from guard.manifest import Record
 
 from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from ..feed import Feed
-from ..generators.finished import check_fits, read_finished, rows_digest, write_finished
+from ..generators.finished import check_fits, found_or_trained, read_finished, rows_digest, write_finished
 from ..generators.grid import png_grid
 from ..generators.kept import epochs_showing, seeded
 from ..loop import Average, epoch_seed, progress_bar, schedule
@@ -69,9 +70,12 @@ def own_diffusion(setting: Setting, options: DiffusionOptions) -> OwnDiffusion:
     """The model of the setting's images: loaded where its folder has a finished one, else trained (further)."""
     folder = Path(options.diffusion_folder) if options.diffusion_folder else setting.folder / "diffusion"
     card = _card(setting, options)
-    model = load_own(folder, card, any_options=options.diffusion_folder is not None)
-    if model is None:
-        model = Training(setting, card, folder, options).run()
+    model = found_or_trained(
+        folder,
+        "diffusion model",
+        lambda: load_own(folder, card, any_options=options.diffusion_folder is not None),
+        lambda: Training(setting, card, folder, options).run(),
+    )
     return model.to(setting.device).eval().requires_grad_(False).sampling(options)
 
 

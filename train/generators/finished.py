@@ -1,13 +1,19 @@
-"""A finished model in a folder that runs can share: ``<name>.safetensors``, and its card beside it, ``<name>.json``."""
+"""A finished model in a folder that runs can share: ``<name>.safetensors``, and its card beside it, ``<name>.json``.
+
+It is trained by one run at a time, which holds ``training.lock``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -18,7 +24,45 @@ from guard.manifest import Record
 
 from ..data import ImageData
 
+log = logging.getLogger("ood_guard")
+
+LOCK = "training.lock"
+POLL = 0.5  # seconds between looks at a lock that another holds
+
 Card = TypeVar("Card", bound=Record)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def found_or_trained(folder: Path, what: str, find: Callable[[], Model | None], train: Callable[[], Model]) -> Model:
+    """The finished model in `folder`, or the one that `train` makes there, while no other process does.
+
+    Where another trains there already, this waits for it and takes what it made; where it was killed, goes on with it.
+    """
+    model = find()
+    if model is None:
+        with _alone(folder, what):
+            model = find()  # it may be there by now
+            if model is None:
+                model = train()
+    return model
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, what: str) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back from a process that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another run that trains the %s in %s", what, folder)
+        lock.acquire(poll_interval=POLL)
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        log.warning("%s cannot be locked (%s): train the %s there in one run at a time", folder, error, what)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_finished(folder: Path, name: str, model: nn.Module, card: Record) -> None:

@@ -3,7 +3,7 @@
 Files in the pair's folder:
 
     pair.safetensors, pair.json    the finished pair (averaged weights) and its card; nothing else is read later
-    checkpoint.safetensors         while it is being trained
+    checkpoint.safetensors         while it is being trained, by the run that holds training.lock
     images/0001.png ...            after each epoch: originals, reconstructions, and images of sampled z
 """
 
@@ -25,7 +25,7 @@ from ..data import ImageData
 from ..feed import Feed
 from ..loop import Average, epoch_seed, mixed_precision, progress_bar, schedule
 from ..method import IDBatch, Setting
-from .finished import check_fits, read_finished, rows_digest, write_finished
+from .finished import check_fits, found_or_trained, read_finished, rows_digest, write_finished
 from .grid import png_grid
 from .losses import discriminator_loss, feature_distance, non_saturating, r1_penalty
 from .pair import PairOptions, register_pair
@@ -64,9 +64,12 @@ def style_pair(setting: Setting, options: PairOptions) -> StylePair:
     """The default pair: loaded where its folder has a finished one, else trained (further)."""
     folder = Path(options.pair_folder) if options.pair_folder else setting.folder / "pair"
     card = _card(setting, options)
-    pair = load_style_pair(folder, card, any_options=options.pair_folder is not None)
-    if pair is None:
-        pair = PairTraining(setting.data, card, setting.device).run(folder)
+    pair = found_or_trained(
+        folder,
+        "pair",
+        lambda: load_style_pair(folder, card, any_options=options.pair_folder is not None),
+        lambda: PairTraining(setting.data, card, setting.device).run(folder),
+    )
     return pair.to(setting.device).eval().requires_grad_(False)
 
 

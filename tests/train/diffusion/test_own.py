@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +152,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     folder = tmp_path / "diffusion"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "diffusion.json", "diffusion.safetensors", "images", "metrics.jsonl"
+        "diffusion.json", "diffusion.safetensors", "images", "metrics.jsonl", "training.lock"
     ]  # fmt: skip
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert sorted(p.name for p in (folder / "images").iterdir()) == ["0001.png", "0002.png"]
@@ -172,6 +175,36 @@ def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, m
     (tmp_path / "shared" / "diffusion.safetensors").write_bytes(b"short")
     with pytest.raises(ArtefactDamagedError, match="is damaged"):
         own(some, tmp_path, diffusion_folder=folder)
+
+
+def test_two_runs_that_begin_together_train_one_model(
+    some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ood_guard")
+    real, begun, waited = training_module.Training.epoch, threading.Event(), threading.Event()
+    trained: list[str] = []
+
+    def slow(self: Any, epoch: int) -> Any:
+        trained.append(threading.current_thread().name)
+        begun.set()
+        assert waited.wait(60)
+        return real(self, epoch)
+
+    def run(name: str) -> OwnDiffusion:
+        return own(some, tmp_path / name, diffusion_folder=str(tmp_path / "shared"), diffusion_epochs=1)
+
+    monkeypatch.setattr(training_module.Training, "epoch", slow)
+    with ThreadPoolExecutor(2, "run") as pool:
+        first = pool.submit(run, "a")
+        assert begun.wait(60)
+        second = pool.submit(run, "b")
+        while "waiting for another run that trains the diffusion model in" not in caplog.text and not second.done():
+            time.sleep(0.05)
+        assert not second.done()
+        waited.set()
+        tables = [made.result(60).denoiser.table for made in (first, second)]
+    assert trained == ["run_0"]
+    assert tables[0].equal(tables[1])
 
 
 def test_a_runs_own_model_is_not_mixed_with_other_options(some: Arrays, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from guard.errors import ArtefactDamagedError, ConfigError
 from tests.conftest import Arrays
 from train.data import ImageData, load
+from train.generators import finished
 from train.generators.pair import PairOptions
 from train.generators.style_pair import StylePair, resolution
 from train.generators.training import PairTraining, _card, style_pair
@@ -40,7 +43,8 @@ def test_one_seed_gives_one_pair_and_another_another(data: ImageData, tmp_path: 
     assert not weights(made[0]).equal(weights(made[2]))
     files = [(tmp_path / str(i) / "pair" / "pair.safetensors").read_bytes() for i in range(2)]
     assert files[0] == files[1]
-    assert sorted(p.name for p in (tmp_path / "0" / "pair").iterdir()) == ["images", "pair.json", "pair.safetensors"]
+    names = sorted(p.name for p in (tmp_path / "0" / "pair").iterdir())
+    assert names == ["images", "pair.json", "pair.safetensors", "training.lock"]
     picture = Image.open(tmp_path / "0" / "pair" / "images" / "0002.png")
     assert picture.size == (2 * (12 * 14 - 2), 2 * (3 * 10 - 2))
 
@@ -92,6 +96,28 @@ def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(data:
     (tmp_path / "pair" / "pair.safetensors").write_bytes(b"cut short")
     with pytest.raises(ArtefactDamagedError, match="is damaged"):
         style_pair(setting(data, tmp_path), TINY)
+
+
+def test_a_pair_that_another_run_trains_is_waited_for(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for again once the lock is had."""
+    folder = tmp_path / "shared"
+    options = TINY.model_copy(update={"pair_folder": str(folder), "pair_epochs": 1})
+    alone = finished._alone
+
+    @contextlib.contextmanager
+    def after_another(where: Path, what: str) -> Iterator[None]:
+        monkeypatch.setattr(finished, "_alone", alone)
+        others.append(style_pair(setting(data, tmp_path / "a"), options))
+        monkeypatch.setattr(PairTraining, "run", lambda *_: pytest.fail("trained again"))
+        with alone(where, what):
+            yield
+
+    others: list[StylePair] = []
+    monkeypatch.setattr(finished, "_alone", after_another)
+    mine = style_pair(setting(data, tmp_path / "b", seed=1), options)
+    assert weights(mine).equal(weights(others[0]))
 
 
 def test_held_out_rows_in_a_shared_pair_are_pointed_out(
