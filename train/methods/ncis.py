@@ -12,36 +12,24 @@ of the variance in place of 2 %. The default is the paper's, which takes one ste
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from ..method import Context, MethodOptions, Synthesiser
+from ..method import Context
 from ..registry import register
 from ..synthesis.images.ncis import NCISOptions
-from .dream import EnergyOnDecoded
-from .from_store import filled_store, given_or
+from ..synthesis.store import Stored
+from .dream import EnergyOnDecoded, EnergyOptions
+from .from_store import filled_store
 
 STORE = 6400  # images in the paper's ablations
 PER_DRAW = 64
 
 
-class NCISMethodOptions(MethodOptions, NCISOptions):
-    """The paper's defaults.
-
-    Attributes:
-        weight: beta, of the energy term.
-        ratio: outliers per in-distribution image.
-        store_size: outliers to make. None: 6,400, or one per training image where these are fewer.
-        start: the share of the epochs before outliers join.
-        link_init: see `train.regularizers.energy_logistic`.
-    """
+class NCISMethodOptions(EnergyOptions, NCISOptions):
+    """As `EnergyOptions`. `weight`: the paper's 1. `store_size`: None: 6,400, or one per training image where these are
+    fewer."""
 
     weight: float = Field(default=1.0, ge=0)
-    ratio: float = Field(default=1.0, gt=0)
-    store_size: int | None = Field(default=None, ge=1)
-    start: float = Field(default=0.0, ge=0, lt=1)
-    link_init: Literal["positive", "random"] = "positive"
 
 
 @register
@@ -51,8 +39,7 @@ class NCIS(EnergyOnDecoded):
     name = "ncis"
     Options = NCISMethodOptions
 
-    def outliers(self, context: Context) -> Synthesiser:
+    def store(self, context: Context, kind: type[Stored]) -> Stored:
         o: NCISMethodOptions = self.options
-        count = self.count(context)
         total = o.store_size or min(STORE, sum(context.class_counts))
-        return given_or(lambda: filled_store("ncis", o, context, count, at_once=PER_DRAW, total=total), context, count)
+        return filled_store(self.name, o, context, self.count(context), at_once=PER_DRAW, total=total, kind=kind)

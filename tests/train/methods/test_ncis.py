@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
+from scipy.stats import ks_2samp
 
 import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
@@ -16,8 +18,12 @@ from tests.composition import stages_of
 from tests.conftest import RECIPES, Arrays
 from train import loop
 from train.method import Stage
+from train.methods.dream import EnergyOptions
+from train.methods.ncis import NCISMethodOptions
 from train.regularizers.energy_logistic import EnergyLogisticLoss
 from train.synthesis.embeddings import prompt_tuning
+from train.synthesis.images.ncis import NCISOptions
+from train.synthesis.match import Matched
 from train.synthesis.store import Stored, open_store
 
 HALF = 160  # images of `four`, to be short
@@ -51,6 +57,27 @@ def test_options_reach_the_parts() -> None:
     assert (made.synthesiser.count, made.synthesiser.total, made.start_epoch, own.count) == (10, 9, 3, 9)
     assert (own.options.ridge, own.options.variant, own.options.embed_pairs) == (0.1, "code", 5)
     assert made.regularisers[0].weight == 0.2  # type: ignore[attr-defined]
+
+
+def test_options_that_others_have_too_are_theirs() -> None:
+    """But for the weight, whose default is this paper's."""
+    fields, shared = NCISMethodOptions.model_fields, EnergyOptions.model_fields
+    differ = {name for name in shared if fields[name].default != shared[name].default}
+    assert differ == {"weight"}
+    assert set(NCISOptions.model_fields) < set(fields)
+
+
+def test_outliers_can_be_matched_to_in_distribution_images(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
+    made = stage(match="contrast").synthesiser
+    assert isinstance(made, Stored)
+    assert made.match == ("contrast",)
+    assert isinstance(stage(outliers={"strokes": 1.0}, match="contrast").synthesiser, Matched)
+    with pytest.raises(ValidationError, match="unknown match 'contras'; did you mean 'contrast'"):
+        stage(match="contras")
+    guard.train(few(four), out=tmp_path, match="brightness", **{**tiny, **RECIPES["ncis"], "epochs": 1})
+    pool = open_store(tmp_path / "outliers" / "ncis").images()
+    made, own = (images.mean((1, 2, 3)) for images in (pool.take(np.arange(len(pool))), few(four)[0]))
+    assert ks_2samp(made, own).statistic < 0.3  # the toy's own are otherwise bright: 0.98
 
 
 def test_a_store_can_be_named_in_place_of_the_methods_own(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
