@@ -20,31 +20,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..method import Context, Method, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.energy_logistic import EnergyLogisticLoss
 from ..regularizers.union_loss import UnionLoss
 from ..synthesis.images.dream import DreamIDOptions, DreamOptions
 from ..synthesis.labelled_store import LabelledStore
-from ..synthesis.match import checked
 from ..synthesis.store import Stored
-from .from_store import filled_store, given_or
-
-
-class DecodedOptions(MethodOptions):
-    """`ratio`: generated images per in-distribution image of a batch. `store_size`: images to generate; None: one per
-    training image, at most 50,000. `match`: what each takes over from an in-distribution image (docs/outliers.md)."""
-
-    ratio: float = Field(default=1.0, gt=0)
-    store_size: int | None = Field(default=None, ge=1)
-    match: tuple[str, ...] = ()
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _known(cls, names: Any) -> tuple[str, ...]:
-        return checked(names)
+from .from_store import DecodedOptions, filled_store, given_or
 
 
 class EnergyOptions(DecodedOptions):

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..method import Context, Method, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.k_plus_1 import KPlusOneLoss
 from ..regularizers.supcon import SupConLoss, projector
@@ -31,20 +31,19 @@ from ..synthesis.images import Mixture
 from ..synthesis.images.blurred_object import BlurredObjectOptions
 from ..synthesis.images.fodfom import FodFoMOptions
 from ..synthesis.store import Stored
-from .from_store import PER_DRAW, filled_store, given_or
+from .from_store import PER_DRAW, DecodedOptions, filled_store, given_or
 
 KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
 
 
-class FodFoMMethodOptions(MethodOptions, FodFoMOptions, BlurredObjectOptions):
+class FodFoMMethodOptions(DecodedOptions, FodFoMOptions, BlurredObjectOptions):
     """Options of the images, and of their use.
 
     Attributes:
         weight: of the outliers' cross-entropy. contrast: of SupCon. temperature: of SupCon.
         projection: width in which SupCon compares, behind a learned projector; 0: the features themselves.
         kinds: which outliers; the paper compares all three.
-        ratio: outliers per in-distribution image in a step.
-        store_size: outliers of each kind to make; None: one per training image, at most 50,000, as published.
+        store_size: as in `DecodedOptions`, of each kind; as published.
         tune_epochs, tune_lr: of the stage with outliers, where a plain classifier comes first.
     """
 
@@ -53,8 +52,6 @@ class FodFoMMethodOptions(MethodOptions, FodFoMOptions, BlurredObjectOptions):
     temperature: float = Field(default=0.1, gt=0)
     projection: int = Field(default=128, ge=0)
     kinds: Literal["both", "decoded", "blurred"] = "both"
-    ratio: float = Field(default=1.0, gt=0)
-    store_size: int | None = Field(default=None, ge=1)
     tune_epochs: int = Field(default=10, ge=1)
     tune_lr: float = Field(default=0.01, gt=0)
 
@@ -94,7 +91,12 @@ class FodFoM(Method):
         kinds = KINDS if self.options.kinds == "both" else {self.options.kinds: KINDS[self.options.kinds]}
         count = max(len(kinds), round(self.options.ratio * context.batch_size))
         sources = dict.fromkeys(kinds.values(), 1.0)
-        return given_or(lambda: Mixture(sources, count, lambda name, n: self._stored(name, context, n)), context, count)
+        return given_or(
+            lambda: Mixture(sources, count, lambda name, n: self._stored(name, context, n)),
+            context,
+            count,
+            self.options.match,
+        )
 
     def _stored(self, name: str, context: Context, count: int) -> Stored:
         o: FodFoMMethodOptions = self.options

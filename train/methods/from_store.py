@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from guard.manifest import Record
 
-from ..method import Context, Synthesiser
+from ..method import Context, MethodOptions, Synthesiser
 from ..synthesis.images import image_source
 from ..synthesis.match import Matched, checked
 from ..synthesis.registry import create_synthesiser, get_synthesiser
@@ -21,6 +21,20 @@ from ..synthesis.store import Stored
 from .rejection import FrozenRejection, RejectionHeadOptions
 
 PER_DRAW = 128  # outliers that the synthesiser makes at once
+
+
+class DecodedOptions(MethodOptions):
+    """`ratio`: generated images per in-distribution image of a batch. `store_size`: images to generate; None: one per
+    training image, at most 50,000. `match`: what each takes over from an in-distribution image (docs/outliers.md)."""
+
+    ratio: float = Field(default=1.0, gt=0)
+    store_size: int | None = Field(default=None, ge=1)
+    match: tuple[str, ...] = ()
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names)
 
 
 class StoredRejectionOptions(RejectionHeadOptions):

@@ -12,32 +12,25 @@ The paper gives no hyperparameters: weight is outlier exposure's, and there is o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage, Synthesiser
+from ..method import Context, Method, Stage, Synthesiser
 from ..registry import register
 from ..regularizers.uniform_target import UniformTargetLoss
 from ..synthesis.images.label_mixup import LabelMixup as Mixed
-from .from_store import filled_store, given_or
+from .from_store import DecodedOptions, filled_store, given_or
 
 ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
 
 
-class LabelMixupOptions(MethodOptions, Mixed.Options):
-    """Options of the images (`train.synthesis.images.label_mixup`) and of their use.
-
-    Attributes:
-        weight: of the outliers' loss.
-        ratio: outliers per in-distribution image in a step.
-        store_size: outliers to make; None: one per training image, at most 50,000.
-    """
+class LabelMixupOptions(DecodedOptions, Mixed.Options):
+    """Options of the images (`train.synthesis.images.label_mixup`) and of their use. `weight`: of their loss."""
 
     weight: float = Field(default=0.5, ge=0)
-    ratio: float = Field(default=1.0, gt=0)
-    store_size: int | None = Field(default=None, ge=1)
 
 
 @register
@@ -58,4 +51,5 @@ class LabelMixup(Method):
 
     def outliers(self, context: Context, count: int) -> Synthesiser:
         """`count` per step: those that the user names, or a store of its own."""
-        return given_or(lambda: filled_store(self.name, self.options, context, count), context, count)
+        own = functools.partial(filled_store, self.name, self.options, context, count)
+        return given_or(own, context, count, self.options.match)

@@ -45,6 +45,11 @@ def kernels(kernel: ResizeKernel) -> tuple[str, ...]:
     return _EACH.get(kernel, (kernel,))
 
 
+def copies(own: tuple[int, int], wanted: tuple[int, int], kernel: ResizeKernel) -> int:
+    """How many images `resized` makes of each: one per kernel, but only one where there is nothing to resize."""
+    return len(kernels(kernel)) if own != wanted else 1
+
+
 def resized(images: Tensor, height: int, width: int, kernel: ResizeKernel = "bilinear") -> Tensor:
     """Images at another size, as Pillow resizes them. Runs on the host, image by image.
 
@@ -53,12 +58,13 @@ def resized(images: Tensor, height: int, width: int, kernel: ResizeKernel = "bil
         kernel: "nearest", "bilinear", "bicubic", "lanczos"; or "both".
 
     Returns:
-        uint8 (N, height, width, channels) on the device of `images`. For "both" (2 N, ...): image i is at 2 i by
-        nearest and at 2 i + 1 by bilinear (``parents.repeat_interleave(len(kernels(kernel)), 0)`` goes with them).
+        uint8 (N, height, width, channels) on the device of `images`, unchanged where they are of that size. Else, for
+        "both" (2 N, ...): image i is at 2 i by nearest and at 2 i + 1 by bilinear
+        (``parents.repeat_interleave(copies(...), 0)`` goes with them).
     """
     each = kernels(kernel)
     if images.shape[1:3] == (height, width):
-        return images.repeat_interleave(len(each), 0)
+        return images
     made = [_one(image, height, width, name) for image in images.cpu().numpy() for name in each]
     shape = (len(made), height, width, images.shape[-1])
     return torch.from_numpy(np.stack(made).reshape(shape) if made else np.zeros(shape, np.uint8)).to(images.device)

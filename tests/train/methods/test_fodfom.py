@@ -54,7 +54,7 @@ def test_outliers_of_both_kinds_are_one_more_class_in_both_losses() -> None:
 def test_options_reach_their_parts() -> None:
     (tuning,) = stages(
         initialised=True, weight=0.3, contrast=0.2, temperature=0.5, projection=0, ratio=0.5, store_size=7, outward=2,
-        cam_box=0.6, tune_epochs=3, tune_lr=0.1,
+        cam_box=0.6, tune_epochs=3, tune_lr=0.1, match="contrast",
     )  # fmt: skip
     extra, contrast = tuning.regularisers
     assert (extra.weight, contrast.weight, contrast.temperature) == (0.3, 0.2, 0.5)  # type: ignore[attr-defined]
@@ -63,6 +63,7 @@ def test_options_reach_their_parts() -> None:
     assert isinstance(tuning.synthesiser, Mixture)
     blurred, decoded = (store for store in tuning.synthesiser.parts if isinstance(store, Stored))
     assert (decoded.count, decoded.total, decoded.synthesiser.count) == (5, 7, 7)
+    assert decoded.match == blurred.match == ("contrast",)
     assert (decoded.synthesiser.options.outward, blurred.synthesiser.options.cam_box) == (2, 0.6)
 
 

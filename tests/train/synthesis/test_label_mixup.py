@@ -12,6 +12,7 @@ import torch
 
 import guard
 from guard.errors import ConfigError
+from tests.composition import stages_of
 from tests.conftest import Arrays
 from train.api import _trained_score
 from train.data import load
@@ -19,6 +20,7 @@ from train.diffusion import DiffusionOptions, register_diffusion
 from train.method import IDBatch, Setting
 from train.registry import get_method
 from train.synthesis.images.label_mixup import LabelMixup, pair_weights, spread_pairs
+from train.synthesis.store import Stored
 
 NO_BATCH = IDBatch(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.arange(4))
 
@@ -111,6 +113,8 @@ def test_images_of_another_size_are_resized_by_the_kernel_asked_for(setting: Set
     assert made.parents is not None
     assert made.parents[0::2].equal(made.parents[1::2])
     assert set(made.data[0].flatten().tolist()) == {0, 50}  # nearest makes no new levels
+    synthesiser.prepare(setting)  # of the model's own size: nothing to resize, and nothing twice
+    assert len(synthesiser.sample(NO_BATCH, torch.Generator().manual_seed(0)).data) == 6
 
 
 @pytest.mark.parametrize(
@@ -131,3 +135,9 @@ def test_a_score_that_is_asked_for_stays(four: Arrays) -> None:
     options = {"diffusion": "weights", "store_size": 8, "device": "cpu", "epochs": 1, "backbone": "wrn10_2"}
     g = guard.train((four[0][:160], four[1][:160]), method="label_mixup", head="cosine", score="energy", **options)  # type: ignore[arg-type]
     assert g.manifest.score == "energy"
+
+
+def test_its_images_can_be_matched_to_in_distribution_ones() -> None:
+    (only,) = stages_of("label_mixup", match="contrast", store_size=7, ratio=0.5)
+    assert isinstance(only.synthesiser, Stored)
+    assert (only.synthesiser.match, only.synthesiser.total) == (("contrast",), 7)

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from guard.errors import ConfigError
-from train.synthesis.resize import ResizeOptions, kernels, resized
+from train.synthesis.resize import ResizeOptions, copies, kernels, resized
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
@@ -51,7 +51,9 @@ def test_both_keeps_every_image_by_nearest_and_by_bilinear() -> None:
 @pytest.mark.parametrize("kernel", [*PILLOW, "both"])
 def test_images_of_that_size_stay_as_they_are(kernel: Any) -> None:
     given = images(1)
-    assert resized(given, 24, 20, kernel).equal(given.repeat_interleave(len(kernels(kernel)), 0))
+    assert resized(given, 24, 20, kernel).equal(given)
+    assert copies((24, 20), (24, 20), kernel) == 1
+    assert copies((24, 20), (24, 21), kernel) == len(kernels(kernel))
 
 
 def test_no_images_are_no_images() -> None:

@@ -15,7 +15,7 @@ from guard.errors import ConfigError
 from ...diffusion import Diffusion, beside_model, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ..embeddings.table import Embeddings, EmbeddingTable
-from ..resize import kernels, resized
+from ..resize import copies, resized
 
 
 class DecodedEmbeddings(ImageSynthesiser):
@@ -65,5 +65,5 @@ class DecodedEmbeddings(ImageSynthesiser):
         drawn = self.table.draw(self.count, generator)
         images = self.images(drawn, generator)
         kernel = self.options.resize
-        parents = drawn.parents.repeat_interleave(len(kernels(kernel)), 0)
+        parents = drawn.parents.repeat_interleave(copies(self._model[0].own_size, self._size, kernel), 0)
         return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)

@@ -3,7 +3,8 @@
     e = onehot(a) T + onehot(b) T,  a != b;    x~ = the diffusion model's image of e       T (C, E) the class embeddings
 
 The sum is the paper's (entries [1, 1]); ``normalise="mean"`` halves it, ``alpha`` weighs the two. Pairs of classes come
-equally often. On one's own model e is added to the embedding of the time, as the paper conditions its DDPM.
+equally often within what is drawn at once. On one's own model e is added to the embedding of the time, as the paper
+conditions its DDPM.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from guard.errors import ConfigError
 from ...diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ..registry import register_synthesiser
-from ..resize import ResizeOptions, kernels, resized
+from ..resize import ResizeOptions, copies, resized
 
 
 def spread_pairs(count: int, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -79,5 +80,5 @@ class LabelMixup(ImageSynthesiser):
         parents = spread_pairs(self.count, self.num_classes, generator)
         e = model.condition(pair_weights(parents, self.num_classes, o.alpha, o.normalise))
         images = model.sample(e, parents[:, 0], generator)
-        parents = parents.repeat_interleave(len(kernels(o.resize)), 0)
+        parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize), 0)
         return Outliers(resized(images, *self._size, o.resize), "decoded from two classes at once", parents=parents)

@@ -25,7 +25,7 @@ from ..embeddings.invariants import InvariantOptions, Invariants, fitted_invaria
 from ..embeddings.low_density import ClassGaussians, LowDensityOptions
 from ..embeddings.prompt_tuning import EmbedOptions, conditioning_scale, embed_images
 from ..registry import register_synthesiser
-from ..resize import ResizeKernel, kernels, resized
+from ..resize import ResizeKernel, copies, resized
 
 EMBEDDINGS_AT_ONCE = 4096
 
@@ -94,9 +94,8 @@ class NCIS(ImageSynthesiser):
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         made = self._ready()
-        same_size = made.diffusion.own_size == made.size
-        kernel: ResizeKernel = "nearest" if same_size else self.options.resize  # nothing to do, and nothing twice
-        each = len(kernels(kernel))
+        kernel: ResizeKernel = self.options.resize
+        each = copies(made.diffusion.own_size, made.size, kernel)
         decoded = -(-self.count // each)
         classes = torch.randint(self.num_classes, (decoded,), generator=generator, device=generator.device)
         images = made.diffusion.sample(self.embeddings(classes, generator), classes, generator)
