@@ -13,7 +13,6 @@ Blurring runs on the host, image by image: these outliers are made for a store a
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -92,7 +91,7 @@ class BlurredObject(ImageSynthesiser):
             self._detector = [Detector(o.detector, setting.data.class_names, o.box_threshold, setting.device)]
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        """Waits for the device: for stores."""
+        """At most `count`, for each image is taken once. Waits for the device: for stores."""
         if not self._module:
             raise ConfigError("synthesiser 'blurred_object' has no classifier yet; call prepare(setting) first")
         device = batch.images.device
@@ -105,7 +104,7 @@ class BlurredObject(ImageSynthesiser):
                 f"in none of {len(images)} images an object of at most {self.options.max_area:g} of the image was "
                 "found; raise max_area, lower box_threshold (with detector=) or raise cam_box, or train for longer"
             )
-        pick = list(itertools.islice(itertools.cycle(usable), self.count))  # again, where there are too few
+        pick = usable[: self.count]
         pixels = images.cpu().numpy()
         made = np.stack([blurred(pixels[i], boxes[i], self.options.blur) for i in pick])
         return Outliers(torch.from_numpy(made).to(device), "object blurred", parents=labels[pick][:, None])
