@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from guard.errors import ConfigError
+from guard.options import parse_options
 from tests.conftest import Arrays
 from tests.toy_diffusion import SHAPE, WIDTH, ToyDiffusion
 from train.data import load
@@ -115,6 +117,12 @@ def test_noise_around_scaled_features_is_as_the_paper_has_it(setting: Setting, m
         centres = scales(setting)[c] * torch.nn.functional.normalize(rows, dim=-1)
         distances = torch.cdist(bank.vectors[bank.classes == c], centres).amin(-1)
         assert ((distances > 0.75 * expected) & (distances < 1.3 * expected)).all()
+
+
+@pytest.mark.parametrize(("few", "many"), [("pick", "select"), ("keep", "n_noise")])
+def test_more_of_fewer_is_refused(few: str, many: str) -> None:
+    with pytest.raises(ConfigError, match=f"method 'oal': {few} must be at most {many}=5, got 6"):
+        parse_options(TeacherOutlierOptions, {few: 6, many: 5}, "method 'oal'")
 
 
 def test_class_features_are_the_teachers(setting: Setting) -> None:

@@ -15,10 +15,10 @@ images come nearest to their classes' anchors (least squares): what v has of eac
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from guard.artefact import write_atomic
@@ -64,6 +64,13 @@ class TeacherOutlierOptions(Record):
     num_latents: int = Field(default=300, ge=1)
     project: bool | None = None
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for few, many in (("pick", "select"), ("keep", "n_noise")):
+            if getattr(self, few) > getattr(self, many):
+                raise ValueError(f"{few} must be at most {many}={getattr(self, many)}, got {getattr(self, few)}")
+        return self
+
     def boundary(self, images: int, scale: float, selection: Literal["paper", "code"]) -> BoundaryOptions:
         """The sampler's options for a class of that many images whose anchor has length `scale`."""
         share = min(1.0, images / FULL_CLASS)
@@ -74,7 +81,7 @@ class TeacherOutlierOptions(Record):
             pick=min(select, max(1, round(self.pick * share))),
             n_noise=self.n_noise,
             sigma=self.sigma if self.noise == "sphere" else self.sigma / max(scale, 1e-12),
-            keep=min(self.keep, self.n_noise),
+            keep=self.keep,
             repeats=self.repeats,
             renormalise=self.noise == "sphere",
             variant=selection,
