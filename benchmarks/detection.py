@@ -8,7 +8,8 @@
 Each training method is run once per seed with the same backbone and epochs; run folders are kept and reused under
 --runs, and a stopped one goes on. Methods that fine-tune or add a rejection network to a classifier start from the
 plain run of their seed, and their time is that run's and their own; MLM, DMR and DMR+MLM share one generator, and the
-methods that decode with a diffusion model share one of these, which the first of them trains. Every score is then
+methods that decode with a diffusion model share one of these, which the first of them trains; OAL's teacher is the
+plain network. Every score is then
 fitted on that same network.
 Where --outliers have class names, each OOD set with some of these classes is also measured without them. Results go to
 benchmarks/results/detection_<name>.json and .md after every method; what is there with the same settings is not run
@@ -59,7 +60,7 @@ GENERATED = {
     "store_size": 3_000,
     "ratio": 0.5,
 }  # dear images, and few in a step
-EMBEDDED = {"embed_per_class": 200, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
+EMBEDDED = {"embed_per_class": 100, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
@@ -82,11 +83,12 @@ def recipes(outliers: str | None) -> list[Recipe]:
         Recipe("phase_mix", {"method": "phase_mix"}, "plain"),
         Recipe("vos", {"method": "vos"}),
         Recipe("npos", {"method": "npos"}),
-        Recipe("gan", {"method": "gan", "beta": 0.1, **SHORT}, "plain"),
+        Recipe("gan", {"method": "gan", "beta": 0.1, **SHORT, "epochs": 2}, "plain"),
         Recipe("ceda", {"method": "ceda", **SHORT}, "plain"),
         Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25, **SHORT}, "plain"),
-        Recipe("atol", {"method": "atol", "ratio": 1.0, "finetune_epochs": 2}, "plain"),
-        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "cmg_e", "cmg_s")),
+        Recipe("atol", {"method": "atol", "gan_epochs": 5, "ratio": 1.0, "finetune_epochs": 2}, "plain"),
+        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "cmg_e")),
+        Recipe("cmg_s", {"method": "cmg_s", "head_epochs": 5}, "plain"),
         *(
             Recipe(name, {"method": name, "store_size": STORE}, "plain")
             for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
@@ -100,7 +102,7 @@ def recipes(outliers: str | None) -> list[Recipe]:
             for name in DIFFUSED
         ),
         Recipe("fodfom", {"method": "fodfom", **GENERATED, "store_size": 1_500, "tune_epochs": 3}, "plain"),
-        Recipe("oal", {"method": "oal", **DECODED, "finetune_epochs": 3, "teacher_epochs": 5}, "plain"),
+        Recipe("oal", {"method": "oal", **DECODED, "finetune_epochs": 3}, "plain"),
         *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
         *(
             Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
@@ -135,6 +137,7 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
         extra["outliers"] = str(store)
     shared = {"pair_folder": f"pair-s{seed}", "diffusion_folder": f"diffusion-s{seed}"}
     options = get_method(recipe.arguments["method"]).Options.model_fields
+    shared["teacher"] = run_folder("plain", folder, seed).name
     extra |= {name: str(folder / path) for name, path in shared.items() if name in options}
     began = time.perf_counter()
     try:
