@@ -28,7 +28,14 @@ from guard.manifest import Record
 
 from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from ..feed import Feed
-from ..generators.finished import check_fits, found_or_trained, read_finished, rows_digest, write_finished
+from ..generators.finished import (
+    check_fits,
+    found_or_trained,
+    read_finished,
+    report_differing,
+    rows_digest,
+    write_finished,
+)
 from ..generators.grid import png_grid
 from ..generators.kept import epochs_showing, seeded
 from ..loop import Average, epoch_seed, progress_bar, schedule
@@ -51,6 +58,7 @@ GRIDS = 20  # pictures in all, at least
 PER_GRID = 10  # classes in a picture
 CACHE_BYTES = 2 * 2**30  # of latents
 STAGE = 20_000  # its seeds are none of a training stage's
+IMAGES = "height", "width", "channels", "class_names"  # what a shared model must have been trained for
 
 
 class DiffusionCard(Record):
@@ -80,7 +88,8 @@ def own_diffusion(setting: Setting, options: DiffusionOptions) -> OwnDiffusion:
 
 
 def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -> OwnDiffusion | None:
-    """The finished model in `folder`, None where there is none.
+    """The finished model in `folder`, None where there is none. With `any_options` a line in the log names those that
+    are not as asked for.
 
     Raises:
         ConfigError: it is of other classes or of images of another size, or (unless `any_options`) was trained on
@@ -92,8 +101,8 @@ def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -
         return None
     card, state = found
     then, now = _flat(card), _flat(asked)
-    keys = ["height", "width", "channels", "class_names"] if any_options else list(now)
-    check_fits(folder, "diffusion model", then, now, keys)
+    check_fits(folder, "diffusion model", then, now, IMAGES if any_options else now)
+    report_differing(folder, "diffusion model", then, now, [key for key in now if key in DiffusionOptions.model_fields])
     if card.rows_digest != asked.rows_digest or card.data_fingerprint != asked.data_fingerprint:
         log.warning("the diffusion model in %s was trained on other images; it may have seen held-out ones", folder)
     model = OwnDiffusion(card.model)
@@ -107,8 +116,10 @@ def epochs_for(images: int) -> int:
 
 
 def _flat(card: DiffusionCard) -> dict[str, object]:
+    """Its fields, those that are options by their names."""
     fields = card.model_dump()
-    return {**fields.pop("model"), **fields}
+    options = {"diffusion_epochs": "epochs", "diffusion_batch": "batch_size", "diffusion_lr": "lr"}
+    return {**fields.pop("model"), **{name: fields.pop(field) for name, field in options.items()}, **fields}
 
 
 def _card(setting: Setting, options: DiffusionOptions) -> DiffusionCard:

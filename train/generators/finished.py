@@ -102,6 +102,15 @@ def check_fits(folder: Path, what: str, then: Mapping[str, Any], now: Mapping[st
         raise ConfigError(f"{folder} holds a {what} that does not fit ({'; '.join(differing)}); choose another folder")
 
 
+def report_differing(
+    folder: Path, what: str, then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]
+) -> None:
+    """Say which of `keys` are not as asked for in a model that is taken as it is; nothing where all are."""
+    differing = [f"{key} is {then[key]!r}, not {now[key]!r}" for key in keys if then[key] != now[key]]
+    if differing:
+        log.warning("the %s in %s is used as it was trained: %s", what, folder, "; ".join(differing))
+
+
 def rows_digest(data: ImageData) -> str:
     """Which rows of the data these are, in any order."""
     return hashlib.sha256(np.sort(data.rows).tobytes()).hexdigest()[:16]

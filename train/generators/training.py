@@ -25,7 +25,7 @@ from ..data import ImageData
 from ..feed import Feed
 from ..loop import Average, epoch_seed, mixed_precision, progress_bar, schedule
 from ..method import IDBatch, Setting
-from .finished import check_fits, found_or_trained, read_finished, rows_digest, write_finished
+from .finished import check_fits, found_or_trained, read_finished, report_differing, rows_digest, write_finished
 from .grid import png_grid
 from .losses import discriminator_loss, feature_distance, non_saturating, r1_penalty
 from .pair import PairOptions, register_pair
@@ -74,7 +74,8 @@ def style_pair(setting: Setting, options: PairOptions) -> StylePair:
 
 
 def load_style_pair(folder: Path, asked: PairCard, *, any_options: bool = False) -> StylePair | None:
-    """The finished pair in `folder`, None where there is none.
+    """The finished pair in `folder`, None where there is none. With `any_options` a line in the log names those that
+    are not as asked for.
 
     Raises:
         ConfigError: it was trained on other images, or (unless `any_options`) with other options or another seed.
@@ -87,6 +88,7 @@ def load_style_pair(folder: Path, asked: PairCard, *, any_options: bool = False)
     free = {"options", "epochs", "seed", "rows_digest", "images", "size"} if any_options else set()
     then, now = card.model_dump(), asked.model_dump()
     check_fits(folder, "pair", then, now, [key for key in now if key not in free])
+    report_differing(folder, "pair", _options(card), _options(asked), _options(asked))
     if card.rows_digest != asked.rows_digest:
         log.warning("the pair in %s was trained on other rows of the data; it may have seen held-out images", folder)
     pair = _fresh(card)
@@ -109,6 +111,11 @@ def _card(setting: Setting, options: PairOptions) -> PairCard:
         rows_digest=rows_digest(data),
         images=len(data),
     )
+
+
+def _options(card: PairCard) -> dict[str, Any]:
+    """The options, with what was chosen for those that may be left open."""
+    return {**card.options.model_dump(exclude={"pair_folder"}), "pair_epochs": card.epochs, "pair_size": card.size}
 
 
 def _fresh(card: PairCard) -> StylePair:

@@ -19,6 +19,7 @@ from train.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from train.diffusion import training as training_module
 from train.diffusion.model import OwnDiffusion
 from train.method import Setting
+from train.synthesis.images.label_mixup import LabelMixup
 
 SMALL: dict[str, Any] = {"diffusion_epochs": 2, "diffusion_width": 8, "diffusion_batch": 16, "sampling_steps": 2}
 
@@ -177,6 +178,21 @@ def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, m
         own(some, tmp_path, diffusion_folder=folder)
 
 
+def test_options_that_a_shared_model_was_not_trained_with_are_named(
+    some: Arrays, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = {"diffusion_folder": str(tmp_path / "shared"), "diffusion_epochs": 1}
+    own(some, tmp_path / "a", **shared)
+    own(some, tmp_path / "b", **shared, sampling_steps=3, guidance=1, sampling_batch=2)
+    assert "is used as it was trained" not in caplog.text
+    mixup = LabelMixup(4, 4, **{**SMALL, **shared, "diffusion_epochs": 3, "diffusion_lr": 0.01, "patch": 2})
+    mixup.prepare(setting_of(some, tmp_path / "c"))
+    assert (
+        f"the diffusion model in {tmp_path / 'shared'} is used as it was trained: "
+        "conditioning is 'token', not 'label'; patch is None, not 2; diffusion_epochs is 1, not 3; diffusion_lr is 0.001, not 0.01\n"
+    ) in caplog.text
+
+
 def test_two_runs_that_begin_together_train_one_model(
     some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +225,6 @@ def test_two_runs_that_begin_together_train_one_model(
 
 def test_a_runs_own_model_is_not_mixed_with_other_options(some: Arrays, tmp_path: Path) -> None:
     own(some, tmp_path, diffusion_epochs=1)
-    with pytest.raises(ConfigError, match="epochs: 1 then, 2 now"):
+    with pytest.raises(ConfigError, match="diffusion_epochs: 1 then, 2 now"):
         own(some, tmp_path)
     assert own(some, tmp_path, diffusion_epochs=1, sampling_steps=5, guidance=1).steps == 5

@@ -79,7 +79,9 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     assert epochs == [1]  # what is finished is loaded
 
 
-def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(data: ImageData, tmp_path: Path) -> None:
+def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(
+    data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     style_pair(setting(data, tmp_path), TINY)
     wider = TINY.model_copy(update={"pair_width": 6})
     with pytest.raises(ConfigError, match=r"holds a pair that does not fit.*pair_width.*choose another folder"):
@@ -87,7 +89,11 @@ def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(data:
     with pytest.raises(ConfigError, match="seed: 0 then, 1 now"):
         style_pair(setting(data, tmp_path, seed=1), TINY)
     named = wider.model_copy(update={"pair_folder": str(tmp_path / "pair")})
-    shared = style_pair(setting(data, tmp_path / "other", seed=1), named)
+    style_pair(setting(data, tmp_path / "other"), TINY.model_copy(update={"pair_folder": named.pair_folder}))
+    assert not caplog.text
+    shared = style_pair(setting(data, tmp_path / "other", seed=1), named.model_copy(update={"pair_epochs": 3}))
+    said = "is used as it was trained: pair_epochs is 2, not 3; pair_width is 4, not 6"
+    assert caplog.messages == [f"the pair in {tmp_path / 'pair'} {said}"]
     assert weights(shared).equal(weights(style_pair(setting(data, tmp_path), TINY)))
     assert not (tmp_path / "other").exists()
     others = load((np.zeros((60, 8, 12, 1), np.uint8), np.arange(60) % 2), channels=1)
