@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 import tests.train.synthesis.embeddings.solvable_diffusion as solvable
@@ -159,6 +160,49 @@ def test_larger_images_are_resized_by_the_kernel(data: ImageData, tmp_path: Path
     assert outliers.parents is not None
     expected = classes.repeat_interleave(2) if kernel == "both" else classes
     assert outliers.parents[:, 0].equal(expected[:count])
+
+
+@pytest.mark.parametrize(
+    ("more", "tuned_with"),
+    [
+        ({}, "An image of a {}"),
+        ({"embed_prompt": "this is the {}"}, "this is the {}"),
+        ({"embed_prompt": None}, "A high-quality image of the {}"),
+    ],
+)
+def test_stable_diffusion_is_told_one_prompt_and_asked_another(
+    data: ImageData,
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    tuned_with: str,
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    encode, seen = StableDiffusionPipeline.encode_prompt, set[str]()
+
+    def spy(self: Any, prompt: Any, *others: Any, **named: Any) -> Any:
+        seen.update(prompt or ())
+        return encode(self, prompt, *others, **named)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "encode_prompt", spy)
+    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "sampling_steps": 1, **more}
+    made = made_of(data, tmp_path, embed_per_class=2, **stable)
+    assert seen == {"", *(tuned_with.replace("{}", name) for name in data.class_names)}
+    seen.clear()
+    made.sample(NO_BATCH, generator())
+    assert seen - {""} == {f"A high-quality image of the {name}" for name in data.class_names}
+
+
+def test_prompts_for_tuning_are_checked_before_anything_is_trained() -> None:
+    with pytest.raises(ValidationError, match=r"embed_prompt='an image' has no place for the class's name; put \{\}"):
+        NCISOptions(embed_prompt="an image")
+    for prompt in ("this is the {}", None):
+        with pytest.raises(
+            ValidationError, match=r"diffusion='own' does not read embed_prompt=.*; add diffusion='stable-"
+        ):
+            NCISOptions(embed_prompt=prompt)
 
 
 def test_both_kernels_are_the_default() -> None:

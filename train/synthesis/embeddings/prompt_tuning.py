@@ -25,9 +25,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from guard.errors import ConfigError
 from guard.manifest import Record
 
 from ...data import ImageData
@@ -46,6 +47,7 @@ EVEN = 0.1  # of the times that a step looks at, whatever their gradients
 SHARED = 16  # images that say where the gradients are large
 PROBED = 4  # images that tell one diffusion model from another
 ROWS, PIXELS = 256, 2**20  # at once at most
+PROMPT = "An image of a {}"
 IMAGES = 16  # tuned together at least, so that few rows at once are always as many
 
 
@@ -69,6 +71,8 @@ class EmbedOptions(Record):
         embed_batch: rows (one noise for one image each) that go through the network and back at once. None: as many as
             have 2^20 pixels in all, at the size of the model's own images, and at most 256: 4 of 512 x 512 (Stable
             Diffusion 1), 256 up to 64 x 64. Halved, and halved again, where the device's memory does not suffice.
+        embed_prompt: what Stable Diffusion is told that an image is while its e is tuned; {} is the class's name. None:
+            `prompt`, which it is asked for when it samples.
     """
 
     embed_iterations: int = Field(default=3, ge=0)
@@ -80,6 +84,14 @@ class EmbedOptions(Record):
     embed_scale: float | None = Field(default=None, gt=0)
     embed_per_class: int | None = Field(default=None, ge=2)
     embed_batch: int | None = Field(default=None, ge=1)
+    embed_prompt: str | None = PROMPT
+
+    @field_validator("embed_prompt")
+    @classmethod
+    def _with_a_place_for_the_name(cls, prompt: str | None) -> str | None:
+        if prompt is not None and "{}" not in prompt:
+            raise ConfigError(f"embed_prompt={prompt!r} has no place for the class's name; put {{}} where it belongs")
+        return prompt
 
 
 class Embedded(NamedTuple):
@@ -88,6 +100,14 @@ class Embedded(NamedTuple):
     e: Tensor
     classes: Tensor
     rows: Tensor
+
+
+def tuning_prompt(options: EmbedOptions) -> str | None:
+    """The prompt in which e stands for the class's name while it is tuned; None where the options name no model."""
+    prompt: str | None = getattr(options, "prompt", None)
+    if getattr(options, "diffusion", None) == "stable-diffusion":
+        return options.embed_prompt or prompt
+    return prompt
 
 
 def conditioning_scale(diffusion: Diffusion, classes: int, device: torch.device, options: EmbedOptions) -> float:
@@ -240,6 +260,9 @@ def embed_images(diffusion: Diffusion, setting: Setting, options: EmbedOptions, 
     read. Its name holds a digest of everything that decides the embeddings, the model among it. Where several
     processes call this at once, each makes its share of the blocks (`us`).
 
+    Args:
+        diffusion: where it has a prompt, told `tuning_prompt`.
+
     Raises:
         ArtefactDamagedError: a block cannot be read.
     """
@@ -322,10 +345,10 @@ def _digest(diffusion: Diffusion, setting: Setting, options: EmbedOptions, rows:
         "options": {
             name: getattr(options, name)
             for name in EmbedOptions.model_fields
-            if name not in ("embed_batch", "embed_scale", "embed_per_class")
+            if name not in ("embed_batch", "embed_prompt", "embed_scale", "embed_per_class")
         },
         "scale": f"{scale:.4g}",
-        "prompt": getattr(options, "prompt", None),
+        "prompt": tuning_prompt(options),
         "seed": setting.seed,
         "data": data.fingerprint,
         "rows": hashlib.sha256(data.rows[rows].tobytes()).hexdigest(),

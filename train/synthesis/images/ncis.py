@@ -12,9 +12,10 @@ e' is left as long as it is. All of it happens in units of a token embedding of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import model_validator
 
 from guard.errors import ConfigError
 
@@ -23,7 +24,7 @@ from ...method import IDBatch, ImageSynthesiser, Outliers, Setting
 from ...processes import Processes
 from ..embeddings.invariants import InvariantOptions, Invariants, fitted_invariants
 from ..embeddings.low_density import ClassGaussians, LowDensityOptions
-from ..embeddings.prompt_tuning import EmbedOptions, conditioning_scale, embed_images
+from ..embeddings.prompt_tuning import EmbedOptions, conditioning_scale, embed_images, tuning_prompt
 from ..registry import register_synthesiser
 from ..resize import ResizeKernel, copies, resized
 
@@ -38,6 +39,27 @@ class NCISOptions(DiffusionOptions, EmbedOptions, InvariantOptions, LowDensityOp
     """
 
     resize: ResizeKernel = "both"
+
+    @model_validator(mode="after")
+    def _tuned_with_what_there_is(self) -> Self:
+        given, default = self.embed_prompt, EmbedOptions.model_fields["embed_prompt"].default
+        if given != default and self.diffusion != "stable-diffusion":
+            raise ConfigError(
+                f"diffusion={self.diffusion!r} does not read embed_prompt={given!r}; add diffusion='stable-diffusion', "
+                "or drop it"
+            )
+        return self
+
+
+def told_to_tune(diffusion: Diffusion, setting: Setting, options: NCISOptions) -> Diffusion:
+    """The model that embeddings are tuned with: Stable Diffusion under another prompt, by the parts of the same one."""
+    from ...diffusion.stable_diffusion import StableDiffusion
+
+    prompt = tuning_prompt(options)
+    if prompt == options.prompt or not isinstance(diffusion, StableDiffusion):
+        return diffusion
+    told = options.model_copy(update={"prompt": prompt})
+    return StableDiffusion(diffusion.pipeline, setting.data.class_names, diffusion.channels, told)
 
 
 @dataclass
@@ -67,14 +89,15 @@ class NCIS(ImageSynthesiser):
     def prepare_together(self, setting: Setting, us: Processes) -> None:
         with us.first_alone():
             diffusion = make_diffusion(setting, self.options)
-        embed_images(diffusion, beside_model(setting, self.options), self.options, us)
+        tuning = told_to_tune(diffusion, setting, self.options)
+        embed_images(tuning, beside_model(setting, self.options), self.options, us)
 
     def prepare(self, setting: Setting) -> None:
         o: NCISOptions = self.options
         diffusion = make_diffusion(setting, o)
         scale = conditioning_scale(diffusion, self.num_classes, setting.device, o)
         shared = beside_model(setting, o)
-        embedded = embed_images(diffusion, shared, o)
+        embedded = embed_images(told_to_tune(diffusion, setting, o), shared, o)
         u = embedded.e / scale
         invariants = fitted_invariants(shared, u, embedded.classes, o)
         with torch.no_grad():

@@ -395,6 +395,26 @@ def test_everything_that_decides_the_embeddings_has_a_folder_of_its_own(setting:
     assert len(list(setting.folder.iterdir())) == len(cases) - 2
 
 
+def test_the_prompt_that_embeddings_are_tuned_with_has_a_folder_of_its_own(setting: Setting) -> None:
+    """Not the one that images are asked for with, unless it is one."""
+    from train.synthesis.images.ncis import NCISOptions
+
+    folders = []
+    for more in (
+        {},
+        {"prompt": "A photo of the {}"},
+        {"prompt": "An image of a {}", "embed_prompt": None},
+        {"embed_prompt": None},
+        {"embed_prompt": "A photo of the {}"},
+        {"prompt": "A photo of the {}", "embed_prompt": None},
+    ):
+        stable = {"diffusion": "stable-diffusion", "diffusion_model": "someone/some-pipeline", "embed_pairs": 2}
+        before = set(setting.folder.iterdir())
+        embed_images(solvable(), setting, NCISOptions(**{**stable, **more}))
+        folders.append(len(set(setting.folder.iterdir()) - before))
+    assert folders == [1, 0, 0, 1, 1, 0]
+
+
 def test_a_damaged_block_is_refused_with_what_to_do(setting: Setting) -> None:
     embed_images(solvable(), setting, EmbedOptions(embed_pairs=2))
     (path,) = setting.folder.glob("embeddings-*/00000.safetensors")
