@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from guard.artefact import write_atomic
 from guard.manifest import Record
+from guard.options import part
 
 from ..checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from ..data import ImageData
@@ -104,7 +105,7 @@ def _card(setting: Setting, options: PairOptions) -> PairCard:
         channels=p.channels,
         classes=len(data.class_names),
         size=resolution(p.height, p.width, options.pair_size),
-        options=options.model_copy(update={"pair_folder": None}),
+        options=part(options, PairOptions).model_copy(update={"pair_folder": None}),
         epochs=options.pair_epochs or -(-SHOWN // len(data)),
         seed=setting.seed,
         data_fingerprint=data.fingerprint,

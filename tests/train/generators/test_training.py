@@ -19,6 +19,7 @@ from train.generators.pair import PairOptions
 from train.generators.style_pair import StylePair, resolution
 from train.generators.training import PairTraining, _card, style_pair
 from train.method import Setting
+from train.synthesis.images.latent_arithmetic import LatentOptions
 
 TINY = PairOptions(pair_width=4, pair_latent=8, pair_batch=20, pair_epochs=2)
 
@@ -91,7 +92,8 @@ def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(
     named = wider.model_copy(update={"pair_folder": str(tmp_path / "pair")})
     style_pair(setting(data, tmp_path / "other"), TINY.model_copy(update={"pair_folder": named.pair_folder}))
     assert not caplog.text
-    shared = style_pair(setting(data, tmp_path / "other", seed=1), named.model_copy(update={"pair_epochs": 3}))
+    asked = LatentOptions(**{**named.model_dump(), "pair_epochs": 3}, lambda_high=5)  # as a synthesiser's options are
+    shared = style_pair(setting(data, tmp_path / "other", seed=1), asked)
     said = "is used as it was trained: pair_epochs is 2, not 3; pair_width is 4, not 6"
     assert caplog.messages == [f"the pair in {tmp_path / 'pair'} {said}"]
     assert weights(shared).equal(weights(style_pair(setting(data, tmp_path), TINY)))
