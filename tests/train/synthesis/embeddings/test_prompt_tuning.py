@@ -408,7 +408,11 @@ def test_the_prompt_that_embeddings_are_tuned_with_has_a_folder_of_its_own(setti
         {"embed_prompt": "A photo of the {}"},
         {"prompt": "A photo of the {}", "embed_prompt": None},
     ):
-        stable = {"diffusion": "stable-diffusion", "diffusion_model": "someone/some-pipeline", "embed_pairs": 2}
+        stable: dict[str, Any] = {
+            "diffusion": "stable-diffusion",
+            "diffusion_model": "someone/some-pipeline",
+            "embed_pairs": 2,
+        }
         before = set(setting.folder.iterdir())
         embed_images(solvable(), setting, NCISOptions(**{**stable, **more}))
         folders.append(len(set(setting.folder.iterdir()) - before))
