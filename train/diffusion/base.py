@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
-from guard.manifest import Record
 
+from ..generators.finished import SharedOptions
 from ..method import Setting
 from .pipeline import check_name
 
@@ -79,7 +79,7 @@ class Diffusion(Protocol):
         ...
 
 
-class DiffusionOptions(Record):
+class DiffusionOptions(SharedOptions):
     """Which diffusion model, how it is trained where it is one's own, and how it samples.
 
     Attributes:
@@ -104,6 +104,22 @@ class DiffusionOptions(Record):
             for images above 64 pixels.
         patch: pixels per side that are folded into channels before the network. None: 1 up to 16 pixels, else 2.
     """
+
+    model: ClassVar = "diffusion"
+    ours: ClassVar = "own"
+    training: ClassVar = frozenset(
+        {
+            "conditioning",
+            "diffusion_epochs",
+            "diffusion_batch",
+            "diffusion_lr",
+            "diffusion_width",
+            "prediction",
+            "latent",
+            "patch",
+        }
+    )
+    knobs: ClassVar = frozenset({"sampling_batch"})
 
     diffusion: str = "own"
     diffusion_folder: str | None = None
@@ -144,6 +160,11 @@ class DiffusionOptions(Record):
                     f"diffusion='own' does not read {name}={value!r}; add diffusion='stable-diffusion', or drop it"
                 )
         return self
+
+    def settled(self) -> frozenset[str]:
+        if self.diffusion == "stable-diffusion":  # it is trained already, and its folder holds what is kept beside it
+            return self.training | {"diffusion_folder"}
+        return super().settled()
 
 
 DiffusionFactory = Callable[[Setting, DiffusionOptions], Diffusion]

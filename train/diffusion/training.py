@@ -76,12 +76,12 @@ class DiffusionCard(Record):
 
 def own_diffusion(setting: Setting, options: DiffusionOptions) -> OwnDiffusion:
     """The model of the setting's images: loaded where its folder has a finished one, else trained (further)."""
-    folder = Path(options.diffusion_folder) if options.diffusion_folder else setting.folder / "diffusion"
+    folder = options.kept_in(setting.folder)
     card = _card(setting, options)
     model = found_or_trained(
         folder,
         "diffusion model",
-        lambda: load_own(folder, card, any_options=options.diffusion_folder is not None),
+        lambda: load_own(folder, card, any_options=options.named_folder is not None),
         lambda: Training(setting, card, folder, options).run(),
     )
     return model.to(setting.device).eval().requires_grad_(False).sampling(options)

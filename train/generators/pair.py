@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
-from guard.manifest import Record
 
 from ..method import Setting
+from .finished import SharedOptions
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class SamplingPair(Pair, Protocol):
         ...
 
 
-class PairOptions(Record):
+class PairOptions(SharedOptions):
     """Which pair, and how the default one is trained.
 
     Attributes:
@@ -57,6 +57,12 @@ class PairOptions(Record):
             64; images of another size are resized.
         pair_adversarial: weight of the adversarial loss beside that of the pixels, in the second half of the training.
     """
+
+    model: ClassVar = "pair"
+    ours: ClassVar = "style"
+    training: ClassVar = frozenset(
+        {"pair_epochs", "pair_batch", "pair_lr", "pair_width", "pair_latent", "pair_size", "pair_adversarial"}
+    )
 
     pair: str = "style"
     pair_folder: str | None = None

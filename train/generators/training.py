@@ -63,12 +63,12 @@ class PairCard(Record):
 
 def style_pair(setting: Setting, options: PairOptions) -> StylePair:
     """The default pair: loaded where its folder has a finished one, else trained (further)."""
-    folder = Path(options.pair_folder) if options.pair_folder else setting.folder / "pair"
+    folder = options.kept_in(setting.folder)
     card = _card(setting, options)
     pair = found_or_trained(
         folder,
         "pair",
-        lambda: load_style_pair(folder, card, any_options=options.pair_folder is not None),
+        lambda: load_style_pair(folder, card, any_options=options.named_folder is not None),
         lambda: PairTraining(setting.data, card, setting.device).run(folder),
     )
     return pair.to(setting.device).eval().requires_grad_(False)
@@ -250,9 +250,9 @@ def equalised(module: nn.Module) -> list[dict[str, Any]]:
     turns by the same share per step. Without them the widest layers run away.
     """
     groups: dict[float, list[nn.Parameter]] = {}
-    for part in module.modules():
-        for parameter in part.parameters(recurse=False):
-            matrix = parameter.ndim >= 2 and not isinstance(part, nn.Embedding)
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            matrix = parameter.ndim >= 2 and not isinstance(layer, nn.Embedding)
             fan_in = parameter[0].numel() if matrix else 1
             groups.setdefault(fan_in**-0.5, []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]

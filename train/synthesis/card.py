@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Card(Record):
         match: what the outliers were matched to in-distribution images in.
         height, width, channels: of every image.
         classifier: digest of the classifier that was used, where the synthesiser needs one.
+        model: digest of the model that decoded them, where one was trained first that runs can share
+            (`train.generators.finished.SharedOptions`). None in stores of earlier versions, too.
         class_names: of the parent classes in column ``parents``.
         audit: what `train.synthesis.audit` measured.
     """
@@ -59,6 +62,7 @@ class Card(Record):
     width: int
     channels: int
     classifier: str | None = None
+    model: str | None = None
     class_names: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     audit: Audit | None = None
@@ -69,8 +73,9 @@ class Card(Record):
         return [self.shard_size] * whole + ([rest] if rest else [])
 
     def differences(self, asked: Card) -> dict[str, str]:
-        """Field -> "old then, new now" of all that decide the images and differ."""
-        then, now = (_flat(card.model_dump(mode="json", exclude=_MAY_DIFFER)) for card in (self, asked))
+        """Field -> "old then, new now" of all that decide the images and differ; a model that is not known does not."""
+        unknown = {"model"} if None in (self.model, asked.model) else set()
+        then, now = (_flat(card.model_dump(mode="json", exclude=_MAY_DIFFER | unknown)) for card in (self, asked))
         keys = dict.fromkeys([*now, *then])
         return {
             k: f"{then.get(k)!r} then, {now.get(k)!r} now" for k in keys if then.get(k) != now.get(k)
@@ -142,7 +147,7 @@ def existing_card(folder: Path) -> Card:
     return card
 
 
-def check_same(folder: Path, card: Card, asked: Card, ignore: tuple[str, ...] = ()) -> None:
+def check_same(folder: Path, card: Card, asked: Card, ignore: Collection[str] = ()) -> None:
     """Refuse to go on with a store that was made otherwise.
 
     Raises:

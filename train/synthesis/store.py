@@ -30,6 +30,7 @@ from ..checkpoint import weights_bytes
 from ..data import ImageData, load
 from ..feed import Feed
 from ..finish import versions
+from ..generators.finished import SharedOptions
 from ..loop import progress_bar
 from ..method import IDBatch, ImageSynthesiser, Outliers, Setting, Synthesiser
 from ..processes import processes
@@ -129,14 +130,12 @@ def fill(
         ConfigError: the folder holds outliers that were made otherwise; every difference is named.
     """
     folder = Path(folder)
-    card = _card(synthesiser, setting, count, matching.checked(match), batch_size, shard_size)
+    card = _card(folder, synthesiser, setting, count, matching.checked(match), batch_size, shard_size)
     us = processes()
-    with us.first_alone():
-        card, whole = _agreed(folder, card, any_classifier)
-        if not whole and us.is_first:
-            write_card(folder, card)
+    card, whole = _agreed(folder, card, synthesiser, any_classifier)
     us.wait()  # all have seen the same folder
     if not whole:
+        synthesiser.count = card.per_draw
         synthesiser.to(setting.device)
         setting.module.eval()
         inside = replace(setting, folder=folder)
@@ -144,12 +143,15 @@ def fill(
             synthesiser.prepare_together(inside, us)
         with us.first_alone():  # what is trained first is trained once
             synthesiser.prepare(inside)
+            card = _with_model(folder, card, synthesiser)
+            if us.is_first:
+                write_card(folder, card)
         _make(folder, card, us.share(missing_shards(folder, card)), synthesiser, setting)
     us.wait()
     return Store(folder, card)
 
 
-def _agreed(folder: Path, card: Card, any_classifier: bool) -> tuple[Card, bool]:
+def _agreed(folder: Path, card: Card, synthesiser: ImageSynthesiser, any_classifier: bool) -> tuple[Card, bool]:
     """The card to go on with where `card` is asked for, and whether nothing is left to be made."""
     held = read_card(folder)
     begun = folder.is_dir() and any(folder.glob("*.parquet"))
@@ -157,14 +159,47 @@ def _agreed(folder: Path, card: Card, any_classifier: bool) -> tuple[Card, bool]
         whole = not missing_shards(folder, held)
         if any_classifier and whole:
             card = card.model_copy(update={"classifier": held.classifier})
-        check_same(folder, held, card)
-        return (held, True) if held.count == card.count and whole else (card, False)
+        shared = _shared(synthesiser)
+        if shared is not None and shared.knobs:  # one may have said how many are drawn at once, when it was begun
+            card = card.model_copy(update={"per_draw": held.per_draw})
+        check_same(folder, held, card, _not_compared(held, shared))
+        if whole and held.count == card.count:
+            return held, True
+        return card.model_copy(update={"model": held.model}), False
     if begun:
         raise ConfigError(f"{folder} holds Parquet files and no store; choose another folder for the outliers")
     return card, False
 
 
+def _shared(synthesiser: ImageSynthesiser) -> SharedOptions | None:
+    """The options of a model that runs can share, where it decodes with one."""
+    return synthesiser.options if isinstance(synthesiser.options, SharedOptions) else None
+
+
+def _not_compared(held: Card, shared: SharedOptions | None) -> set[str]:
+    """Fields of the card that decide no image: knobs, and those whose place the model's own digest takes."""
+    if shared is None:
+        return set()
+    settled = shared.settled() if held.model is not None or not shared.is_ours else frozenset()
+    return {f"options.{name}" for name in shared.knobs | settled}
+
+
+def _with_model(folder: Path, card: Card, synthesiser: ImageSynthesiser) -> Card:
+    """The card, with the model that is there once it is prepared.
+
+    Raises:
+        ConfigError: what the store holds was made by another.
+    """
+    shared = _shared(synthesiser)
+    if shared is None:
+        return card
+    found = card.model_copy(update={"model": shared.identity(folder) or card.model})
+    check_same(folder, card, found)
+    return found
+
+
 def _card(
+    folder: Path,
     synthesiser: ImageSynthesiser,
     setting: Setting,
     count: int,
@@ -179,6 +214,7 @@ def _card(
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
     used = synthesiser.uses_classifier(synthesiser.options)
+    shared = _shared(synthesiser)
     return Card(
         synthesiser=synthesiser.name,
         options=synthesiser.options.model_dump(mode="json"),
@@ -193,6 +229,7 @@ def _card(
         width=p.width,
         channels=p.channels,
         classifier=hashlib.sha256(weights_bytes(setting.module.classifier)).hexdigest()[:16] if used else None,
+        model=None if shared is None else shared.identity(folder),
         class_names=setting.data.class_names,
         versions=versions(),
     )

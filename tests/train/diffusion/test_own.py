@@ -189,7 +189,8 @@ def test_options_that_a_shared_model_was_not_trained_with_are_named(
     mixup.prepare(setting_of(some, tmp_path / "c"))
     assert (
         f"the diffusion model in {tmp_path / 'shared'} is used as it was trained: "
-        "conditioning is 'token', not 'label'; patch is None, not 2; diffusion_epochs is 1, not 3; diffusion_lr is 0.001, not 0.01\n"
+        "conditioning is 'token', not 'label'; patch is None, not 2; "
+        "diffusion_epochs is 1, not 3; diffusion_lr is 0.001, not 0.01\n"
     ) in caplog.text
 
 
