@@ -35,6 +35,7 @@ from train.synthesis.card import source_card
 from train.synthesis.images import PatchShuffle, PixelAverage
 from train.synthesis.images.label_mixup import LabelMixup
 from train.synthesis.images.latent_arithmetic import MLM
+from train.synthesis.images.ncis import NCISOptions
 from train.synthesis.shards import Rows
 from train.synthesis.store import Store, Stored, fill, missing_shards, open_store, shard_seed
 
@@ -475,8 +476,9 @@ def test_options_of_models_that_are_not_trained_here_stay_what_they_are(
     assert not {"diffusion_model", "prompt", "sampling_steps", "guidance"} & stable
     assert DiffusionOptions().settled() == {"diffusion_folder"}
     assert DiffusionOptions(diffusion_folder="x").settled() >= DiffusionOptions.training
-    for kind in (DiffusionOptions, PairOptions):
+    for kind in (DiffusionOptions, PairOptions, NCISOptions):
         assert kind.training | kind.knobs <= set(kind.model_fields)
+    assert NCISOptions.knobs == {"sampling_batch", "embed_batch"}
 
 
 # ------------------------------------------------------------------------------------------------------- in training
