@@ -83,6 +83,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(
     data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", logger="ood_guard")
     style_pair(setting(data, tmp_path), TINY)
     wider = TINY.model_copy(update={"pair_width": 6})
     with pytest.raises(ConfigError, match=r"holds a pair that does not fit.*pair_width.*choose another folder"):
