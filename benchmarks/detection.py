@@ -101,6 +101,11 @@ def recipes(outliers: str | None) -> list[Recipe]:
             Recipe(name, {"method": name, **GENERATED, **SHORT, **(EMBEDDED if name == "ncis" else {})}, "plain")
             for name in DIFFUSED
         ),
+        Recipe(
+            "label_mixup matched",
+            {"method": "label_mixup", **GENERATED, **SHORT, "match": ("spectrum", "coding")},
+            "plain",
+        ),
         Recipe("fodfom", {"method": "fodfom", **GENERATED, "store_size": 1_500, "tune_epochs": 3}, "plain"),
         Recipe("oal", {"method": "oal", **DECODED, "finetune_epochs": 3}, "plain"),
         *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
