@@ -18,7 +18,7 @@ from guard.manifest import Record
 
 from ...loop import progress_bar
 from ...method import Setting
-from ..features.knn_boundary import BoundaryOptions, boundary_outliers
+from ..features.knn_boundary import BoundaryOptions, boundary_outliers, check_at_most
 from .encoder import Features
 from .table import Embeddings, Values, class_generator, width_factor
 
@@ -62,9 +62,7 @@ class BoundaryEmbeddingOptions(Record):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for few, many in (("pick", "select"), ("keep", "n_noise"), ("k", "class_size"), ("select", "class_size")):
-            if getattr(self, few) > getattr(self, many):
-                raise ValueError(f"{few} must be at most {many}={getattr(self, many)}, got {getattr(self, few)}")
+        check_at_most(self, ("pick", "select"), ("keep", "n_noise"), ("k", "class_size"), ("select", "class_size"))
         return self
 
     def fitted(self, images: int, width: int) -> BoundaryOptions:

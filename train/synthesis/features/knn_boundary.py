@@ -40,6 +40,13 @@ from ...statistics.kth import kth_smallest
 from .boundary_search import CHUNK, boundary_rows
 
 
+def check_at_most(options: Record, *pairs: tuple[str, str]) -> None:
+    """Raises ValueError where the first option of a pair is larger than the second."""
+    for few, many in pairs:
+        if getattr(options, few) > getattr(options, many):
+            raise ValueError(f"{few} must be at most {many}={getattr(options, many)}, got {getattr(options, few)}")
+
+
 class BoundaryOptions(Record):
     """What is drawn around one class (or one pool of features); the defaults are NPOS's for CIFAR.
 
@@ -69,9 +76,7 @@ class BoundaryOptions(Record):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        for few, many in (("pick", "select"), ("keep", "n_noise")):
-            if getattr(self, few) > getattr(self, many):
-                raise ValueError(f"{few} must be at most {many}={getattr(self, many)}, got {getattr(self, few)}")
+        check_at_most(self, ("pick", "select"), ("keep", "n_noise"))
         return self
 
     @property

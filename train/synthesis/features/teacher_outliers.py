@@ -33,7 +33,7 @@ from ...loop import epoch_seed
 from ...method import Setting
 from ...teacher import Teacher, TeacherSource
 from ..chunks import kept_chunks
-from .knn_boundary import BoundaryOptions, boundary_outliers
+from .knn_boundary import BoundaryOptions, boundary_outliers, check_at_most
 from .outlier_bank import OutlierBank
 
 FULL_CLASS = 500  # images; of smaller classes, k and select keep their share
@@ -66,9 +66,7 @@ class TeacherOutlierOptions(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for few, many in (("pick", "select"), ("keep", "n_noise")):
-            if getattr(self, few) > getattr(self, many):
-                raise ValueError(f"{few} must be at most {many}={getattr(self, many)}, got {getattr(self, few)}")
+        check_at_most(self, ("pick", "select"), ("keep", "n_noise"))
         return self
 
     def boundary(self, images: int, scale: float, selection: Literal["paper", "code"]) -> BoundaryOptions:
