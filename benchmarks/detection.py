@@ -9,8 +9,7 @@ Each training method is run once per seed with the same backbone and epochs; run
 --runs, and a stopped one goes on. Methods that fine-tune or add a rejection network to a classifier start from the
 plain run of their seed, and their time is that run's and their own; MLM, DMR and DMR+MLM share one generator, and the
 methods that decode with a diffusion model share one of these, which the first of them trains; OAL's teacher is the
-plain network. Every score is then
-fitted on that same network.
+plain network. Every score is then fitted on that same network.
 Where --outliers have class names, each OOD set with some of these classes is also measured without them. Results go to
 benchmarks/results/detection_<name>.json and .md after every method; what is there with the same settings is not run
 again.
@@ -55,11 +54,7 @@ STORE = 20_000  # outliers of the methods that make them once
 SHORT = {"epochs": 3, "lr": 0.01}  # of methods whose steps or images are dear: tuning in place of training from scratch
 DIFFUSED = ("label_mixup", "dream_ood", "dream_id", "bood", "ncis")
 DECODED = {"conditioning": "label"}  # of the diffusion model that they share
-GENERATED = {
-    **DECODED,
-    "store_size": 3_000,
-    "ratio": 0.5,
-}  # dear images, and few in a step
+GENERATED = {**DECODED, "store_size": 3_000, "ratio": 0.5}  # dear images, and few in a step
 EMBEDDED = {"embed_per_class": 100, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
@@ -140,10 +135,9 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
         store = folder / "stores" / "-".join([recipe.store, *recipe.match])
         guard.synth(data, method=recipe.store, count=STORE, out=store, match=recipe.match, seed=seed, gallery=False)
         extra["outliers"] = str(store)
-    shared = {"pair_folder": f"pair-s{seed}", "diffusion_folder": f"diffusion-s{seed}"}
+    shared = {"pair_folder": "pair", "diffusion_folder": "diffusion", "teacher": "plain"}
     options = get_method(recipe.arguments["method"]).Options.model_fields
-    shared["teacher"] = run_folder("plain", folder, seed).name
-    extra |= {name: str(folder / path) for name, path in shared.items() if name in options}
+    extra |= {name: str(run_folder(what, folder, seed)) for name, what in shared.items() if name in options}
     began = time.perf_counter()
     try:
         g = guard.train(data, seed=seed, out=out, resume=out.exists(), **(extra | recipe.arguments))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -209,5 +208,4 @@ def make_diffusion(setting: Setting, options: DiffusionOptions) -> Diffusion:
 
 def beside_model(setting: Setting, options: DiffusionOptions) -> Setting:
     """The setting whose folder is the one that `options` name for the model: for what others can share with it."""
-    folder = options.diffusion_folder
-    return setting if folder is None else replace(setting, folder=Path(folder))
+    return replace(setting, folder=options.named_folder or setting.folder)
