@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.independent_scores import theirs
+from benchmarks.interleave import Timing, interleave
 from guard.scores import create_score
-
-from .independent_scores import theirs
-from .interleave import Timing, interleave
 
 ROUNDS, ROUND_S = 9, 0.1
 BANK, WIDTH, CLASSES = 50_000, 512, 10

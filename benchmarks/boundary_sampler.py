@@ -33,11 +33,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.machine import describe, machine, usable_cores
 from tests.references.naive_boundary import full_sort
-from train.synthesis.features.boundary_search import boundary_rows
-from train.synthesis.features.knn_boundary import BoundaryOptions, boundary_outliers
-
-from .machine import describe, machine, usable_cores
+from train.outliers.features.boundary_search import boundary_rows
+from train.outliers.features.knn_boundary import BoundaryOptions, boundary_outliers
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, WIDTH, CLASSES = 50_000, 512, 100

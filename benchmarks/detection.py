@@ -28,19 +28,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.outputs import detection_numbers, images_of, scores_of, outputs_of
 
 import guard
-from guard import demo_images
-from guard.calibration import calibrate
+from benchmarks.machine import describe, machine
+from guard.calibration.conformal import calibrate
+from guard.data import ImageData, load, split
+from guard.demo import images as demo_images
 from guard.detector import Guard
-from guard.module import Taps
+from guard.graph.module import Outputs
 from guard.scores import Score, create_score
-from train.data import ImageData, load, split
-from train.fitting import carried_over
-from train.registry import get_method
-
-from .machine import describe, machine
-from .taps import detection_numbers, images_of, scores_of, taps_of
+from train.methods import get_method
+from train.runs.fit import carried_over
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
@@ -162,10 +161,10 @@ def rows(
     parts = split(source.labels, seed=g.manifest.seed, calibration=counts["calibration"], test=counts["test"])
     held_out = test or source.subset(parts["test"])
     fitting, calibration, inside = (
-        taps_of(g, images_of(images))
+        outputs_of(g, images_of(images))
         for images in (source.subset(parts["train"]), source.subset(parts["calibration"]), held_out)
     )
-    outside = {name: taps_of(g, images_of(images)) for name, images in ood.items()}
+    outside = {name: outputs_of(g, images_of(images)) for name, images in ood.items()}
     accuracy = float((inside.logits.argmax(-1).numpy() == held_out.labels).mean())
     labels = torch.from_numpy(source.labels[parts["train"]])
     for score in ready_scores(g, fitting, labels, calibration):
@@ -180,11 +179,11 @@ def rows(
             "train_seconds": seconds,
             "accuracy": accuracy,
             "false_alarm_rate": float((own > threshold).mean()),
-            "ood": {name: detection_numbers(own, scores_of(score, taps)) for name, taps in outside.items()},
+            "ood": {name: detection_numbers(own, scores_of(score, outputs)) for name, outputs in outside.items()},
         }
 
 
-def ready_scores(g: Guard, fitting: Taps, labels: torch.Tensor, calibration: Taps) -> Iterator[Score]:
+def ready_scores(g: Guard, fitting: Outputs, labels: torch.Tensor, calibration: Outputs) -> Iterator[Score]:
     """The guard's own score, and the others fitted on the same network; combined ones take half of the calibration."""
     yield g.module.score
     own = "+".join(part.name for part in g.module.score.parts())
@@ -201,9 +200,9 @@ def ready_scores(g: Guard, fitting: Taps, labels: torch.Tensor, calibration: Tap
         yield score
 
 
-def _second_half(taps: Taps) -> Taps:
-    n = len(taps.features) // 2
-    return Taps(*(part[n:] if part is not None else None for part in taps))
+def _second_half(outputs: Outputs) -> Outputs:
+    n = len(outputs.features) // 2
+    return Outputs(*(part[n:] if part is not None else None for part in outputs))
 
 
 def without_shared_classes(ood: dict[str, ImageData], outliers: str | None) -> dict[str, ImageData]:

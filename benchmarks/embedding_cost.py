@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import ImageData, load
-from train.diffusion import Diffusion, DiffusionOptions, make_diffusion
-from train.method import Setting
-from train.synth import untrained
-from train.synthesis.embeddings.prompt_tuning import (
+from benchmarks.machine import describe, machine
+from guard.data import ImageData, load
+from train.generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
+from train.outliers.base import PrepareContext
+from train.outliers.conditioning.prompt_tuning import (
     GRID,
     SHARED,
     EmbedOptions,
@@ -38,8 +38,7 @@ from train.synthesis.embeddings.prompt_tuning import (
     time_shares,
     tuned,
 )
-
-from .machine import describe, machine
+from train.runs.synth import untrained
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
@@ -206,7 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         options = DiffusionOptions(diffusion_epochs=16, diffusion_width=32, diffusion_folder=str(folder))
-        diffusion = make_diffusion(Setting(untrained(data, CPU), data, folder, 0, CPU), options)
+        diffusion = make_diffusion(PrepareContext(untrained(data, CPU), data, folder, 0, CPU), options)
     settings: dict[str, Any] = {
         "images": 8 if args.quick else args.images,
         "diffusion_epochs": options.diffusion_epochs,

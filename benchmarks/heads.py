@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.outputs import detection_numbers, images_of, scores_of, outputs_of
 
 import guard
+from benchmarks.machine import describe, machine
+from guard.data import ImageData, load, split
+from guard.graph.module import Outputs
 from guard.heads import LastLayer
-from guard.module import Taps
 from guard.scores import create_score
-from train.data import ImageData, load, split
-
-from .machine import describe, machine
-from .taps import detection_numbers, images_of, scores_of, taps_of
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
@@ -47,7 +46,12 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def detection(
-    name: str, fitting: Taps, labels: torch.Tensor, last: LastLayer | None, inside: Taps, outside: dict[str, Taps]
+    name: str,
+    fitting: Outputs,
+    labels: torch.Tensor,
+    last: LastLayer | None,
+    inside: Outputs,
+    outside: dict[str, Outputs],
 ) -> dict[str, Any]:
     """AUROC and FPR95 of a score on each OOD set."""
     score = create_score(name).fit(fitting.features, fitting.logits, labels, last)
@@ -70,9 +74,9 @@ def row(a: argparse.Namespace, name: str, data: Any, test: ImageData, ood: dict[
     own = split(data[1], seed=a.seed, **{key: g.manifest.data[0].splits[key] for key in ("calibration", "test")})
     rows = own["train"][np.linspace(0, len(own["train"]) - 1, a.fit_images).round().astype(np.int64)]
     labels = torch.from_numpy(data[1][rows])
-    fitting = taps_of(g, np.array_split(data[0][rows], -(-len(rows) // 256)))
-    inside = taps_of(g, images_of(test))
-    outside = {key: taps_of(g, images_of(each)) for key, each in ood.items()}
+    fitting = outputs_of(g, np.array_split(data[0][rows], -(-len(rows) // 256)))
+    inside = outputs_of(g, images_of(test))
+    outside = {key: outputs_of(g, images_of(each)) for key, each in ood.items()}
     epochs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = g.module.classifier.last_layer()
     return {
@@ -102,11 +106,11 @@ def table(record: dict[str, Any]) -> str:
                 values = [r["scores"][score][n]["auroc"] for n in names]
                 cells.append(f"{100 * np.mean(values):.1f}" if values else "-")
         lines.append("| " + " | ".join(cells) + " |")
-    setting = f"{s['backbone']}, {s['epochs']} epochs, lr {s['lr']}, seed {s['seed']}"
+    context = f"{s['backbone']}, {s['epochs']} epochs, lr {s['lr']}, seed {s['seed']}"
     near = ", ".join(s["near"])
     return f"""# Heads: accuracy and detection in one budget
 
-{setting}, 46,000 training images of CIFAR-10; accuracy on its 10,000 test images.
+{context}, 46,000 training images of CIFAR-10; accuracy on its 10,000 test images.
 AUROC in percent, mean over the near ({near}) and over the far OOD sets.
 The goal is an accuracy at most {GOAL} points below softmax.
 

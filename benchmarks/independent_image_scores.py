@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.independent_scores import theirs
 from guard.detector import Guard
-from guard.layer_maps import watching
-from guard.module import GuardModule
+from guard.graph.layer_maps import watching
+from guard.graph.module import GuardModule
 from guard.scores import create_score
-from train.layers import watch_layers
-
-from .independent_scores import theirs
+from train.features.choose_layers import watch_layers
 
 Scores = dict[str, np.ndarray]
 BATCH = 100
@@ -63,9 +62,9 @@ def gram(g: Guard, fitting: np.ndarray, sets: dict[str, np.ndarray]) -> tuple[Sc
     score.begin(classifier.num_features, len(g.class_names), None)
     predicted = []
     for part in _batches(fitting):
-        taps = module.taps(part)
-        predicted.append(taps.logits.argmax(-1))
-        score.update(taps.features, taps.logits, predicted[-1], taps.feature_map)
+        outputs = module.outputs(part)
+        predicted.append(outputs.logits.argmax(-1))
+        score.update(outputs.features, outputs.logits, predicted[-1], outputs.feature_map)
     score.finish()
 
     def maps(x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,6 +1,6 @@
 """The scores by others' hands, for `benchmarks.score_equality`: pytorch-ood's, and the slow ones of tests/references.
 
-Each function below takes what a score is fitted to and returns a function from a set's taps to its ood_scores (N,).
+Each function below takes what a score is fitted to and returns a function from a set's outputs to its ood_scores (N,).
 `check` says which of our scores, with which options, it is compared with, and what was done to the other's numbers
 where the two differ by a known transformation (docs/scores.md gives the reasons).
 """
@@ -31,7 +31,7 @@ class Taken(NamedTuple):
 
 
 class Fitting(NamedTuple):
-    """What every score is fitted to: the training images' taps and the last linear layer, (C, D) and (C,)."""
+    """What every score is fitted to: the training images' outputs and the last linear layer, (C, D) and (C,)."""
 
     taken: Taken
     weight: Tensor

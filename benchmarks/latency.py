@@ -31,17 +31,16 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from benchmarks.interleave import Timing, interleave
+from benchmarks.machine import describe, machine
 from export.to_onnx import OPSET, onnx_bytes
+from guard.graph.module import Classifier, GuardModule
 from guard.heads import create_head
 from guard.manifest import Manifest, Normalisation, Preprocess
-from guard.module import Classifier, GuardModule
 from guard.scores import Score, create_score
 from guard.scores.energy_logistic import EnergyLogistic
 from guard.scores.rejection import Rejection
 from train.backbones import create_backbone
-
-from .interleave import Timing, interleave
-from .machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 HEADS = ("energy", "rejection", "cosine")  # the three kinds of head of the product; these have the goals below

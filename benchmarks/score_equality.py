@@ -28,16 +28,15 @@ import numpy as np
 import torch
 
 import guard
-from guard import metrics
+from benchmarks.independent_image_scores import gram, odin
+from benchmarks.independent_scores import CHECKS, PYTORCH_OOD, Check, Fitting, Taken
+from benchmarks.machine import describe, machine
+from guard.data import ImageData, load
 from guard.detector import Guard
+from guard.evaluation import metrics
+from guard.graph.module import GuardModule
 from guard.heads import LastLayer
-from guard.module import GuardModule
 from guard.scores import create_score, get_score, list_scores
-from train.data import ImageData, load
-
-from .independent_image_scores import gram, odin
-from .independent_scores import CHECKS, PYTORCH_OOD, Check, Fitting, Taken
-from .machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
@@ -46,12 +45,12 @@ TEST = "test"
 
 @torch.inference_mode()
 def extracted(module: GuardModule, data: ImageData) -> Taken:
-    """Taps of every image; labels are -1 where there are none."""
+    """Outputs of every image; labels are -1 where there are none."""
     features, logits = [], []
     for images, _ in data.batches(256):
-        taps = module.taps(torch.from_numpy(np.ascontiguousarray(images)))
-        features.append(taps.features)
-        logits.append(taps.logits)
+        outputs = module.outputs(torch.from_numpy(np.ascontiguousarray(images)))
+        features.append(outputs.features)
+        logits.append(outputs.logits)
     labels = np.full(len(data), -1) if data.labels is None else data.labels
     return Taken(torch.cat(features).clone(), torch.cat(logits).clone(), torch.tensor(labels))
 

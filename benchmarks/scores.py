@@ -34,18 +34,17 @@ import numpy as np
 import torch
 
 import guard
-from guard import metrics
+from benchmarks.bank_search import BANK, WIDTH, bank_table, knn_rows, mahalanobis_rows
+from benchmarks.independent_scores import CHECKS, FORMULA, PYTORCH_OOD, Check, Fitting, Taken
+from benchmarks.interleave import interleave
+from benchmarks.machine import describe, machine, usable_cores
+from benchmarks.memory import peak_above
+from benchmarks.score_equality import TEST, extracted
+from guard.data import ImageData, load
 from guard.detector import Guard
+from guard.evaluation import metrics
 from guard.heads import LastLayer
 from guard.scores import Score, create_score
-from train.data import ImageData, load
-
-from .bank_search import BANK, WIDTH, bank_table, knn_rows, mahalanobis_rows
-from .independent_scores import CHECKS, FORMULA, PYTORCH_OOD, Check, Fitting, Taken
-from .interleave import interleave
-from .machine import describe, machine, usable_cores
-from .memory import peak_above
-from .score_equality import TEST, extracted
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

@@ -29,20 +29,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.outputs import detection_numbers, images_of
 from torch import Tensor
 from torch.nn import functional as F
 
 import guard
-from guard import demo_images
-from train.data import ImageData, load
-from train.diffusion import DiffusionOptions, make_diffusion
-from train.diffusion.model import ModelCard, OwnDiffusion
-from train.diffusion.noise import solver
-from train.method import Setting
-
-from .interleave import interleave
-from .machine import describe, machine, usable_cores
-from .taps import detection_numbers, images_of
+from benchmarks.interleave import interleave
+from benchmarks.machine import describe, machine, usable_cores
+from guard.data import ImageData, load
+from guard.demo import images as demo_images
+from train.generators.diffusion import DiffusionOptions, make_diffusion
+from train.generators.diffusion.model import ModelCard, OwnDiffusion
+from train.generators.diffusion.noise import solver
+from train.outliers.base import PrepareContext
 
 RESULTS = Path(__file__).parent / "results"
 GOAL = 0.95  # of the bare loop's images per second
@@ -164,8 +163,8 @@ def measured(g: guard.Guard, test: ImageData, ood: dict[str, ImageData]) -> dict
 
 def sampling_seconds(folder: Path, data: ImageData, options: dict[str, Any], steps: int) -> float:
     """Of one image in a batch of 64."""
-    setting = Setting(None, data, folder, 0, torch.device("cpu"))  # type: ignore[arg-type]
-    model = make_diffusion(setting, DiffusionOptions(**options, sampling_steps=steps))
+    context = PrepareContext(None, data, folder, 0, torch.device("cpu"))  # type: ignore[arg-type]
+    model = make_diffusion(context, DiffusionOptions(**options, sampling_steps=steps))
     classes = torch.arange(64) % len(data.class_names)
     began = time.process_time()
     model.sample(model.condition(classes), classes, torch.Generator().manual_seed(0))
@@ -191,7 +190,7 @@ def steps_against_quality(a: argparse.Namespace) -> list[dict[str, Any]]:
         g = guard.load(out) if done else guard.train(data, out=out, resume=out.exists(), **own, **common)
         test = given_test
         if test is None:
-            from train.data import split
+            from guard.data import split
 
             counts = g.manifest.data[0].splits
             held = split(source.labels, seed=0, calibration=counts["calibration"], test=counts["test"])  # type: ignore[arg-type]

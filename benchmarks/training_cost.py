@@ -35,22 +35,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.interleave import Timing, interleave
+from benchmarks.machine import describe, machine, usable_cores
+from guard.data import ImageData, load
+from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
-from guard.module import GuardModule
 from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
-from train.build import build_classifier
-from train.config import TrainConfig
-from train.data import ImageData, load
-from train.feed import Feed
-from train.loop import StageRun, cpu_has_bf16
-from train.method import Context, IDBatch, Method, Outliers, Setting
-from train.registry import get_method
-from train.synthesis.features.class_gaussian import ClassGaussian
-from train.synthesis.features.knn_boundary import KNNBoundary
-
-from .interleave import Timing, interleave
-from .machine import describe, machine, usable_cores
+from train.classifiers.rebuild import build_classifier
+from train.engine.loader import Feed
+from train.engine.stages import StageRun, cpu_has_bf16
+from train.methods import get_method
+from train.methods.base import Method, MethodContext
+from train.outliers.base import IDBatch, Outliers, PrepareContext
+from train.outliers.features.class_gaussian import ClassGaussian
+from train.outliers.features.knn_boundary import KNNBoundary
+from train.runs.request import TrainConfig
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, BATCH, PIXELS, IMAGES = 10, 128, 32, 12_800
@@ -116,7 +116,7 @@ def stage_run(contender: Contender, data: ImageData, outliers: ImageData, backbo
     normalisation = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     module = GuardModule(classifier.to(memory_format=torch.channels_last), score, normalisation)
     device = torch.device("cpu")
-    context = Context(
+    context = MethodContext(
         num_classes=CLASSES,
         num_features=classifier.num_features,
         map_shape=None,
@@ -151,7 +151,7 @@ def stage_run(contender: Contender, data: ImageData, outliers: ImageData, backbo
         )
         stage = replace(stage, synthesiser=made)
     run = StageRun(module, stage, 0, Feed(data), config, device)
-    run.prepare(Setting(module, data, Path(), 0, device))
+    run.prepare(PrepareContext(module, data, Path(), 0, device))
     return run
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from guard._siblings import sibling
-from guard.artefact import graph_bytes, read_onnx, write_onnx, write_pair
+from guard.artefact.files import graph_bytes, read_onnx, write_onnx, write_pair
+from guard.artefact.load_save import engine_manifest_path
+from guard.artefact.load_save import load as load_guard
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.loading import engine_manifest_path
-from guard.loading import load as load_guard
 from guard.manifest import Manifest, Parity
 
+from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
-from .recalibrate import recalibrated
 from .to_onnx import onnx_bytes
 
 log = logging.getLogger("ood_guard")
@@ -106,7 +106,7 @@ def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
         return (batch for batch, _ in held.batches(64)), held.labels if held.class_names == source.class_names else None
     if data is None:
         return _noise(source.manifest), None
-    loaded = sibling("train.data").load(data, preprocess=source.manifest.preprocess, labelled=False)
+    loaded = sibling("guard.data").load(data, preprocess=source.manifest.preprocess, labelled=False)
     return (batch for batch, _ in loaded.batches(64)), None
 
 

@@ -17,8 +17,8 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from guard.onnx_classifier import ImageInput
-from guard.onnx_graph import opset, prefix, prune
+from guard.graph.onnx_classifier import ImageInput
+from guard.graph.onnx_nodes import opset, prefix, prune
 from guard.scores import Score
 
 
@@ -38,7 +38,7 @@ def graft(net: ModelProto, judge: ModelProto, images: ImageInput, scale: Tensor,
     """One graph of a classifier's and a `Judge`'s.
 
     Args:
-        net: the graph of a `guard.onnx_classifier.OnnxClassifier`; changed.
+        net: the graph of a `guard.graph.onnx_classifier.OnnxClassifier`; changed.
         judge: inputs features, logits, threshold; outputs those of a guard; changed.
         images: the input of `net`.
         scale, shift: pixel * scale + shift is what `net` takes, one value per channel.

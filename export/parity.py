@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from guard import metrics
 from guard._siblings import sibling
-from guard.decision import CLASS_OFFSETS, INVERSE_TEMPERATURE
+from guard.artefact.load_save import load as load_guard
+from guard.calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE
+from guard.data.test_images import match_classes
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingDataError, ParityError
-from guard.evaluation_data import match_classes
-from guard.loading import load as load_guard
-from guard.manifest import Parity, Record
+from guard.evaluation import metrics
+from guard.manifest import Parity
+from guard.record import Record
 from guard.runtimes import Outputs, Runtime
 
 
@@ -152,8 +153,8 @@ def passed(report: ParityReport, max_flag_flips: int) -> ParityReport:
 
 
 def _open(data: Any, source: Guard) -> tuple[Any, np.ndarray | None]:
-    """The images (`train.data.ImageData`), and their labels in the source's order where they have such."""
-    load = sibling("train.data").load
+    """The images (`guard.data.ImageData`), and their labels in the source's order where they have such."""
+    load = sibling("guard.data").load
     try:
         images = load(data, preprocess=source.manifest.preprocess, all_classes=False)
         labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)

@@ -1,7 +1,7 @@
 """GuardModule -> bytes of one ONNX graph (design, section 4.5).
 
 inputs   images uint8 (N, H, W, channels), N dynamic;  threshold float32 scalar, optional: an initializer is its default
-         where the calibration asks for them (`export.recalibrate`), optional too: class_offsets float32 (C,),
+         where the calibration asks for them (`export.optional_inputs`), optional too: class_offsets float32 (C,),
          inverse_temperature float32 scalar
 outputs  label int64 (N,), probabilities float32 (N, C), ood_score float32 (N,), is_ood bool (N,)
 """
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ExportError
+from guard.graph.module import GuardModule
+from guard.graph.onnx_classifier import OnnxClassifier
+from guard.graph.onnx_nodes import foreign_operators, opset
 from guard.manifest import Manifest
-from guard.module import GuardModule
-from guard.onnx_classifier import OnnxClassifier
-from guard.onnx_graph import foreign_operators, opset
 
 from .graft import Judge, example, graft
-from .graph import tidy
-from .recalibrate import recalibrated
+from .optional_inputs import recalibrated
+from .tidy import tidy
 
 OPSET = 20
 OLDEST_OPSET = 18  # what older releases of torch leave when asked for 20

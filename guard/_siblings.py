@@ -32,7 +32,7 @@ def package_name(name: str) -> str:
 
 
 def sibling(module: str) -> ModuleType:
-    """Import ``train.api`` or ``export.to_onnx``, from our folder always."""
+    """Import ``train.runs.train`` or ``export.to_onnx``, from our folder always."""
     top, _, rest = module.partition(".")
     package = package_name(top)
     return importlib.import_module(f"{package}.{rest}" if rest else package)

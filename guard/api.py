@@ -12,10 +12,10 @@ from .errors import MissingExtraError
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
-    from train.synthesis.store import Store
+    from train.outliers.store.store import Store
 
-    from .evaluation import Evaluation
-    from .score_table import ScoreList
+    from .evaluation.evaluate import Evaluation
+    from .scores.table import ScoreList
 
 
 def _needs(extra: str, module: str) -> Any:
@@ -117,7 +117,7 @@ def train(
     """
     arguments = dict(locals())
     extra = arguments.pop("options")
-    return _needs("train", "train.api").train(**arguments, options=extra)
+    return _needs("train", "train.runs.train").train(**arguments, options=extra)
 
 
 def fit(
@@ -171,7 +171,7 @@ def fit(
     """
     arguments = dict(locals())
     extra = arguments.pop("options")
-    return _needs("train", "train.api").fit(**arguments, options=extra)
+    return _needs("train", "train.runs.train").fit(**arguments, options=extra)
 
 
 def synth(
@@ -231,7 +231,7 @@ def synth(
     """
     arguments = dict(locals())
     extra = arguments.pop("options")
-    return _needs("train", "train.synth").synth(**arguments, options=extra)
+    return _needs("train", "train.runs.synth").synth(**arguments, options=extra)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Guard:
@@ -244,7 +244,7 @@ def load(path: str | Path, *, device: str = "auto") -> Guard:
     Raises:
         ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
     """
-    from .loading import load as load_
+    from .artefact.load_save import load as load_
 
     return load_(Path(path), device=device)
 
@@ -335,7 +335,7 @@ def calibrate(
     Raises:
         CalibrationError: an alpha that so few images cannot support, or images that no temperature fits.
     """
-    from .recalibration import calibrate as calibrate_
+    from .calibration.recalibrate import calibrate as calibrate_
 
     return calibrate_(
         g, data, out=out, alpha=alpha, class_conditional=class_conditional, min_class_images=min_class_images,
@@ -370,7 +370,7 @@ def evaluate(
     Returns:
         `Evaluation`: ``print(evaluation)`` shows the table; ``.to_dict()`` the numbers.
     """
-    from .evaluation import evaluate as evaluate_
+    from .evaluation.evaluate import evaluate as evaluate_
 
     return evaluate_(
         g, id=id, ood=ood, near=near, out=out, bootstrap=bootstrap, seed=seed, batch_size=batch_size,
@@ -380,7 +380,7 @@ def evaluate(
 
 def list_methods(pattern: str = "*") -> list[str]:
     """Names of the training methods that match a shell pattern, e.g. ``"*mix*"``."""
-    return _needs("train", "train.registry").list_methods(pattern)
+    return _needs("train", "train.methods").list_methods(pattern)
 
 
 def list_scores(pattern: str = "*", *, model: Any = None) -> ScoreList:
@@ -392,14 +392,14 @@ def list_scores(pattern: str = "*", *, model: Any = None) -> ScoreList:
             and no weights are downloaded.
 
     Returns:
-        The names, sorted; ``.rows`` holds a `guard.score_table.ScoreInfo` of each.
+        The names, sorted; ``.rows`` holds a `guard.scores.table.ScoreInfo` of each.
     """
-    from .score_table import score_table
     from .scores import list_scores as list_
+    from .scores.table import score_table
 
     classifier = None
     if model is not None:
-        classifier = _needs("train", "train.classifiers.without_data").open_without_data(model)
+        classifier = _needs("train", "train.classifiers.inspect").open_without_data(model)
     return score_table(list_(pattern), classifier)
 
 

@@ -4,7 +4,7 @@
 
 The same class answers for a torch module in training, for `guard.onnx` in ONNX Runtime and for a TensorRT engine:
 only `runtime` differs. Thresholds and temperature live in the manifest and are passed with every call, so that
-`calibrate` works on an exported file too (`guard.decision` does what an older graph has no inputs for).
+`calibrate` works on an exported file too (`guard.calibration.decision_rule` does what an older graph has no inputs for).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .calibration import calibrate, p_values
-from .class_conditional import calibrate_by_class, check_asked
-from .decision import Decision
+from .calibration.by_class import calibrate_by_class, check_asked
+from .calibration.conformal import calibrate, p_values
+from .calibration.decision_rule import Decision
+from .calibration.temperature import Labelled, checked_labels, fit_temperature
 from .errors import ConfigError, ImageError
 from .manifest import Manifest, TemperatureScaling
 from .runtimes import Runtime, optional_inputs
-from .temperature import Labelled, checked_labels, fit_temperature
 from .verdict import Verdicts
 
 if TYPE_CHECKING:
-    from .module import GuardModule
+    from .graph.module import GuardModule
 
 log = logging.getLogger("ood_guard")
 
@@ -41,7 +41,7 @@ class Guard:
         runtime: what runs its graph.
         splits: row indices of the training data by split name, after `guard.train` or `guard.fit`; else empty.
         path: the file it was loaded from, or None.
-        calibration_images: the held-out images (`train.data.ImageData`) right after `guard.train` or `guard.fit`, which
+        calibration_images: the held-out images (`guard.data.ImageData`) right after `guard.train` or `guard.fit`, which
             the export verifies itself on; else None.
     """
 
@@ -146,10 +146,10 @@ class Guard:
             alpha: target false-alarm rate in (0, 1); needs alpha >= 1 / (n + 1).
             labels: (n,) true class indices of the images; only temperature scaling needs them.
             class_conditional: a threshold for every predicted class, so that each class is flagged at most at `alpha`
-                (`guard.class_conditional`); by default one for all.
+                (`guard.calibration.by_class`); by default one for all.
             min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
                 needs where that is more.
-            temperature_scaling: fit the temperature of the probabilities anew (`guard.temperature`); by default it
+            temperature_scaling: fit the temperature of the probabilities anew (`guard.calibration.temperature`); by default it
                 stays as it is. Labels and ood_scores do not change.
 
         Returns:
@@ -265,13 +265,13 @@ class Guard:
         Returns:
             The path written.
         """
-        from .loading import save
+        from .artefact.load_save import save
 
         return save(self, Path(path))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``guard.safetensors`` and ``guard.json`` into `folder` (made if missing); returns the folder."""
-        from .loading import save_pretrained
+        from .artefact.load_save import save_pretrained
 
         return save_pretrained(self, Path(folder))
 
@@ -285,7 +285,7 @@ class Guard:
             model: the classifier's architecture for a guard made by `guard.fit` on a model that ood-guard cannot
                 build by name; its weights are overwritten.
         """
-        from .loading import from_pretrained
+        from .artefact.load_save import from_pretrained
 
         return from_pretrained(folder, device=device, model=model)
 

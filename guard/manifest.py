@@ -7,16 +7,12 @@ import functools
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from .record import Record
 
 FORMAT_VERSION = 2  # what is written
 READABLE_VERSIONS = (1, 2)  # 1: before class-conditional calibration and temperature scaling, which default to none
-
-
-class Record(BaseModel):
-    """A frozen pydantic model that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Preprocess(Record):
@@ -130,7 +126,7 @@ class TemperatureScaling(Record):
             images it was fitted on, which flatters a little.
         measured_images: how many.
         ece_before, ece_after: expected calibration error of the predicted class's probability, 15 equal bins, in [0, 1]
-            (`guard.metrics.expected_calibration_error`).
+            (`guard.evaluation.metrics.expected_calibration_error`).
         nll_before, nll_after: mean negative log-likelihood of the true class, in nats.
     """
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from guard.artefact.load_save import load
 from guard.detector import Guard
 from guard.errors import ImageError
-from guard.loading import load
 from guard.preprocess import to_input
 from guard.verdict import Verdict
 

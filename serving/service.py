@@ -22,9 +22,9 @@ from bentoml._internal.context import server_context
 from guard.errors import GuardError
 
 from .app import App
+from .bentoml_timeout_patch import cancel_finished_timers
 from .check import verify_in_own_process
 from .settings import read_settings
-from .timers import cancel_finished_timers
 
 logger = logging.getLogger("guard.serving")
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from guard.scores import create_score
-from train.loop import StageRun
-from train.method import Context, Stage
-from train.registry import get_method
+from train.engine.stages import StageRun
+from train.methods import get_method
+from train.methods.base import MethodContext, Stage
 
 
 def stages_of(
@@ -26,7 +26,7 @@ def stages_of(
 ) -> list[Stage]:
     """For four classes of `per_class` images, 16 features, batches of 20 and the score energy."""
     method = get_method(name)
-    context = Context(
+    context = MethodContext(
         num_classes=4,
         num_features=16,
         map_shape=None,

@@ -36,7 +36,7 @@ def digits() -> Callable[[str], Arrays]:
 
     def cut(classes: str) -> Arrays:
         if classes not in made:
-            from train.data import load
+            from guard.data import load
 
             data = load(f"digits:{classes}")
             assert data.array is not None

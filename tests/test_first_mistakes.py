@@ -169,7 +169,9 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_meets_one_sentence(name: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     mistake, sentence = MISTAKES[name]
-    monkeypatch.setattr("train.api.train_stages", lambda *_, **__: pytest.fail("it trained before it complained"))
+    monkeypatch.setattr(
+        "train.runs.train.train_stages", lambda *_, **__: pytest.fail("it trained before it complained")
+    )
     with pytest.raises(GuardError, match=sentence) as caught:
         mistake(world)
     text = str(caught.value)
@@ -192,7 +194,7 @@ def test_a_mistake_meets_one_sentence(name: str, world: World, monkeypatch: pyte
 def test_what_needs_no_image_is_refused_before_any_is_decoded(
     arguments: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.api.load", lambda *_, **__: pytest.fail("it decoded before it complained"))
+    monkeypatch.setattr("train.runs.train.load", lambda *_, **__: pytest.fail("it decoded before it complained"))
     with pytest.raises(GuardError, match=sentence):
         guard.train("digits", **arguments)
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.diffusion import DiffusionOptions, register_diffusion
-from train.method import Setting
+from train.generators.diffusion import DiffusionOptions, register_diffusion
+from train.outliers.base import PrepareContext
 
 WIDTH, SHAPE = 12, (2, 6, 8)
 
 
 class ToyDiffusion:
-    """`train.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..., in the order of the classes.
+    """`train.generators.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..., in the order of the classes.
 
     `asked` lists the conditions and classes of all calls of `latents`.
     """
 
     width = WIDTH
 
-    def __init__(self, setting: Setting, options: DiffusionOptions) -> None:
-        p = setting.data.preprocess
+    def __init__(self, context: PrepareContext, options: DiffusionOptions) -> None:
+        p = context.data.preprocess
         self.latent_shape, self.times, self.own_size = SHAPE, 10, (p.height, p.width)
         self.channels = p.channels
         generator = torch.Generator().manual_seed(3)
-        classes = len(setting.data.class_names)
+        classes = len(context.data.class_names)
         table = torch.nn.functional.normalize(torch.randn(classes, self.width, generator=generator), dim=-1)
         self.table = table * torch.arange(1, classes + 1)[:, None]
         self.map = torch.randn(self.width, SHAPE[0] * SHAPE[1] * SHAPE[2], generator=generator)

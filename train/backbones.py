@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.errors import ConfigError, UnknownNameError
+from guard.graph.module import Backbone
 from guard.manifest import Normalisation
-from guard.module import Backbone
 
 WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
 SMALL = (*WIDE, "resnet18_small", "resnet34_small")

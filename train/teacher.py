@@ -1,6 +1,6 @@
 """A network that teaches the one being trained: by backbone name, trained on the same images first, or a guard.
 
-A teacher trained here is a plain classifier: `train.loop` trains it, in a folder of its own under `Setting.folder`.
+A teacher trained here is a plain classifier: `train.engine.stages` trains it, in a folder of its own under `PrepareContext.folder`.
 There a killed training goes on, and a finished teacher is loaded. It is in no checkpoint of the student.
 """
 
@@ -15,17 +15,19 @@ from torch import Tensor
 
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.manifest import Preprocess, Record
-from guard.module import GuardModule, Taps
+from guard.graph.module import GuardModule, Outputs
+from guard.manifest import Preprocess
+from guard.record import Record
 from guard.scores import create_score
 
 from .backbones import check_backbone, pretrained_normalisation
-from .build import build_classifier
-from .config import TrainConfig
-from .feed import Feed
-from .generators.kept import Schedule, kept_path, seeded
-from .loop import mixed_precision, train_stages
-from .method import Setting, Stage
+from .cache.keyed import Schedule, kept_path, seeded
+from .classifiers.rebuild import build_classifier
+from .engine.loader import Feed
+from .engine.stages import mixed_precision, train_stages
+from .methods.base import Stage
+from .outliers.base import PrepareContext
+from .runs.request import TrainConfig
 
 SMALL_IMAGE = 64  # pixels; up to here the teacher by default is a small-image net
 
@@ -71,11 +73,11 @@ class Teacher:
         self._autocast = mixed_precision(module.scale.device)
 
     @torch.no_grad()
-    def taps(self, images: Tensor) -> Taps:
+    def outputs(self, images: Tensor) -> Outputs:
         """Features (N, width) and logits (N, C), float32, of uint8 images (N, H, W, channels)."""
         with self._autocast():
-            taps = self.module.taps(images)
-        return Taps(taps.features.float(), taps.logits.float(), None)
+            outputs = self.module.outputs(images)
+        return Outputs(outputs.features.float(), outputs.logits.float(), None)
 
 
 class TeacherSource:
@@ -91,20 +93,20 @@ class TeacherSource:
         self.batch_size = batch_size
         self._made: Teacher | None = None
 
-    def __call__(self, setting: Setting) -> Teacher:
+    def __call__(self, context: PrepareContext) -> Teacher:
         if self._made is None:
             given = Path(self.options.teacher)
-            self._made = given_teacher(given, setting) if given.is_dir() else self._trained(setting)
+            self._made = given_teacher(given, context) if given.is_dir() else self._trained(context)
         return self._made
 
-    def _trained(self, setting: Setting) -> Teacher:
-        o, p = self.options, setting.data.preprocess
+    def _trained(self, context: PrepareContext) -> Teacher:
+        o, p = self.options, context.data.preprocess
         side = max(p.height, p.width)
         backbone = o.teacher
         if backbone == "auto":
             backbone = "wrn40_2" if side <= SMALL_IMAGE else "resnet34"
         options = o.model_copy(update={"teacher": backbone})
-        path = kept_path(setting, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
+        path = kept_path(context, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
         folder = path.with_suffix("")
         lr = o.teacher_lr or (0.01 if o.teacher_pretrained else 0.1)
         config = TrainConfig(
@@ -115,19 +117,19 @@ class TeacherSource:
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=lr,
-            seed=setting.seed,
+            seed=context.seed,
             image_size=side,
             in_chans=1 if p.channels == 1 else 3,
             pretrained=o.teacher_pretrained,
             augment=o.teacher_augment,
             calibration=0,
             test=0,
-            data_fingerprint=setting.data.fingerprint,
+            data_fingerprint=context.data.fingerprint,
         )
-        module = fresh_teacher(config, setting)
+        module = fresh_teacher(config, context)
         folder.mkdir(parents=True, exist_ok=True)
         stages = [Stage("teacher", self.epochs, lr)]
-        train_stages(module, Feed(setting.data), stages, config, device=setting.device, out=folder, resume=True)
+        train_stages(module, Feed(context.data), stages, config, device=context.device, out=folder, resume=True)
         return Teacher(module, folder.name)
 
 
@@ -138,33 +140,33 @@ def check_teacher(name: str) -> None:
     check_backbone(name)
 
 
-def fresh_teacher(config: TrainConfig, setting: Setting) -> GuardModule:
-    """An untrained classifier of the setting's classes with a linear head, or one with published weights below it."""
-    from .api import data_normalisation  # it imports the methods
+def fresh_teacher(config: TrainConfig, context: PrepareContext) -> GuardModule:
+    """An untrained classifier of the context's classes with a linear head, or one with published weights below it."""
+    from .runs.train import data_normalisation  # it imports the methods
 
-    with seeded(setting.seed):
+    with seeded(context.seed):
         classifier = build_classifier(
             config.backbone,
             config.head,
-            len(setting.data.class_names),
+            len(context.data.class_names),
             in_chans=config.in_chans,
             image_size=config.image_size,
             pretrained=config.pretrained,
         )
     published = pretrained_normalisation(classifier.backbone, config.in_chans) if config.pretrained else None
     classifier = classifier.to(memory_format=torch.channels_last)
-    module = GuardModule(classifier, create_score(config.score), published or data_normalisation(setting.data))
-    return module.to(setting.device)
+    module = GuardModule(classifier, create_score(config.score), published or data_normalisation(context.data))
+    return module.to(context.device)
 
 
-def given_teacher(folder: Path, setting: Setting) -> Teacher:
+def given_teacher(folder: Path, context: PrepareContext) -> Teacher:
     """The guard in `folder`.
 
     Raises:
         ConfigError: it knows other classes, or looks at images of another size.
     """
-    guard = Guard.from_pretrained(folder, device=str(setting.device))
-    mine, data = guard.manifest, setting.data
+    guard = Guard.from_pretrained(folder, device=str(context.device))
+    mine, data = guard.manifest, context.data
     if mine.class_names != data.class_names:
         raise ConfigError(
             f"teacher={str(folder)!r} knows the classes {_few(mine.class_names)}, the images are of "

@@ -118,7 +118,7 @@ Pattern = Annotated[str, typer.Argument(metavar="[NAME|PATTERN]", help="A name s
 
 def methods(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
     """List the training methods, or show one method's options."""
-    registry = api._needs("train", "train.registry")
+    registry = api._needs("train", "train.methods")
     show("method", pattern, registry.list_methods(), registry.get_method, json)
 
 

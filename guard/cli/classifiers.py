@@ -114,7 +114,7 @@ def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_
     try:
         import timm
 
-        build = sibling("train.build")
+        build = sibling("train.classifiers.rebuild")
     except ImportError as error:
         raise MissingExtraError(f"{error.name}", "train") from error
     published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None

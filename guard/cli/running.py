@@ -45,7 +45,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Train, export, verify, evaluate and serve a guard for handwritten digits, in about two minutes."""
-    from .. import demo
+    from ..demo import run as demo
 
     demo.run(out, keep_serving=keep_serving, console=console())
     mark_latest(out)

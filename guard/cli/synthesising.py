@@ -83,7 +83,7 @@ def synth(
 
 def synthesisers(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
     """List what makes outlier images, or show one synthesiser's options."""
-    registry: Any = api._needs("train", "train.synthesis.registry")
+    registry: Any = api._needs("train", "train.outliers.base")
     show("synthesiser", pattern, registry.list_synthesisers(), registry.get_synthesiser, json)
 
 

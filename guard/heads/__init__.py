@@ -14,13 +14,10 @@ Beside them rejection.py, the network of the score "rejection". Papers and readi
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..errors import UnknownNameError
 from .adacos import AdaCosHead
 from .angular import AngularHead, unit
 from .arcface import ArcFaceHead
-from .base import Head, LastLayer
+from .base import Head, LastLayer, create_head, head_class, list_heads, register_head
 from .c_plus_1 import CPlus1Head
 from .cosface import CosFaceHead
 from .cosine import CosineHead
@@ -28,38 +25,6 @@ from .hypersphere import HypersphereHead
 from .linear import LinearHead
 from .rejection import RejectionMLP
 from .sphereface import SphereFaceHead
-
-_HEADS: dict[str, type[Head]] = {
-    head.name: head
-    for head in (
-        LinearHead,
-        CosineHead,
-        AdaCosHead,
-        ArcFaceHead,
-        CosFaceHead,
-        SphereFaceHead,
-        CPlus1Head,
-        HypersphereHead,
-    )
-}
-
-
-def list_heads() -> list[str]:
-    """Registered head names, sorted."""
-    return sorted(_HEADS)
-
-
-def head_class(name: str) -> type[Head]:
-    """The class of a head; unknown names raise `UnknownNameError` with near matches."""
-    if name not in _HEADS:
-        raise UnknownNameError("head", name, _HEADS)
-    return _HEADS[name]
-
-
-def create_head(name: str, num_features: int, num_classes: int, **options: Any) -> Head:
-    """A head with fresh weights; wrong options raise `ConfigError` naming the accepted ones."""
-    return head_class(name)(num_features, num_classes, **options)
-
 
 __all__ = [
     "AdaCosHead",
@@ -77,5 +42,6 @@ __all__ = [
     "create_head",
     "head_class",
     "list_heads",
+    "register_head",
     "unit",
 ]

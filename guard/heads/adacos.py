@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..manifest import Record
+from ..record import Record
 from .angular import AngularHead, target_cosines
+from .base import register_head
 
 FEWEST = 2.0  # least C - 1 and least B
 
@@ -44,6 +45,7 @@ def adapted_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     return others.mean().clamp_min(FEWEST).log() / median.clamp_min(math.cos(math.pi / 4))
 
 
+@register_head
 class AdaCosHead(AngularHead):
     """AdaCos: s cos(h, w_c), s = sqrt(2) log(C - 1) or adapted to every batch; no margin.
 

@@ -26,8 +26,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..manifest import Record
+from ..record import Record
 from .angular import AngularHead, target_cosines, with_target
+from .base import register_head
 
 _LEAST_SINE_SQUARED = 1e-7  # the square root's gradient stays finite where an image lies on its class
 
@@ -41,6 +42,7 @@ def additive_angle(cosines: Tensor, margin: float, fallback: Literal["hard", "ea
     return torch.where(cosines > -math.cos(margin), shifted, cosines - margin * math.sin(margin))
 
 
+@register_head
 class ArcFaceHead(AngularHead):
     """ArcFace: s cos(h, w_c); in training the target's angle is enlarged by a margin (radians)."""
 

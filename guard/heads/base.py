@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifest import Record
-from ..options import parse_options
+from ..record import Record, Registry, parse_options
 
 
 class LastLayer(NamedTuple):
@@ -78,6 +77,17 @@ class Head(nn.Module):
     def last_layer(self) -> LastLayer:
         """A snapshot of the weights for fitting scores."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")
+
+
+HEADS: Registry[type[Head]] = Registry("head", Head)
+register_head = HEADS.register
+list_heads = HEADS.names
+head_class = HEADS.get
+
+
+def create_head(name: str, num_features: int, num_classes: int, **options: Any) -> Head:
+    """A head with fresh weights; wrong options raise `ConfigError` naming the accepted ones."""
+    return head_class(name)(num_features, num_classes, **options)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Head, LastLayer, full_precision
+from .base import Head, LastLayer, full_precision, register_head
 
 
+@register_head
 class CPlus1Head(Head):
     """C + 1: W h + b with a last, extra class for outliers, hidden from label and probabilities."""
 

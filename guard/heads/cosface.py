@@ -13,10 +13,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..manifest import Record
+from ..record import Record
 from .angular import AngularHead, target_cosines, with_target
+from .base import register_head
 
 
+@register_head
 class CosFaceHead(AngularHead):
     """CosFace: s cos(h, w_c); in training the target's cosine is lowered by a margin."""
 

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .angular import AngularHead
+from .base import register_head
 
 INITIAL_SCALE = 16.0
 LEARNING_RATE = 0.01
 
 
+@register_head
 class CosineHead(AngularHead):
     """Scaled cosine: s cos(h, w_c), s learned.
 

@@ -26,9 +26,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..manifest import Record
+from ..record import Record
 from .angular import unit
-from .base import Head, LastLayer, full_precision
+from .base import Head, LastLayer, full_precision, register_head
 
 
 def moved(prototypes: Tensor, features: Tensor, labels: Tensor, momentum: float) -> Tensor:
@@ -46,6 +46,7 @@ def dispersion(prototypes: Tensor, temperature: float) -> Tensor:
     return (similarity.exp().sum(-1) / (len(prototypes) - 1)).log().mean()
 
 
+@register_head
 class HypersphereHead(Head):
     """Hypersphere: z . mu_c / t with z a unit projection of the features and mu_c a moving mean of the class.
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .base import Head, LastLayer
+from .base import Head, LastLayer, register_head
 
 
+@register_head
 class LinearHead(Head):
     """Softmax: W h + b, with torch's default initialisation.
 

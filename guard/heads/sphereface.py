@@ -20,9 +20,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..manifest import Record
+from ..record import Record
 from .angular import AngularHead, target_cosines, unit, with_target
-from .base import LastLayer, full_precision
+from .base import LastLayer, full_precision, register_head
 
 _EDGE = 1e-6  # acos has an infinite gradient at -1 and 1
 
@@ -52,6 +52,7 @@ def _whole_or_below_two(margin: float) -> float:
     return margin
 
 
+@register_head
 class SphereFaceHead(AngularHead):
     """SphereFace: z . w_c with unit weights; in training the target's angle is multiplied by a margin."""
 

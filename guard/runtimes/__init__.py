@@ -4,7 +4,7 @@
 
 `images` is uint8 (N, H, W, channels), C-contiguous, N >= 1. `threshold` None means the one baked into the artefact.
 `optional` are values for those inputs that the graph has beside these two (`optional_inputs`): `class_offsets` and
-`inverse_temperature`, see `guard.decision`; each has a default in the artefact, too.
+`inverse_temperature`, see `guard.calibration.decision_rule`; each has a default in the artefact, too.
 """
 
 from __future__ import annotations

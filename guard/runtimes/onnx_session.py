@@ -18,7 +18,7 @@ class OnnxSession:
     """Runs a checked guard graph.
 
     Args:
-        model: bytes of the file (from `guard.artefact.read_onnx`) or its path.
+        model: bytes of the file (from `guard.artefact.files.read_onnx`) or its path.
         device: "auto" (CUDA where this onnxruntime has it), "cpu" or "cuda".
         threads: intra-op threads; None for ONNX Runtime's default (all cores).
         spinning: whether idle threads spin; faster when alone on the machine, wasteful in a server with workers.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..decision import CLASS_OFFSETS, INVERSE_TEMPERATURE, Decision
+from ..calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE, Decision
 from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 from ..manifest import Engine, Manifest
 from . import Outputs, check_images
@@ -32,7 +32,7 @@ class TensorRTEngine:
     """Runs a serialised guard engine.
 
     Args:
-        engine: the checked bytes (`guard.artefact.read_pair`).
+        engine: the checked bytes (`guard.artefact.files.read_pair`).
         manifest: names the flavour and version the engine was built with, its largest batch and input size.
 
     Raises:

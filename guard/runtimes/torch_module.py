@@ -11,8 +11,8 @@ from ..errors import ConfigError, RuntimeUnavailableError
 from . import Outputs, check_images
 
 if TYPE_CHECKING:
+    from ..graph.module import GuardModule
     from ..manifest import Preprocess
-    from ..module import GuardModule
 
 
 def resolve_device(device: str) -> torch.device:

@@ -29,12 +29,8 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
 
 from __future__ import annotations
 
-import fnmatch
-from typing import Any
-
-from ..errors import ConfigError, UnknownNameError
 from .ash import ASH
-from .base import Score
+from .base import Score, create_score, get_score, list_scores, register_score
 from .combined import Combined
 from .cosine import Cosine
 from .dice import DICE
@@ -57,67 +53,32 @@ from .relative_mahalanobis import RelativeMahalanobis
 from .she import SHE
 from .vim import ViM
 
-_SCORES: dict[str, type[Score]] = {}
-
-
-def register_score(score: type[Score]) -> type[Score]:
-    """Class decorator: make a `Score` subclass available by its `name`."""
-    if not (isinstance(score, type) and issubclass(score, Score)):
-        raise ConfigError(f"register_score takes a guard.scores.Score subclass, got {score!r}")
-    if _SCORES.get(score.name, score).__qualname__ != score.__qualname__:
-        raise ConfigError(f"a score named {score.name!r} is registered already; choose another name")
-    _SCORES[score.name] = score
-    return score
-
-
-for _score in (
-    MSP,
-    MaxLogit,
-    Energy,
-    Entropy,
-    GEN,
-    EnergyLogistic,
-    KLMatching,
-    Mahalanobis,
-    RelativeMahalanobis,
-    SHE,
-    KNN,
-    ViM,
-    Cosine,
-    RejectClass,
-    Rejection,
-    ReAct,
-    DICE,
-    ASH,
-    NNGuide,
-    Gram,
-    ODIN,
-    Combined,
-):
-    register_score(_score)
-
-
-def list_scores(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(_SCORES, pattern))
-
-
-def get_score(name: str) -> type[Score]:
-    """The class registered under `name`; unknown names raise `UnknownNameError` with near matches."""
-    if name not in _SCORES:
-        raise UnknownNameError("score", name, _SCORES)
-    return _SCORES[name]
-
-
-def create_score(name: str, **options: Any) -> Score:
-    """An unfitted score; wrong options raise `ConfigError` naming the accepted ones.
-
-    "energy+vim" is short for "combined" with these parts.
-    """
-    if "+" in name:
-        parts = [part.strip() for part in name.split("+")]
-        return Combined(parts=parts, **options)
-    return get_score(name)(**options)
-
-
-__all__ = ["Score", "create_score", "get_score", "list_scores", "register_score"]
+__all__ = [
+    "ASH",
+    "Combined",
+    "Cosine",
+    "DICE",
+    "Energy",
+    "EnergyLogistic",
+    "Entropy",
+    "GEN",
+    "Gram",
+    "KLMatching",
+    "KNN",
+    "MSP",
+    "Mahalanobis",
+    "MaxLogit",
+    "NNGuide",
+    "ODIN",
+    "ReAct",
+    "RejectClass",
+    "Rejection",
+    "RelativeMahalanobis",
+    "SHE",
+    "Score",
+    "ViM",
+    "create_score",
+    "get_score",
+    "list_scores",
+    "register_score",
+]

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .base import unfitted
+from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore
 
 Variant = Literal["b", "p", "s"]
@@ -57,6 +57,7 @@ def ash(features: Tensor, k: int, variant: Variant) -> tuple[Tensor, Tensor | No
     return pruned, ratio.clamp(-MAX_SHARPENING, MAX_SHARPENING).exp()
 
 
+@register_score
 class ASH(RelogitsScore):
     """ood_score = base(W ash(h) + b), the energy of binarised features by default.
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..heads import LastLayer
-from ..manifest import Record
-from ..options import parse_options
+from ..record import Record, Registry, parse_options
 
 if TYPE_CHECKING:
-    from ..module import Taps
+    from ..graph.module import Outputs
 
 Need = Literal["logits", "features", "weights", "extra class", "feature map", "layer maps", "input gradient"]
 
@@ -86,7 +85,7 @@ class Score(nn.Module):
         return self
 
     def settle(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> None:
-        """After `finish`, for scores with `takes_held_out`: the taps of held-out in-distribution images."""
+        """After `finish`, for scores with `takes_held_out`: the outputs of held-out in-distribution images."""
         raise NotImplementedError(f"{type(self).__name__} must define settle")
 
     def parts(self) -> list[Score]:
@@ -105,12 +104,12 @@ class Score(nn.Module):
         as the numbers (N, k) that the score keeps of it."""
         raise NotImplementedError(f"{type(self).__name__} must define summarise")
 
-    def perturb(self, x: Tensor, look: Callable[[Tensor], Taps], unit: Tensor) -> tuple[Taps, Tensor]:
-        """For scores that need the "input gradient": the taps of x, and the images x' whose taps are to be scored.
+    def perturb(self, x: Tensor, look: Callable[[Tensor], Outputs], unit: Tensor) -> tuple[Outputs, Tensor]:
+        """For scores that need the "input gradient": the outputs of x, and the images x' whose outputs are to be scored.
 
         Args:
             x: normalised images (N, channels, H, W).
-            look: normalised images -> `Taps`, in eval mode.
+            look: normalised images -> `Outputs`, in eval mode.
             unit: (1, channels, 1, 1), how far apart black and white are in each normalised channel: 1 / std.
         """
         raise NotImplementedError(f"{type(self).__name__} must define perturb")
@@ -124,6 +123,23 @@ class Score(nn.Module):
             if "." in key:
                 raise ConfigError(f"score {self.name!r} cannot hold saved state {key!r} of shape {tuple(shape)}")
             self.register_buffer(key, torch.zeros(shape))
+
+
+SCORES: Registry[type[Score]] = Registry("score", Score)
+register_score = SCORES.register
+list_scores = SCORES.names
+get_score = SCORES.get
+
+
+def create_score(name: str, **options: Any) -> Score:
+    """An unfitted score; wrong options raise `ConfigError` naming the accepted ones.
+
+    "energy+vim" is short for "combined" with these parts.
+    """
+    if "+" in name:
+        parts = [part.strip() for part in name.split("+")]
+        return get_score("combined")(parts=parts, **options)
+    return get_score(name)(**options)
 
 
 def unfitted(score: Score) -> ConfigError:

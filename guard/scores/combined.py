@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..heads import LastLayer
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .reservoir import Reservoir
 
 TAIL = 0.05  # share of the held-out images above which the tail begins
@@ -70,6 +70,7 @@ def surprise(scores: Tensor, table: Tensor) -> Tensor:
     return values.index_select(0, above) + rise.index_select(0, above) * offset
 
 
+@register_score
 class Combined(Score):
     """ood_score = sum (or maximum) over scores j of -log p_j, p_j the share of held-out images as far out by j."""
 
@@ -126,8 +127,8 @@ class Combined(Score):
         for part in self.parts():
             if part.needs_fit:
                 part.update(features, logits, labels, feature_map)
-        taps = (features, logits, feature_map if self.uses_map else None)
-        for reservoir, rows in zip(self._sample, taps, strict=True):  # of one seed, so the same rows
+        outputs = (features, logits, feature_map if self.uses_map else None)
+        for reservoir, rows in zip(self._sample, outputs, strict=True):  # of one seed, so the same rows
             if rows is not None:
                 reservoir.add(rows.detach().float())
         self._seen += len(features)

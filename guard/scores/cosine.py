@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..heads import LastLayer, unit
-from .base import Need, Score, unfitted
+from .base import Need, Score, register_score, unfitted
 
 
 def cosine(features: Tensor, weight: Tensor) -> Tensor:
@@ -18,6 +18,7 @@ def cosine(features: Tensor, weight: Tensor) -> Tensor:
     return -F.linear(unit(features), unit(weight)).amax(-1)
 
 
+@register_score
 class Cosine(Score):
     """ood_score = - max_c cos(h, w_c).
 

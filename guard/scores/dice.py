@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
-from .base import unfitted
+from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore, layer_input
 
 
@@ -31,6 +31,7 @@ def dice_mask(weight: Tensor, mean: Tensor, percentile: float) -> Tensor:
     return contribution >= contribution.flatten().kthvalue(rank + 1).values
 
 
+@register_score
 class DICE(RelogitsScore):
     """ood_score = base((M * W) h + b), the energy of the most contributing weights by default.
 

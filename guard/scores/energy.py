@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..manifest import Record
-from .base import Need, Score
+from ..record import Record
+from .base import Need, Score, register_score
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -18,6 +18,7 @@ def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -temperature * (logits / temperature).logsumexp(-1)
 
 
+@register_score
 class Energy(Score):
     """ood_score = - T logsumexp_c(f_c / T)."""
 

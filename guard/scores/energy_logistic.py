@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Need, Score, unfitted
+from .base import Need, Score, register_score, unfitted
 
 _TINY = 1e-12  # relu(w) may reach 0 for every class; log 0 must not
 
@@ -23,8 +23,9 @@ def weighted_logsumexp(logits: Tensor, class_weights: Tensor) -> Tensor:
     return (logits + class_weights.clamp_min(_TINY).log()).logsumexp(-1)
 
 
+@register_score
 class EnergyLogistic(Score):
-    """ood_score = -(a g + b); state from the regulariser that trained it (`train.regularizers.energy_logistic`)."""
+    """ood_score = -(a g + b); state from the regulariser that trained it (`train.losses.energy_logistic`)."""
 
     name: ClassVar[str] = "energy_logistic"
     equation: ClassVar[str] = "- (a log sum_c relu(w_c) exp f_c + b)"

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Need, Score
+from .base import Need, Score, register_score
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -15,6 +15,7 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
+@register_score
 class Entropy(Score):
     """ood_score = - sum_c p_c log p_c, in nats."""
 

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..manifest import Record
-from .base import Need, Score
+from ..record import Record
+from .base import Need, Score, register_score
 
 
 def generalised_entropy(logits: Tensor, gamma: float, m: int) -> Tensor:
@@ -32,6 +32,7 @@ def generalised_entropy(logits: Tensor, gamma: float, m: int) -> Tensor:
     return (gamma * (x + complement.log() - 2 * total.log())).exp().sum(-1)
 
 
+@register_score
 class GEN(Score):
     """ood_score = sum over the m largest p_c of (p_c (1 - p_c))^gamma."""
 

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .reservoir import Reservoir
 
 _TINY = 1e-30  # stands in for the scale of what is all zeros
@@ -99,6 +99,7 @@ def deviation(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return below / (low.abs() + 1e-6) + above / (high.abs() + 1e-6)
 
 
+@register_score
 class Gram(Score):
     """ood_score = sum_l dev_l / E[dev_l] / max_c p_c >= 0: how far the Gram statistics of the maps leave their range.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
-from .base import Need, Score, unfitted
+from .base import Need, Score, register_score, unfitted
 
 _TINY = 1e-12  # d_c may be 0 in float32; p log 0 must not become NaN at p = 0
 
@@ -29,6 +29,7 @@ def kl_to_nearest(logits: Tensor, log_d: Tensor) -> Tensor:
     return (p * log_p).sum(-1) - (p @ log_d.T).amax(-1)
 
 
+@register_score
 class KLMatching(Score):
     """ood_score = min_c KL(p || d_c); `log_d` (K, C) holds log(d_c + 1e-12) of the K classes predicted in fitting."""
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .k_centre import k_centre
 from .nearest import Nearest
 from .reservoir import Reservoir
@@ -29,6 +29,7 @@ from .reservoir import Reservoir
 POOL = 4  # k-centres are chosen from a uniform sample this many times as large
 
 
+@register_score
 class KNN(Score):
     """ood_score = squared distance to the k-th neighbour; on the unit sphere in [0, 4]."""
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from ..errors import DataError
 from ..heads import LastLayer
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .moments import ClassMoments, whitening_matrix
 
 
@@ -32,6 +32,7 @@ def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means:
     return torch.linalg.vector_norm(z - class_means.index_select(0, nearest), dim=-1).square()
 
 
+@register_score
 class Mahalanobis(Score):
     """ood_score = min_c (h - mu_c)' P (h - mu_c) >= 0, P the inverse of the shrunk tied covariance."""
 

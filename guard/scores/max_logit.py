@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Need, Score
+from .base import Need, Score, register_score
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -14,6 +14,7 @@ def max_logit(logits: Tensor) -> Tensor:
     return -logits.amax(-1)
 
 
+@register_score
 class MaxLogit(Score):
     """ood_score = - max_c f_c."""
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..manifest import Record
-from .base import Need, Score
+from ..record import Record
+from .base import Need, Score, register_score
 
 
 def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -18,6 +18,7 @@ def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -logits.softmax(-1).amax(-1)
 
 
+@register_score
 class MSP(Score):
     """ood_score = - max_c softmax(f / T)_c."""
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .reservoir import Reservoir
 
 
@@ -36,6 +36,7 @@ def nnguide(features: Tensor, logits: Tensor, bank: Tensor, k: int) -> Tensor:
     return -logits.logsumexp(-1) * (guidance / norm)
 
 
+@register_score
 class NNGuide(Score):
     """ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>: the energy, guided by the bank.
 

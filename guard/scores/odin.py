@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ModelError
-from ..manifest import Record
-from .base import Need, Score
+from ..record import Record
+from .base import Need, Score, register_score
 
 if TYPE_CHECKING:
-    from ..module import Taps
+    from ..graph.module import Outputs
 
 
 def ascent(x: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -37,6 +37,7 @@ def ascent(x: Tensor, logits: Tensor, temperature: float) -> Tensor:
     return gradient.sign()
 
 
+@register_score
 class ODIN(Score):
     """ood_score = - max softmax(f(x') / T) in [-1, -1/C], x' one step of eps from x towards its predicted class."""
 
@@ -51,18 +52,20 @@ class ODIN(Score):
         temperature: float = Field(default=1000.0, gt=0)
         eps: float = Field(default=0.0014, ge=0, description="In units of [0, 1] pixels.")
 
-    def perturb(self, x: Tensor, look: Callable[[Tensor], Taps], unit: Tensor) -> tuple[Taps, Tensor]:
+    def perturb(self, x: Tensor, look: Callable[[Tensor], Outputs], unit: Tensor) -> tuple[Outputs, Tensor]:
         # under inference_mode, as runtimes work, nothing has gradients: step out of it, with a copy that may have one
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone().requires_grad_()
-            taps = look(x)
-            if not taps.logits.requires_grad:
+            outputs = look(x)
+            if not outputs.logits.requires_grad:
                 raise ModelError(
                     "score 'odin' needs the gradient with respect to the image, and this classifier's logits have none "
                     f"(it computes them without autograd); the nearest score is {self.nearest}"
                 )
-            step = self.options.eps * unit * ascent(x, taps.logits, self.options.temperature)
-            shown = taps._replace(features=taps.features.detach(), logits=taps.logits.detach(), feature_map=None)
+            step = self.options.eps * unit * ascent(x, outputs.logits, self.options.temperature)
+            shown = outputs._replace(
+                features=outputs.features.detach(), logits=outputs.logits.detach(), feature_map=None
+            )
             return shown, x.detach() - step
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
-from .base import unfitted
+from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore
 from .reservoir import Reservoir
 
@@ -27,6 +27,7 @@ def react(features: Tensor, threshold: Tensor) -> Tensor:
     return torch.minimum(features, threshold)
 
 
+@register_score
 class ReAct(RelogitsScore):
     """ood_score = base(W min(h, t) + b), the energy of clipped features by default.
 

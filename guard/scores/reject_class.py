@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..heads import LastLayer
-from .base import Need, Score, unfitted
+from .base import Need, Score, register_score, unfitted
 
 
 def reject_class(logits: Tensor, extra: Tensor) -> Tensor:
@@ -24,6 +24,7 @@ def reject_class(logits: Tensor, extra: Tensor) -> Tensor:
     return -F.softplus(logits.logsumexp(-1) - extra)
 
 
+@register_score
 class RejectClass(Score):
     """ood_score = log of the probability of the head's extra class."""
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..heads import RejectionMLP
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 
 
+@register_score
 class Rejection(Score):
     """ood_score = W2 relu(W1 z + b1) + b2, with z the pooled features (N, D) or the flattened map."""
 

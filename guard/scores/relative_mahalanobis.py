@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from ..errors import DataError
 from ..heads import LastLayer
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .moments import ClassMoments, whitening_matrix
 
 
@@ -47,6 +47,7 @@ def relative_mahalanobis(
     return (y - class_means.index_select(0, nearest)).square().sum(-1) - (y.square() * within).sum(-1)
 
 
+@register_score
 class RelativeMahalanobis(Score):
     """ood_score = min_c M_c - M_0; classes without images are left out."""
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..heads import LastLayer, unit
-from ..manifest import Record
+from ..record import Record
 from .base import Need, Score
 from .energy import energy
 from .max_logit import max_logit

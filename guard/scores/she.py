@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
-from .base import Need, Score, unfitted
+from .base import Need, Score, register_score, unfitted
 
 
 def hopfield(features: Tensor, logits: Tensor, patterns: Tensor) -> Tensor:
@@ -22,6 +22,7 @@ def hopfield(features: Tensor, logits: Tensor, patterns: Tensor) -> Tensor:
     return -(features * patterns.index_select(0, logits.argmax(-1))).sum(-1)
 
 
+@register_score
 class SHE(Score):
     """ood_score = - <h, m_c> with c the predicted class; `patterns` (C, D) holds m."""
 

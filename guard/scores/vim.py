@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
-from ..manifest import Record
-from .base import Need, Score, unfitted
+from ..record import Record
+from .base import Need, Score, register_score, unfitted
 from .moments import second_moment
 from .reservoir import Reservoir
 
@@ -38,6 +38,7 @@ def default_dim(num_features: int) -> int:
     return max(1, num_features // 2)
 
 
+@register_score
 class ViM(Score):
     """ood_score = alpha |R'(h - u)| - logsumexp(f)."""
 

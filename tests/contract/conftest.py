@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from guard.graph.module import Outputs
 from guard.heads import LastLayer
-from guard.module import Taps
 from guard.scores import Score, create_score
-from train.method import Batch, Context
-from train.registry import get_method
+from train.losses.base import Batch
+from train.methods import get_method
+from train.methods.base import MethodContext
 
 CLASSES, FEATURES = 4, 12
 
@@ -38,13 +39,13 @@ class Toy(NamedTuple):
     features: Tensor
     logits: Tensor
     labels: Tensor
-    held_out: Taps
-    outliers: Taps
+    held_out: Outputs
+    outliers: Outputs
     last_layer: LastLayer
 
 
-def _taps(features: Tensor, last: LastLayer) -> Taps:
-    return Taps(features, features @ last.weight.T + last.bias, features)
+def _outputs(features: Tensor, last: LastLayer) -> Outputs:
+    return Outputs(features, features @ last.weight.T + last.bias, features)
 
 
 @pytest.fixture(scope="session")
@@ -58,15 +59,15 @@ def toy() -> Toy:
     far[:, 10] = 20
     far += 0.1 * torch.randn(60, FEATURES, generator=g)
     seen, held = rows[:600], rows[600:]
-    taps = _taps(seen, last)
-    return Toy(seen, taps.logits, labels[:600], _taps(held, last), _taps(far, last), last)
+    outputs = _outputs(seen, last)
+    return Toy(seen, outputs.logits, labels[:600], _outputs(held, last), _outputs(far, last), last)
 
 
 def _train(score: Score, toy: Toy) -> None:
     """What the method that trains this score does, with a frozen classifier: 200 steps of its last regulariser."""
     method = get_method(score.trained_by)
     built = method(method.Options())
-    context = Context(
+    context = MethodContext(
         num_classes=CLASSES,
         num_features=FEATURES,
         map_shape=(FEATURES,),
@@ -83,7 +84,7 @@ def _train(score: Score, toy: Toy) -> None:
     torch.manual_seed(0)
     regulariser = built.stages(context)[-1].regularisers[-1]
     optimizer = torch.optim.SGD(regulariser.parameters(), lr=0.05, momentum=0.9)
-    batch = Batch(Taps(toy.features, toy.logits, toy.features), toy.labels, toy.outliers)
+    batch = Batch(Outputs(toy.features, toy.logits, toy.features), toy.labels, toy.outliers)
     for _ in range(200):
         optimizer.zero_grad()
         torch.stack(list(regulariser.loss(batch).values())).sum().backward()

@@ -16,7 +16,7 @@ from guard.errors import ConfigError, ModelError, UnknownNameError
 from guard.heads import create_head, head_class, list_heads
 from guard.scores import create_score, get_score, list_scores
 from tests.conftest import RECIPES, Arrays
-from train.registry import get_method, list_methods
+from train.methods import get_method, list_methods
 
 HEADS = list_heads()
 # on which the loss depends, with a value that is not the default
@@ -89,7 +89,7 @@ class TestEveryHead:
     ) -> None:
         g = with_head(name)
         inside, outside = g.predict(four[0][g.splits["test"]]).ood_score, g.predict(noise).ood_score
-        assert guard.metrics.auroc(inside, outside) > 0.9
+        assert guard.evaluation.metrics.auroc(inside, outside) > 0.9
 
     def test_another_score_keeps_its_options(self, name: str, with_head: Trained, four: Arrays) -> None:
         """The logits of some heads depend on them."""
@@ -250,7 +250,7 @@ def test_a_network_starts_from_one_with_the_same_head_only(with_head: Trained, f
 def test_outliers_never_get_a_margin(four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the head's loss sees are the labelled images; the outliers' logits are s cos."""
     from guard.heads import CosFaceHead
-    from train.regularizers.uniform_target import UniformTargetLoss
+    from train.losses.uniform_target import UniformTargetLoss
 
     seen: list[int] = []
     loss, uniform = CosFaceHead.loss, UniformTargetLoss.loss
@@ -270,7 +270,7 @@ def test_outliers_never_get_a_margin(four: Arrays, tiny: dict[str, Any], monkeyp
 
     monkeypatch.setattr(CosFaceHead, "loss", spy_loss)
     monkeypatch.setattr(UniformTargetLoss, "loss", spy_uniform)
-    monkeypatch.setattr("train.loop.mixed_precision", lambda device: __import__("contextlib").nullcontext)
+    monkeypatch.setattr("train.engine.stages.mixed_precision", lambda device: __import__("contextlib").nullcontext)
     options = {**tiny, "backbone": "wrn10_2", "epochs": 1}
     guard.train(four, method="oe", head="cosface", outliers="patch_shuffle", ratio=0.5, **options)
     assert set(seen) == {32, -16}

@@ -11,17 +11,18 @@ import torch
 from pydantic import ValidationError
 
 import guard
+from guard.data import load
 from guard.errors import ConfigError, UnknownNameError
+from guard.graph.module import GuardModule
 from guard.heads import list_heads
 from guard.manifest import Normalisation
-from guard.module import GuardModule
 from guard.scores import create_score, list_scores
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy" of the recipes)
 from tests.conftest import RECIPES, Arrays
-from train.build import build_classifier
-from train.data import load
-from train.method import Context, IDBatch, MethodOptions, Setting, Stage
-from train.registry import get_method, list_methods
+from train.classifiers.rebuild import build_classifier
+from train.methods import get_method, list_methods
+from train.methods.base import MethodContext, MethodOptions, Stage
+from train.outliers.base import IDBatch, PrepareContext
 
 METHODS = list_methods()
 
@@ -34,7 +35,7 @@ def small(name: str) -> dict[str, Any]:
 def stages(name: str, *, initialised: bool = False, **options: Any) -> list[Stage]:
     """The method's stages for ten classes of 30 images and a network of 16 features; default options unless given."""
     method = get_method(name)
-    context = Context(
+    context = MethodContext(
         num_classes=10,
         num_features=16,
         map_shape=(16, 2, 2),
@@ -52,12 +53,12 @@ def stages(name: str, *, initialised: bool = False, **options: Any) -> list[Stag
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
+def context(tmp_path: Path) -> PrepareContext:
     """An untrained network of ten classes, and 40 random images of 8 x 8."""
     classifier = build_classifier("wrn10_2", "linear", 10, in_chans=3, image_size=8)
     module = GuardModule(classifier, create_score("energy"), Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3))
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    return Setting(module, load((images, np.arange(40) % 10)), tmp_path, 0, torch.device("cpu"))
+    return PrepareContext(module, load((images, np.arange(40) % 10)), tmp_path, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -97,13 +98,15 @@ class TestEveryMethod:
         if len(scratch) > 1:
             assert [s.name for s in tuned] == [s.name for s in scratch[1:]]
 
-    def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(self, name: str, setting: Setting) -> None:
+    def test_its_outliers_have_the_shape_of_their_space_and_the_seeds_values(
+        self, name: str, context: PrepareContext
+    ) -> None:
         batch = IDBatch(torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8), torch.arange(20) % 10)
         for stage in stages(name, **small(name)):
             synthesiser = stage.synthesiser
             if synthesiser is None:
                 continue
-            synthesiser.prepare(setting)
+            synthesiser.prepare(context)
             for _ in range(4):
                 synthesiser.observe(torch.randn(100, 16), torch.arange(100) % 10)
             made = []

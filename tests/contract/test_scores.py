@@ -11,10 +11,9 @@ import torch
 
 from guard.errors import ConfigError, DataError, UnknownNameError
 from guard.scores import Score, create_score, get_score, list_scores, register_score
-from train.build import score_shapes
-from train.registry import get_method
-
-from .conftest import Toy, toy_score
+from tests.contract.conftest import Toy, toy_score
+from train.classifiers.rebuild import score_shapes
+from train.methods import get_method
 
 Fitted = Callable[[str], Score]
 SCORES = list_scores()
@@ -34,11 +33,11 @@ class TestEveryScore:
         assert outside.min() > inside.max()
 
     def test_the_batch_an_image_comes_in_does_not_matter(self, name: str, fitted: Fitted, toy: Toy) -> None:
-        score, taps = fitted(name), toy.held_out
-        whole = score(*taps)
-        single = torch.cat([score(*(part[i : i + 1] for part in taps)) for i in range(40)])
+        score, outputs = fitted(name), toy.held_out
+        whole = score(*outputs)
+        single = torch.cat([score(*(part[i : i + 1] for part in outputs)) for i in range(40)])
         torch.testing.assert_close(single, whole[:40], rtol=1e-5, atol=1e-5)
-        flipped = score(*(part.flip(0) for part in taps)).flip(0)
+        flipped = score(*(part.flip(0) for part in outputs)).flip(0)
         torch.testing.assert_close(flipped, whole, rtol=1e-5, atol=1e-5)
 
     def test_float32_is_as_good_as_float64(self, name: str, fitted: Fitted, toy: Toy) -> None:
@@ -47,10 +46,10 @@ class TestEveryScore:
         torch.testing.assert_close(score(*toy.held_out).double(), exact, rtol=1e-5, atol=1e-4)
 
     def test_scoring_leaves_its_input_and_its_state_as_they_were(self, name: str, fitted: Fitted, toy: Toy) -> None:
-        score, taps = fitted(name), toy.held_out
-        inputs, state = [part.clone() for part in taps], copy.deepcopy(score.state_dict())
-        score(*taps)
-        assert all(torch.equal(a, b) for a, b in zip(inputs, taps, strict=True))
+        score, outputs = fitted(name), toy.held_out
+        inputs, state = [part.clone() for part in outputs], copy.deepcopy(score.state_dict())
+        score(*outputs)
+        assert all(torch.equal(a, b) for a, b in zip(inputs, outputs, strict=True))
         assert all(torch.equal(state[key], value) for key, value in score.state_dict().items())
 
     def test_saved_state_goes_into_a_fresh_score(self, name: str, fitted: Fitted, toy: Toy) -> None:

@@ -10,13 +10,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from guard.data import ImageData, load
 from guard.errors import ConfigError, UnknownNameError
-from train.data import ImageData, load
-from train.method import Setting
-from train.synth import untrained
-from train.synthesis.registry import create_synthesiser, get_synthesiser, list_synthesisers
-from train.synthesis.shards import read_made
-from train.synthesis.store import fill
+from train.outliers.base import PrepareContext, create_synthesiser, get_synthesiser, list_synthesisers
+from train.outliers.store.shards import read_made
+from train.outliers.store.store import fill
+from train.runs.synth import untrained
 
 SYNTHESISERS = list_synthesisers()
 PAIR = {"pair_epochs": 1, "pair_width": 8, "pair_latent": 8, "pair_batch": 16}
@@ -79,8 +78,8 @@ class TestEverySynthesiser:
         for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
             module = untrained(data, torch.device("cpu"))
             made = create_synthesiser(name, 8, classes, **QUICK.get(name, {}))
-            setting = Setting(module, data, tmp_path / folder, seed, torch.device("cpu"))
-            stores.append(fill(tmp_path / folder, made, setting, 20, batch_size=16, shard_size=12))
+            context = PrepareContext(module, data, tmp_path / folder, seed, torch.device("cpu"))
+            stores.append(fill(tmp_path / folder, made, context, 20, batch_size=16, shard_size=12))
         first, same, other = ([p.read_bytes() for p in s.paths()] for s in stores)
         assert first == same
         assert first[0] != other[0]

@@ -15,7 +15,7 @@ from PIL import Image
 import guard
 from export import api
 from export.parity import compare
-from guard.artefact import graph_bytes, read_onnx
+from guard.artefact.files import graph_bytes, read_onnx
 from guard.errors import ConfigError, ParityError
 from guard.scores import get_score, list_scores
 from tests.conftest import Arrays

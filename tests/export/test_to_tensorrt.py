@@ -13,19 +13,19 @@ import torch
 import guard
 from export.to_onnx import onnx_bytes
 from export.to_tensorrt import build_engine, required_inputs
-from guard.artefact import read_pair
-from guard.calibration import calibrate
+from guard.artefact.files import read_pair
+from guard.artefact.load_save import engine_manifest_path
+from guard.calibration.conformal import calibrate
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ExportError, RuntimeUnavailableError
+from guard.graph.module import GuardModule
 from guard.heads import list_heads
-from guard.loading import engine_manifest_path
 from guard.manifest import Manifest, Normalisation, Preprocess
-from guard.module import GuardModule
 from guard.runtimes.tensorrt_engine import TensorRTEngine, cuda_available
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import create_score, get_score, list_scores
-from train.build import build_classifier, score_shapes
-from train.layers import watch_layers
+from train.classifiers.rebuild import build_classifier, score_shapes
+from train.features.choose_layers import watch_layers
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is in the dev extra, for platforms that have it")
 
@@ -43,8 +43,8 @@ def make_guard(score_name: str, head: str) -> Guard:
         images = torch.randint(0, 256, (200, 16, 16, 3), dtype=torch.uint8)
         watch_layers(module, images)
         with torch.no_grad():
-            taps = module.taps(images)
-            score.fit(taps.features, taps.logits, labels, classifier.last_layer(), taps.feature_map)
+            outputs = module.outputs(images)
+            score.fit(outputs.features, outputs.logits, labels, classifier.last_layer(), outputs.feature_map)
     elif score_name == "rejection":
         score.build(classifier.num_features)
     elif score_name == "energy_logistic":

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import guard
-from guard.artefact import write_onnx
+from guard.artefact.files import write_onnx
 from tests.serving.conftest import colour_graph, colour_manifest
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     except guard.errors.UnknownNameError as error:
         assert "no-such-method" in str(error)
     else:
-        raise SystemExit("guard.train did not reach our train.api")
+        raise SystemExit("guard.train did not reach our train.runs.train")
     print(package_name("train"), package_name("export"))
 """
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guard.artefact import write_onnx
+from guard.artefact.files import write_onnx
 from guard.manifest import Calibration, Manifest, Normalisation, Preprocess
 from serving.runner import running_service
 

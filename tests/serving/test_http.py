@@ -20,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from guard.artefact import read_onnx
+from guard.artefact.files import read_onnx
 
 Encode = Callable[..., bytes]
 RED, DARK, BLUE = (255, 0, 0), (5, 5, 5), (10, 30, 240)

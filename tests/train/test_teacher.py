@@ -10,16 +10,17 @@ import pytest
 import torch
 
 import guard
+from guard.data import load
 from guard.errors import ConfigError
+from guard.graph.module import GuardModule
 from guard.manifest import Normalisation, Preprocess
-from guard.module import GuardModule
 from guard.scores import create_score
 from tests.conftest import Arrays
-from train import loop, teacher
-from train.build import build_classifier
-from train.config import TrainConfig
-from train.data import load
-from train.method import Setting
+from train import teacher
+from train.classifiers.rebuild import build_classifier
+from train.engine import stages as loop
+from train.outliers.base import PrepareContext
+from train.runs.request import TrainConfig
 from train.teacher import Teacher, TeacherOptions, TeacherSource
 
 CPU = torch.device("cpu")
@@ -31,8 +32,8 @@ def student(classes: int = 4, side: int = 16) -> GuardModule:
 
 
 @pytest.fixture
-def setting(four: Arrays, tmp_path: Path) -> Setting:
-    return Setting(student(), load((four[0][:160], four[1][:160])), tmp_path, 0, CPU)
+def context(four: Arrays, tmp_path: Path) -> PrepareContext:
+    return PrepareContext(student(), load((four[0][:160], four[1][:160])), tmp_path, 0, CPU)
 
 
 def source(epochs: int = 2, **options: Any) -> TeacherSource:
@@ -43,39 +44,39 @@ def states(made: Teacher) -> dict[str, torch.Tensor]:
     return made.module.state_dict()
 
 
-def images(setting: Setting) -> torch.Tensor:
-    assert setting.data.array is not None
-    return torch.from_numpy(setting.data.array.copy())
+def images(context: PrepareContext) -> torch.Tensor:
+    assert context.data.array is not None
+    return torch.from_numpy(context.data.array.copy())
 
 
-def test_it_knows_the_images_it_was_trained_on_and_answers_without_gradients(setting: Setting) -> None:
-    made = source(epochs=6)(setting)
-    taps = made.taps(images(setting))
-    assert taps.logits.dtype == taps.features.dtype == torch.float32
-    assert taps.features.shape == (160, made.width)
-    assert (taps.logits.argmax(-1).numpy() == setting.data.labels).mean() > 0.9
-    assert not taps.logits.requires_grad
+def test_it_knows_the_images_it_was_trained_on_and_answers_without_gradients(context: PrepareContext) -> None:
+    made = source(epochs=6)(context)
+    outputs = made.outputs(images(context))
+    assert outputs.logits.dtype == outputs.features.dtype == torch.float32
+    assert outputs.features.shape == (160, made.width)
+    assert (outputs.logits.argmax(-1).numpy() == context.data.labels).mean() > 0.9
+    assert not outputs.logits.requires_grad
     assert not made.module.training
     assert not any(p.requires_grad for p in made.module.parameters())
     torch.manual_seed(1)  # a teacher has no state that answering moves
-    assert made.taps(images(setting)).logits.equal(taps.logits)
+    assert made.outputs(images(context)).logits.equal(outputs.logits)
 
 
-def test_it_is_made_once_and_loaded_from_its_folder(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_made_once_and_loaded_from_its_folder(context: PrepareContext, monkeypatch: pytest.MonkeyPatch) -> None:
     made = source()
-    first = made(setting)
-    assert made(setting) is first
+    first = made(context)
+    assert made(context) is first
     torch.manual_seed(99)
     monkeypatch.setattr(loop.StageRun, "epoch", lambda *_: pytest.fail("trained again"))
-    again = source()(setting)
+    again = source()(context)
     assert all(value.equal(states(again)[key]) for key, value in states(first).items())
     assert again.identity == first.identity
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        source(teacher_lr=0.01)(setting)  # another teacher, in a folder of its own
+        source(teacher_lr=0.01)(context)  # another teacher, in a folder of its own
 
 
-def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = source(epochs=3)(setting)
+def test_a_killed_training_goes_on(context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = source(epochs=3)(context)
     epoch = loop.StageRun.epoch
     ran: list[int] = []
 
@@ -87,7 +88,7 @@ def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch
         return epoch(self, number)
 
     monkeypatch.setattr(loop.StageRun, "epoch", stopped)
-    elsewhere = Setting(setting.module, setting.data, tmp_path / "elsewhere", 0, CPU)
+    elsewhere = PrepareContext(context.module, context.data, tmp_path / "elsewhere", 0, CPU)
     with pytest.raises(KeyboardInterrupt):
         source(epochs=3)(elsewhere)
     torch.manual_seed(99)
@@ -103,7 +104,7 @@ def test_a_killed_training_goes_on(setting: Setting, tmp_path: Path, monkeypatch
 def test_the_default_is_larger_than_the_student(
     sides: tuple[int, int], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seen(config: TrainConfig, setting: Setting) -> GuardModule:
+    def seen(config: TrainConfig, context: PrepareContext) -> GuardModule:
         assert (config.backbone, config.epochs, config.lr, config.augment) == (expected, 7, 0.1, "crop")
         assert config.image_size == max(sides)
         raise KeyboardInterrupt
@@ -112,27 +113,27 @@ def test_the_default_is_larger_than_the_student(
     form = Preprocess(height=sides[0], width=sides[1], channels=3)
     data = load((np.zeros((4, *sides, 3), np.uint8), np.arange(4) % 2), preprocess=form)
     with pytest.raises(KeyboardInterrupt):
-        TeacherSource(TeacherOptions(), 7, 2)(Setting(student(2), data, tmp_path, 0, CPU))
+        TeacherSource(TeacherOptions(), 7, 2)(PrepareContext(student(2), data, tmp_path, 0, CPU))
 
 
-def test_a_guard_can_teach(four: Arrays, tiny: dict[str, Any], tmp_path: Path, setting: Setting) -> None:
+def test_a_guard_can_teach(four: Arrays, tiny: dict[str, Any], tmp_path: Path, context: PrepareContext) -> None:
     g = guard.train(four, out=tmp_path / "run", **{**tiny, "epochs": 1, "score": "energy"})
-    made = TeacherSource(TeacherOptions(teacher=str(tmp_path / "run")), 1, 32)(setting)
+    made = TeacherSource(TeacherOptions(teacher=str(tmp_path / "run")), 1, 32)(context)
     assert made.identity == g.manifest.weights_sha256 != ""
-    probabilities = made.taps(images(setting)).logits.softmax(-1).numpy()
-    np.testing.assert_allclose(probabilities, g.predict(images(setting).numpy()).probabilities, atol=0.02)  # bfloat16
+    probabilities = made.outputs(images(context)).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(probabilities, g.predict(images(context).numpy()).probabilities, atol=0.02)  # bfloat16
 
 
 def test_teachers_that_do_not_fit_are_refused(
-    four: Arrays, tiny: dict[str, Any], tmp_path: Path, setting: Setting
+    four: Arrays, tiny: dict[str, Any], tmp_path: Path, context: PrepareContext
 ) -> None:
     small = four[0][:, ::2, ::2], four[1]
     guard.train(small, out=tmp_path / "small", **{**tiny, "epochs": 1, "score": "energy"})
     with pytest.raises(ConfigError, match="takes images of 8 x 8 x 3, these are 16 x 16 x 3; load them in its size"):
-        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(setting)
-    two = setting.data.subset(np.flatnonzero(np.asarray(setting.data.labels) < 2))
+        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(context)
+    two = context.data.subset(np.flatnonzero(np.asarray(context.data.labels) < 2))
     renamed = load((two.take(np.arange(20)), np.arange(20) % 2))
-    other = Setting(setting.module, renamed, tmp_path, 0, CPU)
+    other = PrepareContext(context.module, renamed, tmp_path, 0, CPU)
     with pytest.raises(ConfigError, match=r"knows the classes 0, 1, 2, 3, the images are of 0, 1; train one"):
         TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(other)
 

@@ -18,12 +18,12 @@ from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
 
 from . import callables, hugging_face
-from .base import BaseModel
+from .base import GivenClassifier
 from .guards import of_guard
 from .torch_models import of_module, timm_by_name
 
 
-def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
+def open_classifier(model: Any, a: dict[str, Any], data: Any) -> GivenClassifier:
     """The classifier `model` and the input it was made for.
 
     Args:
@@ -48,7 +48,7 @@ def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     if isinstance(model, Guard):
         return of_guard(model, a)
     if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
-        from .onnx_file import of_onnx_file  # onnx takes a while to import
+        from .onnx.file import of_onnx_file  # onnx takes a while to import
 
         return of_onnx_file(Path(model), a, data)
     if isinstance(model, (str, Path)):
@@ -61,4 +61,4 @@ def open_classifier(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
     return of_module(model, a, data)
 
 
-__all__ = ["BaseModel", "open_classifier"]
+__all__ = ["GivenClassifier", "open_classifier"]

@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import nn
 
+from guard.data import ImageData
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.scores import Score
 
-from .. import build
-from ..data import ImageData
+from . import rebuild as build
 
 log = logging.getLogger("ood_guard")
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class GivenClassifier:
     """A classifier to be guarded, and the input it was made for.
 
-    `model` is normalised images -> logits, or a `guard.module.TapsModule`, which shows its features by itself.
+    `model` is normalised images -> logits, or a `guard.graph.module.FeatureClassifier`, which shows its features by itself.
     """
 
     model: nn.Module
@@ -34,7 +34,9 @@ class BaseModel:
     data: ImageData | None = None  # where finding the input size has loaded it already
     layer: str | None = None  # where its features were found before
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits
-    rebuild: dict[str, Any] = field(default_factory=dict)  # into the manifest's backbone_options, for train.build
+    rebuild: dict[str, Any] = field(
+        default_factory=dict
+    )  # into the manifest's backbone_options, for train.classifiers.rebuild
 
 
 def normalisation(mean: Any, std: Any, channels: int) -> Normalisation:

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ConfigError, ModelError
+from guard.graph.module import FeatureClassifier, Outputs, _as_vector
 from guard.heads import LastLayer
-from guard.module import Taps, TapsModule, _as_vector
 from guard.runtimes.torch_module import resolve_device
 from guard.scores.base import Need
 
-from .. import build
-from ..features import first_line
-from .base import BaseModel
+from ..features.extract import first_line
+from . import rebuild as build
+from .base import GivenClassifier
 from .torch_models import of_module
 
 KIND = "callables"  # in a manifest's backbone_options
 
 
-class TwoCallables(TapsModule):
-    """The taps of (features, logits).
+class TwoCallables(FeatureClassifier):
+    """The outputs of (features, logits).
 
     Attributes:
         linear: name of the linear layer inside `logits` whose answer its answer is; None where there is none.
@@ -49,7 +49,7 @@ class TwoCallables(TapsModule):
         self.lacks: frozenset[Need] = frozenset()
         self.float().eval().requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Taps:
+    def forward(self, x: Tensor) -> Outputs:
         shown = _checked("features", self.features(x), len(x))
         if shown.ndim not in (2, 3, 4):
             raise ModelError(
@@ -61,7 +61,7 @@ class TwoCallables(TapsModule):
             raise ModelError(
                 f"logits, the second of the two callables, returned shape {tuple(logits.shape)}; {_SHAPES}"
             )
-        return Taps(features, logits, None)
+        return Outputs(features, logits, None)
 
     def last_layer(self) -> LastLayer | None:
         if self.linear is None:
@@ -80,14 +80,18 @@ class TwoCallables(TapsModule):
             ModelError: one of them fails, or returns something else; the message says which.
         """
         with torch.no_grad():
-            taps = _run(self, example)
-        if (taps.logits >= 0).all() and taps.logits.shape[1] > 1 and ((taps.logits.sum(-1) - 1).abs() < 1e-4).all():
+            outputs = _run(self, example)
+        if (
+            (outputs.logits >= 0).all()
+            and outputs.logits.shape[1] > 1
+            and ((outputs.logits.sum(-1) - 1).abs() < 1e-4).all()
+        ):
             raise ModelError(
                 "logits, the second of the two callables, returns probabilities (rows that sum to 1); leave the "
                 "softmax away, the guard's graph has one of its own"
             )
-        self.num_features = taps.features.shape[1]
-        self.linear = _linear_layer(self.logits, taps)
+        self.num_features = outputs.features.shape[1]
+        self.linear = _linear_layer(self.logits, outputs)
         lacks: set[Need] = {"layer maps"} if isinstance(self.features, _Function) else set()
         if not _has_gradient(self, example):
             lacks.add("input gradient")
@@ -122,7 +126,7 @@ def is_two_callables(model: Any) -> bool:
     return isinstance(model, (tuple, list)) and len(model) == 2 and all(callable(part) for part in model)
 
 
-def of_callables(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
+def of_callables(model: Any, a: dict[str, Any], data: Any) -> GivenClassifier:
     """The two as one classifier, looked at with noise of the input's size.
 
     Raises:
@@ -141,7 +145,7 @@ def of_callables(model: Any, a: dict[str, Any], data: Any) -> BaseModel:
         torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (base.normalisation.mean, base.normalisation.std)
     )
     classifier.look_at((noise - mean) / std)
-    return BaseModel(
+    return GivenClassifier(
         classifier,
         base.preprocess,
         base.normalisation,
@@ -198,7 +202,7 @@ def _checked(which: str, output: Any, rows: int) -> Tensor:
     return output
 
 
-def _run(classifier: TwoCallables, example: Tensor) -> Taps:
+def _run(classifier: TwoCallables, example: Tensor) -> Outputs:
     which, given = "features, the first", f"images {tuple(example.shape)}"
     try:
         shown = _checked("features", classifier.features(example), len(example))
@@ -215,15 +219,15 @@ def _run(classifier: TwoCallables, example: Tensor) -> Taps:
         ) from error
 
 
-def _linear_layer(logits: nn.Module, taps: Taps) -> str | None:
+def _linear_layer(logits: nn.Module, outputs: Outputs) -> str | None:
     """The one linear layer in `logits`, where it alone makes the logits of the features: checked on numbers."""
     layers = [(name, module) for name, module in logits.named_modules() if isinstance(module, nn.Linear)]
-    if isinstance(logits, _Method) or len(layers) != 1 or layers[0][1].in_features != taps.features.shape[1]:
+    if isinstance(logits, _Method) or len(layers) != 1 or layers[0][1].in_features != outputs.features.shape[1]:
         return None
     name, layer = layers[0]
     with torch.no_grad():
-        expected = layer(taps.features)
-    alike = expected.shape == taps.logits.shape and torch.allclose(expected, taps.logits, rtol=1e-4, atol=1e-5)
+        expected = layer(outputs.features)
+    alike = expected.shape == outputs.logits.shape and torch.allclose(expected, outputs.logits, rtol=1e-4, atol=1e-5)
     return name if alike else None
 
 

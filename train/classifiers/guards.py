@@ -9,15 +9,15 @@ from torch import nn
 
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.module import TappedClassifier
+from guard.graph.module import HookedClassifier
 
-from .base import BaseModel
+from .base import GivenClassifier
 
 
-def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
+def of_guard(g: Guard, a: dict[str, Any]) -> GivenClassifier:
     """A copy of the classifier inside a guard, with the input that the guard has."""
     m, inner = g.manifest, copy.deepcopy(g.module.classifier)
-    own = ["image_size", "in_chans", "mean", "std"] + (["features"] if not isinstance(inner, TappedClassifier) else [])
+    own = ["image_size", "in_chans", "mean", "std"] + (["features"] if not isinstance(inner, HookedClassifier) else [])
     given = [name for name in own if a[name] is not None]
     if given:
         raise ConfigError(
@@ -25,10 +25,10 @@ def of_guard(g: Guard, a: dict[str, Any]) -> BaseModel:
         )
     model: nn.Module = inner
     layer, rebuild = None, m.backbone_options
-    if isinstance(inner, TappedClassifier):
+    if isinstance(inner, HookedClassifier):
         model, layer = inner.model, inner.layer if inner.tap == "output" else None
         rebuild = rebuild if "kind" in rebuild else {}
-    return BaseModel(
+    return GivenClassifier(
         model,
         m.preprocess,
         m.normalisation,

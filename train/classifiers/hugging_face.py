@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from guard.errors import ConfigError, MissingExtraError, ModelError
 
-from .. import build
-from .base import BaseModel
+from . import rebuild as build
+from .base import GivenClassifier
 from .image_processors import input_of
 from .torch_models import of_module
 
@@ -101,7 +101,7 @@ def untrained(name: str | Path) -> nn.Module:
         raise ModelError(f"no image classifier can be built from {str(name)!r}: {_first_sentence(error)}") from error
 
 
-def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: Any = None) -> BaseModel:
+def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: Any = None) -> GivenClassifier:
     """The classifier with the input its image processor makes.
 
     Args:
@@ -138,7 +138,7 @@ def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: A
     else:
         preprocess, normalisation = input_of(given, channels, _side(getattr(config, "image_size", None)))
         loaded = None
-    return BaseModel(
+    return GivenClassifier(
         wrapped,
         preprocess,
         normalisation,

@@ -26,8 +26,8 @@ from PIL import Image
 
 from guard.errors import ConfigError, ModelError
 from guard.manifest import Normalisation, Preprocess
-from guard.options import parse_options
 from guard.preprocess import to_input
+from guard.record import parse_options
 
 log = logging.getLogger("ood_guard")
 

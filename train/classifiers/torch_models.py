@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from guard.data import load
 from guard.errors import ModelError
 from guard.manifest import Preprocess
-from guard.options import parse_options
+from guard.record import parse_options
 
-from .. import build
-from ..data import load
-from .base import BaseModel, normalisation
+from . import rebuild as build
+from .base import GivenClassifier, normalisation
 
 log = logging.getLogger("ood_guard")
 
 
-def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> BaseModel:
+def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> GivenClassifier:
     """A torch module: normalised images (N, channels, H, W) -> logits (N, C)."""
     given = getattr(model, "pretrained_cfg", None) or {}
     channels: Any = int((given.get("input_size") or (3,))[0]) if a["in_chans"] is None else a["in_chans"]
@@ -44,7 +44,7 @@ def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> BaseModel:
     if mean is not None and std is not None and channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     name = _timm_name(model, channels, preprocess.height)
-    return BaseModel(model, preprocess, normalisation(mean, std, channels), name, data=source)
+    return GivenClassifier(model, preprocess, normalisation(mean, std, channels), name, data=source)
 
 
 def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:

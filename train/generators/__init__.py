@@ -1,15 +1,9 @@
-"""Encoder/generator pairs: images <-> latents w (N, L, d), for latent arithmetic (DMR).
+"""Models that generate images, trained on the user's images first.
 
-pair          the protocol, the options, and the registry of pairs
-style         mapping and style-based generator (StyleGAN2's modulated convolutions), small
-trunk         encoder to W+ and discriminator
-style_pair    the three in one module: the default pair
-training      its training on the user's images, resumable
-stylegan      any StyleGAN-style mapping, synthesis and encoder, given as torch modules
+diffusion     a built-in diffusion model, or Stable Diffusion, behind one interface
+latent_pair   encoder and generator: images to latents and back
+dcgan         a GAN
+cvae          a conditional variational autoencoder
+grid          rows of images as one PNG
+convolutions  layers that they share
 """
-
-from .pair import Pair, PairOptions, SamplingPair, make_pair, register_pair
-from .style_pair import StylePair
-from .stylegan import StyleGANPair
-
-__all__ = ["Pair", "PairOptions", "SamplingPair", "StyleGANPair", "StylePair", "make_pair", "register_pair"]

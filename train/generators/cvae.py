@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from guard.manifest import Record
+from guard.record import Record
 
-from ..method import IDBatch, Learner, Setting
+from ..cache.keyed import Schedule, epochs_showing, seeded, train_kept
+from ..outliers.base import IDBatch, Learner, PrepareContext
 from . import convolutions
-from .kept import Schedule, epochs_showing, seeded, train_kept
 
 HIDDEN = 512  # units of the fully connected layers
 SHOWN = 500_000  # images that it sees by default: 10 epochs of CIFAR-10
@@ -95,17 +95,17 @@ class CVAE(Learner):
         return losses
 
 
-def trained_cvae(setting: Setting, options: CVAEOptions, epochs: int | None) -> CVAE:
-    """One trained on the setting's images, kept in its folder. `epochs`: None: as many as show it 500,000 images."""
-    p = setting.data.preprocess
-    with seeded(setting.seed):
-        cvae = CVAE(options, len(setting.data.class_names), p.channels, p.height, p.width)
-    cvae.to(setting.device)
-    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(setting.data)))
+def trained_cvae(context: PrepareContext, options: CVAEOptions, epochs: int | None) -> CVAE:
+    """One trained on the context's images, kept in its folder. `epochs`: None: as many as show it 500,000 images."""
+    p = context.data.preprocess
+    with seeded(context.seed):
+        cvae = CVAE(options, len(context.data.class_names), p.channels, p.height, p.width)
+    cvae.to(context.device)
+    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(context.data)))
     shape = CVAEOptions(**{name: getattr(options, name) for name in CVAEOptions.model_fields})
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return cvae.update(convolutions.to_signal(batch.images), batch.labels, generator)
 
-    train_kept(setting, cvae, update, "cvae", shape, schedule)
+    train_kept(context, cvae, update, "cvae", shape, schedule)
     return cvae

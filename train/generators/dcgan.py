@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.manifest import Record
+from guard.record import Record
 
-from ..method import IDBatch, Learner, Setting
+from ..cache.keyed import Schedule, epochs_showing, seeded, train_kept
+from ..outliers.base import IDBatch, Learner, PrepareContext
 from . import convolutions
-from .kept import Schedule, epochs_showing, seeded, train_kept
 
 SHOWN = 500_000  # images that a DCGAN sees by default: 10 epochs of CIFAR-10
 FEWEST = 16  # images whose statistics batch norm may take
@@ -160,26 +160,26 @@ def descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) -> 
     optimizer.zero_grad(set_to_none=True)
 
 
-def build_dcgan(setting: Setting, options: DCGANOptions, *, saturating: bool = False) -> DCGAN:
-    """A fresh pair for the setting's images, its weights from the setting's seed."""
-    p = setting.data.preprocess
-    with seeded(setting.seed):
+def build_dcgan(context: PrepareContext, options: DCGANOptions, *, saturating: bool = False) -> DCGAN:
+    """A fresh pair for the context's images, its weights from the context's seed."""
+    p = context.data.preprocess
+    with seeded(context.seed):
         gan = DCGAN(options, p.channels, p.height, p.width, saturating=saturating)
-    return gan.to(setting.device)
+    return gan.to(context.device)
 
 
-def trained_generator(setting: Setting, options: DCGANOptions, epochs: int | None) -> Generator:
-    """The generator of a pair trained adversarially, alone, on the setting's images; kept in the setting's folder.
+def trained_generator(context: PrepareContext, options: DCGANOptions, epochs: int | None) -> Generator:
+    """The generator of a pair trained adversarially, alone, on the context's images; kept in the context's folder.
 
     Args:
         epochs: passes over the images; None: as many as show it 500,000.
     """
-    gan = build_dcgan(setting, options)
-    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(setting.data)))
+    gan = build_dcgan(context, options)
+    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(context.data)))
     shape = DCGANOptions(**{name: getattr(options, name) for name in DCGANOptions.model_fields})
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return gan.update(convolutions.to_signal(batch.images), generator)
 
-    train_kept(setting, gan, update, "dcgan", shape, schedule)
+    train_kept(context, gan, update, "dcgan", shape, schedule)
     return gan.generator

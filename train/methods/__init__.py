@@ -28,6 +28,7 @@ bood        images decoded from features pushed over the boundary             me
 rejection   2-layer MLP on the frozen features of a plain classifier          methods.md A4 (DMR's head)
 """
 
+from ..outliers import images  # registers what outliers= may name
 from . import (
     acet,
     atol,
@@ -51,8 +52,12 @@ from . import (
     rejection,
     vos,
 )
+from .base import get_method, list_methods
 
 __all__ = [
+    "get_method",
+    "images",
+    "list_methods",
     "acet",
     "atol",
     "bood",

@@ -3,7 +3,7 @@
     L = CE(f(x), y) + weight * mean over noise z of  max_{|u - z|_inf <= epsilon} log max_c softmax(f(u))_c
 
 CEDA on the worst image in a ball around each noise image, found by `steps` steps of gradient ascent on the network as
-it is at that step (`train.synthesis.images.adversarial_noise`). That costs 1 + steps forward and steps backward passes
+it is at that step (`train.outliers.images.adversarial_noise`). That costs 1 + steps forward and steps backward passes
 of the noise on top of CEDA's step: where 40, as published, are too many, take steps=5. The score is MSP, as for CEDA.
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, Stage
-from ..registry import register
-from ..regularizers.max_confidence import MaxConfidenceLoss
-from ..synthesis.images.adversarial_noise import AdversarialNoise
+from ..losses.max_confidence import MaxConfidenceLoss
+from ..outliers.images.adversarial_noise import AdversarialNoise
+from .base import Method, MethodContext, Stage, register
 from .ceda import CEDAOptions
 
 
@@ -33,7 +32,7 @@ class ACET(Method):
     Options = ACETOptions
     score = "msp"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: ACETOptions = self.options
         count = max(1, round(o.ratio * context.batch_size))
         noise = AdversarialNoise(count, context.num_classes, epsilon=o.epsilon, steps=o.steps)

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.smoothed_cross_entropy import SmoothedCrossEntropyLoss
-from ..regularizers.supcon import SupConLoss
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images.auxiliary_latents import AuxiliaryLatents, LatentOptions
+from ..losses.smoothed_cross_entropy import SmoothedCrossEntropyLoss
+from ..losses.supcon import SupConLoss
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.images.auxiliary_latents import AuxiliaryLatents, LatentOptions
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class ATOLOptions(MethodOptions, LatentOptions):
@@ -45,7 +44,7 @@ class ATOL(Method):
     Options = ATOLOptions
     score = "max_logit"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: ATOLOptions = self.options
         inside, outside = (max(1, round(ratio * context.batch_size)) for ratio in (o.id_ratio, o.ratio))
         finetune = Stage(

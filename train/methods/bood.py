@@ -3,13 +3,13 @@
     L = CE + weight * R-ELR(g),   outliers decoded from features that were pushed over the decision boundary of the
                                   cosine classifier in the conditioning space of a diffusion model
 
-As `dream_ood` but for the embeddings (`train.synthesis.images.bood`), and with its weight; there is no official code.
+As `dream_ood` but for the embeddings (`train.outliers.images.bood`), and with its weight; there is no official code.
 """
 
 from __future__ import annotations
 
-from ..registry import register
-from ..synthesis.images.bood import BOODOptions
+from ..outliers.images.bood import BOODOptions
+from .base import register
 from .dream import EnergyOnDecoded, EnergyOptions
 
 

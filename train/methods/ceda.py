@@ -2,7 +2,7 @@
 
     L = CE(f(x), y) + weight * mean over noise images z of log max_c softmax(f(z))_c
 
-The noise (`train.synthesis.images.low_pass_noise`) is half shuffled pixels of training images and half uniform noise,
+The noise (`train.outliers.images.low_pass_noise`) is half shuffled pixels of training images and half uniform noise,
 low-pass filtered and stretched; `ratio` noise images per in-distribution image, 1 as published. The authors divide both
 sums by the size of the joint batch, which halves the learning rate and changes nothing else; here each is a mean.
 
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.max_confidence import MaxConfidenceLoss
-from ..synthesis.images.low_pass_noise import LowPassNoise
+from ..losses.max_confidence import MaxConfidenceLoss
+from ..outliers.images.low_pass_noise import LowPassNoise
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class CEDAOptions(MethodOptions):
@@ -35,7 +34,7 @@ class CEDA(Method):
     Options = CEDAOptions
     score = "msp"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: CEDAOptions = self.options
         noise = LowPassNoise(max(1, round(o.ratio * context.batch_size)), context.num_classes)
         return [Stage("classifier", context.epochs, context.lr, noise, (MaxConfidenceLoss(o.weight),))]

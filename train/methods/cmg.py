@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Regulariser, Stage
-from ..registry import register
-from ..regularizers.energy_hinge import EnergyHingeLoss
-from ..regularizers.k_plus_1 import KPlusOneLoss
-from ..synthesis.images.cmg import ClassMixed
+from ..losses.base import Regulariser
+from ..losses.energy_hinge import EnergyHingeLoss
+from ..losses.k_plus_1 import KPlusOneLoss
+from ..outliers.images.cmg import ClassMixed
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class CMGOptions(MethodOptions, ClassMixed.Options):
@@ -39,7 +39,7 @@ class CMGEnergyOptions(CMGOptions):
 class _CMG(Method):
     """What the two have in common: the classifier, then its head on images of the conditional VAE."""
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: CMGOptions = self.options
         mine = {name: getattr(o, name) for name in ClassMixed.Options.model_fields}
         pseudo = ClassMixed(o.pseudo, context.num_classes, **mine)

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Synthesiser
-from ..registry import register
-from ..synthesis.images import Mixture
-from ..synthesis.images.latent_arithmetic import LatentOptions, MixedLatentOptions
+from ..outliers.base import Synthesiser
+from ..outliers.images import Mixture
+from ..outliers.images.latent_arithmetic import LatentOptions, MixedLatentOptions
+from .base import MethodContext, register
 from .from_store import StoredRejection, StoredRejectionOptions, filled_store
 
 
@@ -72,7 +72,7 @@ class DMRKirby(StoredRejection):
     name = "dmr_kirby"
     Options = DMRKirbyOptions
 
-    def made(self, context: Context, count: int) -> Synthesiser:
+    def made(self, context: MethodContext, count: int) -> Synthesiser:
         o: DMRKirbyOptions = self.options
         augment = o.variant == "code" if o.augment is None else o.augment
 

@@ -4,7 +4,7 @@
                 features of each class in the conditioning space of a diffusion model
     dream_id    L = CE over the union of the images and of more of each class, decoded from around its densest features
 
-The images (`train.synthesis.images.dream`) go into a store (``out/outliers/dream_ood``) before the classifier's first
+The images (`train.outliers.images.dream`) go into a store (``out/outliers/dream_ood``) before the classifier's first
 step; ``outliers=`` of dream_ood names images or a store to take in its place. The diffusion model is trained on your
 own images, or is Stable Diffusion (``diffusion="stable-diffusion"``) as published. The encoder and the link's
 parameters are not part of the guard: its score is the energy (``score="energy_logistic"`` takes the link).
@@ -12,7 +12,7 @@ parameters are not part of the guard: its score is the energy (``score="energy_l
 Defaults are those of CIFAR-100, but for these. (1) The link's slope starts positive, as in `vos`. (2) The store holds
 one image per training image, at most 50,000; published are 1,000 per class, twice the training images. (3) Neighbours
 and boundary shrink with small classes, noise grows in narrow conditioning spaces, and only as many embeddings are made
-as there are images to decode (`train.synthesis.embeddings.boundary`). ImageNet-100: sigma 0.03, select 200, weight 1,
+as there are images to decode (`train.outliers.conditioning.boundary`). ImageNet-100: sigma 0.03, select 200, weight 1,
 20 epochs at lr 0.001 from a trained classifier (``init=``).
 """
 
@@ -22,19 +22,19 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ..method import Context, Method, Stage, Synthesiser
-from ..registry import register
-from ..regularizers.energy_logistic import EnergyLogisticLoss
-from ..regularizers.union_loss import UnionLoss
-from ..synthesis.images.dream import DreamIDOptions, DreamOptions
-from ..synthesis.labelled_store import LabelledStore
-from ..synthesis.store import Stored
+from ..losses.energy_logistic import EnergyLogisticLoss
+from ..losses.union_loss import UnionLoss
+from ..outliers.base import Synthesiser
+from ..outliers.images.dream import DreamIDOptions, DreamOptions
+from ..outliers.store.labelled import LabelledStore
+from ..outliers.store.store import Stored
+from .base import Method, MethodContext, Stage, register
 from .from_store import DecodedOptions, filled_store, given_or
 
 
 class EnergyOptions(DecodedOptions):
     """As `DecodedOptions`. `weight`: beta. `start`: the share of the epochs before outliers join. `link_init`: see
-    `train.regularizers.energy_logistic`."""
+    `train.losses.energy_logistic`."""
 
     weight: float = Field(default=2.5, ge=0)
     start: float = Field(default=0.0, ge=0, lt=1)
@@ -44,11 +44,11 @@ class EnergyOptions(DecodedOptions):
 class Decoded(Method):
     """A classifier trained beside a store that the synthesiser of the same name fills."""
 
-    def count(self, context: Context) -> int:
+    def count(self, context: MethodContext) -> int:
         """Generated images per step."""
         return max(1, round(self.options.ratio * context.batch_size))
 
-    def store(self, context: Context, kind: type[Stored]) -> Stored:
+    def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
         """The method's own images."""
         o = self.options
         return filled_store(self.name, o, context, self.count(context), at_once=o.sampling_batch, kind=kind)
@@ -60,14 +60,14 @@ class EnergyOnDecoded(Decoded):
     wants_outliers = "optional"
     teaches = "vos"  # the link of score "energy_logistic" is learned here too
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: Any = self.options
         regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
         start = int(o.start * context.epochs)
         outliers = self.outliers(context)
         return [Stage("classifier", context.epochs, context.lr, outliers, (regulariser,), start_epoch=start)]
 
-    def outliers(self, context: Context) -> Synthesiser:
+    def outliers(self, context: MethodContext) -> Synthesiser:
         """What ``outliers=`` names, or the method's own."""
         return given_or(lambda: self.store(context, Stored), context, self.count(context), self.options.match)
 
@@ -95,6 +95,6 @@ class DreamIDMethod(Decoded):
     name = "dream_id"
     Options = DreamIDMethodOptions
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         store = self.store(context, LabelledStore)
         return [Stage("classifier", context.epochs, context.lr, store, (UnionLoss(),), head_loss=False)]

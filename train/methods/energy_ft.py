@@ -5,7 +5,7 @@
 A plain classifier is trained first (or comes from ``init=``) and is then fine-tuned on it and on the outliers that
 ``outliers=`` names: images, a store, or a synthesiser. The paper's margins, -23 and -5 for CIFAR-10 and -27 and -5 for
 CIFAR-100, belong to its networks; a margin that is not given is a quantile of the starting network's energies
-(`train.regularizers.energy_hinge`). `ratio` and schedule are those of outlier exposure's fine-tuning.
+(`train.losses.energy_hinge`). `ratio` and schedule are those of outlier exposure's fine-tuning.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.energy_hinge import EnergyHingeLoss, Margins
-from ..synthesis.images import image_source
+from ..losses.energy_hinge import EnergyHingeLoss, Margins
+from ..outliers.images import image_source
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class EnergyFTOptions(MethodOptions):
@@ -48,7 +47,7 @@ class EnergyFineTuning(Method):
     Options = EnergyFTOptions
     wants_outliers = "required"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: EnergyFTOptions = self.options
         outliers = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
         hinge = EnergyHingeLoss(Margins(o.margin_in, o.margin_out), outliers, o.weight)

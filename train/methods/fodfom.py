@@ -1,7 +1,7 @@
 """FodFoM. Source: Chen, Deng, Gan, Zheng & Wang, ACM MM 2024 (methods.md B9).
 
-    outliers, half and half: decoded from beyond the edge of each class       train.synthesis.images.fodfom
-                             in-distribution images with the object blurred   train.synthesis.images.blurred_object
+    outliers, half and half: decoded from beyond the edge of each class       train.outliers.images.fodfom
+                             in-distribution images with the object blurred   train.outliers.images.blurred_object
     L = CE over C + 1 classes, all outliers the last one, + contrast * SupCon over the same classes, temperature 0.1
     score: the energy over the first C logits
 
@@ -23,14 +23,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ..method import Context, Method, Stage, Synthesiser
-from ..registry import register
-from ..regularizers.k_plus_1 import KPlusOneLoss
-from ..regularizers.supcon import SupConLoss, projector
-from ..synthesis.images import Mixture
-from ..synthesis.images.blurred_object import BlurredObjectOptions
-from ..synthesis.images.fodfom import FodFoMOptions
-from ..synthesis.store import Stored
+from ..losses.k_plus_1 import KPlusOneLoss
+from ..losses.supcon import SupConLoss, projector
+from ..outliers.base import Synthesiser
+from ..outliers.images import Mixture
+from ..outliers.images.blurred_object import BlurredObjectOptions
+from ..outliers.images.fodfom import FodFoMOptions
+from ..outliers.store.store import Stored
+from .base import Method, MethodContext, Stage, register
 from .from_store import PER_DRAW, DecodedOptions, filled_store, given_or
 
 KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
@@ -66,7 +66,7 @@ class FodFoM(Method):
     heads: ClassVar[tuple[str, ...]] = ("c_plus_1",)
     wants_outliers = "optional"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: FodFoMMethodOptions = self.options
         project = projector(context.num_features, o.projection) if o.projection else None
         learned = (
@@ -81,12 +81,12 @@ class FodFoM(Method):
             return [Stage("classifier", context.epochs, context.lr, outliers, learned)]
         return [Stage("classifier", context.epochs, context.lr), tuning]
 
-    def needs_no_classifier(self, context: Context) -> bool:
+    def needs_no_classifier(self, context: MethodContext) -> bool:
         """Whether the outliers can be made before anything is trained."""
         o: FodFoMMethodOptions = self.options
         return bool(context.outliers) or o.kinds == "decoded" or o.detector is not None
 
-    def outliers(self, context: Context) -> Synthesiser:
+    def outliers(self, context: MethodContext) -> Synthesiser:
         """What ``outliers=`` names, or both kinds (or one), each from a store of its own."""
         kinds = KINDS if self.options.kinds == "both" else {self.options.kinds: KINDS[self.options.kinds]}
         count = max(len(kinds), round(self.options.ratio * context.batch_size))
@@ -98,7 +98,7 @@ class FodFoM(Method):
             self.options.match,
         )
 
-    def _stored(self, name: str, context: Context, count: int) -> Stored:
+    def _stored(self, name: str, context: MethodContext, count: int) -> Stored:
         o: FodFoMMethodOptions = self.options
         at_once = o.sampling_batch if name == "fodfom" else PER_DRAW
         return filled_store(name, o, context, count, at_once=at_once)

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from guard.manifest import Record
+from guard.record import Record
 
-from ..method import Context, MethodOptions, Synthesiser
-from ..synthesis.images import image_source
-from ..synthesis.match import Matched, checked
-from ..synthesis.registry import create_synthesiser, get_synthesiser
-from ..synthesis.store import Stored
+from ..outliers.base import Synthesiser, create_synthesiser, get_synthesiser
+from ..outliers.images import image_source
+from ..outliers.matching import Matched, checked
+from ..outliers.store.store import Stored
+from .base import MethodContext, MethodOptions
 from .rejection import FrozenRejection, RejectionHeadOptions
 
 PER_DRAW = 128  # outliers that the synthesiser makes at once
@@ -48,15 +48,17 @@ class StoredRejection(FrozenRejection):
 
     Options = StoredRejectionOptions
 
-    def outliers(self, context: Context, count: int) -> Synthesiser:
+    def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         return given_or(lambda: self.made(context, count), context, count, self.options.match)
 
-    def made(self, context: Context, count: int) -> Synthesiser:
+    def made(self, context: MethodContext, count: int) -> Synthesiser:
         """The outliers of the method itself: those of the synthesiser of the same name."""
         return filled_store(self.name, self.options, context, count)
 
 
-def given_or(own: Callable[[], Synthesiser], context: Context, count: int, match: tuple[str, ...] = ()) -> Synthesiser:
+def given_or(
+    own: Callable[[], Synthesiser], context: MethodContext, count: int, match: tuple[str, ...] = ()
+) -> Synthesiser:
     """`count` outliers per step: what ``outliers=`` names, matched where asked, or else a method's own."""
     if not context.outliers:
         return own()
@@ -68,7 +70,7 @@ def given_or(own: Callable[[], Synthesiser], context: Context, count: int, match
 def filled_store(
     name: str,
     options: Any,
-    context: Context,
+    context: MethodContext,
     count: int,
     *,
     at_once: int = PER_DRAW,

@@ -17,10 +17,9 @@ from typing import Literal
 from pydantic import Field
 
 from ..generators.dcgan import DCGANOptions
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images.gan import JointGAN
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.images.gan import JointGAN
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class GANOptions(MethodOptions, DCGANOptions):
@@ -39,7 +38,7 @@ class JointConfidence(Method):
     Options = GANOptions
     score = "msp"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: GANOptions = self.options
         count = max(1, round(o.ratio * context.batch_size))
         gan = JointGAN(count, o, beta=o.beta, saturating=o.variant == "paper")

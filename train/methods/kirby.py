@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..registry import register
+from .base import register
 from .from_store import StoredRejection, StoredRejectionOptions
 
 

@@ -18,17 +18,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ..method import Context, Method, Stage, Synthesiser
-from ..registry import register
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images.label_mixup import LabelMixup as Mixed
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.base import Synthesiser
+from ..outliers.images.label_mixup import LabelMixup as Mixed
+from .base import Method, MethodContext, Stage, register
 from .from_store import DecodedOptions, filled_store, given_or
 
 ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
 
 
 class LabelMixupOptions(DecodedOptions, Mixed.Options):
-    """Options of the images (`train.synthesis.images.label_mixup`) and of their use. `weight`: of their loss."""
+    """Options of the images (`train.outliers.images.label_mixup`) and of their use. `weight`: of their loss."""
 
     weight: float = Field(default=0.5, ge=0)
 
@@ -43,13 +43,13 @@ class LabelMixup(Method):
     head_scores: ClassVar[Mapping[str, str]] = dict.fromkeys(ANGULAR, "cosine")
     wants_outliers = "optional"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: LabelMixupOptions = self.options
         count = max(1, round(o.ratio * context.batch_size))
         regulariser = UniformTargetLoss(o.weight)
         return [Stage("classifier", context.epochs, context.lr, self.outliers(context, count), (regulariser,))]
 
-    def outliers(self, context: Context, count: int) -> Synthesiser:
+    def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         """`count` per step: those that the user names, or a store of its own."""
         own = functools.partial(filled_store, self.name, self.options, context, count)
         return given_or(own, context, count, self.options.match)

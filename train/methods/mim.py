@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images.pixel_average import PixelAverage
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.images.pixel_average import PixelAverage
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class MIMOptions(MethodOptions):
@@ -34,7 +33,7 @@ class MIM(Method):
     name = "mim"
     Options = MIMOptions
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: MIMOptions = self.options
         outliers = PixelAverage(max(1, round(o.ratio * context.batch_size)), context.num_classes, k=o.k)
         finetune = Stage(

@@ -1,6 +1,6 @@
 """NCIS. Source: Doorenbos, Sznitman & Marquez-Neila, "Non-linear Outlier Synthesis", 2024 (methods.md A5).
 
-    x' = images decoded from low-density points of the training images' own embeddings   (`train.synthesis.images.ncis`)
+    x' = images decoded from low-density points of the training images' own embeddings   (`train.outliers.images.ncis`)
     L  = CE + weight * R-ELR(g),   g = log sum_c relu(w_c) exp f_c
 
 Images first go into a store (``out/outliers/ncis``); ``outliers=`` names images or a store to take in its place. The
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context
-from ..registry import register
-from ..synthesis.images.ncis import NCISOptions
-from ..synthesis.store import Stored
+from ..outliers.images.ncis import NCISOptions
+from ..outliers.store.store import Stored
+from .base import MethodContext, register
 from .dream import EnergyOnDecoded, EnergyOptions
 from .from_store import filled_store
 
@@ -39,7 +38,7 @@ class NCIS(EnergyOnDecoded):
     name = "ncis"
     Options = NCISMethodOptions
 
-    def store(self, context: Context, kind: type[Stored]) -> Stored:
+    def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
         o: NCISMethodOptions = self.options
         total = o.store_size or min(STORE, sum(context.class_counts))
         return filled_store(self.name, o, context, self.count(context), at_once=PER_DRAW, total=total, kind=kind)

@@ -3,7 +3,7 @@
     L = compactness + 0.5 dispersion + weight * BCE(MLP(z), in-distribution or not)
 
 The first two terms are the hypersphere head's own. The outliers are noise around the boundary points of a class
-(`train.synthesis.features.knn_boundary`); the score is the distance to the k-th nearest training feature, and
+(`train.outliers.features.knn_boundary`); the score is the distance to the k-th nearest training feature, and
 ``score="rejection"`` takes the MLP's logit in its place.
 
 Departures, each on purpose. (1) Features are the head's unit projection z, which is what the score reads: sigma is made
@@ -24,10 +24,9 @@ from pydantic import Field, model_validator
 from guard.errors import ConfigError
 from guard.scores.rejection import Rejection
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.rejection_bce import RejectionLoss
-from ..synthesis.features.knn_boundary import BoundaryOptions, KNNBoundary
+from ..losses.rejection_bce import RejectionLoss
+from ..outliers.features.knn_boundary import BoundaryOptions, KNNBoundary
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class NPOSOptions(MethodOptions):
@@ -78,7 +77,7 @@ class NPOS(Method):
     score = "knn"
     teaches = "rejection"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: NPOSOptions = self.options
         queue = min(o.queue, *context.class_counts)
         if queue < max(2, o.pick):
@@ -98,7 +97,7 @@ class NPOS(Method):
         start = int(o.start * context.epochs)
         return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]
 
-    def _network(self, context: Context) -> Rejection:
+    def _network(self, context: MethodContext) -> Rejection:
         hidden = self.options.hidden
         for score in context.score.parts():
             if isinstance(score, Rejection):

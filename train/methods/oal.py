@@ -1,7 +1,7 @@
 """OAL, outlier aware learning. Source: Gao, He & Pu, preprint 2024 (methods.md A1).
 
     before    a teacher T on the training images; v~, boundary samples of its features; f_ood, latents of a diffusion
-              model under conditions made from them (`train.synthesis.features.teacher_outliers`)
+              model under conditions made from them (`train.outliers.features.teacher_outliers`)
     L = CE + a1 KL(softmax y_S || softmax y_T) + a2 KL(softmax h_S || softmax DT(h_T))
            + beta CLUB(v~, h_S) + gamma CLUB(f_ood, h_S)
 
@@ -25,22 +25,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from guard.options import part
+from guard.record import part
 
-from ..diffusion import DiffusionOptions
-from ..method import Context, Method, MethodOptions, Regulariser, Stage
-from ..registry import register
-from ..regularizers.distillation import Direction, DistillationLoss
-from ..regularizers.mutual_information import (
-    MutualInformationLoss,
-    QUpdate,
-    boundary_conditional,
-    latent_conditional,
-)
-from ..regularizers.projected_energy import ProjectedEnergyLoss
-from ..synthesis.features.outlier_bank import Pairing
-from ..synthesis.features.teacher_outliers import TeacherOutlierOptions, TeacherOutliers
+from ..generators.diffusion import DiffusionOptions
+from ..losses.base import Regulariser
+from ..losses.distillation import Direction, DistillationLoss
+from ..losses.mutual_information import MutualInformationLoss, QUpdate, boundary_conditional, latent_conditional
+from ..losses.projected_energy import ProjectedEnergyLoss
+from ..outliers.features.outlier_bank import Pairing
+from ..outliers.features.teacher_outliers import TeacherOutlierOptions, TeacherOutliers
 from ..teacher import TeacherOptions, TeacherSource
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 Q_LR = 1e-4  # of q, by either update
 TRANSFER_LR = 2.0  # of DT, as a factor: 0.01 to 0.005
@@ -82,7 +77,7 @@ class OAL(Method):
     name = "oal"
     Options = OALOptions
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: OALOptions = self.options
         teacher = TeacherSource(part(o, TeacherOptions), context.epochs, context.batch_size)
         outliers = TeacherOutliers(

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images import image_source
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.images import image_source
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class OEOptions(MethodOptions):
@@ -31,7 +30,7 @@ class OutlierExposure(Method):
     Options = OEOptions
     wants_outliers = "required"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: OEOptions = self.options
         source = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
         return [Stage("classifier", context.epochs, context.lr, source, (UniformTargetLoss(o.weight),))]

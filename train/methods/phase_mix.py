@@ -17,10 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.uniform_target import UniformTargetLoss
-from ..synthesis.images import image_source
+from ..losses.uniform_target import UniformTargetLoss
+from ..outliers.images import image_source
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class PhaseMixOptions(MethodOptions):
@@ -44,7 +43,7 @@ class PhaseMixTuning(Method):
     def score_options(self) -> dict[str, Any]:
         return {"parts": ("energy", "vim")}
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: PhaseMixOptions = self.options
         count = max(1, round(o.ratio * context.batch_size))
         tuning = Stage(

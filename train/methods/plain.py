@@ -7,8 +7,7 @@ this choice are in docs/methods.md.
 
 from __future__ import annotations
 
-from ..method import Context, Method, Stage
-from ..registry import register
+from .base import Method, MethodContext, Stage, register
 
 
 @register
@@ -18,5 +17,5 @@ class Plain(Method):
     name = "plain"
     score = "vim"
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         return [Stage("classifier", context.epochs, context.lr)]

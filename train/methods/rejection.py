@@ -17,11 +17,11 @@ from pydantic import Field, field_validator, model_validator
 
 from guard.scores.rejection import Rejection
 
-from ..method import Context, Method, MethodOptions, Stage, Synthesiser
-from ..registry import register
-from ..regularizers.rejection_bce import RejectionLoss
-from ..synthesis.images import image_source
-from ..synthesis.match import Matched, checked
+from ..losses.rejection_bce import RejectionLoss
+from ..outliers.base import Synthesiser
+from ..outliers.images import image_source
+from ..outliers.matching import Matched, checked
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class RejectionHeadOptions(MethodOptions):
@@ -75,14 +75,14 @@ class FrozenRejection(Method):
     teaches = "rejection"
     wants_outliers = "optional"
 
-    def outliers(self, context: Context, count: int) -> Synthesiser:
+    def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         """What makes or draws `count` outliers per step."""
         raise NotImplementedError(f"{type(self).__name__} must define outliers")
 
     def score_options(self) -> dict[str, Any]:
         return {"hidden": self.options.hidden, "tap": self.options.tap}
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: RejectionHeadOptions = self.options
         head = Stage(
             "rejection",
@@ -98,7 +98,7 @@ class FrozenRejection(Method):
             return [head]
         return [Stage("classifier", context.epochs, context.lr), head]
 
-    def _network(self, context: Context) -> Rejection:
+    def _network(self, context: MethodContext) -> Rejection:
         width = context.num_features
         if self.options.tap == "map":
             width = math.prod(context.map_shape or (context.num_features,))
@@ -114,6 +114,6 @@ class RejectionNetwork(FrozenRejection):
     name = "rejection"
     Options = RejectionOptions
 
-    def outliers(self, context: Context, count: int) -> Synthesiser:
+    def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         source = image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes)
         return Matched(source, self.options.match) if self.options.match else source

@@ -5,7 +5,7 @@
     L = CE + weight * R-ELR(g),   g = log sum_c relu(w_c) exp f_c,   f(v) = W v + b
 
 Departures, each on purpose. (1) The least likely of n draws are drawn directly, by their exact law, in place of n
-draws and a sort (`train.synthesis.features.class_gaussian`). (2) The link's slope starts positive, so it never works
+draws and a sort (`train.outliers.features.class_gaussian`). (2) The link's slope starts positive, so it never works
 against its purpose (methods.md 0.2, note 4); ``link_init="random"`` is the published start. (3) The queue holds
 min(1000, smallest class) features, so it fills on small data sets too. Gradients reach W and b through the outliers
 and the whole network through the energies of in-distribution images; one public copy has neither.
@@ -17,10 +17,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..method import Context, Method, MethodOptions, Stage
-from ..registry import register
-from ..regularizers.energy_logistic import EnergyLogisticLoss
-from ..synthesis.features.class_gaussian import ClassGaussian
+from ..losses.energy_logistic import EnergyLogisticLoss
+from ..outliers.features.class_gaussian import ClassGaussian
+from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class VOSOptions(MethodOptions):
@@ -42,7 +41,7 @@ class VOS(Method):
     name = "vos"
     Options = VOSOptions
 
-    def stages(self, context: Context) -> list[Stage]:
+    def stages(self, context: MethodContext) -> list[Stage]:
         o: VOSOptions = self.options
         synthesiser = ClassGaussian(
             context.num_classes,

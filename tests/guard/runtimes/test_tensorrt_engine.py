@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from export.recalibrate import recalibrated
+from export.optional_inputs import recalibrated
 from export.to_tensorrt import required_inputs
-from guard.artefact import write_onnx
+from guard.artefact.files import write_onnx
+from guard.artefact.load_save import load
 from guard.detector import Guard
-from guard.loading import load
 from guard.manifest import Engine, Manifest
 from guard.runtimes.tensorrt_engine import TensorRTEngine
 from tests.serving.conftest import colour_graph, colour_manifest

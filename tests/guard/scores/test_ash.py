@@ -12,10 +12,9 @@ from guard.heads import LastLayer
 from guard.scores import create_score
 from guard.scores.ash import ash, largest, num_kept
 from guard.scores.relogits import flat_layer, relogits
+from tests.guard.scores.conftest import Sample
 from tests.references import relogits as reference
 from tests.references import scores
-
-from .conftest import Sample
 
 VARIANTS = ["b", "p", "s"]
 

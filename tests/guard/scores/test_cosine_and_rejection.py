@@ -10,9 +10,8 @@ from guard.errors import ConfigError
 from guard.heads import CosineHead, LinearHead
 from guard.scores import create_score
 from guard.scores.rejection import Rejection, rejection_loss
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 def test_cosine_of_a_linear_layer(sample: Sample) -> None:

@@ -13,9 +13,8 @@ from pytorch_ood.detector import KNN as Theirs
 from guard.errors import ConfigError, DataError
 from guard.scores import create_score, nearest
 from guard.scores.reservoir import Reservoir
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 @pytest.mark.parametrize("k", [1, 5, 300])

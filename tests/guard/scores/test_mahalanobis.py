@@ -11,9 +11,8 @@ from guard.errors import DataError
 from guard.scores import create_score
 from guard.scores.mahalanobis import Mahalanobis
 from guard.scores.moments import ClassMoments, shrunk
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 1e-4, 0.3, 1.0])

@@ -9,9 +9,8 @@ from pytorch_ood.detector import NNGuide as Theirs
 
 from guard.errors import ConfigError, DataError
 from guard.scores import Score, create_score
+from tests.guard.scores.conftest import Sample
 from tests.references.nnguide import nnguide as reference
-
-from .conftest import Sample
 
 
 def fitted(rows: int, batch: int = 97, **options: object) -> Score:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 import guard
 from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
+from guard.graph.module import GuardModule, HookedClassifier
 from guard.manifest import Manifest, Normalisation, Preprocess
-from guard.module import GuardModule, TappedClassifier
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import create_score
 from guard.scores.odin import ascent
-from train.features import tap_classifier
+from train.features.extract import hook_features
 
 NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
@@ -31,7 +31,7 @@ def network() -> nn.Module:
 
 
 def odin(model: nn.Module, **options: float) -> GuardModule:
-    classifier: TappedClassifier = tap_classifier(model, torch.randn(2, 3, 16, 16))
+    classifier: HookedClassifier = hook_features(model, torch.randn(2, 3, 16, 16))
     return GuardModule(classifier, create_score("odin", **options), NORMALISATION).eval()
 
 
@@ -75,12 +75,12 @@ class TestMaths:
     def test_the_step_is_eps_of_a_pixels_range_towards_the_class(self, images: np.ndarray) -> None:
         module = odin(network(), eps=0.01)
         x = module.normalise(torch.from_numpy(images))
-        taps, moved = module.score.perturb(x, module.look, 255 * module.scale)
+        outputs, moved = module.score.perturb(x, module.look, 255 * module.scale)
         std = torch.tensor(NORMALISATION.std).view(1, 3, 1, 1)
         step = ((moved - x) * std).abs()[:, :, :15, :15]  # no convolution reads the last row and column
         torch.testing.assert_close(step, torch.full_like(step, 0.01), rtol=1e-3, atol=1e-6)
-        label = taps.logits.argmax(-1, keepdim=True)
-        before, after = (f.softmax(-1).gather(1, label) for f in (taps.logits, module.look(moved).logits))
+        label = outputs.logits.argmax(-1, keepdim=True)
+        before, after = (f.softmax(-1).gather(1, label) for f in (outputs.logits, module.look(moved).logits))
         assert after.gt(before).all()
 
     @pytest.mark.parametrize("wrong", [{"eps": -0.1}, {"temperature": 0}])

@@ -11,10 +11,9 @@ from pytorch_ood.detector import ReAct as Theirs
 from guard.errors import ConfigError, DataError
 from guard.heads import LastLayer
 from guard.scores import create_score
+from tests.guard.scores.conftest import Sample
 from tests.references import relogits as reference
 from tests.references import scores
-
-from .conftest import Sample
 
 
 @pytest.mark.parametrize("scale", [None, 16.0], ids=["linear", "cosine"])

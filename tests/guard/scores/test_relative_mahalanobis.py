@@ -9,9 +9,8 @@ from pytorch_ood.detector import RMD
 
 from guard.errors import DataError
 from guard.scores import create_score
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 1e-4, 0.3, 1.0])

@@ -9,8 +9,7 @@ from guard.errors import ConfigError, ModelError
 from guard.heads import LastLayer, create_head
 from guard.scores import create_score
 from guard.scores.relogits import flat_layer, relogits
-
-from .conftest import Sample
+from tests.guard.scores.conftest import Sample
 
 NAMES = ["react", "dice", "ash"]
 NEUTRAL = {"react": {"percentile": 100}, "dice": {"percentile": 0}, "ash": {"percentile": 0, "variant": "p"}}

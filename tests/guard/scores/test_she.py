@@ -8,9 +8,8 @@ import torch
 from pytorch_ood.detector import SHE as Theirs
 
 from guard.scores import create_score
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ from guard.errors import ConfigError, DataError, ModelError
 from guard.heads import LastLayer
 from guard.scores import create_score
 from guard.scores.vim import default_dim
+from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
-
-from .conftest import Sample
 
 
 @pytest.mark.parametrize("dim", [1, 4, 9])

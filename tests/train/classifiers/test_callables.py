@@ -42,9 +42,9 @@ def test_modules_are_copied_exported_and_saved(four: Arrays, tmp_path: Path) -> 
     with torch.no_grad():
         h = features.eval()(x)
         expected = logits(h)
-    taps = g.module.taps(torch.from_numpy(four[0][:20]))
-    torch.testing.assert_close(taps.features, h)
-    torch.testing.assert_close(taps.logits, expected)
+    outputs = g.module.outputs(torch.from_numpy(four[0][:20]))
+    torch.testing.assert_close(outputs.features, h)
+    torch.testing.assert_close(outputs.logits, expected)
     scores = g.predict(four[0][:20]).ood_score
     exported = guard.load(guard.export(g, tmp_path / "guard.onnx"), device="cpu")
     np.testing.assert_allclose(exported.predict(four[0][:20]).ood_score, scores, rtol=1e-4, atol=1e-4)
@@ -61,9 +61,9 @@ def test_modules_are_copied_exported_and_saved(four: Arrays, tmp_path: Path) -> 
 def test_functions_are_called_as_they_are(four: Arrays) -> None:
     network, last = body().eval(), head()
     g = fit((lambda x: network[:-1](x), lambda h: h @ last.weight.T[:8]), four)
-    taps = g.module.taps(torch.from_numpy(four[0][:6]))
+    outputs = g.module.outputs(torch.from_numpy(four[0][:6]))
     x = g.module.normalise(torch.from_numpy(four[0][:6]))
-    torch.testing.assert_close(taps.features, network[:-1](x).mean((2, 3)), msg="maps are averaged")
+    torch.testing.assert_close(outputs.features, network[:-1](x).mean((2, 3)), msg="maps are averaged")
     assert all(key.startswith("score.") for key in g.module.state_dict())  # what they close over is the caller's
 
 
@@ -75,7 +75,7 @@ def test_methods_bring_their_module(four: Arrays, tmp_path: Path) -> None:
     assert model.training
     with torch.no_grad():
         x = g.module.normalise(torch.from_numpy(large[0][:5]))
-        torch.testing.assert_close(g.module.taps(torch.from_numpy(large[0][:5])).logits, model.eval()(x))
+        torch.testing.assert_close(g.module.outputs(torch.from_numpy(large[0][:5])).logits, model.eval()(x))
     other = timm.create_model("resnet10t", num_classes=4)
     pair = (other.forward_features, other.get_classifier())
     loaded = guard.Guard.from_pretrained(tmp_path, device="cpu", model=pair)
@@ -100,8 +100,8 @@ def test_the_last_layer_is_one_whose_numbers_are_the_logits(name: str, four: Arr
     layer = g.module.classifier.last_layer()
     assert (layer is not None) is known
     if layer is not None:
-        taps = g.module.taps(torch.from_numpy(four[0][:6]))
-        torch.testing.assert_close(taps.features @ layer.weight.T + layer.bias, taps.logits)
+        outputs = g.module.outputs(torch.from_numpy(four[0][:6]))
+        torch.testing.assert_close(outputs.features @ layer.weight.T + layer.bias, outputs.logits)
     else:
         with pytest.raises(ModelError, match="score 'vim' needs the weights of a last linear layer; use 'knn'"):
             fit((body(), make()), four, score="vim")

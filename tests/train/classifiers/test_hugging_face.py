@@ -16,9 +16,8 @@ from PIL import Image
 import guard
 from guard.errors import ConfigError, DataError, MissingExtraError, ModelError
 from guard.scores import get_score, list_scores
+from tests.train.classifiers.hf_models import MODELS, NAMES, coloured, made, processor, taught, two_heads
 from train.classifiers.hugging_face import is_one
-
-from .hf_models import MODELS, NAMES, coloured, made, processor, taught, two_heads
 
 FITTED = [name for name in list_scores() if not get_score(name).trained_by and name != "reject_class"]
 WIDTHS = {"dinov2": 64, "mobilenet_v2": 1280}  # CLS beside the mean of the patches; else 32

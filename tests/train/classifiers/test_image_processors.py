@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from guard.errors import ConfigError, ModelError
+from guard.graph.module import GuardModule
 from guard.manifest import Normalisation, Preprocess
-from guard.module import GuardModule
 from guard.preprocess import to_input
 from train.classifiers.image_processors import input_of
 

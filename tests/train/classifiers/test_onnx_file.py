@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import guard
 from guard.errors import ConfigError, ModelError, UnknownNameError
-from guard.onnx_classifier import OnnxClassifier
+from guard.graph.onnx_classifier import OnnxClassifier
 from tests.conftest import Arrays
 from tests.train.classifiers.onnx_nets import (
     FILES,
@@ -35,8 +35,8 @@ from tests.train.classifiers.onnx_nets import (
     pooled,
 )
 from tests.train.models import Dropped
-from train.classifiers import BaseModel
-from train.classifiers.onnx_file import of_onnx_file
+from train.classifiers import GivenClassifier
+from train.classifiers.onnx.file import of_onnx_file
 
 ARGUMENTS: dict[str, Any] = dict.fromkeys(("features", "class_names", "image_size", "in_chans", "workers"))
 NORMALISED = {"mean": MEAN, "std": STD}
@@ -47,7 +47,7 @@ def saved(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
     return folder / name
 
 
-def opened(path: Path, data: Any = None, **arguments: Any) -> BaseModel:
+def opened(path: Path, data: Any = None, **arguments: Any) -> GivenClassifier:
     return of_onnx_file(path, {**ARGUMENTS, **NORMALISED, **arguments}, data)
 
 
@@ -67,11 +67,11 @@ def test_features_logits_and_weights_are_those_of_the_network(name: str, tmp_pat
     pixels = torch.from_numpy(four[0][:5]).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     own = (pixels / 255 - mean) / std
-    taps = classifier(pixels.float() if name.startswith("uint8") else own)
+    outputs = classifier(pixels.float() if name.startswith("uint8") else own)
     within = 2e-2 if name == "half" else 1e-5
     with torch.no_grad():
-        torch.testing.assert_close(taps.features, net.features(own), rtol=within, atol=within)
-        torch.testing.assert_close(taps.logits, net(own), rtol=within, atol=within)
+        torch.testing.assert_close(outputs.features, net.features(own), rtol=within, atol=within)
+        torch.testing.assert_close(outputs.logits, net(own), rtol=within, atol=within)
     last = classifier.last_layer()
     assert last is not None
     torch.testing.assert_close(last.weight, net.last.weight, rtol=within, atol=within)
@@ -110,11 +110,11 @@ def test_a_file_that_torch_wrote(optimize: bool, tmp_path: Path) -> None:
     program.save(tmp_path / "net.onnx")
     classifier = opened(tmp_path / "net.onnx").model
     x = torch.randn(3, 3, 16, 16)
-    taps = classifier(x)
+    outputs = classifier(x)
     with torch.no_grad():
         features = net.hidden(net.features(x)).relu()
-        torch.testing.assert_close(taps.features, features, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(taps.logits, net.last(features), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(outputs.features, features, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(outputs.logits, net.last(features), rtol=1e-5, atol=1e-5)
     assert torch.equal(classifier.last_layer().weight, net.last.weight)
 
 

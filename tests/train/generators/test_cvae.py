@@ -9,7 +9,7 @@ import torch
 
 from train.generators.convolutions import to_signal
 from train.generators.cvae import CVAE, CVAEOptions, cvae_loss, trained_cvae
-from train.method import Setting
+from train.outliers.base import PrepareContext
 
 
 def test_the_loss_by_hand() -> None:
@@ -23,21 +23,21 @@ def test_the_loss_by_hand() -> None:
     assert losses["cvae_kl"].item() == pytest.approx(divergence / 2 / 2, rel=1e-6)  # 2 images of 2 pixels
 
 
-def test_everything_gets_a_gradient(setting: Setting) -> None:
+def test_everything_gets_a_gradient(context: PrepareContext) -> None:
     torch.manual_seed(0)
     cvae = CVAE(CVAEOptions(latent=6, width=4), 4, 3, 16, 16)
-    assert setting.data.array is not None
-    images, labels = to_signal(torch.tensor(setting.data.array[:16])), torch.tensor(setting.data.labels[:16])
+    assert context.data.array is not None
+    images, labels = to_signal(torch.tensor(context.data.array[:16])), torch.tensor(context.data.labels[:16])
     cvae.update(images, labels, torch.Generator().manual_seed(0))
     for name, parameter in cvae.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_it_reconstructs_better_than_the_class_means(setting: Setting) -> None:
-    cvae = trained_cvae(setting, CVAEOptions(latent=16, width=8, cvae_lr=5e-3), 40)
-    assert setting.data.array is not None
-    images, labels = to_signal(torch.tensor(setting.data.array)), torch.tensor(setting.data.labels)
+def test_it_reconstructs_better_than_the_class_means(context: PrepareContext) -> None:
+    cvae = trained_cvae(context, CVAEOptions(latent=16, width=8, cvae_lr=5e-3), 40)
+    assert context.data.array is not None
+    images, labels = to_signal(torch.tensor(context.data.array)), torch.tensor(context.data.labels)
     with torch.no_grad():
         decoded = cvae(cvae.encode(images)[0], cvae.embedding(labels))
     means = torch.stack([images[labels == c].mean(0) for c in range(4)])

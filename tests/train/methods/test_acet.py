@@ -9,29 +9,29 @@ import torch
 
 import guard
 from tests.conftest import Arrays
-from train.synthesis.images import AdversarialNoise
+from train.outliers.images import AdversarialNoise
 
 
 @pytest.mark.parametrize("method", ["acet", "ceda"])
 def test_the_network_sees_the_attacked_images_as_they_are_and_plain_noise_augmented(
     method: str, four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train import loop
+    from train.engine import stages as loop
 
     made: list[torch.Tensor] = []
     seen: list[torch.Tensor] = []
-    look, taps = loop.StageRun.look, loop.StageRun._taps
+    look, outputs = loop.StageRun.look, loop.StageRun._outputs
 
     def spy_taps(self: loop.StageRun, batch: Any, sampled: Any, generator: Any) -> Any:
         assert isinstance(self.synthesiser, AdversarialNoise) == (method == "acet")
         made.append(sampled.data)
-        return taps(self, batch, sampled, generator)
+        return outputs(self, batch, sampled, generator)
 
     def spy_look(self: loop.StageRun, images: torch.Tensor) -> Any:
         seen.append(images)
         return look(self, images)
 
-    monkeypatch.setattr(loop.StageRun, "_taps", spy_taps)
+    monkeypatch.setattr(loop.StageRun, "_outputs", spy_taps)
     monkeypatch.setattr(loop.StageRun, "look", spy_look)
     options: dict[str, Any] = {"steps": 1} if method == "acet" else {}
     images = four[0][::3], four[1][::3]

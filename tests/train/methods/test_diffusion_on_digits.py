@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import guard
-from guard import demo_images, metrics
+from guard.demo import images as demo_images
+from guard.evaluation import metrics
 from tests.conftest import TINY, Arrays
 
 log = logging.getLogger("ood_guard")

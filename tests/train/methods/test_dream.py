@@ -13,20 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import guard
+from guard.data import load
+from guard.graph.module import Outputs
 from guard.heads import create_head
-from guard.module import Taps
 from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays
-from train.data import load
-from train.method import Batch, IDBatch, Setting, Stage
-from train.regularizers.energy_logistic import EnergyLogisticLoss
-from train.regularizers.union_loss import UnionLoss
-from train.synth import untrained
-from train.synthesis.images.dream import DreamID
-from train.synthesis.labelled_store import LabelledStore
-from train.synthesis.match import Matched
-from train.synthesis.shards import read_made
-from train.synthesis.store import Stored, open_store
+from train.losses.base import Batch
+from train.losses.energy_logistic import EnergyLogisticLoss
+from train.losses.union_loss import UnionLoss
+from train.methods.base import Stage
+from train.outliers.base import IDBatch, PrepareContext
+from train.outliers.images.dream import DreamID
+from train.outliers.matching import Matched
+from train.outliers.store.labelled import LabelledStore
+from train.outliers.store.shards import read_made
+from train.outliers.store.store import Stored, open_store
+from train.runs.synth import untrained
 
 NAMES = ["dream_ood", "dream_id", "bood"]
 HALF = 160  # images of `four`, to be short
@@ -92,18 +94,18 @@ def test_dream_id_trains_on_the_union_as_one_set() -> None:
     head = create_head("linear", 5, 4)
     inside, outside = torch.randn(6, 5), torch.randn(3, 5)
     labels, more = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([3, 3, 0])
-    taps = [Taps(h, head(h), None) for h in (inside, outside)]
-    (term,) = UnionLoss().loss(Batch(taps[0], labels, taps[1], more, head)).values()
+    outputs = [Outputs(h, head(h), None) for h in (inside, outside)]
+    (term,) = UnionLoss().loss(Batch(outputs[0], labels, outputs[1], more, head)).values()
     each = [-F.log_softmax(head(h), -1)[y].item() for h, y in zip([*inside, *outside], [*labels, *more], strict=True)]
     assert term.item() == pytest.approx(sum(each) / 9, rel=1e-6)
 
 
 def test_every_generated_image_of_dream_id_has_its_class(four: Arrays, tmp_path: Path) -> None:
     data = load(few(four))
-    setting = Setting(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
+    context = PrepareContext(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
     options = {key: value for key, value in DECODED.items() if key != "store_size"}
     store = LabelledStore(DreamID(20, 4, **options), 8, 30)
-    store.prepare(setting)
+    store.prepare(context)
     parents, _ = read_made(open_store(tmp_path / "dream_id").paths())
     assert {tuple(row) for row in parents} == {(0,), (1,), (2,), (3,)}
     pool = store.pool()

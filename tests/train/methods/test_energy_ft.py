@@ -13,8 +13,8 @@ import torch
 import guard
 from guard.errors import ConfigError
 from tests.conftest import Arrays
-from train.method import IDBatch
-from train.synthesis.images import PatchShuffle
+from train.outliers.base import IDBatch
+from train.outliers.images import PatchShuffle
 
 
 def test_it_moves_the_energies_apart(

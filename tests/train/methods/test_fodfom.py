@@ -15,11 +15,11 @@ from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays
 from tests.tiny_transformers import save_tiny_detector
-from train.method import Stage
-from train.regularizers.k_plus_1 import KPlusOneLoss
-from train.regularizers.supcon import SupConLoss
-from train.synthesis.images import Mixture
-from train.synthesis.store import Stored, open_store
+from train.losses.k_plus_1 import KPlusOneLoss
+from train.losses.supcon import SupConLoss
+from train.methods.base import Stage
+from train.outliers.images import Mixture
+from train.outliers.store.store import Stored, open_store
 
 HALF = 160  # images of `four`, to be short
 

@@ -13,10 +13,10 @@ import guard
 from guard.errors import ConfigError
 from guard.scores.rejection import Rejection, outlier_logit
 from tests.conftest import HEAD, PAIR, Arrays
+from train.methods import get_method
 from train.methods.from_store import shared_options
-from train.registry import get_method
-from train.synthesis.registry import get_synthesiser
-from train.synthesis.store import open_store
+from train.outliers.base import get_synthesiser
+from train.outliers.store.store import open_store
 
 METHODS = ["mlm", "dmr", "dmr_mlm", "dmr_kirby", "kirby"]
 
@@ -71,7 +71,7 @@ def test_the_head_tells_kirbys_images_from_the_others(plain: Path, four: Arrays,
     g = guard.train(four, method="kirby", init=plain, out=tmp_path / "run", **o)
     pool = open_store(tmp_path / "run" / "outliers" / "kirby").images()
     assert pool.array is not None
-    auroc = guard.metrics.auroc(g.predict(four[0]).ood_score, g.predict(pool.array).ood_score)
+    auroc = guard.evaluation.metrics.auroc(g.predict(four[0]).ood_score, g.predict(pool.array).ood_score)
     assert auroc > 0.8
 
 
@@ -81,8 +81,8 @@ def test_a_multiclass_head_scores_by_the_odds_of_its_last_class(plain: Path, fou
     assert isinstance(score, Rejection)
     assert score.mlp is not None
     assert score.mlp[2].out_features == 5
-    taps = g.module.eval().taps(torch.from_numpy(four[0][:50]))
-    outputs = score.mlp(taps.features).detach().double()
+    outputs = g.module.eval().outputs(torch.from_numpy(four[0][:50]))
+    outputs = score.mlp(outputs.features).detach().double()
     p = outputs.softmax(-1)[:, -1]
     expected = (p / (1 - p)).log()
     np.testing.assert_allclose(g.predict(four[0][:50]).ood_score, expected.numpy(), rtol=1e-4, atol=1e-4)
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_in_its_store_and_ends_alike(
     plain: Path, four: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = guard.train(four, method="dmr", init=plain, out=tmp_path / "whole", **options("dmr"))
-    from train import loop
+    from train.engine import stages as loop
 
     run_epoch = loop.StageRun.epoch
 

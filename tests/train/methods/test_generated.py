@@ -15,11 +15,11 @@ import guard
 from guard.errors import ConfigError
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
-from train import loop
-from train.generators import kept
-from train.regularizers.energy_hinge import EnergyHingeLoss
-from train.synthesis.images.cmg import ClassMixed
-from train.synthesis.images.gan import JointGAN
+from train.cache import keyed as kept
+from train.engine import stages as loop
+from train.losses.energy_hinge import EnergyHingeLoss
+from train.outliers.images.cmg import ClassMixed
+from train.outliers.images.gan import JointGAN
 
 Tiny = dict[str, Any]
 NAMES = ["gan", "atol", "cmg_s", "cmg_e"]
@@ -205,8 +205,8 @@ def test_a_class_for_mixed_images_tells_them_from_digits(four: Arrays, tiny: Tin
     seen: list[ClassMixed] = []
     prepare = ClassMixed.prepare
 
-    def spy(self: ClassMixed, setting: Any) -> None:
-        prepare(self, setting)
+    def spy(self: ClassMixed, context: Any) -> None:
+        prepare(self, context)
         seen.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import guard
+from guard.data import load
 from tests.conftest import Arrays
-from train.data import load
-from train.diffusion import DiffusionOptions, make_diffusion
-from train.method import IDBatch, Setting
-from train.synthesis.images.label_mixup import LabelMixup
-from train.synthesis.store import open_store
+from train.generators.diffusion import DiffusionOptions, make_diffusion
+from train.outliers.base import IDBatch, PrepareContext
+from train.outliers.images.label_mixup import LabelMixup
+from train.outliers.store.store import open_store
 
 DIFFUSION: dict[str, Any] = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32}
 PER_CLASS = 24
@@ -26,7 +26,7 @@ PER_PAIR = 24
 def folder(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a diffusion model of the digits 0-3."""
     folder = tmp_path_factory.mktemp("label_mixup") / "diffusion"
-    make_diffusion(setting(four, folder), options(folder))
+    make_diffusion(context(four, folder), options(folder))
     return folder
 
 
@@ -34,8 +34,8 @@ def options(folder: Path) -> DiffusionOptions:
     return DiffusionOptions(conditioning="label", diffusion_folder=str(folder), **DIFFUSION)
 
 
-def setting(four: Arrays, folder: Path) -> Setting:
-    return Setting(None, load(four), folder.parent, 0, torch.device("cpu"))  # type: ignore[arg-type]
+def context(four: Arrays, folder: Path) -> PrepareContext:
+    return PrepareContext(None, load(four), folder.parent, 0, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_stable_diffusion_up_to_a_trained_guard(
@@ -56,14 +56,14 @@ def test_stable_diffusion_up_to_a_trained_guard(
 @pytest.mark.slow
 def test_mixtures_lie_between_their_classes(four: Arrays, folder: Path, trained: Any) -> None:
     classifier = trained("plain")
-    model = make_diffusion(setting(four, folder), options(folder))
+    model = make_diffusion(context(four, folder), options(folder))
     labels = torch.arange(4).repeat_interleave(PER_CLASS)
     pure = model.sample(model.condition(labels), labels, torch.Generator().manual_seed(0))
     of_pure = classifier.predict(pure.numpy()).probabilities
     by_class = np.stack([of_pure[labels.numpy() == c].mean(0) for c in range(4)])  # (class asked for, class seen)
     assert (by_class.argmax(1) == np.arange(4)).all()
     synthesiser = LabelMixup(6 * PER_PAIR, 4, **options(folder).model_dump())
-    synthesiser.prepare(setting(four, folder))
+    synthesiser.prepare(context(four, folder))
     none = IDBatch(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), torch.arange(4))
     made = synthesiser.sample(none, torch.Generator().manual_seed(1))
     assert made.parents is not None

@@ -16,15 +16,15 @@ import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
 from tests.composition import stages_of
 from tests.conftest import RECIPES, Arrays
-from train import loop
-from train.method import Stage
+from train.engine import stages as loop
+from train.losses.energy_logistic import EnergyLogisticLoss
+from train.methods.base import Stage
 from train.methods.dream import EnergyOptions
 from train.methods.ncis import NCISMethodOptions
-from train.regularizers.energy_logistic import EnergyLogisticLoss
-from train.synthesis.embeddings import prompt_tuning
-from train.synthesis.images.ncis import NCISOptions
-from train.synthesis.match import Matched
-from train.synthesis.store import Stored, open_store
+from train.outliers.conditioning import prompt_tuning
+from train.outliers.images.ncis import NCISOptions
+from train.outliers.matching import Matched
+from train.outliers.store.store import Stored, open_store
 
 HALF = 160  # images of `four`, to be short
 OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}

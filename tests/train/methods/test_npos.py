@@ -12,8 +12,8 @@ import torch
 import guard
 from guard.errors import ConfigError
 from tests.conftest import RECIPES, Arrays
-from train import loop
-from train.synthesis.features.knn_boundary import KNNBoundary
+from train.engine import stages as loop
+from train.outliers.features.knn_boundary import KNNBoundary
 
 
 def test_k_and_select_keep_their_share_of_a_small_class() -> None:

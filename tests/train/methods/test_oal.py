@@ -14,16 +14,17 @@ from PIL import Image
 from safetensors import safe_open
 
 import guard
-from guard import demo_images, metrics
+from guard.demo import images as demo_images
 from guard.errors import ConfigError
+from guard.evaluation import metrics
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
-from train import loop
-from train.method import Context
+from train.engine import stages as loop
+from train.losses.distillation import DistillationLoss
+from train.losses.mutual_information import MutualInformationLoss
+from train.methods.base import MethodContext
 from train.methods.oal import OAL, OALOptions
-from train.regularizers.distillation import DistillationLoss
-from train.regularizers.mutual_information import MutualInformationLoss
 
 Tiny = dict[str, Any]
 OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}
@@ -98,7 +99,7 @@ def test_the_variant_is_a_preset_that_options_override(
     seen: list[list[str]] = []
     stages = OAL.stages
 
-    def spy(self: OAL, context: Context) -> Any:
+    def spy(self: OAL, context: MethodContext) -> Any:
         distillation, *bounds = stages(self, context)[-1].regularisers
         assert isinstance(distillation, DistillationLoss)
         for bound in bounds:

@@ -1,0 +1,112 @@
+"""Which logit each class of the data is: by name where the model's classes have names, else in the order given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, ModelError
+from . import ImageData
+from .held_out import Splits
+
+log = logging.getLogger("ood_guard")
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """`names`: one per logit. `positions`: int64 (classes of the data,), the logit of each."""
+
+    names: tuple[str, ...]
+    positions: np.ndarray
+
+    def reordered(self, splits: Splits) -> Splits:
+        """The same images with labels in the order of the logits."""
+        train, calibration = self._part(splits.train), self._part(splits.calibration)
+        return replace(splits, train=train, calibration=calibration, test=splits.test and self._part(splits.test))
+
+    def _part(self, part: ImageData) -> ImageData:
+        if part.labels is None:
+            return part
+        return replace(part, labels=self.positions[part.labels], class_names=self.names)
+
+
+def class_order(
+    answers: int, data_names: Sequence[str], model_names: Sequence[str] = (), given: Sequence[str] | None = None
+) -> ClassOrder:
+    """Match the data's classes to the model's logits.
+
+    By name, where every class of the data is one of `given` or of the model's own; classes without images are allowed
+    then, and said aloud. Otherwise there must be as many of them as logits, in the order of the logits.
+
+    Args:
+        answers: how many logits the model gives.
+        data_names: the data's classes in the order of its labels; "0", "1", ... where they have no names.
+        model_names: what the model brings, one per logit; empty where it brings none.
+        given: `class_names` of `guard.fit`, which overrule both.
+
+    Raises:
+        ConfigError: `given` has another number of names than the model has logits.
+        DataError: classes that the model does not know, or whose name two of its logits have.
+        ModelError: another number of classes than logits, and no names to match them by.
+    """
+    data_names, names = tuple(data_names), tuple(given or model_names)
+    in_order = np.arange(len(data_names))
+    nameless = data_names == tuple(str(i) for i in range(len(data_names)))
+    if given and len(names) != answers and len(data_names) == answers:
+        raise ConfigError(f"class_names has {len(names)} names for {answers} classes")
+    if len(names) != answers:
+        names = ()
+    if data_names == names or (nameless and len(data_names) == answers):
+        return ClassOrder(names or data_names, in_order)
+    if names and set(data_names) <= set(names):
+        return ClassOrder(names, _by_name(data_names, names))
+    unknown = [name for name in data_names if name not in names]
+    if len(data_names) != answers:
+        if names and not nameless:
+            raise DataError(
+                f"the data has classes that the model does not know: {_listed(unknown)}; the model's are "
+                f"{_listed(names)}. Rename or remove them, or name all of the model's classes with class_names="
+            )
+        raise ModelError(
+            f"the model answers {answers} classes, the data has {len(data_names)} ({', '.join(data_names[:5])} ...); "
+            "give data with the model's classes, in the model's order"
+        )
+    if given:
+        return ClassOrder(names, in_order)
+    if names and len(unknown) < len(data_names):
+        raise DataError(
+            f"some classes of the data have the model's names and {_listed(unknown)} have not; the model's are "
+            f"{_listed(names)}. Rename the data's, or name the model's with class_names="
+        )
+    if names:
+        log.warning(
+            "the data's classes (%s) are taken for the model's (%s) in this order", _listed(data_names), _listed(names)
+        )
+    return ClassOrder(data_names, in_order)
+
+
+def _by_name(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
+    twice = [name for name in data_names if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"two of the model's classes are named {twice[0]!r}, so the data's cannot be matched to them; "
+            "tell them apart with class_names="
+        )
+    positions = {name: index for index, name in enumerate(names)}
+    missing = [name for name in names if name not in data_names]
+    if missing:
+        log.warning(
+            "the data has no images of %d of the model's %d classes (%s): what a score fits per class is fitted "
+            "without them",
+            len(missing),
+            len(names),
+            _listed(missing),
+        )
+    return np.array([positions[name] for name in data_names], dtype=np.int64)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,119 @@
+"""Recognise the form of `data` and open it as a `Source`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, MissingDataError
+from .arrays import ArraySource, ListSource, as_numpy
+from .digits import PATTERN, open_digits
+from .folders import FolderSource
+from .hub import HUB_ID, HubSource, from_hub, one_split
+from .parquet import ParquetSource, parquet_files
+from .source import Source, whole_array
+from .torch_dataset import TorchSource
+
+__all__ = ["ACCEPTED", "Source", "open_source", "whole_array"]
+
+ACCEPTED = (
+    "a folder with one sub-folder per class, a Parquet file or a folder of them, a Hugging Face data set or its id "
+    "user/name, a map-style torch data set, a pair (uint8 images, labels), or 'digits'"
+)
+
+
+def open_source(data: Any, *, labelled: bool, name: str | None = None) -> Source:
+    """Open any accepted form without decoding an image.
+
+    Raises:
+        MissingDataError: a path that is not there.
+        DataError: a form that is not accepted, or one that cannot be used as labelled images.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        return _from_text(os.fspath(data), labelled=labelled, name=name)
+    if isinstance(data, tuple) and len(data) == 2 and _is_labels(data[1]):
+        images, labels = as_numpy(data[0]), data[1] if labelled else None
+        return _from_images(images, labels, name)
+    modules = {part.__module__.split(".")[0] for part in type(data).__mro__}
+    if "datasets" in modules:
+        return _from_datasets(data, labelled=labelled, name=name)
+    images = as_numpy(data)
+    if isinstance(images, np.ndarray) or _is_sequence_of_images(images):
+        if labelled:
+            raise DataError(
+                "labelled images are needed, got images alone; give a pair (images, labels) with labels of shape (N,)"
+            )
+        return _from_images(images, None, name)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (dict, tuple)):
+        return TorchSource(data, labelled=labelled, name=name)
+    if hasattr(data, "__iter__") and not isinstance(data, (dict, tuple)):
+        raise DataError(f"{type(data).__name__} can only be iterated; data needs __len__ and __getitem__ as well")
+    raise DataError(f"cannot read images from {type(data).__name__}; accepted: {ACCEPTED}")
+
+
+def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
+    if PATTERN.fullmatch(text):
+        source = open_digits(text, labelled=labelled)
+        source.name = name or source.name
+        return source
+    path = Path(text).expanduser()
+    if path.is_dir():
+        shards = parquet_files(path)
+        if shards:
+            return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
+        return FolderSource(path, labelled=labelled, name=name)
+    if path.is_file():
+        if path.suffix.lower() not in (".parquet", ".pq"):
+            raise DataError(f"{path} is a single file that is not Parquet; accepted: {ACCEPTED}")
+        return ParquetSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
+    if "*" in path.name and (found := sorted(path.parent.glob(path.name))):
+        return ParquetSource(found, labelled=labelled, name=name or path.resolve().parent.name)
+    # where the first folder exists, a path was meant: no need to ask the network
+    if HUB_ID.fullmatch(text) and not Path(text.split("/")[0]).exists():
+        try:
+            return from_hub(text, labelled=labelled, name=name)
+        except MissingDataError as error:
+            raise MissingDataError(f"{error}; accepted: {ACCEPTED}") from None
+    raise MissingDataError(f"no such file or folder {text!r}; accepted: {ACCEPTED}")
+
+
+def _from_images(images: Any, labels: Any, name: str | None) -> Source:
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        return ArraySource(images, labels, name=name or "arrays")
+    if _is_sequence_of_images(images) or isinstance(images, np.ndarray):
+        return ListSource([as_numpy(image) for image in images], labels, name=name or "images")
+    raise DataError(f"cannot read images from {type(images).__name__}; give a uint8 array (N, H, W, C) or a list")
+
+
+def _from_datasets(data: Any, *, labelled: bool, name: str | None) -> Source:
+    kind = type(data).__name__
+    if kind == "DatasetDict":
+        data = one_split(data, None, name or "this DatasetDict")
+    elif "Iterable" in kind:
+        raise DataError(f"a {kind} can only be streamed once; load it without streaming=True")
+    return HubSource(data, labelled=labelled, name=name)
+
+
+def _is_labels(value: Any) -> bool:
+    array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    if isinstance(array, np.ndarray):
+        return array.ndim <= 1
+    return isinstance(array, Sequence) and not isinstance(array, (str, bytes)) and all(_is_number(v) for v in array)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, str, np.number)) or getattr(value, "ndim", None) == 0
+
+
+def _is_sequence_of_images(value: Any) -> bool:
+    """A list (or tuple) of paths, bytes, PIL images or arrays; an empty list counts."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(
+        isinstance(v, (bytes, bytearray, os.PathLike, str, np.ndarray)) or hasattr(v, "convert") or hasattr(v, "detach")
+        for v in value
+    )

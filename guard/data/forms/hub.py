@@ -1,0 +1,134 @@
+"""Hugging Face `datasets.Dataset` objects, and data sets by hub id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, MissingDataError, MissingExtraError
+from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
+from ..labels import checked_labels
+from .arrays import names_for
+from .columns import image_column, label_column
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+_CHUNK = 1000
+_HUB_TIMEOUT_S = 5.0
+
+
+class HubSource:
+    """A `datasets.Dataset` with an Image column; its encoded bytes are read, so nothing is decoded twice."""
+
+    in_order = False
+    read_in_worker = False
+
+    def __init__(self, dataset: Any, *, labelled: bool, name: str | None = None) -> None:
+        from datasets import Image
+
+        self.name = name or str(dataset.info.dataset_name or "dataset")
+        columns, features = dataset.column_names, dict(dataset.features)
+        self._column = image_column(columns, features, self.name)
+        encoded = dataset.select_columns([self._column])
+        if isinstance(features[self._column], Image):
+            encoded = encoded.cast_column(self._column, Image(decode=False))
+        self._images = encoded.with_format("arrow")
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labelled:
+            column, names = label_column(columns, features, self.name)
+            values = dataset.select_columns([column]).with_format("arrow")[:][column]
+            if values.null_count:
+                raise DataError(f"{values.null_count} rows of {self.name} have no {column}; drop them (ds.filter)")
+            self.labels = checked_labels(values.to_numpy(), names, len(self), self.name)
+            self.class_names = names_for(self.labels, names)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def items(self, rows: np.ndarray) -> list[Any]:
+        column = self._images[rows.tolist()][self._column] if len(rows) else []
+        return [_encoded(value.as_py()) for value in column]
+
+    def where(self, row: int) -> str:
+        return f"row {row} of {self.name}: "
+
+    def fingerprint(self) -> str:
+        small = self._images.data.nbytes <= FULL_CONTENT_BYTES
+        return fingerprint(self._contents(small), self.labels, self.class_names)
+
+    def _contents(self, everything: bool) -> Iterator[bytes]:
+        if everything:
+            chunks: Any = (np.arange(s, min(s + _CHUNK, len(self))) for s in range(0, len(self), _CHUNK))
+        else:
+            yield str(len(self)).encode()
+            chunks = [sample_rows(len(self))]
+        for rows in chunks:
+            for item in self.items(rows):
+                yield item if isinstance(item, bytes) else str(item).encode()
+
+
+def _encoded(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return np.asarray(value, np.uint8) if isinstance(value, list) else value
+    return value["bytes"] if value.get("bytes") is not None else value.get("path")
+
+
+def from_hub(text: str, *, labelled: bool, name: str | None = None) -> HubSource:
+    """``"user/name"`` or ``"user/name:split"``; without a split "train" where there is one, else the only one.
+
+    Raises:
+        MissingDataError: neither on this machine nor reachable on the hub.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtraError("datasets, which reads the Hugging Face hub,", "train") from error
+    repository, _, split = text.partition(":")
+    if not (_in_cache(repository) or _hub_answers()):
+        raise _not_found(text, "the hub cannot be reached and there is no copy on this machine")
+    try:
+        splits = load_dataset(repository)
+    except Exception as error:  # network, authentication, unknown repository: many classes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _not_found(text, reason) from None
+    return HubSource(one_split(splits, split or None, text), labelled=labelled, name=name or text)
+
+
+def _not_found(text: str, reason: str) -> MissingDataError:
+    return MissingDataError(
+        f"no such file or folder {text!r}, and no Hugging Face data set of that name could be loaded ({reason})"
+    )
+
+
+def _in_cache(repository: str) -> bool:
+    from datasets import config
+    from huggingface_hub import constants
+
+    downloaded = Path(constants.HF_HUB_CACHE, f"datasets--{repository.replace('/', '--')}")
+    prepared = Path(config.HF_DATASETS_CACHE, repository.replace("/", "___"))
+    return downloaded.exists() or prepared.exists()
+
+
+def _hub_answers() -> bool:
+    """One request: `load_dataset` itself would retry for half a minute before it says that a folder was mistyped."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+    except Exception:  # httpx's or requests' own classes, by version of huggingface_hub
+        return False
+    return True
+
+
+def one_split(splits: Any, split: str | None, name: str) -> Any:
+    """One `Dataset` of a `DatasetDict`."""
+    wanted = split or ("train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None)
+    if wanted not in splits:
+        raise DataError(f"{name} has the splits {', '.join(splits)}; choose one, e.g. '{name}:{next(iter(splits))}'")
+    return splits[wanted]

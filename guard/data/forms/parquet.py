@@ -1,0 +1,139 @@
+"""Parquet files in the Hugging Face image convention.
+
+image: struct<bytes: binary, path: string> (or plain binary), label: int
+schema metadata {b"huggingface": {"info": {"features": {"label": {"_type": "ClassLabel", "names": [...]}}}}}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, MissingExtraError
+from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
+from ..labels import checked_labels
+from .arrays import names_for
+from .columns import image_column, label_column
+
+_SPLIT_NAMES = {"train", "test", "validation", "val", "valid", "dev"}
+
+
+class ParquetSource:
+    """One or several files, read by row group: at most one group is in memory."""
+
+    in_order = True
+    read_in_worker = False
+
+    def __init__(self, paths: Sequence[Path], *, labelled: bool, name: str) -> None:
+        self.name = name
+        self.paths = list(paths)
+        self._files = [_open(path) for path in paths]
+        schema = self._files[0].schema_arrow
+        features = _features(schema.metadata)
+        self._image = image_column(schema.names, features, name)
+        self._groups = [(f, g) for f, file in enumerate(self._files) for g in range(file.num_row_groups)]
+        sizes = [self._files[f].metadata.row_group(g).num_rows for f, g in self._groups]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._file_starts = np.concatenate([[0], np.cumsum([f.metadata.num_rows for f in self._files])])
+        self._cached: tuple[int, list[Any]] = (-1, [])
+        for path, file in zip(self.paths[1:], self._files[1:], strict=True):
+            if _features(file.schema_arrow.metadata) != features or file.schema_arrow.names != schema.names:
+                raise DataError(
+                    f"{path} has other columns or class names than {self.paths[0]}; give files of one data set"
+                )
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labelled:
+            column, names = label_column(schema.names, features, name)
+            values = _one_column(self._files, column, name)
+            self.labels = checked_labels(values, names, len(self), name)
+            self.class_names = names_for(self.labels, names)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def items(self, rows: np.ndarray) -> list[Any]:
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        return [self._group(int(g))[int(row - self._starts[g])] for g, row in zip(groups, rows, strict=True)]
+
+    def where(self, row: int) -> str:
+        file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
+        return f"row {row - self._file_starts[file]} of {self.paths[file]}: "
+
+    def fingerprint(self) -> str:
+        total = sum(self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups)
+        if total <= FULL_CONTENT_BYTES:
+            return fingerprint(self._contents(range(len(self._groups))), self.labels, self.class_names)
+        sizes = [self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups]
+        few = sample_rows(len(self._groups))[:: max(1, len(self._groups) // 16)]
+        return fingerprint([sizes_as_bytes(sizes), *self._contents(few)], self.labels, self.class_names)
+
+    def _contents(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[bytes]:
+        for group in groups:
+            for item in self._group(int(group)):
+                yield item if isinstance(item, bytes) else str(item).encode()
+
+    def _group(self, group: int) -> list[Any]:
+        if self._cached[0] != group:
+            file, index = self._groups[group]
+            column = self._files[file].read_row_group(index, columns=[self._image]).column(0)
+            self._cached = (group, [_encoded(value, self.paths[file].parent) for value in column.to_pylist()])
+        return self._cached[1]
+
+
+def _encoded(value: Any, folder: Path) -> Any:
+    """Bytes where there are any, else the path beside the file; None (reported as corrupt) where there is neither."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    return folder / value["path"] if value.get("path") else None
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The shards in a folder (or its data/ sub-folder), sorted by name; empty where there are none.
+
+    Raises:
+        DataError: shards of several splits: training and test images must not be mixed by accident.
+    """
+    for here in (folder, folder / "data"):
+        found = sorted(p for p in here.glob("*.parquet") if not p.name.startswith("."))
+        if found:
+            splits = {re.sub(r"-\d+-of-\d+$", "", p.stem).lower() for p in found}
+            if len(splits) > 1 and splits & _SPLIT_NAMES:
+                raise DataError(
+                    f"{here} holds several splits ({', '.join(sorted(splits))}); name the files of one, "
+                    f"e.g. {here}/{sorted(splits)[-1]}*.parquet"
+                )
+            return found
+    return []
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("pyarrow, which reads Parquet,", "train") from error
+    try:
+        return pq.ParquetFile(path)
+    except Exception as error:  # pyarrow's own classes
+        raise DataError(f"{path} is not a Parquet file, or is damaged ({error})") from None
+
+
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _one_column(files: Sequence[Any], column: str, name: str) -> np.ndarray:
+    parts = [file.read(columns=[column]).column(0) for file in files]
+    if nulls := sum(part.null_count for part in parts):
+        raise DataError(f"{nulls} rows of {name} have no {column}; drop them, or load without labels")
+    return np.concatenate([part.to_numpy() for part in parts])

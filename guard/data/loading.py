@@ -1,0 +1,217 @@
+"""`load`: any accepted form of data -> `ImageData`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, DataError, GuardError
+from ..manifest import Preprocess
+from ..preprocess import MAX_PIXELS, header_size
+from .coding import PROBED, probe_codings
+from .decoding import Decoded, decode, default_workers
+from .fingerprint import sample_rows
+from .forms import Source, open_source, whole_array
+from .image_data import ImageData, Pixels
+from .labels import check_classes
+from .pixels import SMALL_SIDE, ArrayPixels, StreamedPixels, fits_in_array, new_array
+from .spill import EncodedFile
+
+LOG = logging.getLogger("ood_guard")
+DEFAULT_SIDE = 224
+CORRUPT_SHARE = 0.01
+_GROUP = 256
+_WORTH_PROCESSES = 8192  # small images decode at about 20,000 a second and core; forking takes 0.1 s
+
+
+def load(
+    data: Any,
+    *,
+    preprocess: Preprocess | None = None,
+    image_size: int | None = None,
+    channels: int = 3,
+    labelled: bool = True,
+    workers: int | None = None,
+    cache_dir: str | Path | None = None,
+    max_images: int | None = None,
+    name: str | None = None,
+    all_classes: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> ImageData:
+    """Open images in any accepted form (see the package's docstring), check them, and decode small ones.
+
+    Every image is decoded once here: those of at most 64 pixels a side, or of 512 MiB together, into one uint8 array
+    (above 1 GiB memory-mapped); larger sets only to find what is corrupt, and again whenever a batch is asked for.
+
+    Args:
+        data: the images; an `ImageData` is returned as it is.
+        preprocess: how images become pixels; default a square of `image_size`, or the images' own size where all
+            probed ones are alike and at most 64 pixels a side, else 224 with a centre crop.
+        image_size: side of the square input, where `preprocess` is None.
+        channels: 3 (grey images are repeated) or 1 (colour is converted to grey), where `preprocess` is None.
+        labelled: False ignores labels and accepts images without any.
+        workers: processes that decode; default one per core where it pays, 0 for none.
+        cache_dir: where scratch files go; default the system's temporary folder. They vanish by themselves.
+        max_images: only the first so many, in file order; the fingerprint stays that of the whole.
+        name: what to call the images; default the folder's, file's or class's name.
+        all_classes: refuse a class without images and fewer than two classes; False for evaluation sets.
+        max_pixels: width x height allowed per image; larger ones count as corrupt.
+
+    Raises:
+        MissingDataError: a path that is not there.
+        DataError: no images, unusable labels, or more than 1 % corrupt (the first ten are named).
+        ConfigError: an option that is not accepted.
+    """
+    if isinstance(data, ImageData):
+        return _as_it_is(data, preprocess, labelled)
+    if max_images is not None and max_images < 1:
+        raise ConfigError(f"max_images must be at least 1, got {max_images}")
+    source = open_source(data, labelled=labelled, name=name)
+    if len(source) == 0:
+        raise DataError(f"{source.name} holds no images")
+    if source.labels is not None and all_classes:
+        check_classes(source.labels, source.class_names, source.name)
+    rows = np.arange(len(source))[:max_images]
+    config = preprocess or _own_preprocess(source, rows, image_size, channels)
+    codings = probe_codings(_some(source, rows), (config.height, config.width))
+    fingerprint = source.fingerprint()
+    scratch = None if cache_dir is None else Path(cache_dir)
+    pixels, kept, corrupt = _decode_all(source, rows, config, workers, scratch, max_pixels)
+    labels = None if source.labels is None else source.labels[kept]
+    if labels is not None and all_classes and len(rows) == len(source):
+        check_classes(labels, source.class_names, source.name)  # again: a class may have lost all its images
+    return ImageData(
+        name=source.name,
+        class_names=source.class_names,
+        labels=labels,
+        preprocess=config,
+        fingerprint=fingerprint,
+        rows=kept,
+        corrupt=corrupt,
+        pixels=pixels,
+        codings=codings,
+        _positions=kept if pixels.array is None else None,
+    )
+
+
+def _as_it_is(data: ImageData, preprocess: Preprocess | None, labelled: bool) -> ImageData:
+    if preprocess is not None and preprocess != data.preprocess:
+        raise DataError(
+            f"{data.name} was loaded as {data.preprocess.height} x {data.preprocess.width} x "
+            f"{data.preprocess.channels} images and is needed otherwise ({preprocess}); load it again from its source"
+        )
+    if labelled and data.labels is None:
+        raise DataError(f"labelled images are needed, but {data.name} was loaded without labels")
+    return data
+
+
+def _own_preprocess(source: Source, rows: np.ndarray, image_size: int | None, channels: int) -> Preprocess:
+    """The input that suits these images, where nobody said."""
+    if channels != 1 and channels != 3:
+        raise ConfigError(f"channels must be 1 or 3, got {channels}")
+    if image_size is not None:
+        if not 1 <= image_size <= 8192:
+            raise ConfigError(f"image_size must be in 1..8192 pixels, got {image_size}")
+        return Preprocess(height=image_size, width=image_size, channels=1 if channels == 1 else 3)
+    height, width = _common_size(source, rows) or (DEFAULT_SIDE, DEFAULT_SIDE)
+    if max(height, width) > SMALL_SIDE:
+        height = width = DEFAULT_SIDE
+    return Preprocess(height=height, width=width, channels=1 if channels == 1 else 3)
+
+
+def _some(source: Source, rows: np.ndarray) -> list[Any]:
+    """A few encoded images, cheap to get at; none where the source holds pixels or decodes by itself."""
+    if whole_array(source) is not None or source.read_in_worker:
+        return []
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), PROBED)).astype(np.int64)
+    return source.items(rows[:PROBED] if source.in_order else rows[spread])
+
+
+def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:
+    """(height, width) where up to 256 images have one size; None where they differ."""
+    whole = whole_array(source)
+    if whole is not None:
+        return whole.shape[1], whole.shape[2]
+    probe = rows[: len(sample_rows(len(rows)))] if source.in_order else rows[sample_rows(len(rows))]
+    sizes = set()
+    for item in source.items(probe):
+        try:
+            sizes.add(header_size(item))
+        except GuardError:  # corrupt: named later, when everything is decoded
+            continue
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _decode_all(
+    source: Source, rows: np.ndarray, config: Preprocess, workers: int | None, scratch: Path | None, max_pixels: int
+) -> tuple[Pixels, np.ndarray, tuple[str, ...]]:
+    """(pixels, int64 rows that could be read, one sentence per row that could not)."""
+    whole = whole_array(source)
+    if whole is not None and whole.shape[1:3] == (config.height, config.width):
+        if whole.shape[3] == config.channels:
+            return ArrayPixels(whole[: len(rows)]), rows, ()
+        if whole.shape[3] == 1:
+            return ArrayPixels(np.repeat(whole[: len(rows)], config.channels, axis=3)), rows, ()
+    in_array = fits_in_array(len(rows), config)
+    if workers is None:
+        workers = 0 if in_array and len(rows) < _WORTH_PROCESSES else default_workers()
+    if not in_array and source.in_order:
+        source = EncodedFile(source, rows, scratch)
+    array = new_array(len(rows), config, scratch) if in_array else None
+    size = min(_GROUP, max(1, len(rows) // (8 * max(workers, 1))))  # enough groups to keep every worker busy
+    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+    stream = decode(source, groups, config, workers=workers, max_pixels=max_pixels, check_only=not in_array)
+    bad: dict[int, str] = {}
+    filled = seen = 0
+    with contextlib.closing(_with_progress(stream, len(rows), source.name)) as results:
+        for group, decoded in zip(groups, results, strict=True):
+            seen += len(group)
+            for position, reason in decoded.failures:
+                bad[int(group[position])] = f"{source.where(int(group[position]))}{reason}"
+            if len(bad) >= 10 and len(bad) > CORRUPT_SHARE * len(rows):
+                break  # more would not change the answer
+            if array is not None:
+                array[filled : filled + len(decoded.images)] = decoded.images
+                filled += len(decoded.images)
+    corrupt = _report(bad, seen, len(rows), source.name)
+    kept = rows[~np.isin(rows, list(bad))]
+    if array is not None:
+        return ArrayPixels(array[:filled]), kept, corrupt
+    return StreamedPixels(source, config, workers=workers, max_pixels=max_pixels), kept, corrupt
+
+
+def _report(bad: dict[int, str], seen: int, count: int, name: str) -> tuple[str, ...]:
+    """Warn of each corrupt image; stop above 1 %."""
+    if len(bad) > CORRUPT_SHARE * count:
+        first = "; ".join(list(bad.values())[:10])
+        more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise DataError(
+            f"{len(bad)} of {'the first ' if seen < count else ''}{seen} images of {name} cannot be read; up to 1 % "
+            f"of {count} would be skipped; remove or repair them: {first}{more}"
+        )
+    for sentence in bad.values():
+        LOG.warning("skipped a corrupt image: %s", sentence)
+    return tuple(bad.values())
+
+
+def _with_progress(stream: Generator[Decoded, None, None], count: int, name: str) -> Generator[Decoded, None, None]:
+    """Pass results on, with a bar on a terminal's stderr; nothing in a log file or for few images."""
+    with contextlib.closing(stream):
+        if count < 8 * _GROUP or not sys.stderr.isatty():
+            yield from stream
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(f"reading {name}", total=count)
+            for decoded in stream:
+                yield decoded
+                progress.advance(task, decoded.count)

@@ -1,0 +1,9 @@
+"""How good a guard is, in numbers, a table and a page.
+
+metrics        AUROC, both FPR95s, AUPR and calibration error, by scikit-learn
+evaluate       a guard on in-distribution test images and OOD sets
+table          the result in a terminal
+charts         histograms and ROC curves as SVG
+wrong_answers  the most confidently wrong images
+report         all of it on one self-contained page
+"""

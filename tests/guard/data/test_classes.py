@@ -1,0 +1,96 @@
+"""Which logit each class of the data is."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from guard.data import load
+from guard.data.classes import class_order
+from guard.data.held_out import make_splits
+from guard.errors import ConfigError, DataError, ModelError
+
+MODEL = ("dog", "cat", "bird")
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "given", "names", "positions"),
+    [
+        (("bird", "cat", "dog"), MODEL, None, MODEL, [2, 1, 0]),
+        (MODEL, MODEL, None, MODEL, [0, 1, 2]),
+        (("bird", "dog"), MODEL, None, MODEL, [2, 0]),
+        (("0", "1", "2"), MODEL, None, MODEL, [0, 1, 2]),  # arrays have no names
+        (("a", "b", "c"), (), None, ("a", "b", "c"), [0, 1, 2]),
+        (("a", "b", "c"), MODEL, None, ("a", "b", "c"), [0, 1, 2]),
+        (("a", "b", "c"), MODEL, ("x", "y", "z"), ("x", "y", "z"), [0, 1, 2]),
+        (("bird", "cat", "dog"), (), MODEL, MODEL, [2, 1, 0]),
+        (("cat", "dog"), (), MODEL, MODEL, [1, 0]),
+        (("bird", "cat", "dog"), ("x", "y", "z"), MODEL, MODEL, [2, 1, 0]),
+        (("a", "a b", "c"), ("c", "c", "c"), ("c", "a b", "a"), ("c", "a b", "a"), [2, 1, 0]),
+    ],
+)
+def test_by_name_where_there_are_names(
+    data: tuple[str, ...],
+    model: tuple[str, ...],
+    given: tuple[str, ...] | None,
+    names: tuple[str, ...],
+    positions: list[int],
+) -> None:
+    order = class_order(3, data, model, given)
+    assert order.names == names
+    assert order.positions.tolist() == positions
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "given", "error", "message"),
+    [
+        (("cat", "fox"), MODEL, None, DataError, "classes that the model does not know: fox; the model's are dog, cat"),
+        (("cat", "dog", "fox"), MODEL, None, DataError, "some classes of the data have the model's names and fox have"),
+        (("a", "b"), (), None, ModelError, r"the model answers 3 classes, the data has 2 \(a, b \.\.\.\)"),
+        (("0", "1"), MODEL, None, ModelError, "the model answers 3 classes, the data has 2"),
+        (("a", "b", "c", "d"), (), None, ModelError, "the model answers 3 classes, the data has 4"),
+        (("a", "b", "c"), (), ("x", "y"), ConfigError, "class_names has 2 names for 3 classes"),
+        (("cat", "dog"), ("cat", "cat", "dog"), None, DataError, "two of the model's classes are named 'cat'"),
+    ],
+)
+def test_what_cannot_be_matched(
+    data: tuple[str, ...],
+    model: tuple[str, ...],
+    given: tuple[str, ...] | None,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        class_order(3, data, model, given)
+
+
+def test_guesses_and_gaps_are_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        class_order(3, MODEL, MODEL)
+        class_order(3, ("bird", "cat", "dog"), MODEL)
+        assert caplog.text == ""
+        class_order(3, ("cat", "dog"), MODEL)
+        assert "the data has no images of 1 of the model's 3 classes (bird)" in caplog.text
+        class_order(3, ("a", "b", "c"), MODEL)
+        assert "the data's classes (a, b, c) are taken for the model's (dog, cat, bird) in this order" in caplog.text
+
+
+def test_every_split_gets_the_order_of_the_logits_and_keeps_its_images() -> None:
+    images = np.arange(120, dtype=np.uint8).repeat(16 * 16 * 3).reshape(120, 16, 16, 3)
+    source = load((images, np.arange(120) % 2))
+    splits = make_splits(source, 40, 20, 0, 0.05)
+    reordered = class_order(3, source.class_names, (), ("x", "1", "0")).reordered(splits)
+    for before, after in (
+        (splits.train, reordered.train),
+        (splits.calibration, reordered.calibration),
+        (splits.test, reordered.test),
+    ):
+        assert before is not None
+        assert after is not None
+        assert before.labels is not None
+        assert after.labels is not None
+        np.testing.assert_array_equal(after.labels, 2 - before.labels)
+        np.testing.assert_array_equal(after.array, before.array)
+        assert after.class_names == ("x", "1", "0")

@@ -1,0 +1,359 @@
+"""Every form that `load` accepts gives the same images; every mistake gets one clear sentence before any training."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guard.data import ImageData, load
+from guard.errors import DataError, MissingDataError
+from guard.manifest import Preprocess
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 20, 20, 3), np.uint8)
+LABELS = np.array([0, 1, 2] * 4)
+NAMES = ("ant", "bee", "cow")
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_folder(root: Path) -> Path:
+    for i, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        path = root / NAMES[label] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(image))
+    return root
+
+
+def write_parquet(path: Path, rows: slice = slice(None), names: tuple[str, ...] | None = NAMES, **columns: Any) -> Path:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": png(image), "path": None} for image in IMAGES[rows]]
+    data = {"image": images, "label": LABELS[rows].tolist()} | columns
+    table = pa.table({k: v for k, v in data.items() if v is not None})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(names)}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=5)
+    return path
+
+
+class Pairs:
+    """A map-style data set, as torch.utils.data.Dataset asks for."""
+
+    classes = NAMES
+
+    def __init__(self, convert: Any = Image.fromarray) -> None:
+        self.convert = convert
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.convert(IMAGES[index]), int(LABELS[index])
+
+
+def check(data: ImageData, names: tuple[str, ...] = NAMES, order: np.ndarray | None = None) -> None:
+    order = np.arange(12) if order is None else order
+    assert data.class_names == names
+    assert data.labels is not None
+    assert data.labels.dtype == np.int64
+    assert np.array_equal(data.labels, LABELS[order])
+    assert data.array is not None
+    assert np.array_equal(data.array, IMAGES[order])
+    assert data.preprocess == Preprocess(height=20, width=20, channels=3)
+    assert data.corrupt == ()
+
+
+# ------------------------------------------------------------------------------------------------------- every form
+
+
+def test_folder(tmp_path: Path) -> None:
+    data = load(write_folder(tmp_path / "insects"))
+    check(data, order=np.argsort(LABELS, kind="stable"))
+    assert data.name == "insects"
+
+
+def test_folder_details(tmp_path: Path) -> None:
+    """Hidden and other files are left out, nesting is walked, suffixes do not decide what a file holds."""
+    root = write_folder(tmp_path)
+    (root / "ant" / "notes.txt").write_text("x")
+    (root / "ant" / "Thumbs.db").write_bytes(b"x")
+    (root / "ant" / ".hidden.png").write_bytes(b"x")
+    (root / "ant" / "LICENSE").write_text("no suffix, no image")
+    (root / ".cache").mkdir()
+    (root / "__MACOSX").mkdir()
+    (root / "ant" / "deeper" / "still").mkdir(parents=True)
+    (root / "ant" / "deeper" / "still" / "UPPER.JPG").write_bytes(png(IMAGES[0]))  # a PNG
+    (root / "ant" / "deeper" / "noname").write_bytes(png(IMAGES[1]))
+    os.symlink(root / "ant", root / "ant" / "loop")
+    data = load(root)
+    assert data.labels is not None
+    assert np.bincount(data.labels).tolist() == [6, 4, 4]
+    assert data.array is not None
+    assert np.array_equal(data.array[4], IMAGES[1])  # sorted by path: 00, 03, 06, 09, deeper/noname, deeper/still
+    assert np.array_equal(data.array[5], IMAGES[0])
+
+
+def test_unlabelled_folder_takes_any_nesting(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a" / "b")
+    (tmp_path / "top.png").write_bytes(png(IMAGES[0]))
+    data = load(tmp_path, labelled=False)
+    assert len(data) == 13
+    assert data.labels is None
+    assert data.class_names == ()
+    assert [labels for _, labels in data.batches(5)] == [None, None, None]
+
+
+def test_parquet_file_and_shards(tmp_path: Path) -> None:
+    data = load(write_parquet(tmp_path / "set" / "train.parquet"))
+    check(data)
+    assert data.name == "set/train"
+    shards = tmp_path / "shards" / "data"
+    write_parquet(shards / "train-00001-of-00002.parquet", slice(7, None))
+    write_parquet(shards / "train-00000-of-00002.parquet", slice(0, 7))
+    for path in (tmp_path / "shards", f"{shards}/train-*.parquet"):
+        check(load(path))
+    assert load(tmp_path / "shards").fingerprint == data.fingerprint
+
+
+def test_parquet_without_names_or_labels(tmp_path: Path) -> None:
+    check(load(write_parquet(tmp_path / "a.parquet", names=None)), names=("0", "1", "2"))
+    bare = load(write_parquet(tmp_path / "b.parquet", names=None, label=None), labelled=False)
+    assert len(bare) == 12
+    flat = write_parquet(tmp_path / "c.parquet", names=None, image=[png(i) for i in IMAGES])
+    check(load(flat), names=("0", "1", "2"))
+
+
+def test_parquet_with_paths_beside_it(tmp_path: Path) -> None:
+    for i, image in enumerate(IMAGES):
+        (tmp_path / f"{i}.png").write_bytes(png(image))
+    rows = [{"bytes": None, "path": f"{i}.png"} for i in range(12)]
+    check(load(write_parquet(tmp_path / "a.parquet", image=rows)))
+
+
+def test_hugging_face_dataset() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(NAMES))})
+    columns = {"img": [{"bytes": png(i), "path": None} for i in IMAGES], "fine_label": LABELS.tolist()}
+    ds = datasets.Dataset.from_dict(columns, features=features)
+    check(load(ds))
+    order = np.array([3, 1, 2, 0, 11, 4, 5])
+    check(load(ds.select(order)), order=order)
+    check(load(datasets.DatasetDict(train=ds)))
+    with pytest.raises(DataError, match="splits a, b; choose one"):
+        load(datasets.DatasetDict(a=ds, b=ds))
+    with pytest.raises(DataError, match="has no image column; its columns are fine_label"):
+        load(ds.remove_columns("img"))
+    with pytest.raises(DataError, match="has no label column; its columns are img; accepted names: label, labels"):
+        load(ds.remove_columns("fine_label"))
+    assert len(load(ds.remove_columns("fine_label"), labelled=False)) == 12
+    with pytest.raises(DataError, match="can only be streamed once"):
+        load(ds.to_iterable_dataset())
+
+
+@pytest.mark.parametrize("form", ["pil", "array", "chw tensor", "hwc tensor"])
+def test_torch_dataset(form: str) -> None:
+    torch = pytest.importorskip("torch")
+    convert = {
+        "pil": Image.fromarray,
+        "array": np.asarray,
+        "chw tensor": lambda image: torch.from_numpy(image).permute(2, 0, 1),
+        "hwc tensor": torch.from_numpy,
+    }[form]
+    check(load(Pairs(convert)))
+    subset = torch.utils.data.Subset(Pairs(convert), [0, 4, 8])
+    check(load(subset), order=np.array([0, 4, 8]))
+
+
+def test_torch_dataset_mistakes() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(DataError, match=r"float32 tensor; drop ToTensor\(\)"):
+        load(Pairs(lambda image: torch.from_numpy(image).permute(2, 0, 1) / 255))
+    with pytest.raises(DataError, match="image 1 of Pairs has 1 channels where earlier ones have 3"):
+        load(Pairs(lambda image: image if image is not IMAGES[1] and (image != IMAGES[1]).any() else image[..., 0]))
+
+    class Endless:
+        def __iter__(self) -> Any:
+            return iter(Pairs())
+
+    with pytest.raises(DataError, match="Endless can only be iterated"):
+        load(Endless())
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_array_pair(tensors: bool) -> None:
+    images: Any = IMAGES
+    labels: Any = LABELS
+    if tensors:
+        torch = pytest.importorskip("torch")
+        images, labels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2), torch.from_numpy(LABELS)
+    check(load((images, labels)), names=("0", "1", "2"))
+    check(load((images, labels.tolist())), names=("0", "1", "2"))
+    check(load(([Image.fromarray(i) for i in IMAGES], labels)), names=("0", "1", "2"))
+    assert load(images, labelled=False).labels is None
+    assert load((images, labels), labelled=False).labels is None
+
+
+def test_grey_arrays_are_repeated_or_kept() -> None:
+    grey = IMAGES[..., 0]
+    three, one = load((grey, LABELS)), load((grey[..., None], LABELS), channels=1)
+    assert three.array is not None
+    assert one.array is not None
+    assert np.array_equal(three.array, np.repeat(grey[..., None], 3, axis=3))
+    assert np.array_equal(one.array, grey[..., None])
+    assert load((IMAGES, LABELS), channels=1).preprocess.channels == 1
+
+
+def test_lists_of_anything(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(IMAGES[0]))
+    data = load([tmp_path / "a.png", png(IMAGES[1]), Image.fromarray(IMAGES[2]), IMAGES[3]], labelled=False)
+    assert data.array is not None
+    assert np.array_equal(data.array, IMAGES[:4])
+
+
+def test_digits() -> None:
+    bunch = pytest.importorskip("sklearn.datasets").load_digits()
+    data = load("digits")
+    assert data.array is not None
+    assert data.array.shape == (1797, 32, 32, 3)
+    assert np.array_equal(data.labels, bunch.target)
+    assert data.class_names == tuple("0123456789")
+    # each enlarged image, averaged over 4 x 4 pixels, is the 8 x 8 original in other units
+    small = data.array[..., 0].reshape(-1, 8, 4, 8, 4).mean((2, 4)) * 16 / 255
+    assert np.abs(small - bunch.images).mean() < 1  # of 16 grey levels; bicubic rings a little
+    assert np.corrcoef(small.ravel(), bunch.images.ravel())[0, 1] > 0.99
+    known, unknown = load("digits:0-7"), load("digits:8-9")
+    assert known.class_names == tuple("01234567")
+    assert unknown.class_names == ("8", "9")
+    assert len(known) + len(unknown) == 1797
+    assert np.array_equal(unknown.labels, bunch.target[bunch.target >= 8] - 8)
+    assert load("digits:9,3").class_names == ("9", "3")
+    for bad in ("digits:", "digits:0-x", "digits:12", "digits:7-3"):
+        with pytest.raises(DataError, match="accepted: 'digits', 'digits:0-7'"):
+            load(bad)
+    with pytest.raises(DataError, match="at least two"):
+        load("digits:4")
+
+
+# --------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("path", ["nothing", "./nothing/here", "/nothing/here.parquet", "a b/c"])
+def test_missing_path(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDataError, match=r"no such file or folder '.*accepted: a folder with one sub-folder"):
+        load(path)
+    with pytest.raises(FileNotFoundError):
+        load(Path(path))
+
+
+def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    from guard.data.forms import hub
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    with pytest.raises(MissingDataError, match=r"no such file or folder 'some/thing'.*the hub cannot be reached.*"):
+        load("some/thing")
+
+
+def test_folder_mistakes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="neither sub-folders nor images; labelled images need one sub-folder per cl"):
+        load(tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no images"):
+        load(tmp_path / "empty", labelled=False)
+    write_folder(tmp_path / "full")
+    with pytest.raises(DataError, match="4 images but no sub-folders"):
+        load(tmp_path / "full" / "ant")
+    (tmp_path / "full" / "stray.png").write_bytes(png(IMAGES[0]))
+    assert len(load(tmp_path / "full")) == 12
+    assert "1 images lie directly in" in caplog.text
+    (tmp_path / "full" / "dodo").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*dodo holds no images"):
+        load(tmp_path / "full")
+    write_folder(tmp_path / "splits" / "train")
+    write_folder(tmp_path / "splits" / "test")
+    with pytest.raises(DataError, match=r"looks like splits, not classes .* give one of them, e\.g\. .*train"):
+        load(tmp_path / "splits")
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    (tmp_path / "one" / "only" / "a.png").write_bytes(png(IMAGES[0]))
+    with pytest.raises(DataError, match=r"has 1 class \(only\); a classifier needs at least two"):
+        load(tmp_path / "one")
+    (tmp_path / "file.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="single file that is not Parquet"):
+        load(tmp_path / "file.zip")
+
+
+def test_parquet_mistakes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "mixed" / "train.parquet")
+    write_parquet(tmp_path / "mixed" / "test.parquet")
+    with pytest.raises(DataError, match=r"holds several splits \(test, train\)"):
+        load(tmp_path / "mixed")
+    write_parquet(tmp_path / "other" / "a.parquet")
+    write_parquet(tmp_path / "other" / "b.parquet", names=("x", "y", "z"))
+    with pytest.raises(DataError, match=r"b\.parquet has other columns or class names"):
+        load(tmp_path / "other")
+    (tmp_path / "not.parquet").write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"not\.parquet is not a Parquet file"):
+        load(tmp_path / "not.parquet")
+    with pytest.raises(DataError, match=r"unknown label 2 at row 2 of .* \(4 such\); accepted: 0\.\.1"):
+        load(write_parquet(tmp_path / "c.parquet", names=("ant", "bee")))
+    with pytest.raises(DataError, match=r"2 rows of .* have no label"):
+        load(write_parquet(tmp_path / "d.parquet", label=[*LABELS[:10].tolist(), None, None]))
+    with pytest.raises(DataError, match="must be integers"):
+        load(write_parquet(tmp_path / "e.parquet", names=None, label=[NAMES[i] for i in LABELS]))
+    with pytest.raises(DataError, match="no usable image of class 'dodo'"):
+        load(write_parquet(tmp_path / "f.parquet", names=(*NAMES, "dodo")))
+    assert len(load(tmp_path / "f.parquet", all_classes=False)) == 12
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES, LABELS[:5]), r"12 images but labels of shape \(5,\)"),
+        ((IMAGES, LABELS - 1), "unknown label -1 at row 0"),
+        ((IMAGES, LABELS.astype(float)), "must be integers .* got float64"),
+        ((IMAGES, [NAMES[i] for i in LABELS]), "return_inverse"),
+        ((IMAGES, LABELS * 2), "no usable image of class '1', '3'"),
+        ((IMAGES, LABELS * 0), "at least two"),
+        ((IMAGES / np.float32(255), LABELS), r"must be uint8 .* got float32; for floats in 0\.\.1"),
+        ((IMAGES.transpose(0, 3, 1, 2), LABELS), r"transpose\(0, 2, 3, 1\)"),
+        ((IMAGES[:0], LABELS[:0]), "holds no images"),
+        ((IMAGES[:, :0], LABELS), "no pixels"),
+        (([IMAGES[0], IMAGES[1][..., 0]], [0, 1]), "image 1 of images has 1 channels where earlier ones have 3"),
+        (IMAGES, r"labelled images are needed.*pair \(images, labels\)"),
+        ({"image": IMAGES}, "cannot read images from dict; accepted: a folder"),
+        (7, "cannot read images from int"),
+    ],
+)
+def test_array_mistakes(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(data)
+
+
+def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    """A folder is loaded without torch, pyarrow, datasets or scikit-learn."""
+    write_folder(tmp_path)
+    script = (
+        "import sys\nfrom guard.data import load\n"
+        f"assert len(load({str(tmp_path)!r})) == 12\n"
+        "heavy = {'torch', 'pyarrow', 'datasets', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=60)

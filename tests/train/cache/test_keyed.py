@@ -1,0 +1,100 @@
+"""Networks kept between runs: a killed training goes on, a finished one is taken, other settings get another file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from guard.errors import ArtefactDamagedError
+from train.cache import keyed as kept
+from train.generators.cvae import CVAEOptions, trained_cvae
+from train.generators.dcgan import DCGANOptions, trained_generator
+from train.outliers.base import PrepareContext
+
+TINY_GAN, TINY_VAE = DCGANOptions(latent=6, ngf=2), CVAEOptions(latent=4, width=2)
+
+
+def state(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(value.equal(b[name]) for name, value in a.items())
+
+
+def train(kind: str, context: PrepareContext, epochs: int = 3) -> dict[str, Tensor]:
+    if kind == "dcgan":
+        return state(trained_generator(context, TINY_GAN, epochs))
+    return state(trained_cvae(context, TINY_VAE, epochs))
+
+
+@pytest.mark.parametrize("kind", ["dcgan", "cvae"])
+def test_a_killed_training_ends_as_an_uninterrupted_one(
+    kind: str, context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within its third epoch; the optimizers' moments come back too, or the last epoch would differ."""
+    torch.manual_seed(1)
+    whole = train(kind, context)
+    torch.manual_seed(2)  # what was drawn before does not matter
+    other = replace(context, folder=tmp_path / "other")
+    keep, epochs = kept._keep, []
+
+    def killed(path: Path, network: object, done: int, schedule: object) -> None:
+        keep(path, network, done, schedule)  # type: ignore[arg-type]
+        epochs.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(kind, other)
+    assert epochs == [1, 2]
+    assert same(train(kind, other), whole)
+    assert epochs == [1, 2, 3]  # only what was missing
+
+
+def test_a_finished_one_is_taken_and_not_trained_again(
+    context: PrepareContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train("cvae", context)
+    monkeypatch.setattr("train.generators.cvae.CVAE.update", lambda *_: pytest.fail("trained again"))
+    assert same(train("cvae", context), first)
+
+
+def test_everything_that_decides_the_content_has_a_file_of_its_own(context: PrepareContext) -> None:
+    schedule = kept.Schedule(epochs=1)
+    fewer = replace(context, data=context.data.subset(np.arange(300)))
+    paths = {
+        kept.kept_path(context, "dcgan", TINY_GAN, schedule),
+        kept.kept_path(context, "cvae", TINY_VAE, schedule),
+        kept.kept_path(context, "dcgan", DCGANOptions(latent=7, ngf=2), schedule),
+        kept.kept_path(context, "dcgan", TINY_GAN, kept.Schedule(epochs=2)),
+        kept.kept_path(replace(context, seed=1), "dcgan", TINY_GAN, schedule),
+        kept.kept_path(fewer, "dcgan", TINY_GAN, schedule),
+    }
+    assert len(paths) == 6
+    assert kept.kept_path(context, "dcgan", TINY_GAN, schedule) in paths
+
+
+def test_a_damaged_file_is_refused_with_what_to_do(context: PrepareContext) -> None:
+    train("cvae", context, epochs=1)
+    (path,) = context.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtefactDamagedError, match=r"cvae-.*safetensors is damaged .*remove it to train it anew"):
+        train("cvae", context, epochs=1)
+
+
+def test_nothing_is_left_to_learn_afterwards(context: PrepareContext) -> None:
+    network = trained_generator(context, TINY_GAN, 1)
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize(("images", "of", "epochs"), [(500, 100, 5), (500, 99, 6), (500, 1000, 1)])
+def test_epochs_that_show_so_many_images(images: int, of: int, epochs: int) -> None:
+    assert kept.epochs_showing(images, of) == epochs

@@ -1,0 +1,45 @@
+"""The registry of diffusion models: what may be registered, and what it must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from guard.errors import ConfigError
+from guard.record import parse_options
+from train.generators.diffusion import DiffusionOptions, base, make_diffusion, register_diffusion
+from train.outliers.base import PrepareContext
+
+
+@pytest.fixture
+def registered() -> Iterator[dict[str, Any]]:
+    before = dict(base._MODELS)
+    yield base._MODELS
+    base._MODELS.clear()
+    base._MODELS.update(before)
+
+
+def context(data: Any = None) -> PrepareContext:
+    return PrepareContext(None, data, Path("nowhere"), 0, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_what_a_model_lacks_is_named(registered: dict[str, Any]) -> None:
+    register_diffusion("half", lambda context, options: SimpleNamespace(width=3, times=10, encode=len))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match=r"'half' is a SimpleNamespace that lacks latent_shape, own_size, decode"):
+        make_diffusion(context(), DiffusionOptions(diffusion="half"))
+
+
+@pytest.mark.parametrize("name", ["own", "stable-diffusion"])
+def test_the_names_of_ours_are_taken(name: str, registered: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="comes with ood-guard"):
+        register_diffusion(name, lambda context, options: None)  # type: ignore[arg-type,return-value]
+
+
+def test_an_unknown_name_gets_near_matches(registered: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"unknown diffusion model .*; did you mean 'stable-diffusion'"):
+        parse_options(DiffusionOptions, {"diffusion": "stable_diffusion"}, "method 'ncis'")

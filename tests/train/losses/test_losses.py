@@ -1,0 +1,186 @@
+"""Each loss recomputed image by image from its definition, and its gradient by finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from guard.graph.module import Outputs
+from guard.scores import create_score
+from guard.scores.rejection import Rejection
+from train.losses.base import Batch, Regulariser
+from train.losses.energy_logistic import EnergyLogisticLoss, energy_logistic_loss
+from train.losses.rejection_bce import RejectionLoss
+from train.losses.uniform_target import UniformTargetLoss, uniform_target_loss
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(inliers: Tensor, outliers: Tensor) -> Batch:
+    """Logits (N, C) and (K, C) that are their own features."""
+    labels = torch.zeros(len(inliers), dtype=torch.int64)
+    return Batch(Outputs(inliers, inliers, None), labels, Outputs(outliers, outliers, None))
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+# ------------------------------------------------------------------------------------------------- uniform target
+
+
+def test_uniform_target_is_the_cross_entropy_to_the_uniform_distribution() -> None:
+    logits = 3 * random(5, 4)
+    expected = 0.0
+    for row in logits.numpy():
+        p = np.exp(row) / np.exp(row).sum()
+        expected += -sum(math.log(value) / 4 for value in p) / 5
+    assert uniform_target_loss(logits).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_uniform_target_is_least_at_equal_logits() -> None:
+    assert uniform_target_loss(torch.full((3, 7), 2.5)).item() == pytest.approx(math.log(7))
+    assert uniform_target_loss(random(3, 7)).item() > math.log(7)
+
+
+def test_uniform_target_has_the_gradient_of_the_kl_divergence() -> None:
+    """d/df_c of CE(U, p) is (p_c - 1/C) / K."""
+    logits = random(5, 4).requires_grad_()
+    uniform_target_loss(logits).backward()
+    torch.testing.assert_close(logits.grad, (logits.softmax(-1) - 0.25).detach() / 5)
+    assert torch.autograd.gradcheck(uniform_target_loss, (random(5, 4).requires_grad_(),))
+
+
+def test_uniform_target_weighs_the_outliers_alone() -> None:
+    inliers, outliers = random(6, 4).float(), random(3, 4, seed=1).float()
+    terms = UniformTargetLoss(0.5).loss(batch_of(inliers, outliers))
+    assert list(terms) == ["uniform"]
+    assert terms["uniform"].item() == pytest.approx(0.5 * uniform_target_loss(outliers).item())
+
+
+# -------------------------------------------------------------------------------------------------- energy, link
+
+
+def test_energy_logistic_is_the_mean_over_the_concatenated_batch() -> None:
+    inliers, outliers, slope, offset = random(6), random(2, seed=1), 1.3, -0.4
+    total = sum(-log_sigmoid(slope * g + offset) for g in inliers.tolist())
+    total += sum(-log_sigmoid(-(slope * g + offset)) for g in outliers.tolist())
+    found = energy_logistic_loss(inliers, outliers, torch.tensor(slope).double(), torch.tensor(offset).double())
+    assert found.item() == pytest.approx(total / 8, rel=1e-7)
+
+
+def test_energy_logistic_gradients() -> None:
+    arguments = (random(6), random(3, seed=1), random(1, seed=2)[0], random(1, seed=3)[0])
+    assert torch.autograd.gradcheck(energy_logistic_loss, tuple(a.requires_grad_() for a in arguments))
+
+
+def test_the_regulariser_weighs_classes_and_takes_the_log() -> None:
+    loss = EnergyLogisticLoss(3, weight=0.1)
+    with torch.no_grad():
+        loss.class_weights.copy_(torch.tensor([0.5, -1.0, 2.0]))  # relu: the second counts nothing
+        loss.slope.fill_(1.5)
+        loss.offset.fill_(0.2)
+    inliers, outliers = random(4, 3).float(), random(2, 3, seed=1).float()
+
+    def g(row: list[float]) -> float:
+        return math.log(0.5 * math.exp(row[0]) + 2.0 * math.exp(row[2]))
+
+    total = sum(-log_sigmoid(1.5 * g(row) + 0.2) for row in inliers.tolist())
+    total += sum(-log_sigmoid(-(1.5 * g(row) + 0.2)) for row in outliers.tolist())
+    terms = loss.loss(batch_of(inliers, outliers))
+    assert list(terms) == ["energy"]
+    assert terms["energy"].item() == pytest.approx(0.1 * total / 6, rel=1e-5)
+
+
+def test_everything_learned_gets_a_gradient_and_so_do_both_logits() -> None:
+    loss = EnergyLogisticLoss(3)
+    inliers, outliers = random(4, 3).float().requires_grad_(), random(2, 3, seed=1).float().requires_grad_()
+    loss.loss(batch_of(inliers, outliers))["energy"].backward()
+    for value in (*loss.parameters(), inliers, outliers):
+        assert value.grad is not None
+        assert value.grad.abs().max() > 0
+    assert (inliers.grad.sum(-1) < 0).all()  # a step down raises the inliers' log-sum-exp
+    assert (outliers.grad.sum(-1) > 0).all()
+
+
+def test_no_class_weight_left_stays_finite() -> None:
+    loss = EnergyLogisticLoss(3)
+    with torch.no_grad():
+        loss.class_weights.fill_(-1.0)
+    value = loss.loss(batch_of(random(4, 3).float(), random(2, 3).float()))["energy"]
+    value.backward()
+    assert value.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in loss.parameters())
+
+
+def test_it_starts_as_plain_energy_or_as_published() -> None:
+    plain = EnergyLogisticLoss(3, init="positive")
+    assert plain.class_weights.tolist() == [1, 1, 1]
+    assert (plain.slope.item(), plain.offset.item()) == (2.0, 0.0)
+    torch.manual_seed(0)
+    drawn = [EnergyLogisticLoss(50, init="random") for _ in range(40)]
+    weights = torch.stack([d.class_weights for d in drawn])
+    assert 0 <= weights.min() < 0.05
+    assert 0.95 < weights.max() <= 1
+    slopes = torch.stack([d.slope for d in drawn])
+    assert slopes.min() < 0 < slopes.max()  # the difference of two uniform draws from (-1, 1): of either sign
+    assert slopes.abs().max() <= 2
+
+
+def test_what_it_learned_is_handed_to_its_score_and_no_other() -> None:
+    loss = EnergyLogisticLoss(3)
+    with torch.no_grad():
+        loss.class_weights.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        loss.slope.fill_(1.5)
+    score = create_score("energy_logistic")
+    loss.hand_over(score)
+    logits = random(5, 3).float()
+    g = torch.log(0.5 * logits[:, 0].exp() + 2 * logits[:, 2].exp())
+    torch.testing.assert_close(score(logits, logits), -1.5 * g)
+    loss.hand_over(create_score("energy"))  # carries nothing: nothing happens
+
+
+# ------------------------------------------------------------------------------------------------------ rejection
+
+
+def test_rejection_is_binary_cross_entropy_with_outliers_as_one() -> None:
+    torch.manual_seed(0)
+    network = Rejection(hidden=8)
+    network.build(3)
+    inliers, outliers = random(4, 3).float(), random(2, 3, seed=1).float()
+    terms = RejectionLoss(network).loss(batch_of(inliers, outliers))
+    total = sum(-log_sigmoid(-x) for x in network(inliers, inliers).tolist())
+    total += sum(-log_sigmoid(x) for x in network(outliers, outliers).tolist())
+    assert list(terms) == ["rejection"]
+    assert terms["rejection"].item() == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_rejection_owns_its_network_and_hands_it_over() -> None:
+    network = Rejection(hidden=8)
+    network.build(3)
+    loss = RejectionLoss(network)
+    assert len(list(loss.parameters())) == 4
+    score = create_score("rejection", hidden=8)
+    loss.hand_over(score)
+    features = random(5, 3).float()
+    assert score(features, features).equal(network(features, features))
+
+
+def test_rejection_computes_in_float32_from_bfloat16_taps() -> None:
+    network = Rejection(hidden=8)
+    network.build(3)
+    half = random(4, 3).bfloat16()
+    terms = RejectionLoss(network).loss(batch_of(half, half))
+    assert terms["rejection"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", [UniformTargetLoss(), EnergyLogisticLoss(3)], ids=lambda loss: type(loss).__name__)
+def test_losses_of_bfloat16_logits_are_float32(loss: Regulariser) -> None:
+    half = random(4, 3).bfloat16()
+    assert {value.dtype for value in loss.loss(batch_of(half, half)).values()} == {torch.float32}

@@ -1,0 +1,190 @@
+"""Embeddings around the boundary of features: the definition, options fitted to small classes, what is recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from torch import Tensor
+
+from guard.errors import ArtefactDamagedError
+from tests.references import naive_embeddings
+from train.outliers.base import PrepareContext
+from train.outliers.conditioning.boundary import BoundaryEmbeddingOptions, InlierEmbeddingOptions, boundary_embeddings
+from train.outliers.conditioning.encoder import Features
+from train.outliers.conditioning.table import Embeddings, EmbeddingTable, class_generator, kept_embeddings
+
+SMALL = {"k": 6, "select": 5, "class_size": 30, "pick": 3, "n_noise": 20, "keep": 2, "repeats": 3}
+
+
+def some(count: int = 30, width: int = 10) -> Features:
+    """Features of 4 classes in turn, each around a direction of its own, of any length."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(4 * count) % 4
+    centres = torch.randn(4, width, generator=g)
+    lengths = 0.5 + 3 * torch.rand(4 * count, 1, generator=g)
+    return Features(lengths * (centres[labels] + 0.5 * torch.randn(4 * count, width, generator=g)), labels)
+
+
+def anchors_of(width: int) -> Tensor:
+    return torch.randn(4, width, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [[0.1], [1.0], [2.0], [5.0]]
+    )
+
+
+@pytest.mark.parametrize("kind", [BoundaryEmbeddingOptions, InlierEmbeddingOptions])
+def test_they_are_those_of_the_definition_class_by_class(kind: Any, context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    options = kind(**SMALL, sigma=0.05)
+    made, values = boundary_embeddings(features, anchors, options, context)
+    assert made.data.shape == (4 * 3 * 3 * 2, 10)
+    assert made.parents.equal(made.classes[:, None])
+    for c in range(4):
+        g = class_generator(context, c)
+        noises, centres = [], []
+        for _ in range(3):
+            centres.append(torch.randperm(5, generator=g)[:3].tolist())
+            noises.append(torch.randn(20, 10, generator=g).double().numpy())
+        expected = naive_embeddings.boundary_embeddings(
+            features.data[features.labels == c].double().numpy(),
+            noises,
+            centres,
+            k=6,
+            select=5,
+            sigma=0.05 * (768 / 10) ** 0.5,
+            keep=2,
+            length=float(anchors[c].norm()),
+            inlier=options.inlier,
+        )
+        np.testing.assert_allclose(made.data[made.classes == c].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert values["per_class"][2]["k"] == 6
+
+
+def test_they_are_as_long_as_the_anchor_of_their_class(context: PrepareContext) -> None:
+    anchors = anchors_of(10)
+    made, _ = boundary_embeddings(some(), anchors, BoundaryEmbeddingOptions(**SMALL), context)
+    torch.testing.assert_close(made.data.norm(dim=1), anchors.norm(dim=1)[made.classes])
+
+
+def test_outliers_lie_farther_out_than_inliers(context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    mean = torch.stack([torch.nn.functional.normalize(features.data[features.labels == c]).mean(0) for c in range(4)])
+    cosines = []
+    for kind in (BoundaryEmbeddingOptions, InlierEmbeddingOptions):
+        made, _ = boundary_embeddings(features, anchors, kind(**SMALL, sigma=0.02), context)
+        cosines.append(torch.nn.functional.cosine_similarity(made.data, mean[made.classes]).mean())
+    assert cosines[0] < cosines[1] - 0.1
+
+
+def test_the_code_variant_keeps_other_candidates(context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    paper, code = (
+        boundary_embeddings(features, anchors, BoundaryEmbeddingOptions(**SMALL, variant=v), context)[0].data
+        for v in ("paper", "code")
+    )
+    assert not paper.equal(code)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (500, {"k": 300, "select": 50, "pick": 50, "repeats": 5}),  # CIFAR-100, as published
+        (5000, {"k": 300, "select": 50, "pick": 50, "repeats": 50}),
+        (100, {"k": 60, "select": 10, "pick": 10, "repeats": 5}),
+        (10, {"k": 6, "select": 1, "pick": 1, "repeats": 5}),
+        (1, {"k": 1, "select": 1, "pick": 1, "repeats": 1}),
+    ],
+)
+def test_neighbours_keep_their_share_of_a_small_class(images: int, expected: dict[str, int]) -> None:
+    fitted = BoundaryEmbeddingOptions().fitted(images, 768)
+    assert fitted.model_dump(include=set(expected)) == expected
+    assert fitted.sigma == 0.07
+    assert fitted.renormalise
+
+
+def test_the_inliers_defaults_are_published_ones() -> None:
+    fitted = InlierEmbeddingOptions().fitted(1000, 768)
+    wanted = {"k": 300, "select": 1000, "pick": 100, "n_noise": 1500, "sigma": 0.01, "keep": 1, "inlier": True}
+    assert fitted.model_dump(include=set(wanted)) == wanted
+
+
+def test_sigma_is_a_deviation_or_a_variance_and_as_long_in_any_width() -> None:
+    assert BoundaryEmbeddingOptions(sigma=0.04, sigma_is="variance").standard_deviation(768) == pytest.approx(0.2)
+    narrow = BoundaryEmbeddingOptions(sigma=0.04)
+    assert narrow.standard_deviation(48) * 48**0.5 == pytest.approx(0.04 * 768**0.5)
+    assert BoundaryEmbeddingOptions(sigma=0.04, scale_to_width=False).standard_deviation(48) == 0.04
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValidationError, match="pick must be at most select=10, got 50"):
+        BoundaryEmbeddingOptions(select=10)
+    with pytest.raises(ValidationError, match="k must be at most class_size=100, got 300"):
+        BoundaryEmbeddingOptions(class_size=100)
+
+
+def test_only_the_first_features_of_a_class_are_looked_at(context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    few = BoundaryEmbeddingOptions(**SMALL, features_per_class=20)
+    changed = features.data.clone()
+    changed[4 * 20 :] = 100
+    first, second = (
+        boundary_embeddings(Features(data, features.labels), anchors, few, context)[0]
+        for data in (features.data, changed)
+    )
+    assert first.data.equal(second.data)
+
+
+class TestKept:
+    def test_once_per_seed_options_and_inputs(self, context: PrepareContext) -> None:
+        features, anchors, calls = some(), anchors_of(10), []
+
+        def kept(options: BoundaryEmbeddingOptions, given: Features) -> Tensor:
+            def make() -> Any:
+                calls.append(options)
+                return boundary_embeddings(given, anchors, options, context)
+
+            return kept_embeddings(context, "dream_ood", options, [*given, anchors], make).data
+
+        options = BoundaryEmbeddingOptions(**SMALL)
+        first = kept(options, features)
+        assert kept(options, features).equal(first)
+        assert len(calls) == 1
+        kept(options.model_copy(update={"keep": 1}), features)
+        kept(options, Features(features.data + 1, features.labels))
+        assert len(calls) == 3
+
+    def test_the_values_that_were_used_stand_in_the_file(self, context: PrepareContext) -> None:
+        features, anchors = some(), anchors_of(10)
+        options = BoundaryEmbeddingOptions(**SMALL)
+        make = lambda: boundary_embeddings(features, anchors, options, context)  # noqa: E731
+        kept_embeddings(context, "dream_ood", options, [*features, anchors], make)
+        (path,) = context.folder.iterdir()
+        with safe_open(path, "pt") as file:
+            values = json.loads(file.metadata()["made"])
+        used = {"images": 30, "k": 6, "select": 5, "pick": 3, "n_noise": 20, "keep": 2, "repeats": 3}
+        assert {key: values["per_class"][0][key] for key in used} == used
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(ArtefactDamagedError, match=r"embeddings-dream_ood-.* is damaged .*remove it"):
+            kept_embeddings(context, "dream_ood", options, [*features, anchors], make)
+
+
+def test_a_table_draws_classes_equally_often_and_rows_of_the_class(context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    made, _ = boundary_embeddings(features, anchors, BoundaryEmbeddingOptions(**SMALL), context)
+    skewed = Embeddings(*(part[16:] for part in made))  # the first class has 2 rows left, the others 18
+    shuffle = torch.randperm(len(skewed.data), generator=torch.Generator().manual_seed(1))
+    table = EmbeddingTable(Embeddings(*(part[shuffle] for part in skewed)), 4)
+    drawn = table.draw(4000, torch.Generator().manual_seed(0))
+    assert torch.bincount(drawn.classes, minlength=4).sub(1000).abs().max() < 120
+
+    def rows(embeddings: Embeddings) -> set[tuple[int, ...]]:
+        both = zip(embeddings.classes.tolist(), embeddings.data.tolist(), strict=True)
+        return {(c, *row) for c, row in both}
+
+    assert rows(drawn) == rows(skewed)  # all of them, each with its class
+    assert drawn.data.equal(table.draw(4000, torch.Generator().manual_seed(0)).data)

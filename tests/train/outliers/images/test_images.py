@@ -1,0 +1,160 @@
+"""Outliers in pixel space: averages, shuffled patches, given images."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from guard.data import ImageData, load
+from guard.errors import ConfigError, UnknownNameError
+from train.outliers.base import IDBatch, list_synthesisers
+from train.outliers.images import Given, PatchShuffle, PixelAverage, image_source
+from train.outliers.images.patch_shuffle import shuffle_patches
+from train.outliers.images.pixel_average import pick_different_classes
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def batch() -> IDBatch:
+    images = torch.randint(0, 256, (24, 8, 8, 3), generator=generator(), dtype=torch.uint8)
+    return IDBatch(images, torch.arange(24) % 6)
+
+
+# ------------------------------------------------------------------------------------------------- pixel averages
+
+
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_the_k_images_have_different_classes(batch: IDBatch, k: int) -> None:
+    index, valid = pick_different_classes(batch.labels, 6, 500, k, generator())
+    assert index.shape == (500, k)
+    assert valid.all()
+    assert all(len(set(row)) == k for row in batch.labels[index].tolist())
+
+
+def test_every_image_is_picked_equally_often(batch: IDBatch) -> None:
+    index, _ = pick_different_classes(batch.labels, 6, 12_000, 2, generator())
+    counts = np.bincount(index.flatten().numpy(), minlength=24)
+    assert np.abs(counts - 1000).max() < 4 * np.sqrt(1000)
+
+
+def test_more_images_than_classes_takes_every_class_once(batch: IDBatch) -> None:
+    index, valid = pick_different_classes(batch.labels, 6, 50, 10, generator())
+    for row, counts in zip(index, valid, strict=True):
+        assert sorted(batch.labels[row[counts]].tolist()) == list(range(6))
+
+
+def test_a_batch_that_lacks_classes_and_is_smaller_than_k() -> None:
+    labels = torch.tensor([4, 4, 2])
+    index, valid = pick_different_classes(labels, 10, 20, 10, generator())
+    assert index.shape[1] == 3
+    assert valid.sum(-1).tolist() == [2] * 20
+    assert all(set(labels[row[ok]].tolist()) == {2, 4} for row, ok in zip(index, valid, strict=True))
+
+
+@pytest.mark.parametrize("k", [2, 3, 6, 10])
+def test_the_average_is_the_exact_mean_rounded(batch: IDBatch, k: int) -> None:
+    made = PixelAverage(40, 6, k=k).sample(batch, generator(5)).data
+    index, valid = pick_different_classes(batch.labels, 6, 40, k, generator(5))
+    for i in range(40):
+        chosen = batch.images[index[i][valid[i]]].double().numpy()
+        np.testing.assert_array_equal(made[i].numpy(), np.rint(chosen.mean(0)))
+    assert made.dtype == torch.uint8
+
+
+def test_white_stays_white() -> None:
+    white = IDBatch(torch.full((9, 4, 4, 1), 255, dtype=torch.uint8), torch.arange(9))
+    assert PixelAverage(5, 9, k=7).sample(white, generator()).data.eq(255).all()
+
+
+# ------------------------------------------------------------------------------------------------ shuffled patches
+
+
+def patches(image: torch.Tensor, grid: int) -> Counter[bytes]:
+    rows, columns = image.shape[0] // grid, image.shape[1] // grid
+    return Counter(
+        image[r * rows : (r + 1) * rows, c * columns : (c + 1) * columns].contiguous().numpy().tobytes()
+        for r in range(grid)
+        for c in range(grid)
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (16, 12, 1), (9, 10, 3)])
+def test_the_patches_are_the_same_in_another_order(shape: tuple[int, ...]) -> None:
+    images = torch.randint(0, 256, (20, *shape), generator=generator(), dtype=torch.uint8)
+    before = images.clone()
+    shuffled = shuffle_patches(images, 4, generator(1))
+    assert images.equal(before)
+    inner = slice(0, shape[0] // 4 * 4), slice(0, shape[1] // 4 * 4)
+    orders = set()
+    for image, other in zip(images, shuffled, strict=True):
+        assert not image.equal(other)
+        assert patches(image[inner], 4) == patches(other[inner], 4)
+        assert other[inner[0].stop :].equal(image[inner[0].stop :])  # what is beyond the last whole patch stays
+        assert other[:, inner[1].stop :].equal(image[:, inner[1].stop :])
+        first = other[: shape[0] // 4, : shape[1] // 4].contiguous().numpy().tobytes()
+        orders.add(list(patches(image[inner], 4)).index(first))
+    assert len(orders) > 5  # each image has an order of its own
+
+
+def test_it_takes_as_many_as_asked_from_the_batch(batch: IDBatch) -> None:
+    made = PatchShuffle(50, 6, grid=2).sample(batch, generator()).data
+    originals = {tuple(sorted(patches(image, 2).items())) for image in batch.images}
+    assert made.shape == (50, 8, 8, 3)
+    found = {tuple(sorted(patches(image, 2).items())) for image in made}
+    assert found <= originals
+    assert len(found) > 12
+
+
+# ---------------------------------------------------------------------------------------------------- given images
+
+
+@pytest.fixture(scope="module")
+def numbered() -> ImageData:
+    """Ten images, each filled with its own number."""
+    return load(
+        np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3), labelled=False
+    )
+
+
+def epoch(source: Given, steps: int, seed: int) -> list[int]:
+    source.start_epoch(steps, generator(seed))
+    nothing = IDBatch(torch.zeros(0), torch.zeros(0))
+    return [int(image[0, 0, 0]) for _ in range(steps) for image in source.sample(nothing, generator()).data]
+
+
+def test_each_image_comes_once_before_any_comes_again(numbered: ImageData) -> None:
+    seen = epoch(Given(numbered, 4), 7, seed=3)
+    assert len(seen) == 28
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert len(set(seen[20:])) == 8
+    assert seen[:10] != seen[10:20]
+
+
+def test_the_order_is_the_seeds(numbered: ImageData) -> None:
+    assert epoch(Given(numbered, 4), 5, seed=3) == epoch(Given(numbered, 4), 5, seed=3)
+    assert epoch(Given(numbered, 4), 5, seed=3) != epoch(Given(numbered, 4), 5, seed=4)
+
+
+def test_more_outliers_per_step_than_there_are(numbered: ImageData) -> None:
+    seen = epoch(Given(numbered, 25), 1, seed=0)
+    assert Counter(Counter(seen).values()) == {2: 5, 3: 5}
+
+
+# ------------------------------------------------------------------------------------------------------ by name
+
+
+def test_image_source_by_name_or_data(numbered: ImageData) -> None:
+    assert isinstance(image_source({"patch_shuffle": 1.0}, 3, 5), PatchShuffle)
+    assert isinstance(image_source({"pixel_average": 1.0}, 3, 5), PixelAverage)
+    assert isinstance(image_source({numbered: 1.0}, 3, 5), Given)
+    assert all(image_source({name: 1.0}, 3, 5).space == "image" for name in list_synthesisers())
+    with pytest.raises(UnknownNameError, match="did you mean 'patch_shuffle'"):
+        image_source({"patch_shufle": 1.0}, 3, 5)
+    with pytest.raises(ConfigError, match="learns from outlier images"):
+        image_source(None, 3, 5)

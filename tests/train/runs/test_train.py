@@ -1,0 +1,397 @@
+"""guard.train and guard.fit from outside: what comes back, and what is on disk."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+import guard
+from guard.data import load
+from guard.errors import ConfigError, DataError, ModelError
+from guard.scores import create_score, get_score, list_scores
+from tests.conftest import RECIPES, Arrays
+from tests.train.models import Convolutional, Dropped, sequential
+from train.runs.request import TrainConfig
+from train.runs.train import _fresh_module
+
+Tiny = dict[str, Any]
+FITTED = [
+    name for name in list_scores() if not get_score(name).trained_by and "extra class" not in get_score(name).needs
+]
+
+
+# ---------------------------------------------------------------------------------------------------------- train
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_method_learns_and_is_calibrated(name: str, trained: Callable[[str], Any]) -> None:
+    g = trained(name)
+    assert g.manifest.metrics["test_accuracy"] > 0.6  # chance is 0.25
+    assert np.isfinite(g.threshold)
+    shared = 2 if g.manifest.score == "combined" else 1  # half goes into its p-values
+    assert g.manifest.calibration.n * shared == len(g.splits["calibration"]) == 100
+    low, high = g.manifest.calibration.rate_low, g.manifest.calibration.rate_high
+    assert low < 0.05 < high
+
+
+def test_the_manifest_says_what_was_done(trained: Callable[[str], Any]) -> None:
+    m = trained("vos").manifest
+    assert (m.method, m.backbone, m.head, m.score) == ("vos", "wrn16_2", "linear", "energy_logistic")
+    assert m.method_options["queue"] == 20
+    assert m.method_options["weight"] == 0.1  # a default is written down too
+    assert m.class_names == ("0", "1", "2", "3")
+    assert m.preprocess.height == m.preprocess.width == 16
+    assert m.data[0].splits == {"train": 200, "calibration": 100, "test": 100}
+    assert {"torch", "timm", "numpy"} <= set(m.versions)
+
+
+def test_methods_that_need_outliers_see_them(trained: Callable[[str], Any], four: Arrays) -> None:
+    """The rejection network tells shuffled patches from digits; outlier exposure is unsure of them."""
+    from train.outliers.images.patch_shuffle import shuffle_patches
+
+    images = four[0][trained("plain").splits["test"]]
+    shuffled = shuffle_patches(torch.from_numpy(images), 4, torch.Generator().manual_seed(0)).numpy()
+    for name in ("rejection", "oe"):
+        g = trained(name)
+        inside, outside = g.predict(images).ood_score, g.predict(shuffled).ood_score
+        assert guard.evaluation.metrics.auroc(inside, outside) > 0.75
+    confident = [trained(name).predict(shuffled).probability.mean() for name in ("oe", "plain")]
+    assert confident[0] < confident[1] - 0.1
+
+
+def test_the_cosine_score_brings_its_head(trained: Callable[[str], Any], four: Arrays) -> None:
+    g = trained("cosine")
+    assert (g.manifest.head, g.manifest.score) == ("cosine", "cosine")
+    scores = g.predict(four[0][:50]).ood_score
+    assert scores.min() >= -1
+    assert scores.max() <= 1
+
+
+@pytest.mark.parametrize("score", ["knn", "mahalanobis", "vim", "msp"])
+def test_any_score_can_be_asked_for_in_training(score: str, four: Arrays, tiny: Tiny) -> None:
+    g = guard.train(four, score=score, **{**tiny, "epochs": 1})
+    assert g.manifest.score == score
+    assert np.isfinite(g.threshold)
+
+
+def test_one_channel(four: Arrays, tiny: Tiny) -> None:
+    grey = four[0][:200, ..., :1], four[1][:200]
+    g = guard.train(grey, in_chans=1, **{**tiny, "epochs": 1})
+    assert g.manifest.preprocess.channels == 1
+    assert len(g.manifest.normalisation.mean) == 1
+    assert len(g.predict(four[0][:3])) == 3  # colour is converted
+    assert len(g.predict(four[0][:3, ..., 0])) == 3
+
+
+def test_two_classes(digits: Callable[[str], Arrays], tiny: Tiny) -> None:
+    images, labels = digits("0-1")
+    g = guard.train((images, labels), method="mim", **{**tiny, "epochs": 6})  # k = 10 of two classes
+    assert g.manifest.metrics["test_accuracy"] > 0.9
+    assert g.predict(images[:4]).probabilities.shape == (4, 2)
+
+
+def test_more_images_per_batch_than_there_are(four: Arrays, tiny: Tiny) -> None:
+    g = guard.train((four[0][:80], four[1][:80]), **{**tiny, "batch_size": 512, "epochs": 1})
+    assert np.isfinite(g.threshold)
+
+
+def test_calibration_as_a_share_and_test_as_a_count(four: Arrays, tiny: Tiny) -> None:
+    g = guard.train(four, calibration=0.15, test=20, **{**tiny, "epochs": 1})
+    assert {k: len(v) for k, v in g.splits.items()} == {"train": 320, "calibration": 60, "test": 20}
+
+
+def test_calibration_images_of_ones_own_need_no_labels(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    for i, image in enumerate(four[0][300:360]):
+        Image.fromarray(image).save(tmp_path / f"{i:03}.png")
+    g = guard.train((four[0][:300], four[1][:300]), calibration=tmp_path, test=0, **{**tiny, "epochs": 1})
+    assert g.manifest.calibration.n == 60
+    assert len(g.splits["train"]) == 300
+    expected = np.sort(g.predict(four[0][300:360]).ood_score)
+    np.testing.assert_allclose(g.manifest.calibration.scores, expected, rtol=1e-5, atol=1e-5)
+    assert g.manifest.metrics == {}
+
+
+def test_test_images_of_ones_own_are_matched_by_class_name(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """Folders sort "0", "1", "2", "3"; the test folder lacks "0", so its indices are others."""
+    for split, rows in (("train", range(300)), ("test", range(300, 400))):
+        for row in rows:
+            label = four[1][row]
+            if split == "train" or label > 0:
+                path = tmp_path / split / f"digit {label}" / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(four[0][row]).save(path)
+    g = guard.train(tmp_path / "train", test=tmp_path / "test", **tiny)
+    kept = np.flatnonzero(four[1][300:] > 0) + 300
+    expected = (g.predict(four[0][kept]).label == four[1][kept]).mean()
+    assert g.manifest.metrics["test_images"] == 75
+    assert g.manifest.metrics["test_accuracy"] == pytest.approx(expected)
+    assert expected > 0.6
+    (tmp_path / "test" / "digit 1").rename(tmp_path / "test" / "letter l")
+    with pytest.raises(DataError, match="classes that the guard does not know: letter l"):
+        guard.train(tmp_path / "train", test=tmp_path / "test", **tiny)
+
+
+def test_ood_sets_are_opened_before_training_and_reported_after(
+    four: Arrays, noise: np.ndarray, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = guard.train(four, ood_val={"noise": noise}, **{**tiny, "epochs": 1})
+    held = g.predict(four[0][g.splits["test"]]).ood_score
+    expected = guard.evaluation.metrics.auroc(held, g.predict(noise).ood_score)
+    assert g.manifest.metrics["noise_auroc"] == pytest.approx(expected)
+    monkeypatch.setattr("train.runs.train.train_stages", lambda *_, **__: pytest.fail("trained before looking"))
+    with pytest.raises(DataError, match="absent"):
+        guard.train(four, ood_val="absent", **tiny)
+    with pytest.raises(ConfigError, match="ood_val is compared with test images, and test=0 holds none out"):
+        guard.train(four, ood_val=noise, test=0, **tiny)
+
+
+def test_a_run_can_start_from_another(trained: Callable[[str], Any], four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """With init= the two-stage methods skip their first stage: the classifier is the given one."""
+    plain = trained("plain")
+    plain.save_pretrained(tmp_path / "plain")
+    options = {**tiny, **RECIPES["rejection"]}
+    g = guard.train(four, init=tmp_path / "plain", **options)
+    for key, value in plain.module.classifier.state_dict().items():
+        assert torch.equal(value, g.module.classifier.state_dict()[key]), key
+    with pytest.raises(
+        ConfigError, match=r"wrn16_2 with a linear head, 4 classes .*does not fit wrn16_2 with a cosine"
+    ):
+        guard.train(four, init=tmp_path / "plain", head="cosine", **tiny)
+
+
+def test_the_run_folder_holds_what_came_back(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "a"
+    g = guard.train(four, method="vos", out=out, **tiny)
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoint.safetensors",
+        "metrics.jsonl",
+        "guard.safetensors",
+        "guard.json",
+    }
+    loaded = guard.load(out, device="cpu")
+    assert loaded.manifest == g.manifest
+    assert loaded.manifest.name == "a"
+    a, b = g.predict(four[0][:40]), loaded.predict(four[0][:40])
+    np.testing.assert_array_equal(a.ood_score, b.ood_score)
+    np.testing.assert_array_equal(a.p_value, b.p_value)
+    with pytest.raises(ConfigError, match=r"already holds a run .*continue it with resume=True"):
+        guard.train(four, method="vos", out=out, **tiny)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_guard_survives_its_folder(
+    name: str, trained: Callable[[str], Any], four: Arrays, tmp_path: Path
+) -> None:
+    g = trained(name)
+    folder = g.save_pretrained(tmp_path / name)
+    loaded = guard.Guard.from_pretrained(folder, device="cpu")
+    np.testing.assert_allclose(g.predict(four[0][:40]).ood_score, loaded.predict(four[0][:40]).ood_score, rtol=1e-6)
+    np.testing.assert_array_equal(g.predict(four[0][:40]).is_ood, loaded.predict(four[0][:40]).is_ood)
+    assert loaded.threshold == g.threshold
+
+
+# ------------------------------------------------------------------------------------------------------------ fit
+
+
+@pytest.fixture(scope="module")
+def large(four: Arrays) -> Arrays:
+    """100 images of 32 pixels: what timm's and torchvision's strides need."""
+    return np.kron(four[0][:100], np.ones((1, 2, 2, 1), np.uint8)), four[1][:100]
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "timm resnet": lambda: timm.create_model("resnet10t", num_classes=4),
+    "timm vit": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=4, img_size=32, depth=2),
+    "torchvision resnet": lambda: torchvision.models.resnet18(num_classes=4),
+    "torchvision mobilenet": lambda: torchvision.models.mobilenet_v3_small(num_classes=4),
+    "sequential": sequential,
+    "dropout before the last layer": Dropped,
+}
+
+
+def made(name: str) -> nn.Module:
+    """The model with weights and batch-norm statistics of no symmetry (an untrained timm ResNet answers alike)."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+OPTIONS: Tiny = {"image_size": 32, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25), "device": "cpu"}
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fit_answers_as_the_model_does_and_leaves_it_as_it_was(name: str, large: Arrays) -> None:
+    images, labels = large
+    model = made(name).train()
+    state = copy.deepcopy(model.state_dict())
+    g = guard.fit(model, (images, labels), score="knn", k=5, **OPTIONS)
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+    # the graph's answers, from the user's own hands: normalise, eval, softmax
+    seen = []
+    clean = copy.deepcopy(model).eval()
+    last_linear(clean).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = (torch.from_numpy(images[:20]).double() / 255 - torch.tensor(OPTIONS["mean"])) / torch.tensor(OPTIONS["std"])
+    with torch.inference_mode():
+        probabilities = clean(x.permute(0, 3, 1, 2).float()).softmax(-1).numpy()
+        outputs = g.module.outputs(torch.from_numpy(images[:20]))
+    verdicts = g.predict(images[:20])
+    np.testing.assert_allclose(verdicts.probabilities, probabilities, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(outputs.features.numpy(), seen[0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("score", FITTED)
+def test_every_score_fits_any_model(score: str, four: Arrays) -> None:
+    g = guard.fit(sequential(), four, score=score, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu")
+    assert g.manifest.score == score
+    assert g.manifest.method == "fit"
+    verdicts = g.predict(four[0][g.splits["calibration"]])
+    assert verdicts.is_ood.mean() <= 0.05
+    assert np.isfinite(verdicts.ood_score).all()
+
+
+def test_scores_are_fitted_without_the_held_out_images(four: Arrays) -> None:
+    g = guard.fit(sequential(), four, score="knn", k=1, device="cpu", mean=(0.5,) * 3, std=(0.2,) * 3)
+    own = g.predict(four[0][g.splits["train"]]).ood_score
+    assert np.abs(own).max() < 1e-5  # each finds itself
+    assert len(g.module.score.bank) == len(g.splits["train"])
+    assert g.predict(four[0][g.splits["calibration"]]).ood_score.min() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("features", "width"), [("body.1", 12), ("body", 12), ("classes", 4)], ids=["relu in a block", "block", "class map"]
+)
+def test_a_model_without_linear_layer_needs_its_features_named(features: str, width: int, four: Arrays) -> None:
+    options = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "device": "cpu"}
+    with pytest.raises(
+        ModelError, match=r"Convolutional has no linear layer .* features= \(its last modules: .*'classes'"
+    ):
+        guard.fit(Convolutional(), four, **options)
+    g = guard.fit(Convolutional(), four, score="mahalanobis", features=features, **options)
+    assert g.module.classifier.num_features == width
+    again = guard.fit(g, four, score="energy", device="cpu")  # another score: the features are where they were
+    assert again.module.classifier.layer == features
+    with pytest.raises(ModelError, match="score 'vim' needs the weights of a last linear layer; use 'knn'"):
+        guard.fit(Convolutional(), four, score="vim", features=features, **options)
+
+
+def test_another_score_for_a_trained_guard(trained: Callable[[str], Any], four: Arrays, tmp_path: Path) -> None:
+    g = trained("plain")
+    before = copy.deepcopy(g.module.state_dict())
+    again = guard.fit(g, four, score="mahalanobis", device="cpu")
+    np.testing.assert_array_equal(again.predict(four[0][:30]).probabilities, g.predict(four[0][:30]).probabilities)
+    assert all(torch.equal(before[key], value) for key, value in g.module.state_dict().items())
+    assert (again.manifest.backbone, again.manifest.score) == ("wrn16_2", "mahalanobis")
+    folder = g.save_pretrained(tmp_path / "plain")
+    from_folder = guard.fit(folder, four, score="mahalanobis", device="cpu", out=tmp_path / "mahalanobis")
+    np.testing.assert_array_equal(from_folder.predict(four[0][:30]).ood_score, again.predict(four[0][:30]).ood_score)
+    loaded = guard.load(tmp_path / "mahalanobis", device="cpu")
+    np.testing.assert_allclose(loaded.predict(four[0][:30]).ood_score, again.predict(four[0][:30]).ood_score, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_size": 32}, {"mean": (0.5,) * 3}, {"features": "head"}], ids=lambda options: next(iter(options))
+)
+def test_what_a_guard_has_already_is_not_given_again(
+    options: Tiny, trained: Callable[[str], Any], four: Arrays
+) -> None:
+    with pytest.raises(ConfigError, match=f"has its own {next(iter(options))}; leave it away"):
+        guard.fit(trained("plain"), four, device="cpu", **options)
+
+
+def test_a_timm_model_is_rebuilt_by_name(large: Arrays, tmp_path: Path) -> None:
+    images, labels = large
+    g = guard.fit(made("timm resnet"), (images, labels), score="vim", out=tmp_path, **OPTIONS)
+    assert g.manifest.backbone == "resnet10t"
+    np.testing.assert_allclose(
+        guard.load(tmp_path, device="cpu").predict(images[:9]).ood_score, g.predict(images[:9]).ood_score, rtol=1e-5
+    )
+
+
+def test_a_timm_model_with_arguments_of_its_own_is_not_rebuilt_wrongly(large: Arrays, tmp_path: Path) -> None:
+    """The same weights' names and shapes, another activation: rebuilding by name would answer otherwise."""
+    images, labels = large
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=4, act_layer=nn.SiLU)
+    nn.init.uniform_(model.layer1[0].bn2.weight)
+    g = guard.fit(model, (images, labels), out=tmp_path, **OPTIONS)
+    with pytest.raises(ModelError, match=r"wraps a model \(ResNet\) that cannot be rebuilt by name; pass it"):
+        guard.load(tmp_path, device="cpu")
+    loaded = guard.Guard.from_pretrained(
+        tmp_path, device="cpu", model=timm.create_model("resnet10t", num_classes=4, act_layer=nn.SiLU)
+    )
+    np.testing.assert_allclose(loaded.predict(images[:9]).ood_score, g.predict(images[:9]).ood_score, rtol=1e-5)
+
+
+def test_a_model_of_ones_own_is_loaded_with_its_architecture(four: Arrays, tmp_path: Path) -> None:
+    g = guard.fit(Dropped(), four, score="vim", out=tmp_path, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu")
+    with pytest.raises(ModelError, match=r"wraps a model \(Dropped\) that cannot be rebuilt by name; pass it"):
+        guard.load(tmp_path)
+    blank = Dropped()
+    nn.init.zeros_(blank.last.weight)
+    loaded = guard.Guard.from_pretrained(tmp_path, device="cpu", model=blank)
+    np.testing.assert_array_equal(loaded.predict(four[0][:9]).ood_score, g.predict(four[0][:9]).ood_score)
+    assert blank.last.weight.eq(0).all()  # the given model is left alone
+    with pytest.raises(
+        ModelError, match=r"weights do not fit the architecture 'Sequential': .*[Mm]issing key"
+    ) as caught:
+        guard.Guard.from_pretrained(tmp_path, device="cpu", model=sequential())
+    assert "\n" not in str(caught.value)
+
+
+def test_class_names_can_be_given(four: Arrays) -> None:
+    names = ("zero", "one", "two", "three")
+    g = guard.fit(sequential(), four, class_names=names, device="cpu", mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert g.predict(four[0][0])[0].class_name in names
+
+
+def test_a_model_that_is_no_better_than_chance_is_pointed_out(four: Arrays, caplog: pytest.LogCaptureFixture) -> None:
+    model = sequential()
+    with torch.no_grad():
+        model[-1].weight.zero_()
+        model[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        guard.fit(model, four, device="cpu")
+    text = caplog.text
+    assert "right on 25.0 % of its own data, near chance" in text
+    assert "mean= and std= not given: ImageNet's" in text
+
+
+def test_a_linear_head_starts_one_with_an_extra_class(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """What it says of the C classes is what the run that it starts from says, until it learns."""
+    data = load(four)
+    guard.train(four, method="plain", out=tmp_path, **tiny)
+    sizes = {"image_size": 16, "calibration": 100, "test": 100, "epochs": 1, "lr": 0.1}
+    named = {"backbone": "wrn16_2", "head": "c_plus_1", "score": "energy", "data_fingerprint": data.fingerprint}
+    config = TrainConfig(method="fodfom", init=str(tmp_path), **named, **sizes)
+    ours, _ = _fresh_module(config, data, create_score("energy"), torch.device("cpu"))
+    first = guard.load(tmp_path).module
+    pixels = torch.from_numpy(four[0][:20])
+    with torch.no_grad():
+        outputs, before = (m.classifier.eval()(m.normalise(pixels)) for m in (ours, first))
+    torch.testing.assert_close(outputs.logits, before.logits)
+    assert ours.classifier.head.all_logits(outputs.features).shape == (20, 5)

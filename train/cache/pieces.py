@@ -1,0 +1,52 @@
+"""Tensors that take long to make, piece by piece, in a folder: a killed run goes on at the first missing piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from guard.artefact.files import write_atomic
+from guard.errors import ArtefactDamagedError
+
+from ..engine.distributed import Processes
+from ..engine.stages import progress_bar
+
+Columns = dict[str, Tensor]
+ALONE = Processes()
+
+
+def kept_chunks(folder: Path, count: int, make: Callable[[int], Columns], title: str, us: Processes = ALONE) -> Columns:
+    """The columns that ``make(0) .. make(count - 1)`` give, each joined along its first axis; on the CPU.
+
+    Args:
+        folder: whose name says all that decides the pieces; may not exist. 00000.safetensors ... are written whole.
+        make: must depend on its number alone, not on what was made before.
+        us: who makes them; several call this at once, each makes its share, and all get the whole.
+
+    Raises:
+        ArtefactDamagedError: a kept piece cannot be read.
+    """
+    paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
+    share, found = us.share(list(range(count))), {}
+    with progress_bar(title, len(share)) as advance:
+        for i in share:
+            if not paths[i].exists():
+                made = {name: column.detach().cpu().contiguous() for name, column in make(i).items()}
+                write_atomic(paths[i], save(made))
+            found[i] = _read(paths[i])
+            advance()
+    us.wait()
+    pieces = [found[i] if i in found else _read(path) for i, path in enumerate(paths)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _read(path: Path) -> Columns:
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None

@@ -1,0 +1,242 @@
+"""An ONNX classifier file: its logits, penultimate features and last layer are found in the graph.
+
+    file --onnx_read--> whole graph --onnx_adapt--> opset 18 to 20, any batch --onnx_head--> logits, features, weights
+
+What is read from the graph is checked by running it: images together and one by one must get the file's own answers,
+and the last layer's weights count only where they turn the features into the logits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from guard.data import ImageData, load
+from guard.errors import ModelError, UnknownNameError
+from guard.graph.onnx_classifier import OnnxClassifier
+from guard.graph.onnx_nodes import ancestors, producers, prune, unused_name
+from guard.heads import LastLayer
+from guard.manifest import Preprocess
+from guard.scores.base import Need
+
+from ...features.extract import check_logits
+from ..base import GivenClassifier
+from .adapt import at_opset, close, free_batch, same_rows
+from .head import LinearLayer, find_linear_layer, without_softmax
+from .input import Images, image_input, normalisation_for, preprocess_for
+from .read import read_classifier, runner
+
+log = logging.getLogger("ood_guard")
+
+
+def of_onnx_file(path: Path, a: dict[str, Any], data: Any) -> GivenClassifier:
+    """The classifier in an ONNX file, ready to be guarded; torch computes nothing of it.
+
+    Args:
+        path: one image input, float (normalised) or uint8 (pixels), NCHW or NHWC, any size of batch.
+        a: the arguments of `guard.fit`; ``features`` names a tensor of the graph.
+        data: the images; opened only where the graph leaves its size or its output open.
+
+    Raises:
+        ModelError: it is not such a file; the message says what to write instead.
+    """
+    opened = open_graph(path, a, data)
+    normalisation = normalisation_for(opened.images, a)
+    return GivenClassifier(opened.classifier, opened.preprocess, normalisation, path.stem, data=opened.data)
+
+
+class Opened(NamedTuple):
+    """A classifier and its input; `data` where it had to be loaded."""
+
+    classifier: OnnxClassifier
+    images: Images
+    preprocess: Preprocess
+    data: ImageData | None
+
+
+def open_graph(path: Path, a: dict[str, Any], data: Any) -> Opened:
+    """The part of `of_onnx_file` that asks nothing about pixel values."""
+    model = read_classifier(path)
+    try:
+        images = image_input(model)
+        preprocess, source = preprocess_for(images, a, data)
+
+        def classes() -> int:
+            return len((source or load(data, preprocess=preprocess, workers=a["workers"])).class_names)
+
+        noise = images.noise(2 * (images.batch or 1), preprocess)
+        model, output = _plain(model, images, noise, classes)
+        classifier = _shown(model, output, a["features"], images, noise, path.name)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return Opened(classifier, images, preprocess, source)
+
+
+def _plain(model: ModelProto, images: Images, noise: np.ndarray, classes: Callable[[], int]) -> tuple[ModelProto, str]:
+    """The graph with one output and its name, any number of images at once, in an opset that a guard can have."""
+    chunk = images.batch or 1
+    run = runner(model)
+    before = [run({images.name: noise[i : i + chunk]}) for i in range(0, len(noise), chunk)]
+    output = _output(model, before[0], chunk, classes)
+    _keep(model, [output])
+    model = at_opset(model)
+    if images.batch is not None:
+        free_batch(model, images.batch)
+    wrong = same_rows(model, {images.name: noise}, output, np.concatenate([outputs[output] for outputs in before]))
+    if wrong:
+        size = "" if images.batch is None else f", written for batches of {images.batch},"
+        raise ModelError(
+            f"the graph{size} does not answer images together as one by one ({wrong}); write it with a dynamic batch, "
+            "e.g. torch.onnx.export(..., dynamo=True, dynamic_shapes=({0: 'batch'},))"
+        )
+    return model, output
+
+
+def _output(model: ModelProto, seen: dict[str, Any], n: int, classes: Callable[[], int]) -> str:
+    """The output that is the classes' logits or probabilities, (n, C) or (n, C, 1, 1).
+
+    Args:
+        seen: the outputs for n images.
+        classes: how many there are; asked only where several outputs could be it.
+    """
+    widths = {
+        name: value.shape[1]
+        for name, value in seen.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
+        if value.shape[0] == n and value.shape[1] >= 2 and value.size == n * value.shape[1]
+    }
+    if not widths:
+        found = ", ".join(f"{name} {np.shape(value)}" for name, value in seen.items())
+        raise ModelError(f"no output is logits (N, C) of C >= 2 classes; for {n} images it answers {found}")
+    if len(widths) > 1:
+        wanted = classes()
+        widths = {name: width for name, width in widths.items() if width == wanted} or widths
+    distinct = {without_softmax(model, name)[0]: name for name in widths}  # logits and their softmax are one
+    if len(distinct) > 1:
+        one = next(iter(distinct.values()))
+        raise ModelError(
+            f"any of the outputs {', '.join(distinct.values())} could be the logits; write a file with one of them: "
+            f"onnx.utils.extract_model('this.onnx', 'one.onnx', [{model.graph.input[0].name!r}], [{one!r}])"
+        )
+    return next(iter(distinct.values()))
+
+
+def _keep(model: ModelProto, names: list[str]) -> None:
+    """Make `names` the graph's outputs and remove all that they do not need."""
+    graph = model.graph
+    known = {value.name: value for value in graph.output}
+    outputs = [known.get(name, helper.make_empty_tensor_value_info(name)) for name in names]
+    del graph.output[:], graph.value_info[:], graph.quantization_annotation[:], model.metadata_props[:]
+    graph.output.extend(outputs)
+    prune(graph)
+
+
+def _shown(
+    model: ModelProto, output: str, features: str | None, images: Images, noise: np.ndarray, file: str
+) -> OnnxClassifier:
+    """The classifier of a graph whose outputs become logits (N, C) and, where there are such, features (N, D)."""
+    logits, last = without_softmax(model, output)
+    if last == "Sigmoid":
+        raise ModelError(
+            f"output {output!r} ends in a Sigmoid, which judges every class by itself; "
+            "a guard needs a classifier that chooses one class"
+        )
+    if last:
+        log.info("%s ends in a %s: its input is taken for the logits", file, last)
+    layer = find_linear_layer(model, logits)
+    near = _near(model, logits)
+    if features is not None and (features not in producers(model.graph) or features == logits):
+        raise UnknownNameError("tensor", features, near, "The last ones before the logits are listed.")
+    shown = [logits, features or (layer and layer.features)]
+    names = [name for name in shown if name]
+    _keep(model, names)
+    seen = runner(model)({images.name: noise})
+    as_matrix = (_as_logits, _as_vector)
+    _keep(model, [make(model, name, seen[name]) for make, name in zip(as_matrix, names, strict=False)])
+    values = list(runner(model)({images.name: noise}).values())
+    check_logits(torch.from_numpy(values[0]))
+    _declare_shapes(model, images, noise, [value.shape[1] for value in values])
+    lacks: dict[Need, str] = {}
+    if layer is None:
+        lacks["weights"] = f"no linear layer with constant weights gives {logits!r} in {file}"
+        lacks["features"] = f"{lacks['weights']}; name a tensor with features=, e.g. {', '.join(near[:5])}"
+    elif not _gives(layer, values[1], values[0]):
+        lacks["weights"] = f"in {file} the last linear layer does not turn {names[1]!r} into {logits!r}"
+    if features is not None:
+        lacks.pop("features", None)
+    last_layer = None
+    if layer is not None and "weights" not in lacks:
+        last_layer = LastLayer(_tensor(layer.weight), _tensor(layer.bias))
+    graph = torch.from_numpy(np.frombuffer(model.SerializeToString(), np.uint8).copy())
+    return OnnxClassifier(graph, last_layer, values[1].shape[1] if len(values) > 1 else 0, lacks, file)
+
+
+def _tensor(value: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+
+
+def _near(model: ModelProto, logits: str, count: int = 20) -> list[str]:
+    """Tensors that could be features, the last before the logits first."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred}
+    nodes = reversed(ancestors(model.graph, {logits}))
+    names = [name for node in nodes if node.op_type != "Constant" for name in node.output if name not in ("", logits)]
+    return [name for name in names if ranks.get(name, 4) in (2, 3, 4)][:count]
+
+
+def _as_logits(model: ModelProto, name: str, value: np.ndarray) -> str:
+    """float32 (N, C), whatever trailing ones it has."""
+    if value.ndim != 2:
+        name = _add(model, "Flatten", [name], axis=1)
+    return _as_float(model, name, value)
+
+
+def _as_vector(model: ModelProto, name: str, value: np.ndarray) -> str:
+    """float32 (N, D): maps (N, D, h, w) are averaged, tokens take the first of (N, L, D), as in `HookedClassifier`."""
+    if value.dtype.kind != "f" or value.ndim not in (2, 3, 4):
+        raise ModelError(f"tensor {name!r} is {value.dtype} {value.shape}; features are float of 2, 3 or 4 dimensions")
+    if value.ndim == 4:
+        name = _add(model, "ReduceMean", [name, _constant(model, np.array([2, 3]))], keepdims=0)
+    if value.ndim == 3:
+        name = _add(model, "Gather", [name, _constant(model, np.array(0))], axis=1)
+    return _as_float(model, name, value)
+
+
+def _as_float(model: ModelProto, name: str, value: np.ndarray) -> str:
+    return name if value.dtype == np.float32 else _add(model, "Cast", [name], to=TensorProto.FLOAT)
+
+
+def _add(model: ModelProto, kind: str, inputs: list[str], **attributes: Any) -> str:
+    """Append a node; returns the name of its output."""
+    name = unused_name(model.graph, f"{inputs[0]}_{kind.lower()}")
+    model.graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+    return name
+
+
+def _constant(model: ModelProto, value: np.ndarray) -> str:
+    name = unused_name(model.graph, "features_of")
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    return name
+
+
+def _declare_shapes(model: ModelProto, images: Images, noise: np.ndarray, widths: list[int]) -> None:
+    """Any number of images of one size in, rows out; what ONNX Runtime and `OnnxClassifier` go by."""
+    (given,) = model.graph.input
+    element = given.type.tensor_type.elem_type
+    given.CopyFrom(helper.make_tensor_value_info(images.name, element, ["batch", *noise.shape[1:]]))
+    for value, width in zip(model.graph.output, widths, strict=True):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, ["batch", width]))
+
+
+def _gives(layer: LinearLayer, features: np.ndarray, logits: np.ndarray) -> bool:
+    """Whether the layer turns these features into these logits, within what half precision or int8 rounds away."""
+    if layer.weight.shape != (logits.shape[1], features.shape[1]):
+        return False
+    return close(features @ layer.weight.T + layer.bias, logits, within=1e-2)

@@ -1,0 +1,99 @@
+"""The image input of an ONNX classifier: which dimension is which, how large, and what the pixels become before it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from guard.data import ImageData, load
+from guard.errors import ConfigError, ModelError
+from guard.graph.onnx_classifier import is_channels_last
+from guard.manifest import Normalisation, Preprocess
+from guard.record import parse_options
+
+from .. import rebuild as build
+from ..base import normalisation
+
+log = logging.getLogger("ood_guard")
+
+_TYPES = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.UINT8: np.uint8,
+}
+
+
+class Images(NamedTuple):
+    """The image input as the file has it; None for a size that is left open."""
+
+    name: str
+    dtype: np.dtype[Any]
+    channels_last: bool
+    batch: int | None
+    channels: int
+    height: int | None
+    width: int | None
+
+    def dims(self, n: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape of n images."""
+        return (n, height, width, self.channels) if self.channels_last else (n, self.channels, height, width)
+
+    def noise(self, n: int, preprocess: Preprocess) -> np.ndarray:
+        """n images of normal noise, or of uniform pixels where the graph takes pixels."""
+        shape = self.dims(n, preprocess.height, preprocess.width)
+        random = np.random.default_rng(0)
+        if self.dtype == np.uint8:
+            return random.integers(0, 256, shape, dtype=np.uint8)
+        return random.standard_normal(shape).astype(self.dtype)
+
+
+def image_input(model: ModelProto) -> Images:
+    """The only input of `model`, if it is one of images."""
+    if len(model.graph.input) != 1:
+        names = ", ".join(value.name for value in model.graph.input) or "none"
+        raise ModelError(f"it must have one input, the images; it has {names}")
+    (value,) = model.graph.input
+    tensor = value.type.tensor_type
+    shape = [d.dim_value or None for d in tensor.shape.dim]
+    if len(shape) != 4 or tensor.elem_type not in _TYPES:
+        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise ModelError(
+            f"it takes {kind} {tuple(d.dim_value or d.dim_param for d in tensor.shape.dim)} as {value.name!r}; "
+            "images are float or uint8 (N, channels, H, W) or (N, H, W, channels)"
+        )
+    last = is_channels_last(shape)
+    batch, *rest = shape
+    channels, height, width = (rest[2], rest[0], rest[1]) if last else rest
+    return Images(value.name, np.dtype(_TYPES[tensor.elem_type]), last, batch, channels or 3, height, width)
+
+
+def preprocess_for(images: Images, a: dict[str, Any], data: Any) -> tuple[Preprocess, ImageData | None]:
+    """The size the graph fixes; else the one asked for; else that of the data, which is then loaded."""
+    if images.channels not in (1, 3):
+        raise ModelError(f"its images have {images.channels} channels; a guard takes 3 (colour) or 1 (grey)")
+    if a["in_chans"] not in (None, images.channels):
+        raise ConfigError(f"in_chans={a['in_chans']}, but the ONNX graph takes {images.channels} channels")
+    side = a["image_size"]
+    height, width = images.height or side, images.width or side
+    if side is not None and (height, width) != (side, side):
+        raise ConfigError(f"image_size={side}, but the ONNX graph takes {height} x {width} pixels; leave it away")
+    if height is None or width is None:
+        source = load(data, channels=images.channels, workers=a["workers"])
+        size = source.preprocess
+        log.info("image_size not given: %d pixels (the images' own where all are alike and small)", size.height)
+        return size, source
+    values = {"height": height, "width": width, "channels": images.channels}
+    return parse_options(Preprocess, values, "guard.fit: image_size as"), None
+
+
+def normalisation_for(images: Images, a: dict[str, Any]) -> Normalisation:
+    """mean= and std=, else ImageNet's; for a graph that takes pixels, the one that leaves them as they are."""
+    if images.dtype != np.uint8:
+        return normalisation(a["mean"], a["std"], images.channels)
+    if a["mean"] is not None or a["std"] is not None:
+        raise ConfigError("the ONNX graph takes uint8 pixels and normalises them itself; leave mean= and std= away")
+    return build.guard_module_normalisation(0, 1 / 255, images.channels)  # x is the pixel

@@ -1,0 +1,59 @@
+"""Images from a data set to the training device: once where they fit, else batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..outliers.base import IDBatch
+
+if TYPE_CHECKING:
+    from guard.data import ImageData
+
+_GPU_SHARE = 0.4  # of the free memory that a data set may take
+
+
+class Feed:
+    """Batches of an `ImageData` as tensors, in the order asked for."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+        self._resident: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[IDBatch]:
+        """uint8 (b, H, W, channels), labels (b,) and rows (b,) on `device`; the last batch may be smaller."""
+        resident = self._on_device(device)
+        if resident is not None:
+            images, labels = resident
+            order = order.to(device)
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                yield IDBatch(images[rows], labels[rows], rows)
+            return
+        ahead = self.data.batches(batch_size, order=order.cpu().numpy())
+        for rows, (images_np, labels_np) in zip(order.split(batch_size), ahead, strict=True):
+            images = torch.from_numpy(np.ascontiguousarray(images_np))
+            labels = torch.zeros(len(images), dtype=torch.int64) if labels_np is None else torch.from_numpy(labels_np)
+            if device.type == "cuda":
+                images, labels = images.pin_memory(), labels.pin_memory()
+            yield IDBatch(*(t.to(device, non_blocking=True) for t in (images, labels, rows)))
+
+    def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        if self._resident is not None and self._resident[0].device == device:
+            return self._resident
+        array = self.data.array
+        if array is None or isinstance(array, np.memmap):
+            return None
+        if device.type == "cuda" and array.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return None
+        labels = np.zeros(len(array), np.int64) if self.data.labels is None else self.data.labels
+        array = array if array.flags.writeable else array.copy()  # torch wants memory it may write to
+        self._resident = torch.from_numpy(array).to(device), torch.from_numpy(np.array(labels)).to(device)
+        return self._resident

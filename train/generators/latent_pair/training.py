@@ -1,0 +1,274 @@
+"""Training of the default pair on the user's own images; keeps a checkpoint per epoch and continues from it.
+
+Files in the pair's folder:
+
+    pair.safetensors, pair.json    the finished pair (averaged weights) and its card; nothing else is read later
+    checkpoint.safetensors         while it is being trained, by the run that holds training.lock
+    images/0001.png ...            after each epoch: originals, reconstructions, and images of sampled z
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guard.artefact.files import write_atomic
+from guard.data import ImageData
+from guard.record import Record, part
+
+from ...cache.shared_model import (
+    check_fits,
+    found_or_trained,
+    read_finished,
+    report_differing,
+    rows_digest,
+    write_finished,
+)
+from ...engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from ...engine.loader import Feed
+from ...engine.stages import Average, epoch_seed, mixed_precision, progress_bar, schedule
+from ...outliers.base import IDBatch, PrepareContext
+from ..grid import png_grid
+from .base import PairOptions, register_pair
+from .losses import discriminator_loss, feature_distance, non_saturating, r1_penalty
+from .style_pair import StylePair, resolution
+from .trunk import Discriminator
+
+log = logging.getLogger("ood_guard")
+
+SHOWN = 150_000  # images, in as many epochs as that takes
+EMA = 0.999
+R1_WEIGHT, R1_EVERY = 0.1, 16
+PERCEPTUAL = 0.5
+JUDGE_FROM = 0.5  # of the steps are pixels alone, at half the cost: first reconstruct, then sharpen
+BETAS = 0.5, 0.99
+CLIP = 1.0  # largest norm of a gradient: a young discriminator's are now and then far off
+SHOW_IN_GRID = 12
+
+
+class PairCard(Record):
+    """What decides a trained pair; kept beside it, and compared before it is trained on."""
+
+    height: int
+    width: int
+    channels: int
+    classes: int
+    size: int
+    options: PairOptions
+    epochs: int
+    seed: int
+    data_fingerprint: str
+    rows_digest: str
+    images: int
+
+
+def style_pair(context: PrepareContext, options: PairOptions) -> StylePair:
+    """The default pair: loaded where its folder has a finished one, else trained (further)."""
+    folder = options.kept_in(context.folder)
+    card = _card(context, options)
+    pair = found_or_trained(
+        folder,
+        "pair",
+        lambda: load_style_pair(folder, card, any_options=options.named_folder is not None),
+        lambda: PairTraining(context.data, card, context.device).run(folder),
+    )
+    return pair.to(context.device).eval().requires_grad_(False)
+
+
+def load_style_pair(folder: Path, asked: PairCard, *, any_options: bool = False) -> StylePair | None:
+    """The finished pair in `folder`, None where there is none. With `any_options` a line in the log names those that
+    are not as asked for.
+
+    Raises:
+        ConfigError: it was trained on other images, or (unless `any_options`) with other options or another seed.
+        ArtefactDamagedError: its files cannot be read.
+    """
+    found = read_finished(folder, "pair", PairCard, "pair")
+    if found is None:
+        return None
+    card, state = found
+    free = {"options", "epochs", "seed", "rows_digest", "images", "size"} if any_options else set()
+    then, now = card.model_dump(), asked.model_dump()
+    check_fits(folder, "pair", then, now, [key for key in now if key not in free])
+    report_differing(folder, "pair", _options(card), _options(asked), _options(asked))
+    if card.rows_digest != asked.rows_digest:
+        log.warning("the pair in %s was trained on other rows of the data; it may have seen held-out images", folder)
+    pair = _fresh(card)
+    pair.load_state_dict(state)
+    return pair
+
+
+def _card(context: PrepareContext, options: PairOptions) -> PairCard:
+    data, p = context.data, context.data.preprocess
+    return PairCard(
+        height=p.height,
+        width=p.width,
+        channels=p.channels,
+        classes=len(data.class_names),
+        size=resolution(p.height, p.width, options.pair_size),
+        options=part(options, PairOptions).model_copy(update={"pair_folder": None}),
+        epochs=options.pair_epochs or -(-SHOWN // len(data)),
+        seed=context.seed,
+        data_fingerprint=data.fingerprint,
+        rows_digest=rows_digest(data),
+        images=len(data),
+    )
+
+
+def _options(card: PairCard) -> dict[str, Any]:
+    """The options, with what was chosen for those that may be left open."""
+    return {**card.options.model_dump(exclude={"pair_folder"}), "pair_epochs": card.epochs, "pair_size": card.size}
+
+
+def _fresh(card: PairCard) -> StylePair:
+    o = card.options
+    return StylePair(card.size, o.pair_width, o.pair_latent, card.classes, card.height, card.width, card.channels)
+
+
+class PairTraining:
+    """The encoder, generator and mapping against a discriminator."""
+
+    def __init__(self, data: ImageData, card: PairCard, device: torch.device) -> None:
+        options = card.options
+        self.card, self.options, self.device, self.feed = card, options, device, Feed(data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(card.seed)
+            pair = _fresh(card)
+            judge = Discriminator(card.size, max(4, options.pair_width // 2), card.channels, card.classes)
+        self.pair = pair.to(device)
+        self.judge = judge.to(device).to(memory_format=torch.channels_last)
+        self.averaged = Average(self.pair, EMA)
+        self.makers = torch.optim.Adam(equalised(self.pair), betas=BETAS)
+        self.judges = torch.optim.Adam(equalised(self.judge), betas=BETAS)
+        self.batch_size = min(options.pair_batch, len(data))
+        self.steps = len(data) // self.batch_size
+        self.autocast = mixed_precision(device)
+
+    def run(self, folder: Path) -> StylePair:
+        """Train from the folder's checkpoint, or from the start, to the end; returns the averaged pair."""
+        done = (read_progress(folder, self.card) or Progress()).epoch
+        if done:
+            load_checkpoint(folder, self._modules(), self._optimizers())
+        for epoch in range(done, self.card.epochs):
+            numbers = self.epoch(epoch)
+            log.info(
+                "pair %d/%d  %s", epoch + 1, self.card.epochs, " ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            )
+            save_checkpoint(folder, self.card, Progress(0, epoch + 1), self._modules(), self._optimizers())
+            write_atomic(folder / "images" / f"{epoch + 1:04d}.png", self.picture())
+        pair = self.averaged.shadow
+        assert isinstance(pair, StylePair)
+        write_finished(folder, "pair", pair, self.card)
+        return pair
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the images; mean losses and seconds."""
+        began, seed = time.perf_counter(), epoch_seed(self.card.seed, 0, epoch)
+        order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator(self.device).manual_seed(seed + 1)
+        totals: dict[str, Tensor] = {}
+        batches = self.feed.batches(order[: self.steps * self.batch_size], self.batch_size, self.device)
+        with progress_bar(f"pair {epoch + 1}/{self.card.epochs}", self.steps) as advance:
+            for i, batch in enumerate(batches):
+                step = epoch * self.steps + i
+                factor = schedule(step / (self.card.epochs * self.steps), warmup=0.05)
+                for group in [*self.makers.param_groups, *self.judges.param_groups]:
+                    group["lr"] = self.options.pair_lr * factor * group["factor"]
+                for name, value in self.step(batch, generator, step).items():
+                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
+                advance()
+        numbers = {name: float(total) / self.steps for name, total in totals.items()}
+        return {**numbers, "seconds": round(time.perf_counter() - began, 1)}
+
+    def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        """One update of the makers and, once it has joined, one of the judge."""
+        real, labels = self.pair.to_signal(batch.images), batch.labels
+        joined = self.options.pair_adversarial > 0 and step >= JUDGE_FROM * self.card.epochs * self.steps
+        with self.autocast():
+            w = self.pair.encoder(real)
+            if joined:
+                labels = torch.cat([labels, labels[: max(2, len(real) // 4)]])
+                z = torch.randn(len(labels) - len(real), self.pair.latent, generator=generator, device=self.device)
+                w = torch.cat([w, self.pair.broadcast(self.pair.mapping(z, labels[len(real) :]))])
+            made = self.pair.synthesis(w).float()
+        terms = {"pixels": (made[: len(real)] - real).abs().mean()}
+        loss = terms["pixels"]
+        if joined:
+            terms |= self._judged(real, made, labels)
+            loss = loss + PERCEPTUAL * terms["features"] + self.options.pair_adversarial * terms["adversarial"]
+        _update(self.makers, loss)
+        if joined:
+            terms["judge"] = self._judge_step(real, made.detach(), labels, step)
+        self.averaged.update(self.pair, step)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _judged(self, real: Tensor, made: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the judge says of the images that were made, of which the first are to equal `real`."""
+        self.judge.requires_grad_(False)
+        with self.autocast():
+            logits, maps = self.judge(made, labels)
+            with torch.no_grad():
+                real_maps = self.judge.trunk(real)
+        features = feature_distance(real_maps, [m[: len(real)] for m in maps])
+        return {"features": features, "adversarial": non_saturating(logits)}
+
+    def _judge_step(self, real: Tensor, made: Tensor, labels: Tensor, step: int) -> Tensor:
+        self.judge.requires_grad_(True)
+        own = labels[: len(real)]
+        with self.autocast():
+            real_logits, _ = self.judge(real, own)
+            made_logits, _ = self.judge(made, labels)
+        loss = discriminator_loss(real_logits, made_logits)
+        penalised = loss
+        if step % R1_EVERY == 0:  # in float32: it differentiates a gradient
+            x = real.detach().requires_grad_()
+            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.judge(x, own)[0], x)
+        _update(self.judges, penalised)
+        return loss
+
+    @torch.no_grad()
+    def picture(self) -> bytes:
+        """A PNG: rows of originals, their reconstructions, and images of sampled z, one class per column."""
+        pair = self.averaged.shadow
+        assert isinstance(pair, StylePair)
+        rows = torch.linspace(0, len(self.feed) - 1, SHOW_IN_GRID).long()
+        batch = next(self.feed.batches(rows, len(rows), self.device))
+        classes = torch.arange(SHOW_IN_GRID, device=self.device) % self.card.classes
+        drawn = pair.sample(classes, torch.Generator(self.device).manual_seed(0))
+        return png_grid([batch.images, pair.generate(pair.encode(batch.images)), pair.generate(drawn)])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"pair": self.pair, "averaged": self.averaged.shadow, "judge": self.judge}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"makers": self.makers, "judges": self.judges}
+
+
+def equalised(module: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups whose learning rate is divided by the root of the weights' fan-in (`factor`).
+
+    With Adam, whose steps do not depend on a weight's scale, these are StyleGAN's equalised learning rates: every layer
+    turns by the same share per step. Without them the widest layers run away.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            matrix = parameter.ndim >= 2 and not isinstance(layer, nn.Embedding)
+            fan_in = parameter[0].numel() if matrix else 1
+            groups.setdefault(fan_in**-0.5, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP)
+    optimizer.step()
+
+
+register_pair("style", style_pair)

@@ -1,0 +1,66 @@
+"""What the loss does with outliers: the batch that a regulariser sees, and its terms.
+
+Letters: N in-distribution images in a batch, K outliers, C classes, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from guard.graph.module import Outputs
+from guard.heads import Head
+
+from ..outliers.base import Learner, PrepareContext
+
+if TYPE_CHECKING:
+    from guard.scores import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a regulariser sees: the outputs of N in-distribution images with labels (N,), and of K outliers.
+
+    Feature-space outliers have logits from the classifier's last layer and no map. `outlier_labels` are
+    `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`). `images` are the uint8
+    in-distribution images as the network saw them, augmented, for a network beside it; all that a loss draws comes
+    from `generator`.
+    """
+
+    inliers: Outputs
+    labels: Tensor
+    outliers: Outputs
+    outlier_labels: Tensor | None = None
+    head: Head | None = None
+    images: Tensor | None = None
+    generator: torch.Generator | None = None
+
+
+class Regulariser(Learner):
+    """Loss terms that teach the difference; learned parts are parameters, trained with the classifier's optimizer.
+
+    Attributes:
+        start_epoch: the first epoch of the stage in which it acts; not before the stage's own.
+        lr_factor: of its parameters, as a factor of the stage's learning rate.
+        reads_map: whether its loss reads `Outputs.feature_map`.
+    """
+
+    start_epoch: int = 0
+    lr_factor: float = 1.0
+    reads_map: bool = False
+
+    def prepare(self, context: PrepareContext) -> None:
+        """As `Synthesiser.prepare`: called when its stage begins or is resumed (margins from quantiles, say).
+
+        Learned parts whose size is known only now may be made here, on the context's device.
+        """
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> weighted scalar term, to be added to the cross-entropy."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def hand_over(self, score: Score) -> None:
+        """Put what was learned into the score of the finished guard, where the score carries it."""

@@ -1,0 +1,124 @@
+"""A method = synthesiser + regulariser + head + score + schedule.
+
+Letters: N in-distribution images in a batch, K outliers, C classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from guard.record import Record, Registry
+
+from ..losses.base import Regulariser
+from ..outliers.base import OutlierMix, Synthesiser
+
+if TYPE_CHECKING:
+    from guard.scores import Score
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Attributes:
+        epochs, lr: passes over the data; peak learning rate of the cosine schedule.
+        regularisers: what the loss does with the outliers; each may start later than `start_epoch`.
+        start_epoch: the first epoch (from 0) in which outliers are made and the regularisers act.
+        trains: "classifier"; "head" freezes the backbone (eval mode, no gradients); "nothing" freezes the head too,
+            so that only the regularisers learn and labels and probabilities stay what they are, to the bit.
+        head_loss: whether the head's own loss (cross-entropy and its kin) is one of the terms.
+        match_inliers: what half of the in-distribution images take over from others in every batch, as matched outliers
+            do (`train.outliers.matching`): then the traces of matching teach nothing. For frozen backbones.
+        freeze_norm: keep batch-norm statistics as they are (eval mode) while the weights learn.
+        optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
+        clip: largest norm of the gradient, or None.
+        warmup: share of the steps with a linearly rising learning rate.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    synthesiser: Synthesiser | None = None
+    regularisers: tuple[Regulariser, ...] = ()
+    start_epoch: int = 0
+    trains: Literal["classifier", "head", "nothing"] = "classifier"
+    head_loss: bool = True
+    match_inliers: tuple[str, ...] = ()
+    freeze_norm: bool = False
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    clip: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may know when it builds its stages.
+
+    `outliers` is what ``outliers=`` named: images or a synthesiser's name, with a weight each; None where not given.
+    """
+
+    num_classes: int
+    num_features: int
+    map_shape: tuple[int, ...] | None
+    class_counts: tuple[int, ...]
+    epochs: int
+    lr: float
+    batch_size: int
+    seed: int
+    device: torch.device
+    outliers: OutlierMix | None
+    initialised: bool  # the network starts from a trained run (init=)
+    score: Score
+
+
+class MethodOptions(Record):
+    """Options every method has."""
+
+
+class Method:
+    """Base of all methods. A subclass names its parts and returns its stages; the loop does the rest.
+
+    Attributes:
+        name: how users call it.
+        head, score: what it uses unless the user says otherwise.
+        head_scores: heads with another score than `score`, and which.
+        heads: the heads it can train; empty: all.
+        epochs, lr: its defaults.
+        wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
+        teaches: scores with this in `Score.trained_by` learn from it too: another method's name ("" for its own only).
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    head: ClassVar[str] = "linear"
+    heads: ClassVar[tuple[str, ...]] = ()
+    score: ClassVar[str] = "energy"
+    head_scores: ClassVar[Mapping[str, str]] = {}
+    epochs: ClassVar[int] = 30
+    lr: ClassVar[float] = 0.1
+    wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"
+    teaches: ClassVar[str] = ""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def stages(self, context: MethodContext) -> list[Stage]:
+        """The stretches of training, in order."""
+        raise NotImplementedError(f"{type(self).__name__} must define stages")
+
+    def score_options(self) -> dict[str, Any]:
+        """Options of the score that follow from the method's (e.g. the rejection head's width)."""
+        return {}
+
+
+METHODS: Registry[type[Method]] = Registry("method", Method, "See: guard methods.")
+register = METHODS.register
+list_methods = METHODS.names
+get_method = METHODS.get

@@ -1,0 +1,172 @@
+"""What makes outliers: the batch it sees, what it gives, and what it may use beforehand.
+
+Letters: N in-distribution images in a batch, K outliers, C classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from guard.graph.module import GuardModule
+from guard.record import Record, Registry, parse_options
+
+from ..engine.distributed import Processes
+
+if TYPE_CHECKING:
+    from guard.data import ImageData
+
+
+class IDBatch(NamedTuple):
+    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor | None = None
+
+
+class Outliers(NamedTuple):
+    """Synthetic outliers.
+
+    data: features (K, D) for space "feature", uint8 (K, H, W, channels) for space "image".
+    origin: how they were made, for people.
+    ready: scalar bool tensor; False while they are not yet what they should be (a queue is still filling), and then
+        the regulariser's terms count nothing in this step. None: always ready.
+    parents: int64 (K, P), the in-distribution classes each was made from, -1 where there are fewer than P; or None.
+    labels: int64 (K,) where some of them are in-distribution after all (ATOL's auxiliary images): their class, and -1
+        for outliers. None: all are outliers.
+    rows: int64 (K,), where they come from a fixed pool: their rows in it (`Synthesiser.pool`).
+    """
+
+    data: Tensor
+    origin: str
+    ready: Tensor | None = None
+    parents: Tensor | None = None
+    labels: Tensor | None = None
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PrepareContext:
+    """What a synthesiser may use before its stage begins.
+
+    Attributes:
+        module: the network as the stages before left it; train and eval modes are the caller's to restore.
+        data: the in-distribution training images, labelled.
+        folder: where whatever takes long is kept (generators, stores), so that a killed run continues; may not exist.
+        seed: of everything random.
+    """
+
+    module: GuardModule
+    data: ImageData
+    folder: Path
+    seed: int
+    device: torch.device
+
+
+class Learner(nn.Module):
+    """A part that learns beside the classifier, by optimizers of its own. Checkpoints hold its state and theirs."""
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Name -> optimizer, the same objects at every call; their parameters are not the classifier's optimizer's."""
+        return {}
+
+
+class Synthesiser(Learner):
+    """Makes outliers during training. State that must survive a restart lives in buffers, or in `PrepareContext.folder`.
+
+    Attributes:
+        space: what is made, features or images.
+        augmented: whether its images are shifted and mirrored like the in-distribution ones.
+    """
+
+    space: ClassVar[Literal["feature", "image"]]
+    augmented: ClassVar[bool] = True
+
+    def prepare(self, context: PrepareContext) -> None:
+        """Called when its stage begins, and again where a run is resumed in it: train a generator, fill a store.
+
+        Must go on where a killed run stopped, and return at once where everything is there.
+        """
+
+    def pool(self) -> ImageData | None:
+        """The fixed images that `sample` draws from, once prepared; None where every sample is new."""
+        return None
+
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """See the detached features (N, D) of the current in-distribution batch."""
+
+    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
+        """Called before each epoch in which `sample` may be called."""
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        """Outliers for this step. No host synchronisation: everything stays on the batch's device."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample")
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        """Its own update, after the classifier's, with its own `optimizers`; scalars to log, by name.
+
+        `batch` is as it came, before augmentation: what is sampled is augmented with the in-distribution images.
+        """
+        return {}
+
+
+class ImageSynthesiser(Synthesiser):
+    """Makes outlier images: online (`sample` in every step) or into a store (`train.outliers.store.store`).
+
+    Attributes:
+        name: how users call it, as ``outliers=`` and as ``guard synth --method``.
+        source: the paper it comes from.
+        Options: its options and their defaults.
+        count: K, the outliers of one `sample`.
+        needs_classifier: whether `prepare` uses a trained classifier (the plain one, as in KIRBY).
+        prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
+    """
+
+    space: ClassVar = "image"
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+    Options: ClassVar[type[Record]] = Record
+    needs_classifier: ClassVar[bool] = False
+    prepared: ClassVar[bool] = False
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__()
+        self.count = count
+        self.num_classes = num_classes
+        self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        """Called before `prepare` by all of several processes at once (`Processes`), to divide what takes long.
+
+        `prepare` is then called by the first alone, and by the others after it.
+        """
+
+    @classmethod
+    def uses_classifier(cls, options: Any) -> bool:
+        """Whether `prepare` uses a trained classifier where these are its `Options`."""
+        return cls.needs_classifier
+
+
+OutlierMix = Mapping["ImageData | str", float]
+
+
+SYNTHESISERS: Registry[type[ImageSynthesiser]] = Registry("synthesiser", ImageSynthesiser, "See: guard synthesisers.")
+register_synthesiser = SYNTHESISERS.register
+list_synthesisers = SYNTHESISERS.names
+get_synthesiser = SYNTHESISERS.get
+
+
+def create_synthesiser(name: str, count: int, num_classes: int, **options: Any) -> ImageSynthesiser:
+    """A synthesiser of `count` outliers per call for data of `num_classes` classes.
+
+    Raises:
+        UnknownNameError: no such synthesiser; near matches are named.
+        ConfigError: an option it does not have, or a value out of range.
+    """
+    return get_synthesiser(name)(count, num_classes, **options)

@@ -1,0 +1,103 @@
+"""Embeddings that are found once and drawn from afterwards, kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from guard.artefact.files import write_atomic
+from guard.errors import ArtefactDamagedError
+from guard.record import Record
+
+from ..base import PrepareContext
+
+log = logging.getLogger("ood_guard")
+
+TOKEN_WIDTH, TOKEN_NORM = 768, 0.39  # of Stable Diffusion 1.x's token embeddings, which published noises belong to
+
+
+class Embeddings(NamedTuple):
+    """Points of a conditioning space.
+
+    data: e (M, E), float32. classes: int64 (M,), whose name each stands for in a prompt; every class has at least one.
+    parents: int64 (M, P), the in-distribution classes each was made from.
+    """
+
+    data: Tensor
+    classes: Tensor
+    parents: Tensor
+
+
+Values = dict[str, Any]
+"""What was used after options were fitted to the data (neighbours, noise ...), for the record; plain JSON."""
+
+
+class EmbeddingTable:
+    """Draws from `Embeddings`: a random class, then a random row of it, so that classes come equally often."""
+
+    def __init__(self, embeddings: Embeddings, num_classes: int) -> None:
+        order = embeddings.classes.argsort(stable=True)
+        self.embeddings = Embeddings(*(part[order] for part in embeddings))
+        self.counts = torch.bincount(embeddings.classes, minlength=num_classes)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, count: int, generator: torch.Generator) -> Embeddings:
+        """`count` of them, with replacement; nothing waits for the device."""
+        device = self.counts.device
+        uniform = torch.rand(2, count, generator=generator, device=device, dtype=torch.float64)
+        drawn = (uniform[0] * len(self.counts)).long()
+        rows = self.starts[drawn] + (uniform[1] * self.counts[drawn]).long()
+        return Embeddings(*(part[rows] for part in self.embeddings))
+
+
+def kept_embeddings(
+    context: PrepareContext,
+    kind: str,
+    options: Record,
+    inputs: Sequence[Tensor],
+    make: Callable[[], tuple[Embeddings, Values]],
+) -> Embeddings:
+    """What `make` gives, from a file of the context's folder where options, seed and inputs are those it was made with.
+
+    The values that were used are logged, and stand in the file's header as JSON under "made".
+
+    Args:
+        kind: what they are called in the file's name.
+        inputs: the tensors that they are made from.
+
+    Raises:
+        ArtefactDamagedError: the kept file cannot be read.
+    """
+    digest = hashlib.sha256(json.dumps([kind, options.model_dump(mode="json"), context.seed]).encode())
+    for tensor in inputs:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    path = context.folder / f"embeddings-{kind}-{digest.hexdigest()[:12]}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, "pt") as file:
+                return Embeddings(*(file.get_tensor(name).to(context.device) for name in Embeddings._fields))
+        except SafetensorError as error:
+            raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None
+    embeddings, values = make()
+    log.info("embeddings: %s, %d; %s", kind, len(embeddings.data), ", ".join(f"{k} {v}" for k, v in values.items()))
+    tensors = {name: value.cpu().clone().contiguous() for name, value in embeddings._asdict().items()}  # none shared
+    write_atomic(path, save(tensors, {"made": json.dumps(values)}))
+    return embeddings
+
+
+def width_factor(width: int) -> float:
+    """sqrt(768 / E): by which noise per coordinate grows so that it is as long in E coordinates as in 768."""
+    return (TOKEN_WIDTH / width) ** 0.5
+
+
+def class_generator(context: PrepareContext, c: int) -> torch.Generator:
+    """Random numbers of one class, whatever is drawn for the others."""
+    return torch.Generator(context.device).manual_seed((context.seed * 1_000_003 + 40_009 * (c + 1)) % 2**63)

@@ -1,0 +1,69 @@
+"""Images that a diffusion model decodes from embeddings of its conditioning space, which are found first.
+
+What Dream-OOD, Dream-ID and BOOD share; they differ in how embeddings are found (`train.outliers.conditioning`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from guard.errors import ConfigError
+
+from ...generators.diffusion import Diffusion, beside_model, make_diffusion
+from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
+from ..conditioning.table import Embeddings, EmbeddingTable
+from ..resize import copies, resized
+
+
+class DecodedEmbeddings(ImageSynthesiser):
+    """Subclasses find the embeddings (`find`) and say how (`origin`).
+
+    Their options extend `DiffusionOptions` and `ResizeOptions`. Each image is of an embedding of its own draw, classes
+    equally often, and of the size of the training images; `parents` are the classes that the embedding was made from.
+    """
+
+    prepared: ClassVar[bool] = True
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._model: list[Diffusion] = []  # in lists: no sub-modules, they have files of their own
+        self._table: list[EmbeddingTable] = []
+        self._size = (0, 0)
+
+    def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
+        """The embeddings to decode, given the anchors T (C, E); kept in the context's folder where they take long."""
+        raise NotImplementedError(f"{type(self).__name__} must define find")
+
+    def origin(self) -> str:
+        """How its images are made, for people."""
+        raise NotImplementedError(f"{type(self).__name__} must define origin")
+
+    def prepare(self, context: PrepareContext) -> None:
+        self._model = [make_diffusion(context, self.options)]
+        classes = torch.arange(self.num_classes, device=context.device)
+        with torch.no_grad():
+            anchors = self._model[0].condition(classes).float()
+        self._table = [EmbeddingTable(self.find(beside_model(context, self.options), anchors), self.num_classes)]
+        self._size = (context.data.preprocess.height, context.data.preprocess.width)
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The embeddings; there after `prepare`."""
+        if not self._table:
+            raise ConfigError(f"synthesiser {self.name!r} has no embeddings to decode yet; call prepare before sample")
+        return self._table[0]
+
+    def images(self, drawn: Embeddings, generator: torch.Generator) -> Tensor:
+        """uint8 (M, H, W, channels) of M embeddings, of the diffusion model's own size."""
+        return self._model[0].sample(drawn.data, drawn.classes, generator)
+
+    @torch.no_grad()
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        drawn = self.table.draw(self.count, generator)
+        images = self.images(drawn, generator)
+        kernel = self.options.resize
+        parents = drawn.parents.repeat_interleave(copies(self._model[0].own_size, self._size, kernel), 0)
+        return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)

@@ -1,0 +1,54 @@
+"""Means of k images of different classes (MIM, methods.md B7), from the current batch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from guard.record import Record
+
+from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
+
+
+def pick_different_classes(
+    labels: Tensor, num_classes: int, count: int, k: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices (count, k) into the batch, each row of different classes, and which of them count (count, k) bool.
+
+    Every row gives each item a random key; the item with the largest key of its class stands for the class, and the k
+    largest of these are taken. Where the batch has fewer than k classes the surplus entries are masked.
+    """
+    n = len(labels)
+    # float64: in float32 two items of a class draw the same largest key once in a few thousand steps
+    keys = torch.rand(count, n, generator=generator, device=labels.device, dtype=torch.float64)
+    by_class = labels.expand(count, n)
+    best = keys.new_full((count, num_classes), -1.0).scatter_reduce(1, by_class, keys, "amax")
+    keys = torch.where(keys == best.gather(1, by_class), keys, -1.0)
+    top = keys.topk(min(k, n), dim=-1)
+    return top.indices, top.values >= 0
+
+
+@register_synthesiser
+class PixelAverage(ImageSynthesiser):
+    """x~ = (1/k) sum_j x_j with the x_j of different classes (MIM); uint8, rounded."""
+
+    name: ClassVar[str] = "pixel_average"
+    source: ClassVar[str] = "MIM, Choi & Na 2024"
+
+    class Options(Record):
+        """`k`: images per average, each of a class of its own (all classes once where there are fewer)."""
+
+        k: int = Field(default=10, ge=2)
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        k = self.options.k
+        index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, k, generator)
+        mixed = torch.zeros(self.count, *batch.images.shape[1:], device=batch.images.device)
+        for j in range(index.shape[1]):  # k small gathers instead of one of k times the memory
+            mixed += batch.images[index[:, j]] * valid[:, j].view(-1, 1, 1, 1)
+        mixed /= valid.sum(-1).view(-1, 1, 1, 1)  # sums of integers are exact, so only the mean is rounded
+        parents = torch.where(valid, batch.labels[index], -1)
+        return Outliers(mixed.round_().to(torch.uint8), f"mean of {k} images of different classes", parents=parents)

@@ -1,0 +1,207 @@
+"""Match outliers to in-distribution images in what no detector should learn (sharpness, contrast, colour, coding).
+
+Outliers that differ from in-distribution images in a trivial number teach that number: averages of images are soft,
+and a head trained on them learns softness. Each function gives every outlier the number of one in-distribution image,
+so that over a set both have the same distribution of it (before pixels are rounded and cut to 0..255).
+
+    spectrum     power at each radius of the Fourier plane, per channel; phases stay          sharpness, contrast, mean
+    colour       mean and standard deviation of each channel
+    saturation   mean over pixels of (largest - smallest channel); luminance stays
+    contrast     standard deviation of luminance; channel means stay
+    brightness   mean luminance
+    coding       one round of JPEG as in the source's own files, where they are JPEGs of the input's size (stores only)
+
+Several are applied in this order, whatever order they are named in. uint8 (K, H, W, channels) in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guard.data.coding import Coding, recode
+from guard.errors import ConfigError, UnknownNameError
+from guard.graph.module import GuardModule
+
+from .base import IDBatch, Outliers, PrepareContext, Synthesiser
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG
+_TINY = 1e-3  # grey levels; flatter images have nothing to scale
+
+
+def luminance(images: Tensor) -> Tensor:
+    """Grey levels (K, H, W, 1) of float images (K, H, W, 1 or 3)."""
+    if images.shape[-1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=-1)  # scalars: a tensor of weights would be a copy to the device
+    return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+
+
+def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
+    """|F| scaled ring by ring so that the mean power at each radius is that of `like`; both float (K, H, W, channels).
+
+    Rings are one frequency step of the shorter side wide. The ring of radius 0 is the mean, so that images come out
+    with the mean and, by Parseval, the variance of `like` as well. A ring without power stays empty.
+    """
+    spectrum, other = (torch.fft.rfft2(x, dim=(1, 2)) for x in (images, like))
+    ring, weight = _rings(images.shape[1], images.shape[2], images)
+    numbers = torch.arange(int(max(images.shape[1:3])) + 1, device=images.device)
+    member = (ring.flatten()[:, None] == numbers) * weight.flatten()[:, None]  # a product sums in one order everywhere
+
+    def power(f: Tensor) -> Tensor:
+        squared = f.real.square() + f.imag.square()
+        return torch.einsum("kmc,mr->krc", squared.flatten(1, 2), member)
+
+    ours, theirs = power(spectrum), power(other)
+    floor = _TINY**2 * images.shape[1] * images.shape[2]
+    gain = torch.where(ours > floor, (theirs / ours.clamp_min(floor)).sqrt(), 1.0)
+    scaled = spectrum * gain[:, ring.flatten()].view(spectrum.shape)
+    return torch.fft.irfft2(scaled, s=images.shape[1:3], dim=(1, 2))
+
+
+def _rings(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """For the half plane of `rfft2` (H, W // 2 + 1): the ring of each frequency, and how often it counts."""
+    rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * min(height, width)
+    columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * min(height, width)
+    ring = torch.hypot(rows[:, None], columns[None]).round().long()
+    twice = torch.full_like(columns, 2.0)
+    twice[0] = 1
+    if width % 2 == 0:
+        twice[-1] = 1
+    return ring, twice.expand(height, -1)
+
+
+def match_colour(images: Tensor, like: Tensor) -> Tensor:
+    """Each channel's mean and standard deviation become those of `like`."""
+    mean, other = (x.mean((1, 2), keepdim=True) for x in (images, like))
+    std, wanted = (x.std((1, 2), keepdim=True, correction=0) for x in (images, like))
+    return other + (images - mean) * _ratio(wanted, std)
+
+
+def match_saturation(images: Tensor, like: Tensor) -> Tensor:
+    """Differences from luminance are scaled so that the mean spread of the channels becomes that of `like`."""
+    if images.shape[-1] == 1:
+        return images
+    grey = luminance(images)
+    return grey + (images - grey) * _ratio(_spread(like), _spread(images))
+
+
+def match_contrast(images: Tensor, like: Tensor) -> Tensor:
+    """Differences from the channels' means are scaled so that luminance has the standard deviation of `like`'s."""
+    mean = images.mean((1, 2), keepdim=True)
+    std, wanted = (luminance(x).std((1, 2), keepdim=True, correction=0) for x in (images, like))
+    return mean + (images - mean) * _ratio(wanted, std)
+
+
+def match_brightness(images: Tensor, like: Tensor) -> Tensor:
+    """A constant is added so that mean luminance becomes that of `like`."""
+    here, wanted = (luminance(x).mean((1, 2), keepdim=True) for x in (images, like))
+    return images + (wanted - here)
+
+
+def _spread(images: Tensor) -> Tensor:
+    return (images.amax(-1) - images.amin(-1)).mean((1, 2)).view(-1, 1, 1, 1)
+
+
+def _ratio(wanted: Tensor, have: Tensor) -> Tensor:
+    """wanted / have; 1 where there is nothing to scale."""
+    return torch.where(have > _TINY, wanted / have.clamp_min(_TINY), 1.0)
+
+
+MATCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "spectrum": match_spectrum,
+    "colour": match_colour,
+    "saturation": match_saturation,
+    "contrast": match_contrast,
+    "brightness": match_brightness,
+}
+CODING = "coding"
+
+
+def checked(names: Sequence[str] | str, *, online: bool = False) -> tuple[str, ...]:
+    """`names` in the order they are applied in, each once.
+
+    Raises:
+        UnknownNameError: there is no such match.
+        ConfigError: "coding" where images are made in every step (`online`).
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    known = (*MATCHES, CODING)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("match", name, known)
+    if online and CODING in names:
+        raise ConfigError(
+            "match 'coding' writes and reads JPEGs on the host and is for stores: "
+            "guard synth --match coding, then outliers='the/store'"
+        )
+    return tuple(name for name in known if name in names)
+
+
+def match(images: Tensor, inliers: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Each image matched to a random one of `inliers` (N, H, W, channels) in `names` ("coding" is left out).
+
+    All on the images' device, without synchronisation; draws come from `generator` alone.
+    """
+    steps = [MATCHES[name] for name in names if name in MATCHES]
+    if not steps:
+        return images
+    n = len(inliers)
+    pick = torch.rand(len(images), generator=generator, device=images.device).mul_(n).long().clamp_max_(n - 1)
+    like, x = inliers[pick].float(), images.float()
+    for step in steps:
+        x = step(x, like)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def match_half(batch: IDBatch, names: Sequence[str], generator: torch.Generator) -> IDBatch:
+    """The batch with each image matched to a random other one with probability 1/2; its images are no longer `rows`."""
+    changed = match(batch.images, batch.images, names, generator)
+    treated = torch.rand(len(changed), generator=generator, device=changed.device) < 0.5
+    return batch._replace(images=torch.where(treated.view(-1, 1, 1, 1), changed, batch.images), rows=None)
+
+
+def recoded(
+    images: np.ndarray, names: Sequence[str], codings: Sequence[Coding | None], generator: torch.Generator
+) -> np.ndarray:
+    """The images with a random one of the source's codings each, where "coding" is asked for and there are any."""
+    if CODING not in names or not codings:
+        return images
+    pick = torch.randint(len(codings), (len(images),), generator=generator, device=generator.device).tolist()
+    chosen = [codings[i] for i in pick]
+    return np.stack([x if c is None else recode(x, c) for x, c in zip(images, chosen, strict=True)])
+
+
+class Matched(Synthesiser):
+    """Another synthesiser's outliers, matched in every step to random images of the batch."""
+
+    space: ClassVar = "image"
+
+    def __init__(self, synthesiser: Synthesiser, names: Sequence[str]) -> None:
+        super().__init__()
+        self.wrapped = synthesiser
+        self.names = checked(names, online=True)
+
+    def prepare(self, context: PrepareContext) -> None:
+        self.wrapped.prepare(context)
+
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        self.wrapped.observe(features, labels)
+
+    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
+        self.wrapped.start_epoch(steps, generator)
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        made = self.wrapped.sample(batch, generator)
+        data = match(made.data, batch.images, self.names, generator)
+        return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution", rows=None)
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.wrapped.learn(batch, module, generator)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.wrapped.optimizers()

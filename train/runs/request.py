@@ -1,0 +1,36 @@
+"""What a training run was asked for, as a frozen record: every default visible, unknown fields refused. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from guard.record import Record
+
+
+class TrainConfig(Record):
+    """The arguments of `guard.train` that decide its result; stored in the checkpoint and compared on resume."""
+
+    method: str
+    options: dict[str, Any] = {}
+    backbone: str
+    head: str
+    head_options: dict[str, Any] = {}
+    score: str
+    score_options: dict[str, Any] = {}
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    lr: float = Field(gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    image_size: int = Field(ge=4)
+    in_chans: Literal[1, 3] = 3
+    pretrained: bool = False
+    init: str | None = None
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    augment: Literal["none", "crop", "crop+flip"] = "crop+flip"
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    calibration: int = Field(ge=0)
+    test: int = Field(ge=0)
+    data_fingerprint: str
+    outliers_fingerprint: str | None = None
