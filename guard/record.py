@@ -4,18 +4,62 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from .errors import ConfigError, UnknownNameError
+from .renamed import RENAMED
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    read_if: Mapping[str, Any] | None = None,
+    common: bool = False,
+    **constraints: Any,
+) -> Any:
+    """A field of a `Record` that explains itself.
+
+    Args:
+        default: its value where the user gives none; ``...`` where one must be given.
+        description: what it is, with unit and range, as one sentence for ``guard methods NAME`` and ``--help``.
+        read_if: the other options of the record that decide whether it is read, each with the value, or the tuple of
+            values, at which it is; ``{"model": "built-in"}``. A value of one's own is refused at any other.
+        common: shown before the others.
+        constraints: of `pydantic.Field`: ge, gt, le, lt, multiple_of ...
+    """
+    extra = {"read_if": dict(read_if or {}), "common": common}
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
 class Record(BaseModel):
-    """A frozen pydantic model that refuses unknown fields."""
+    """A frozen pydantic model that refuses unknown fields, and options that it would not read (`option`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _nothing_unread(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            if name in self.model_fields_set and getattr(self, name) != field.get_default(call_default_factory=True):
+                for other, wanted in read_conditions(field).items():
+                    found, accepted = getattr(self, other), wanted if isinstance(wanted, tuple) else (wanted,)
+                    if found not in accepted:
+                        raise ValueError(
+                            f"{name}={getattr(self, name)!r} is not read with {other}={found!r}; "
+                            f"drop it, or give {other}={' or '.join(map(repr, accepted))}"
+                        )
+        return self
+
+
+def read_conditions(field: FieldInfo) -> Mapping[str, Any]:
+    """The ``read_if`` of a field that `option` made; empty for others."""
+    extra = field.json_schema_extra
+    conditions = extra.get("read_if") if isinstance(extra, dict) else None
+    return conditions if isinstance(conditions, dict) else {}
 
 
 R = TypeVar("R", bound=Record)
@@ -36,15 +80,59 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            accepted = list(record.model_fields)
-            near = difflib.get_close_matches(name, [*accepted, *also], n=2, cutoff=0.5)
-            meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-            listing = ", ".join(f"{n}={f.default!r}" for n, f in record.model_fields.items()) or "none"
-            raise ConfigError(f"{owner} has no option {name!r}{meant} Its options and defaults: {listing}") from None
+            inner = _record_at(record, first["loc"][:-1])
+            raise ConfigError(_unknown(inner, first["loc"], owner, also if inner is record else ())) from None
         message = first["msg"].removeprefix("Value error, ")
         if not name:  # a rule between options; its message has the values
             raise ConfigError(f"{owner}: {message}") from None
+        if first["type"] == "value_error" and isinstance(first["input"], dict):  # likewise, of a nested option
+            raise ConfigError(f"{owner} option {name}: {message}") from None
         raise ConfigError(f"{owner} option {name}: {message}, got {first['input']!r}") from None
+
+
+def _record_at(record: type[Record], loc: Iterable[int | str]) -> type[Record]:
+    """The record of a nested option, by its path."""
+    for step in loc:
+        found = nested(record).get(str(step))
+        if found is None:
+            return record
+        record = found
+    return record
+
+
+def nested(record: type[Record]) -> dict[str, type[Record]]:
+    """The fields of a record that are records themselves."""
+    kinds = {name: field.annotation for name, field in record.model_fields.items()}
+    return {n: kind for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Record)}
+
+
+def _unknown(record: type[Record], loc: tuple[int | str, ...], owner: str, also: Iterable[str]) -> str:
+    """The sentence about an option that `record` does not have."""
+    *parents, name = map(str, loc)
+    path = ".".join([*parents, name])
+    new = RENAMED.get(path)
+    if new is not None and new.split(".")[0] in record.model_fields:
+        return f"{owner}: option {name!r} is now {spelled(new)}"
+    near = difflib.get_close_matches(name, [*record.model_fields, *also], n=2, cutoff=0.5)
+    inside = [f"{part}.{name}" for part, kind in nested(record).items() if name in kind.model_fields]
+    meant = f"; did you mean {' or '.join(map(repr, [*inside, *near]))}?" if near or inside else "."
+    listing = ", ".join(f"{n}={_shown(f)}" for n, f in record.model_fields.items()) or "none"
+    return f"{owner} has no option {path!r}{meant} Its options and defaults: {listing}"
+
+
+def _shown(field: FieldInfo) -> str:
+    """A default for people; a nested record's as its path's beginning."""
+    default = field.get_default(call_default_factory=True)
+    return "{...}" if isinstance(default, Record) else repr(default)
+
+
+def spelled(path: str) -> str:
+    """How a user writes the option at a path: ``diffusion={'epochs': ...} (--set diffusion.epochs=...)``."""
+    first, *rest = path.split(".")
+    value = "..."
+    for name in reversed(rest):
+        value = f"{{{name!r}: {value}}}"
+    return f"{first}={value} (--set {path}=...)"
 
 
 def part(options: Record, kind: type[R]) -> R:

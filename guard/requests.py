@@ -1,0 +1,158 @@
+"""What the public functions were asked for, as frozen records: one place for name, type, default and help.
+
+`guard.api` builds them, everything behind takes them, and the command line generates its flags from them.
+No torch, so that ``guard train --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from .record import Record, option
+
+Augment = Literal["auto", "none", "crop", "crop+flip"]
+
+
+class Request(Record):
+    """The arguments of a public function."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+class HeldOut(Request):
+    """How held-out images are drawn, and what is chosen on them."""
+
+    calibration: Any = option(
+        None, "Images held out for the threshold: a count, a share or a data set of its own (labels not needed)."
+    )
+    test: Any = option(None, "Images held out to measure on: a count, a share or a labelled data set of its own.")
+    seed: int = option(0, "Of splits, initialisation, order and augmentation.", ge=0, lt=2**31)
+    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images.", gt=0, lt=1)
+    class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
+    temperature_scaling: bool = option(False, "Calibrate the probabilities on the calibration images.")
+
+
+class TrainRequest(HeldOut):
+    """The arguments of `guard.train`."""
+
+    data: Any = option(..., "Labelled images in any form: a folder per class, Parquet, a hub id, arrays, 'digits'.")
+    method: str = option("plain", "How outliers are made and used; see: guard methods.")
+    backbone: str = option("auto", "wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, any timm name, or auto.")
+    head: str | None = option(None, "See: guard heads; default the method's.")
+    head_options: Mapping[str, Any] = option({}, "Options of the head; see: guard heads NAME.")
+    score: str | None = option(None, "See: guard scores; default the method's. A+B combines several.")
+    score_options: Mapping[str, Any] = option({}, "Options of the score; see: guard scores NAME.")
+    options: Mapping[str, Any] = option({}, "Options of the method; see: guard methods NAME.")
+    epochs: int | None = option(None, "Passes over the training split; default the method's.", ge=1)
+    batch_size: int | None = option(None, "In-distribution images per step; default 128, or 32 for small data.", ge=2)
+    lr: float | None = option(None, "Peak learning rate; default the method's.", gt=0)
+    device: str = option("auto", "auto, cpu or cuda.")
+    outliers: Any = option(None, "Images that are not in-distribution, a store, or a synthesiser's name; with weights.")
+    ood_val: Any = option(None, "OOD images to report AUROC on after training; never trained on.")
+    out: Path | None = option(None, "Run folder.")
+    resume: bool = option(False, "Continue from the checkpoint in the run folder.")
+    image_size: int | None = option(None, "Side of the square input in pixels; default the images' own, else 224.")
+    in_chans: int = option(3, "3 (grey images are repeated to RGB) or 1 (everything becomes grey).")
+    pretrained: bool = option(False, "Start a timm backbone from its published weights.")
+    init: Path | None = option(None, "Run folder to start the network from.")
+    ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
+    augment: Augment = option("auto", "none, crop, crop+flip, or auto.")
+    workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+
+
+class FitRequest(HeldOut):
+    """The arguments of `guard.fit`."""
+
+    model: Any = option(
+        ..., "The classifier: a torch module, timm name, Hugging Face folder or hub id, .onnx, a guard."
+    )
+    data: Any = option(..., "Labelled in-distribution images, best ones that the model was not trained on.")
+    score: str = option("energy", "See: guard scores. A+B combines several.")
+    score_options: Mapping[str, Any] = option({}, "Options of the score; see: guard scores NAME.")
+    features: str | None = option(None, "Module, or tensor of an ONNX file, that is the feature vector; default found.")
+    class_names: Any = option(None, "The model's classes in the order of its logits; default its own, else the data's.")
+    processor: Any = option(None, "A Hugging Face model's image processor, or its folder; default the model's.")
+    image_size: int | None = option(None, "Side of the square input in pixels; default the model's.")
+    in_chans: int | None = option(None, "3, or 1 for grey; default the model's.")
+    mean: Any = option(None, "Normalisation, e.g. 0.5,0.5,0.5; default the model's.")
+    std: Any = option(None, "Normalisation; default the model's.")
+    batch_size: int = option(64, "Images per step.", ge=1)
+    device: str = option("auto", "auto, cpu or cuda.")
+    out: Path | None = option(None, "Run folder.")
+    name: str | None = option(None, "What the guard is called in answers.")
+    workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+
+
+class SynthRequest(Request):
+    """The arguments of `guard.synth`."""
+
+    data: Any = option(..., "Labelled images in any form that guard train takes.")
+    method: str = option(..., "The synthesiser; see: guard synthesisers.")
+    out: Path = option(..., "The store's folder. One that was begun is continued.")
+    options: Mapping[str, Any] = option({}, "Options of the synthesiser; see: guard synthesisers NAME.")
+    count: int | None = option(None, "Outliers in all; default one per training image, at most 50,000.", ge=1)
+    classifier: Any = option(None, "A guard to look at the outliers with: a run folder or an exported file.")
+    match: tuple[str, ...] = option(
+        (), "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast ..."
+    )
+    seed: int = option(0, "Of splits and outliers.", ge=0, lt=2**31)
+    device: str = option("auto", "auto, cpu or cuda.")
+    batch_size: int = option(128, "In-distribution images per draw.", ge=1)
+    image_size: int | None = option(None, "Side of the square images in pixels, where no classifier says.")
+    in_chans: int = option(3, "3, or 1 for grey.")
+    calibration: Any = option(None, "What guard train will hold out for the threshold.")
+    test: Any = option(None, "What guard train will hold out to measure on.")
+    gallery: bool = option(True, "Write gallery.html into the folder.")
+    workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+
+
+class EvaluateRequest(Request):
+    """The arguments of `guard.evaluate`."""
+
+    g: Any = option(..., "A guard, or the path of one.")
+    id: Any = option(..., "Labelled in-distribution test images.")
+    ood: Mapping[str, Any] = option({}, "OOD images by name; labels are ignored.")
+    near: tuple[str, ...] = option((), "Which of the OOD sets are near-OOD; the others are far-OOD.")
+    out: Path | None = option(None, "report.html to write, with report.json beside it.")
+    bootstrap: int = option(1000, "Resamples for the 95 % intervals; 0 for none.", ge=0)
+    seed: int = option(0, "Of the resamples.")
+    batch_size: int = option(64, "Images per run.", ge=1)
+    max_images: int | None = option(None, "At most this many images of each set.", ge=1)
+
+
+class ExportRequest(Request):
+    """The arguments of `guard.export`."""
+
+    g: Any = option(..., "A guard, or its run folder.")
+    path: Path = option(..., "Ends in .onnx or .engine (TensorRT).")
+    precision: str = option("fp32", "fp32.")
+    data: Any = option(None, "Images to verify on; default the calibration images, else random ones.")
+    max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
+    max_batch: int = option(256, "Largest batch of a TensorRT engine.", ge=1)
+
+
+class VerifyRequest(Request):
+    """The arguments of `guard.verify`."""
+
+    path: Any = option(..., "The exported guard.")
+    against: Any = option(..., "Its source: a guard, a run folder or another export.")
+    data: Any = option(..., "Images in any form that guard train takes.")
+    batch_size: int = option(64, "Images per run.", ge=1)
+    max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
+
+
+class CalibrateRequest(Request):
+    """The arguments of `guard.calibrate`."""
+
+    g: Any = option(..., "A guard, or the path of one.")
+    data: Any = option(..., "In-distribution images in any form that guard train takes.")
+    out: Path | None = option(None, "Where to write the guard; its own path replaces it.")
+    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images.", gt=0, lt=1)
+    class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
+    min_class_images: int | None = option(None, "A class with fewer images keeps the pooled threshold; default 50.")
+    temperature_scaling: bool = option(False, "Fit the temperature of the probabilities anew; needs labels.")
+    batch_size: int = option(64, "Images per run.", ge=1)
