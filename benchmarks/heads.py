@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.outputs import detection_numbers, images_of, scores_of, outputs_of
 
 import guard
 from benchmarks.machine import describe, machine
+from benchmarks.outputs import detection_numbers, images_of, outputs_of, scores_of
 from guard.data import ImageData, load, split
 from guard.graph.module import Outputs
 from guard.heads import LastLayer

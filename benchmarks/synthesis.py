@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.outputs import detection_numbers, images_of
 from torch import Tensor
 from torch.nn import functional as F
 
 import guard
 from benchmarks.interleave import interleave
 from benchmarks.machine import describe, machine, usable_cores
+from benchmarks.outputs import detection_numbers, images_of
 from guard.data import ImageData, load
 from guard.demo import images as demo_images
 from train.generators.diffusion import DiffusionOptions, make_diffusion

@@ -4,8 +4,8 @@
     probabilities = Softmax(logits)                     becomes  Softmax(logits * inverse_temperature)
 
 Each is an optional input with a default, like `threshold`, so that the file decides alike for every consumer and can be
-calibrated again without being rebuilt (`guard.artefact.onnx_defaults` writes the values). A guard that needs neither keeps its
-graph as it is: no node is added that would do nothing.
+calibrated again without being rebuilt (`guard.artefact.onnx_defaults` writes the values). A guard that needs neither
+keeps its graph as it is: no node is added that would do nothing.
 """
 
 from __future__ import annotations

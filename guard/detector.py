@@ -4,7 +4,8 @@
 
 The same class answers for a torch module in training, for `guard.onnx` in ONNX Runtime and for a TensorRT engine:
 only `runtime` differs. Thresholds and temperature live in the manifest and are passed with every call, so that
-`calibrate` works on an exported file too (`guard.calibration.decision_rule` does what an older graph has no inputs for).
+`calibrate` works on an exported file too (`guard.calibration.decision_rule` does what an older graph has no inputs
+for).
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class Guard:
                 (`guard.calibration.by_class`); by default one for all.
             min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
                 needs where that is more.
-            temperature_scaling: fit the temperature of the probabilities anew (`guard.calibration.temperature`); by default it
+            temperature_scaling: fit the temperature of the probabilities anew (`guard.calibration.temperature`); by
+            default it
                 stays as it is. Labels and ood_scores do not change.
 
         Returns:

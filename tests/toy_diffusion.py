@@ -12,7 +12,8 @@ WIDTH, SHAPE = 12, (2, 6, 8)
 
 
 class ToyDiffusion:
-    """`train.generators.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..., in the order of the classes.
+    """`train.generators.diffusion.Diffusion` with a random table of anchors of lengths 1, 2, ..., in the order of the
+    classes.
 
     `asked` lists the conditions and classes of all calls of `latents`.
     """

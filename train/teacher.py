@@ -1,6 +1,7 @@
 """A network that teaches the one being trained: by backbone name, trained on the same images first, or a guard.
 
-A teacher trained here is a plain classifier: `train.engine.stages` trains it, in a folder of its own under `PrepareContext.folder`.
+A teacher trained here is a plain classifier: `train.engine.stages` trains it, in a folder of its own under
+`PrepareContext.folder`.
 There a killed training goes on, and a finished teacher is loaded. It is in no checkpoint of the student.
 """
 

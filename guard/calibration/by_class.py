@@ -43,7 +43,8 @@ def calibrate_by_class(
     alpha: float,
     min_class_images: int | None = None,
 ) -> Calibration:
-    """`guard.calibration.conformal.calibrate`, with a threshold of its own for every predicted class that has enough images.
+    """`guard.calibration.conformal.calibrate`, with a threshold of its own for every predicted class that has enough
+    images.
 
     Args:
         scores: (n,) ood_scores of in-distribution images that the classifier was not trained on.

@@ -1,6 +1,7 @@
 """`evaluate`: what a guard is worth on test images: accuracy, false-alarm rate, OOD detection.
 
-    images --guard--> Verdicts --guard.evaluation.metrics--> IdResult, OodResult ... --> Evaluation --> table, JSON, report.html
+    images --guard--> Verdicts --guard.evaluation.metrics--> IdResult, OodResult ... --> Evaluation --> table, JSON,
+    report.html
 
 The ID images are matched to the guard's classes by name; where they are the guard's own training data, only the test
 split that was held out is used (`guard.data.test_images`).

@@ -1,6 +1,7 @@
 """`write_report`: an `Evaluation` as one HTML file that opens from disk (no scripts, nothing loaded from elsewhere).
 
-The page's frame and colours are in ``report.html``, the drawings in `guard.evaluation.charts`, the images in `guard.evaluation.wrong_answers`.
+The page's frame and colours are in ``report.html``, the drawings in `guard.evaluation.charts`, the images in
+`guard.evaluation.wrong_answers`.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class Score(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define summarise")
 
     def perturb(self, x: Tensor, look: Callable[[Tensor], Outputs], unit: Tensor) -> tuple[Outputs, Tensor]:
-        """For scores that need the "input gradient": the outputs of x, and the images x' whose outputs are to be scored.
+        """For scores that need the "input gradient": the outputs of x, and the images x' whose outputs are to be
+        scored.
 
         Args:
             x: normalised images (N, channels, H, W).

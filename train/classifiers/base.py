@@ -21,7 +21,8 @@ log = logging.getLogger("ood_guard")
 class GivenClassifier:
     """A classifier to be guarded, and the input it was made for.
 
-    `model` is normalised images -> logits, or a `guard.graph.module.FeatureClassifier`, which shows its features by itself.
+    `model` is normalised images -> logits, or a `guard.graph.module.FeatureClassifier`, which shows its features by
+    itself.
     """
 
     model: nn.Module

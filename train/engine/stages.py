@@ -251,7 +251,7 @@ class StageRun:
         return _split(self.look(images), n)
 
     def look(self, images: Tensor) -> Outputs:
-        """The outputs of uint8 images in the stage's precision, with gradients where the stage trains what makes them."""
+        """The outputs of uint8 images in the stage's precision, with gradients where the stage trains their maker."""
         if self.stage.trains == "head":
             return self.answer(*self.pooled(images))
         with self.autocast(), torch.set_grad_enabled(self.training):

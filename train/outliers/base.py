@@ -78,7 +78,8 @@ class Learner(nn.Module):
 
 
 class Synthesiser(Learner):
-    """Makes outliers during training. State that must survive a restart lives in buffers, or in `PrepareContext.folder`.
+    """Makes outliers during training. State that must survive a restart lives in buffers, or in
+    `PrepareContext.folder`.
 
     Attributes:
         space: what is made, features or images.

@@ -13,8 +13,7 @@ import guard
 from tests.composition import stopped_run
 from tests.conftest import Arrays
 from train.engine import stages as loop
-from train.methods.base import METHODS
-from train.methods.base import MethodContext, Stage
+from train.methods.base import METHODS, MethodContext, Stage
 from train.methods.vos import VOS
 
 

@@ -177,7 +177,8 @@ def register_diffusion(name: str, factory: DiffusionFactory) -> None:
     """Make a model of your own available as ``diffusion=name``; a second registration replaces the first.
 
     Args:
-        factory: called when the images are there, with the `PrepareContext` (device, training images and their class names, a
+        factory: called when the images are there, with the `PrepareContext` (device, training images and their class
+        names, a
             folder for what takes long, seed) and the options.
 
     Raises:

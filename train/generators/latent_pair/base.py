@@ -84,7 +84,8 @@ def register_pair(name: str, factory: PairFactory) -> None:
     """Make a pair of your own available as ``pair=name``; a second registration replaces the first.
 
     Args:
-        factory: called when the images are there, with the `PrepareContext` (device, training images, a folder for what takes
+        factory: called when the images are there, with the `PrepareContext` (device, training images, a folder for
+        what takes
             long, seed) and the options.
 
     Example::

@@ -43,7 +43,8 @@ class LatentOptions(PairOptions):
     Attributes:
         variant: "paper" encodes images; "code" draws latents, takes lambda from {lambda_low, lambda_high}, augments.
         lambda_low, lambda_high: the range of the emphasis factor.
-        augment: whether outliers are augmented as in the official code (`train.outliers.published_augmentation`); None: only in
+        augment: whether outliers are augmented as in the official code (`train.outliers.published_augmentation`);
+        None: only in
             variant "code".
     """
 
