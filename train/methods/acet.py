@@ -34,6 +34,6 @@ class ACET(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: ACETOptions = self.options
-        count = max(1, round(o.ratio * context.batch_size))
+        count = context.per_step(o.ratio)
         noise = AdversarialNoise(count, context.num_classes, epsilon=o.epsilon, steps=o.steps)
         return [Stage("classifier", context.epochs, context.lr, noise, (MaxConfidenceLoss(o.weight),))]

@@ -46,7 +46,7 @@ class ATOL(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: ATOLOptions = self.options
-        inside, outside = (max(1, round(ratio * context.batch_size)) for ratio in (o.id_ratio, o.ratio))
+        inside, outside = context.per_step(o.id_ratio), context.per_step(o.ratio)
         finetune = Stage(
             "auxiliary",
             o.finetune_epochs,
@@ -61,6 +61,4 @@ class ATOL(Method):
             clip=1.0,
             warmup=0.0,
         )
-        if context.initialised:
-            return [finetune]
-        return [Stage("classifier", context.epochs, context.lr), finetune]
+        return context.after_classifier(finetune)

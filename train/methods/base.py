@@ -77,6 +77,14 @@ class MethodContext:
     initialised: bool  # the network starts from a trained run (init=)
     score: Score
 
+    def per_step(self, ratio: float) -> int:
+        """Images per step for `ratio` of them per in-distribution image; at least 1."""
+        return max(1, round(ratio * self.batch_size))
+
+    def after_classifier(self, *stages: Stage) -> list[Stage]:
+        """The stage of a plain classifier, unless the network starts from a trained run, and then these."""
+        return list(stages) if self.initialised else [Stage("classifier", self.epochs, self.lr), *stages]
+
 
 class MethodOptions(Record):
     """Options every method has."""

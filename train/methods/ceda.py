@@ -36,5 +36,5 @@ class CEDA(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: CEDAOptions = self.options
-        noise = LowPassNoise(max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        noise = LowPassNoise(context.per_step(o.ratio), context.num_classes)
         return [Stage("classifier", context.epochs, context.lr, noise, (MaxConfidenceLoss(o.weight),))]

@@ -54,9 +54,7 @@ class _CMG(Method):
             weight_decay=0.0,
             warmup=0.0,
         )
-        if context.initialised:
-            return [head]
-        return [Stage("classifier", context.epochs, context.lr), head]
+        return context.after_classifier(head)
 
     def regulariser(self, pseudo: ClassMixed) -> Regulariser:
         """The loss of the pseudo images."""

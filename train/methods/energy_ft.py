@@ -49,9 +49,7 @@ class EnergyFineTuning(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: EnergyFTOptions = self.options
-        outliers = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        outliers = image_source(context.outliers, context.per_step(o.ratio), context.num_classes)
         hinge = EnergyHingeLoss(Margins(o.margin_in, o.margin_out), outliers, o.weight)
         finetune = Stage("energy", o.finetune_epochs, o.finetune_lr, outliers, (hinge,), warmup=0.0)
-        if context.initialised:
-            return [finetune]
-        return [Stage("classifier", context.epochs, context.lr), finetune]
+        return context.after_classifier(finetune)

@@ -40,6 +40,6 @@ class JointConfidence(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: GANOptions = self.options
-        count = max(1, round(o.ratio * context.batch_size))
+        count = context.per_step(o.ratio)
         gan = JointGAN(count, o, beta=o.beta, saturating=o.variant == "paper")
         return [Stage("classifier", context.epochs, context.lr, gan, (UniformTargetLoss(o.beta),))]

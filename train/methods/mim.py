@@ -35,7 +35,7 @@ class MIM(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: MIMOptions = self.options
-        outliers = PixelAverage(max(1, round(o.ratio * context.batch_size)), context.num_classes, k=o.k)
+        outliers = PixelAverage(context.per_step(o.ratio), context.num_classes, k=o.k)
         finetune = Stage(
             "mixup",
             o.finetune_epochs,
@@ -47,6 +47,4 @@ class MIM(Method):
             weight_decay=0.0,
             warmup=0.0,
         )
-        if context.initialised:
-            return [finetune]
-        return [Stage("classifier", context.epochs, context.lr), finetune]
+        return context.after_classifier(finetune)

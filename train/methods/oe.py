@@ -32,5 +32,5 @@ class OutlierExposure(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: OEOptions = self.options
-        source = image_source(context.outliers, max(1, round(o.ratio * context.batch_size)), context.num_classes)
+        source = image_source(context.outliers, context.per_step(o.ratio), context.num_classes)
         return [Stage("classifier", context.epochs, context.lr, source, (UniformTargetLoss(o.weight),))]

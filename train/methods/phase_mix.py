@@ -45,7 +45,7 @@ class PhaseMixTuning(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: PhaseMixOptions = self.options
-        count = max(1, round(o.ratio * context.batch_size))
+        count = context.per_step(o.ratio)
         tuning = Stage(
             "tuning",
             max(1, round(o.tune * context.epochs)),
@@ -53,6 +53,4 @@ class PhaseMixTuning(Method):
             image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes),
             (UniformTargetLoss(o.weight),),
         )
-        if context.initialised:
-            return [tuning]
-        return [Stage("classifier", context.epochs, context.lr), tuning]
+        return context.after_classifier(tuning)

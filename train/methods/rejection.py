@@ -88,15 +88,13 @@ class FrozenRejection(Method):
             "rejection",
             o.head_epochs,
             o.head_lr,
-            self.outliers(context, max(1, round(o.ratio * context.batch_size))),
+            self.outliers(context, context.per_step(o.ratio)),
             (RejectionLoss(self._network(context)),),
             trains="nothing",
             match_inliers=o.match if o.treat_id else (),
             warmup=0.0,
         )
-        if context.initialised:
-            return [head]
-        return [Stage("classifier", context.epochs, context.lr), head]
+        return context.after_classifier(head)
 
     def _network(self, context: MethodContext) -> Rejection:
         width = context.num_features

@@ -117,6 +117,16 @@ class Synthesiser(Learner):
         return {}
 
 
+class NoOutliers(Synthesiser):
+    """K = 0 outliers in every step: what a stage has that trains without any."""
+
+    space: ClassVar = "image"
+    augmented: ClassVar[bool] = False
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        return Outliers(batch.images[:0], "none")
+
+
 class ImageSynthesiser(Synthesiser):
     """Makes outlier images: online (`sample` in every step) or into a store (`train.outliers.store.store`).
 
@@ -125,7 +135,6 @@ class ImageSynthesiser(Synthesiser):
         source: the paper it comes from.
         Options: its options and their defaults.
         count: K, the outliers of one `sample`.
-        needs_classifier: whether `prepare` uses a trained classifier (the plain one, as in KIRBY).
         prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
     """
 
@@ -133,7 +142,6 @@ class ImageSynthesiser(Synthesiser):
     name: ClassVar[str]
     source: ClassVar[str] = ""
     Options: ClassVar[type[Record]] = Record
-    needs_classifier: ClassVar[bool] = False
     prepared: ClassVar[bool] = False
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
@@ -149,9 +157,9 @@ class ImageSynthesiser(Synthesiser):
         """
 
     @classmethod
-    def uses_classifier(cls, options: Any) -> bool:
-        """Whether `prepare` uses a trained classifier where these are its `Options`."""
-        return cls.needs_classifier
+    def needs_classifier(cls, options: Any) -> bool:
+        """Whether `prepare` uses a trained classifier (the plain one, as in KIRBY) where these are its `Options`."""
+        return False
 
 
 OutlierMix = Mapping["ImageData | str", float]

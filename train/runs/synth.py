@@ -35,7 +35,7 @@ def synth(data: Any, **arguments: Any) -> Store:
     us = processes()  # before the device is used, for each has its own
     kind = get_synthesiser(a["method"])
     options = parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
-    looks = kind.uses_classifier(options)
+    looks = kind.needs_classifier(options)
     match = matching.checked(a["match"])
     check_seed(a["seed"])
     device = resolve_device(a["device"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -85,8 +85,11 @@ class AdversarialNoise(LowPassNoise):
     name: ClassVar[str] = "adversarial_noise"
     source: ClassVar[str] = "ACET, Hein et al., CVPR 2019"
     Options: ClassVar[type[LowPassOptions]] = AdversarialOptions
-    needs_classifier: ClassVar[bool] = True
     augmented: ClassVar[bool] = False  # an image found pixel by pixel is another one when it is shifted
+
+    @classmethod
+    def needs_classifier(cls, options: Any) -> bool:
+        return True
 
     def prepare(self, context: PrepareContext) -> None:
         self._network = (context.module,)  # in a tuple: it is no part of this synthesiser's state

@@ -70,7 +70,6 @@ class BlurredObject(ImageSynthesiser):
 
     name: ClassVar[str] = "blurred_object"
     source: ClassVar[str] = "FodFoM, Chen et al., ACM MM 2024"
-    needs_classifier: ClassVar[bool] = True
     prepared: ClassVar[bool] = True  # nothing is trained, but detecting and blurring are too slow for training steps
     Options: ClassVar = BlurredObjectOptions
 
@@ -80,7 +79,7 @@ class BlurredObject(ImageSynthesiser):
         self._detector: list[Detector] = []
 
     @classmethod
-    def uses_classifier(cls, options: BlurredObjectOptions) -> bool:
+    def needs_classifier(cls, options: BlurredObjectOptions) -> bool:
         return options.detector is None
 
     def prepare(self, context: PrepareContext) -> None:

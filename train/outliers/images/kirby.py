@@ -94,7 +94,6 @@ class KIRBY(ImageSynthesiser):
 
     name: ClassVar[str] = "kirby"
     source: ClassVar[str] = "KIRBY, Kim et al., AAAI 2023"
-    needs_classifier: ClassVar[bool] = True
     prepared: ClassVar[bool] = True  # nothing is trained, but the inpainting is too slow for training steps
 
     class Options(Record):
@@ -108,6 +107,10 @@ class KIRBY(ImageSynthesiser):
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
         self._module: list[GuardModule] = []  # in a list: no sub-module, it is the classifier's
+
+    @classmethod
+    def needs_classifier(cls, options: Any) -> bool:
+        return True
 
     def prepare(self, context: PrepareContext) -> None:
         self._module = [context.module]

@@ -213,7 +213,7 @@ def _card(
     check_seed(context.seed)
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
-    used = synthesiser.uses_classifier(synthesiser.options)
+    used = synthesiser.needs_classifier(synthesiser.options)
     shared = _shared(synthesiser)
     return Card(
         synthesiser=synthesiser.name,

@@ -240,7 +240,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np, torch
 from guard.data import load
-from train.methods.base import PrepareContext
+from train.outliers.base import PrepareContext
 from train.runs.synth import untrained
 from train.outliers.images import PatchShuffle
 from train.outliers.store.store import fill
@@ -490,7 +490,10 @@ class Looking(Counting):
     """Uses the classifier."""
 
     name: ClassVar[str] = "looking"
-    needs_classifier: ClassVar[bool] = True
+
+    @classmethod
+    def needs_classifier(cls, options: Any) -> bool:
+        return True
 
 
 def test_stored_draws_from_the_store_it_filled(context: PrepareContext) -> None:
