@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
@@ -215,3 +216,14 @@ class Manifest(Record):
     def identity(self) -> str:
         """``name@short-hash``: which weights answered."""
         return f"{self.name}@{self.weights_sha256[:12]}" if self.weights_sha256 else self.name
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides the numbers."""
+    found = {}
+    for name in ("ood-guard", "torch", "timm", "numpy", "onnx", "onnxruntime", "pillow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

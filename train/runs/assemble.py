@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +126,3 @@ def written(g: Guard, out: Path | None) -> Guard:
     if out is not None:
         g.save_pretrained(out)
     return g
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what decides the numbers."""
-    found = {}
-    for name in ("ood-guard", "torch", "timm", "numpy", "onnx", "onnxruntime", "pillow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -19,7 +19,7 @@ from guard.data.held_out import Splits, is_amount, make_splits, settled
 from guard.detector import Guard
 from guard.graph.module import FeatureClassifier, GuardModule, HookedClassifier
 from guard.graph.onnx_classifier import OnnxClassifier
-from guard.manifest import Manifest, Preprocess
+from guard.manifest import Manifest, Preprocess, versions
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
 from guard.scores.combined import Combined
@@ -28,7 +28,7 @@ from guard.scores.table import check_applies
 from ..classifiers import GivenClassifier, open_classifier
 from ..classifiers import rebuild as build
 from ..features.extract import fit_score, hook_features
-from .assemble import calibrated, run_folder, versions, written
+from .assemble import calibrated, run_folder, written
 
 log = logging.getLogger("ood_guard")
 

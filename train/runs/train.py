@@ -17,7 +17,7 @@ from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.heads import head_class
-from guard.manifest import Manifest, Normalisation
+from guard.manifest import Manifest, Normalisation, versions
 from guard.record import parse_options
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
@@ -31,7 +31,7 @@ from ..features.extract import fit_score
 from ..methods.base import Method, MethodContext, get_method
 from ..outliers.base import OutlierMix, list_synthesisers
 from ..outliers.sources import mix_fingerprint, outlier_mix
-from .assemble import calibrated, run_folder, versions, written
+from .assemble import calibrated, run_folder, written
 from .fit import fit
 from .request import TrainConfig
 

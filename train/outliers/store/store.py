@@ -25,14 +25,13 @@ import torch
 
 from guard.data import ImageData, load
 from guard.errors import ArtefactDamagedError, ConfigError
-from guard.manifest import Preprocess
+from guard.manifest import Preprocess, versions
 
 from ...cache.shared_model import SharedOptions
 from ...engine.checkpoint import weights_bytes
 from ...engine.distributed import processes
 from ...engine.loader import Feed
 from ...engine.stages import progress_bar
-from ...runs.assemble import versions
 from .. import matching
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser
 from .card import Card, check_same, existing_card, read_card, source_card, write_card
