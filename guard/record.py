@@ -19,7 +19,9 @@ def option(
     description: str,
     *,
     read_if: Mapping[str, Any] | None = None,
+    unread_if: Mapping[str, Any] | None = None,
     common: bool = False,
+    knob: bool = False,
     **constraints: Any,
 ) -> Any:
     """A field of a `Record` that explains itself.
@@ -29,10 +31,18 @@ def option(
         description: what it is, with unit and range, as one sentence for ``guard methods NAME`` and ``--help``.
         read_if: the other options of the record that decide whether it is read, each with the value, or the tuple of
             values, at which it is; ``{"model": "built-in"}``. A value of one's own is refused at any other.
+        unread_if: likewise the values at which it is not read, where those at which it is cannot be listed (names that
+            users register).
         common: shown before the others.
+        knob: it changes speed or memory, and no result.
         constraints: of `pydantic.Field`: ge, gt, le, lt, multiple_of ...
     """
-    extra = {"read_if": dict(read_if or {}), "common": common}
+    extra: dict[str, Any] = {
+        "read_if": dict(read_if or {}),
+        "unread_if": dict(unread_if or {}),
+        "common": common,
+        "knob": knob,
+    }
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
@@ -43,23 +53,56 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> Self:
-        for name, field in type(self).model_fields.items():
-            if name in self.model_fields_set and getattr(self, name) != field.get_default(call_default_factory=True):
-                for other, wanted in read_conditions(field).items():
-                    found, accepted = getattr(self, other), wanted if isinstance(wanted, tuple) else (wanted,)
-                    if found not in accepted:
-                        raise ValueError(
-                            f"{name}={getattr(self, name)!r} is not read with {other}={found!r}; "
-                            f"drop it, or give {other}={' or '.join(map(repr, accepted))}"
-                        )
+        for name in changed(self):
+            field, said = type(self).model_fields[name], f"{name}={shown(getattr(self, name))} is not read with"
+            for other, wanted in read_conditions(field).items():
+                found, accepted = getattr(self, other), _values(wanted)
+                if found not in accepted:
+                    give = " or ".join(map(repr, accepted))
+                    raise ValueError(f"{said} {other}={found!r}; drop it, or give {other}={give}")
+            for other, refused in unread_conditions(field).items():
+                found = getattr(self, other)
+                if found in _values(refused):
+                    raise ValueError(f"{said} {other}={found!r}; drop it, or choose another {other}")
         return self
+
+
+def changed(options: Record) -> list[str]:
+    """The fields that were given values other than their defaults."""
+    fields = type(options).model_fields
+    given = [name for name in fields if name in options.model_fields_set]
+    return [n for n in given if getattr(options, n) != fields[n].get_default(call_default_factory=True)]
+
+
+def shown(value: Any) -> str:
+    """An option's value; of a nested one what was given."""
+    return repr({n: getattr(value, n) for n in changed(value)} if isinstance(value, Record) else value)
+
+
+def _values(condition: Any) -> tuple[Any, ...]:
+    return condition if isinstance(condition, tuple) else (condition,)
 
 
 def read_conditions(field: FieldInfo) -> Mapping[str, Any]:
     """The ``read_if`` of a field that `option` made; empty for others."""
+    return _said(field, "read_if") or {}
+
+
+def unread_conditions(field: FieldInfo) -> Mapping[str, Any]:
+    """The ``unread_if`` of a field that `option` made; empty for others."""
+    return _said(field, "unread_if") or {}
+
+
+def knobs(record: type[Record], prefix: str = "") -> frozenset[str]:
+    """The paths of all options that change speed or memory and no result, those of nested records included."""
+    own = {prefix + name for name, field in record.model_fields.items() if _said(field, "knob")}
+    return frozenset(own).union(*(knobs(kind, f"{prefix}{name}.") for name, kind in nested(record).items()))
+
+
+def _said(field: FieldInfo, what: str) -> Any:
+    """What `option` was told of a field; None for fields that it did not make."""
     extra = field.json_schema_extra
-    conditions = extra.get("read_if") if isinstance(extra, dict) else None
-    return conditions if isinstance(conditions, dict) else {}
+    return extra.get(what) if isinstance(extra, dict) else None
 
 
 R = TypeVar("R", bound=Record)
@@ -85,7 +128,9 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
         message = first["msg"].removeprefix("Value error, ")
         if not name:  # a rule between options; its message has the values
             raise ConfigError(f"{owner}: {message}") from None
-        if first["type"] == "value_error" and isinstance(first["input"], dict):  # likewise, of a nested option
+        if first["type"] == "value_error" and _record_at(record, first["loc"]) is not _record_at(
+            record, first["loc"][:-1]
+        ):  # likewise, of a nested option
             raise ConfigError(f"{owner} option {name}: {message}") from None
         raise ConfigError(f"{owner} option {name}: {message}, got {first['input']!r}") from None
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from guard.record import Record, Registry
+from guard.errors import ConfigError
+from guard.record import Record, Registry, changed, shown
 
 from ..losses.base import Regulariser
-from ..outliers.base import OutlierMix, Synthesiser
+from ..outliers.base import OutlierMix, Synthesiser, get_synthesiser
 
 if TYPE_CHECKING:
     from guard.scores import Score
@@ -101,6 +102,9 @@ class Method:
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
         teaches: scores with this in `Score.trained_by` learn from it too: another method's name ("" for its own only).
+        makers: the synthesisers that fill the method's own store, where ``outliers=`` names nothing in its place; their
+            options and `store_size` are then not read.
+        read_anyway: those of their options that the method reads with any outliers.
     """
 
     name: ClassVar[str]
@@ -113,6 +117,8 @@ class Method:
     lr: ClassVar[float] = 0.1
     wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"
     teaches: ClassVar[str] = ""
+    makers: ClassVar[tuple[str, ...]] = ()
+    read_anyway: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -120,6 +126,22 @@ class Method:
     def stages(self, context: MethodContext) -> list[Stage]:
         """The stretches of training, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define stages")
+
+    def check_outliers(self, outliers: Any) -> None:
+        """Refuse options that say how the method makes outliers of its own, where ``outliers=`` names others.
+
+        Raises:
+            ConfigError: naming the first of them.
+        """
+        makers = [get_synthesiser(name).Options for name in self.makers]
+        own = {"store_size"}.union(*(maker.model_fields for maker in makers)) - self.read_anyway
+        unread = [name for name in changed(self.options) if name in own] if outliers is not None and makers else []
+        if unread:
+            name = unread[0]
+            raise ConfigError(
+                f"method {self.name!r} does not read {name}={shown(getattr(self.options, name))} where outliers= names "
+                "the images; drop it, or omit outliers= so that the method makes its own"
+            )
 
     def score_options(self) -> dict[str, Any]:
         """Options of the score that follow from the method's (e.g. the rejection head's width)."""

@@ -97,6 +97,7 @@ def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> No
             f"method {method.name!r} learns from outlier images: give outliers= a folder, Parquet file or data set "
             f"of images that are none of your classes, or one of {', '.join(map(repr, list_synthesisers()))}"
         )
+    method.check_outliers(a["outliers"])
     reachable_rank(10**9, a["alpha"])
     unknown_yet = {"backbone": a["backbone"], "batch_size": a["batch_size"] or 32, "augment": "none"}
     if a["augment"] != "auto":
