@@ -42,7 +42,7 @@ from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
 from train.engine.stages import StageRun, cpu_has_bf16
 from train.methods import get_method

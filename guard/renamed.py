@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "teacher_augment": "teacher.augment",
+    "teacher_epochs": "teacher.epochs",
+    "teacher_lr": "teacher.lr",
+    "teacher_pretrained": "teacher.pretrained",
+}

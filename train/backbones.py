@@ -13,12 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guard.data.pixels import SMALL_SIDE
 from guard.errors import ConfigError, UnknownNameError
 from guard.graph.module import Backbone
 from guard.manifest import Normalisation
 
 WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
 SMALL = (*WIDE, "resnet18_small", "resnet34_small")
+
+
+def automatic_backbone(side: int) -> str:
+    """What ``backbone="auto"`` stands for, by the images' longer side in pixels."""
+    return "wrn16_2" if side <= SMALL_SIDE else "resnet18"
+
+
+def automatic_teacher(side: int) -> str:
+    """The network that teaches the automatic backbone: a larger one of its kind."""
+    return "wrn40_2" if side <= SMALL_SIDE else "resnet34"
 
 
 class WideBlock(nn.Module):

@@ -2,61 +2,75 @@
 
 A teacher trained here is a plain classifier: `train.engine.stages` trains it, in a folder of its own under
 `PrepareContext.folder`.
-There a killed training goes on, and a finished teacher is loaded. It is in no checkpoint of the student.
+There a killed training resumes, and a finished teacher is loaded. It is in no checkpoint of the student.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule, Outputs
 from guard.manifest import Preprocess
-from guard.record import Record
+from guard.record import Record, option
 from guard.scores import create_score
 
-from .backbones import check_backbone, pretrained_normalisation
+from .backbones import automatic_teacher, check_backbone, pretrained_normalisation
 from .cache.keyed import Schedule, kept_path, seeded
-from .classifiers.rebuild import build_classifier
+from .classifiers.fresh import build_classifier
+from .classifiers.input import data_normalisation
 from .engine.loader import Feed
 from .engine.stages import mixed_precision, train_stages
 from .methods.base import Stage
 from .outliers.base import PrepareContext
 from .runs.request import TrainConfig
 
-SMALL_IMAGE = 64  # pixels; up to here the teacher by default is a small-image net
-
 
 class TeacherOptions(Record):
-    """Who teaches, and how it learned.
+    """Who teaches, and how it learned; a plain string is its `model`."""
 
-    Attributes:
-        teacher: a backbone's name, ours or timm's, or the folder of a guard for the same classes. "auto": wrn40_2 for
-            images of at most 64 pixels, else resnet34: larger than what guard.train chooses for the student.
-        teacher_pretrained: start it from timm's published weights, where they can be reached.
-        teacher_epochs: passes over the images that it is trained for; None: as many as the student's first stage.
-        teacher_lr: peak learning rate of that; None: 0.1, or 0.01 from published weights.
-        teacher_augment: of its training images.
-    """
+    model: str = option(
+        "auto",
+        "A backbone's name, ours or timm's, or the folder of a guard for the same classes; auto is wrn40_2 up to "
+        "64 pixels and resnet34 above, larger than what guard.train chooses for the student.",
+        common=True,
+    )
+    pretrained: bool = option(False, "Start it from timm's published weights, where they can be reached.")
+    epochs: int | None = option(
+        None, "Passes over the images that it is trained for; default as many as the student's first stage.", ge=1
+    )
+    lr: float | None = option(None, "Its peak learning rate; default 0.1, or 0.01 from published weights.", gt=0)
+    augment: Literal["none", "crop", "crop+flip"] = option("crop", "How its training images are varied.")
 
-    teacher: str = "auto"
-    teacher_pretrained: bool = False
-    teacher_epochs: int | None = Field(default=None, ge=1)
-    teacher_lr: float | None = Field(default=None, gt=0)
-    teacher_augment: Literal["none", "crop", "crop+flip"] = "crop"
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"model": given} if isinstance(given, str) else given
 
-    @field_validator("teacher")
+    @field_validator("model")
     @classmethod
     def _is_one(cls, name: str) -> str:
         if name != "auto" and not Path(name).is_dir():
             check_teacher(name)
         return name
+
+    @model_validator(mode="after")
+    def _only_a_backbone_is_trained(self) -> Self:
+        unread = [name for name in sorted(self.model_fields_set) if name != "model"]
+        if self.is_guard and unread:
+            raise ValueError(f"the guard in {self.model!r} is trained already; omit {', '.join(unread)}")
+        return self
+
+    @property
+    def is_guard(self) -> bool:
+        """Whether a trained guard teaches, and not a network to be trained."""
+        return self.model != "auto" and Path(self.model).is_dir()
 
 
 class Teacher:
@@ -90,26 +104,24 @@ class TeacherSource:
 
     def __init__(self, options: TeacherOptions, epochs: int, batch_size: int) -> None:
         self.options = options
-        self.epochs = options.teacher_epochs or epochs
+        self.epochs = options.epochs or epochs
         self.batch_size = batch_size
         self._made: Teacher | None = None
 
     def __call__(self, context: PrepareContext) -> Teacher:
         if self._made is None:
-            given = Path(self.options.teacher)
-            self._made = given_teacher(given, context) if given.is_dir() else self._trained(context)
+            given = self.options.model
+            self._made = given_teacher(Path(given), context) if self.options.is_guard else self._trained(context)
         return self._made
 
     def _trained(self, context: PrepareContext) -> Teacher:
         o, p = self.options, context.data.preprocess
         side = max(p.height, p.width)
-        backbone = o.teacher
-        if backbone == "auto":
-            backbone = "wrn40_2" if side <= SMALL_IMAGE else "resnet34"
-        options = o.model_copy(update={"teacher": backbone})
+        backbone = automatic_teacher(side) if o.model == "auto" else o.model
+        options = o.model_copy(update={"model": backbone})
         path = kept_path(context, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
         folder = path.with_suffix("")
-        lr = o.teacher_lr or (0.01 if o.teacher_pretrained else 0.1)
+        lr = o.lr or (0.01 if o.pretrained else 0.1)
         config = TrainConfig(
             method="teacher",
             backbone=backbone,
@@ -121,8 +133,8 @@ class TeacherSource:
             seed=context.seed,
             image_size=side,
             in_chans=1 if p.channels == 1 else 3,
-            pretrained=o.teacher_pretrained,
-            augment=o.teacher_augment,
+            pretrained=o.pretrained,
+            augment=o.augment,
             calibration=0,
             test=0,
             data_fingerprint=context.data.fingerprint,
@@ -135,16 +147,14 @@ class TeacherSource:
 
 
 def check_teacher(name: str) -> None:
-    """Raises UnknownNameError for what is no backbone's name, ConfigError where it looks like a folder."""
+    """Raises UnknownNameError for what is not a backbone's name, ConfigError where it looks like a folder."""
     if "/" in name or "\\" in name:
-        raise ConfigError(f"teacher={name!r} is no folder; give a run folder of guard.train or a backbone's name")
+        raise ConfigError(f"teacher={name!r} is not a folder; give a run folder of guard.train or a backbone's name")
     check_backbone(name)
 
 
 def fresh_teacher(config: TrainConfig, context: PrepareContext) -> GuardModule:
     """An untrained classifier of the context's classes with a linear head, or one with published weights below it."""
-    from .runs.train import data_normalisation  # it imports the methods
-
     with seeded(context.seed):
         classifier = build_classifier(
             config.backbone,
@@ -164,7 +174,7 @@ def given_teacher(folder: Path, context: PrepareContext) -> Teacher:
     """The guard in `folder`.
 
     Raises:
-        ConfigError: it knows other classes, or looks at images of another size.
+        ConfigError: it knows other classes, or takes images of another size.
     """
     guard = Guard.from_pretrained(folder, device=str(context.device))
     mine, data = guard.manifest, context.data

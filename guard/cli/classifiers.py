@@ -114,7 +114,7 @@ def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_
     try:
         import timm
 
-        build = sibling("train.classifiers.rebuild")
+        fresh = sibling("train.classifiers.fresh")
     except ImportError as error:
         raise MissingExtraError(f"{error.name}", "train") from error
     published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
@@ -125,5 +125,5 @@ def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_
     rows = next((len(weights[f"{layer}.weight"]) for layer in layers if f"{layer}.weight" in weights), None)
     if rows is None:
         raise ModelError(f"{checkpoint} does not fit {name}: it holds no weights of {' or '.join(layers)}")
-    model = build.timm_model(name, rows, in_chans or 3, image_size or published.input_size[-1])
+    model = fresh.timm_model(name, rows, in_chans or 3, image_size or published.input_size[-1])
     return _with_weights(model, weights, name, checkpoint)

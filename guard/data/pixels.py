@@ -17,7 +17,7 @@ from .forms import Source
 
 IN_MEMORY_BYTES = 512 * 2**20
 MEMORY_MAP_BYTES = 2**30
-SMALL_SIDE = 64
+SMALL_SIDE = 64  # pixels; images of at most this side are kept decoded, and a small-image net suits them
 
 
 class ArrayPixels:

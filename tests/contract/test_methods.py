@@ -19,7 +19,7 @@ from guard.manifest import Normalisation
 from guard.scores import create_score, list_scores
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy" of the recipes)
 from tests.conftest import RECIPES, Arrays
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.methods import get_method, list_methods
 from train.methods.base import MethodContext, MethodOptions, Stage
 from train.outliers.base import IDBatch, PrepareContext

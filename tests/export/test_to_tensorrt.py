@@ -24,7 +24,8 @@ from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.runtimes.tensorrt_engine import TensorRTEngine, cuda_available
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import create_score, get_score, list_scores
-from train.classifiers.rebuild import build_classifier, score_shapes
+from train.classifiers.fresh import build_classifier
+from train.classifiers.rebuild import score_shapes
 from train.features.choose_layers import watch_layers
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is in the dev extra, for platforms that have it")

@@ -17,7 +17,7 @@ from guard.manifest import Normalisation, Preprocess
 from guard.scores import create_score
 from tests.conftest import Arrays
 from train import teacher
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.engine import stages as loop
 from train.outliers.base import PrepareContext
 from train.runs.request import TrainConfig
@@ -37,7 +37,7 @@ def context(four: Arrays, tmp_path: Path) -> PrepareContext:
 
 
 def source(epochs: int = 2, **options: Any) -> TeacherSource:
-    return TeacherSource(TeacherOptions(teacher="wrn10_2", **options), epochs, 32)
+    return TeacherSource(TeacherOptions(model="wrn10_2", **options), epochs, 32)
 
 
 def states(made: Teacher) -> dict[str, torch.Tensor]:
@@ -72,10 +72,10 @@ def test_it_is_made_once_and_loaded_from_its_folder(context: PrepareContext, mon
     assert all(value.equal(states(again)[key]) for key, value in states(first).items())
     assert again.identity == first.identity
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        source(teacher_lr=0.01)(context)  # another teacher, in a folder of its own
+        source(lr=0.01)(context)  # another teacher, in a folder of its own
 
 
-def test_a_killed_training_goes_on(context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_resumes(context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = source(epochs=3)(context)
     epoch = loop.StageRun.epoch
     ran: list[int] = []
@@ -118,7 +118,7 @@ def test_the_default_is_larger_than_the_student(
 
 def test_a_guard_can_teach(four: Arrays, tiny: dict[str, Any], tmp_path: Path, context: PrepareContext) -> None:
     g = guard.train(four, out=tmp_path / "run", **{**tiny, "epochs": 1, "score": "energy"})
-    made = TeacherSource(TeacherOptions(teacher=str(tmp_path / "run")), 1, 32)(context)
+    made = TeacherSource(TeacherOptions(model=str(tmp_path / "run")), 1, 32)(context)
     assert made.identity == g.manifest.weights_sha256 != ""
     probabilities = made.outputs(images(context)).logits.softmax(-1).numpy()
     np.testing.assert_allclose(probabilities, g.predict(images(context).numpy()).probabilities, atol=0.02)  # bfloat16
@@ -130,18 +130,18 @@ def test_teachers_that_do_not_fit_are_refused(
     small = four[0][:, ::2, ::2], four[1]
     guard.train(small, out=tmp_path / "small", **{**tiny, "epochs": 1, "score": "energy"})
     with pytest.raises(ConfigError, match="takes images of 8 x 8 x 3, these are 16 x 16 x 3; load them in its size"):
-        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(context)
+        TeacherSource(TeacherOptions(model=str(tmp_path / "small")), 1, 32)(context)
     two = context.data.subset(np.flatnonzero(np.asarray(context.data.labels) < 2))
     renamed = load((two.take(np.arange(20)), np.arange(20) % 2))
     other = PrepareContext(context.module, renamed, tmp_path, 0, CPU)
     with pytest.raises(ConfigError, match=r"knows the classes 0, 1, 2, 3, the images are of 0, 1; train one"):
-        TeacherSource(TeacherOptions(teacher=str(tmp_path / "small")), 1, 32)(other)
+        TeacherSource(TeacherOptions(model=str(tmp_path / "small")), 1, 32)(other)
 
 
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("runs/none", "teacher='runs/none' is no folder; give a run folder"),
+        ("runs/none", "teacher='runs/none' is not a folder; give a run folder"),
         ("wrn10_3", "unknown backbone 'wrn10_3'; did you mean 'wrn10_2'"),
     ],
 )
@@ -151,3 +151,15 @@ def test_what_is_no_teacher_is_said_before_anything_is_trained(
     with pytest.raises(ConfigError, match=message):
         guard.train(four, method="oal", out=tmp_path / "run", teacher=teacher)
     assert not (tmp_path / "run").exists()
+
+
+def test_its_options_are_a_record_of_their_own(four: Arrays, tmp_path: Path) -> None:
+    assert TeacherOptions.model_validate("wrn16_2") == TeacherOptions(model="wrn16_2")
+    with pytest.raises(
+        ConfigError, match=r"option 'teacher_lr' is now teacher=\{'lr': \.\.\.\} \(--set teacher.lr=...\)"
+    ):
+        guard.train(four, method="oal", teacher_lr=0.1)
+    with pytest.raises(ConfigError, match=r"did you mean 'epochs'"):
+        guard.train(four, method="oal", teacher={"epoch": 3})
+    with pytest.raises(ConfigError, match=r"the guard in .* is trained already; omit epochs, lr"):
+        guard.train(four, method="oal", teacher={"model": str(tmp_path), "epochs": 3, "lr": 0.1})

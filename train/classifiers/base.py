@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +10,6 @@ from torch import nn
 from guard.data import ImageData
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.scores import Score
-
-from . import rebuild as build
-
-log = logging.getLogger("ood_guard")
 
 
 @dataclass(frozen=True)
@@ -35,16 +30,4 @@ class GivenClassifier:
     data: ImageData | None = None  # where finding the input size has loaded it already
     layer: str | None = None  # where its features were found before
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits
-    rebuild: dict[str, Any] = field(
-        default_factory=dict
-    )  # into the manifest's backbone_options, for train.classifiers.rebuild
-
-
-def normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
-    """(pixel / 255 - mean) / std as given; where either is None, ImageNet's, which is said aloud."""
-    if mean is None or std is None:
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        if channels == 1:
-            mean, std = (0.449,), (0.226,)
-        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
-    return build.guard_module_normalisation(mean, std, channels)
+    rebuild: dict[str, Any] = field(default_factory=dict)  # into the manifest's backbone_options, for `rebuild`

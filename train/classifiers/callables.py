@@ -24,8 +24,9 @@ from guard.runtimes.torch_module import resolve_device
 from guard.scores.base import Need
 
 from ..features.extract import first_line
-from . import rebuild as build
 from .base import GivenClassifier
+from .fresh import CUSTOM
+from .input import example_batch
 from .torch_models import of_module
 
 KIND = "callables"  # in a manifest's backbone_options
@@ -140,7 +141,7 @@ def of_callables(model: Any, a: dict[str, Any], data: Any) -> GivenClassifier:
     device = resolve_device(a["device"])
     classifier = TwoCallables(*model).to(device)
     base = of_module(classifier, a, data)
-    noise = build.example_batch(base.preprocess, device).permute(0, 3, 1, 2) / 255
+    noise = example_batch(base.preprocess, device).permute(0, 3, 1, 2) / 255
     mean, std = (
         torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (base.normalisation.mean, base.normalisation.std)
     )
@@ -149,7 +150,7 @@ def of_callables(model: Any, a: dict[str, Any], data: Any) -> GivenClassifier:
         classifier,
         base.preprocess,
         base.normalisation,
-        build.CUSTOM,
+        CUSTOM,
         data=base.data,
         rebuild={
             "kind": KIND,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from guard.errors import ConfigError, MissingExtraError, ModelError
 
-from . import rebuild as build
 from .base import GivenClassifier
+from .fresh import CUSTOM
 from .image_processors import input_of
 from .torch_models import of_module
 
@@ -142,7 +142,7 @@ def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: A
         wrapped,
         preprocess,
         normalisation,
-        type(model).__name__ if _public(type(model)) else build.CUSTOM,
+        type(model).__name__ if _public(type(model)) else CUSTOM,
         data=loaded,
         class_names=_class_names(config),
         rebuild=_rebuild_options(model),

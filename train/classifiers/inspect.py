@@ -15,7 +15,7 @@ from guard.manifest import Normalisation
 
 from ..features.extract import hook_features
 from . import hugging_face, open_classifier
-from . import rebuild as build
+from .input import example_batch
 
 SIDES = (224, 64, 32)  # tried in turn on a model that does not say what it was made for
 
@@ -71,7 +71,7 @@ def _opened(model: Any, side: int | None, own_input: bool = False) -> FeatureCla
         return base.model
     plain = Normalisation(mean=(0.5,) * base.preprocess.channels, std=(0.5,) * base.preprocess.channels)
     probe = GuardModule(nn.Module(), None, plain)  # type: ignore[arg-type]  # only normalises
-    return hook_features(base.model, probe.normalise(build.example_batch(base.preprocess)), base.layer)
+    return hook_features(base.model, probe.normalise(example_batch(base.preprocess)), base.layer)
 
 
 def _channels(model: Any) -> int | None:

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
-from guard.graph.module import Classifier, FeatureClassifier, GuardModule, HookedClassifier
+from guard.graph.module import FeatureClassifier, GuardModule, HookedClassifier
 from guard.graph.onnx_classifier import OnnxClassifier
-from guard.heads import create_head
-from guard.manifest import Manifest, Normalisation
+from guard.manifest import Manifest
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import Score, create_score
 
-from ..backbones import create_backbone, takes_img_size
-
-CUSTOM = "custom"  # the backbone name of a model that ood-guard cannot build by itself
-
-
-def build_classifier(
-    backbone: str,
-    head: str,
-    num_classes: int,
-    *,
-    in_chans: int,
-    image_size: int,
-    pretrained: bool = False,
-    head_options: Mapping[str, Any] | None = None,
-) -> Classifier:
-    """A classifier with fresh (or published) weights."""
-    network = create_backbone(backbone, in_chans=in_chans, image_size=image_size, pretrained=pretrained)
-    return Classifier(network, create_head(head, network.num_features, num_classes, **head_options or {}))
-
-
-def example_batch(manifest_like: Any, device: torch.device | str = "cpu", n: int = 2) -> torch.Tensor:
-    """uint8 noise of the graph's input shape."""
-    p = manifest_like
-    generator = torch.Generator().manual_seed(0)
-    shape = (n, p.height, p.width, p.channels)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+from . import callables, hugging_face
+from .fresh import CUSTOM, build_classifier, timm_model
 
 
 def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model: Any = None) -> Guard:
@@ -82,12 +55,8 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
             raise ConfigError(f"this guard holds its classifier, the graph of {options['file']}; leave model= away")
         return OnnxClassifier.allocate(options)
     if options.get("kind") == "callables":
-        from . import callables
-
         return callables.rebuilt(options, model)
     if options.get("kind") == "hugging_face":
-        from . import hugging_face
-
         model = hugging_face.rebuilt(options) if model is None else hugging_face.LogitsOnly(model)
     size, channels = manifest.preprocess.height, manifest.preprocess.channels
     if "layer" not in options:
@@ -116,16 +85,6 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
     return tapped
 
 
-def timm_model(
-    name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False
-) -> torch.nn.Module:
-    """A whole timm classifier by name; vision transformers get the image size."""
-    import timm
-
-    extra: dict[str, Any] = {"img_size": image_size} if takes_img_size(name) else {}
-    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **extra)
-
-
 def _score(manifest: Manifest) -> Score:
     score = create_score(manifest.score, **manifest.score_options)
     score.allocate(manifest.score_shapes)
@@ -135,24 +94,3 @@ def _score(manifest: Manifest) -> Score:
 def score_shapes(score: Score) -> dict[str, tuple[int, ...]]:
     """Shapes of a score's state, for `Score.allocate`."""
     return {key: tuple(value.shape) for key, value in score.state_dict().items()}
-
-
-def guard_module_normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
-    """Check what a user gave as mean and std: `channels` numbers each, std > 0, in units of [0, 1] pixels."""
-    values = []
-    for name, given in (("mean", mean), ("std", std)):
-        numbers = tuple(float(v) for v in (given if hasattr(given, "__len__") else [given] * channels))
-        if len(numbers) != channels:
-            raise ConfigError(f"{name} needs {channels} numbers (one per channel), got {given!r}")
-        values.append(numbers)
-    if any(v <= 0 for v in values[1]):
-        raise ConfigError(f"std must be above 0, got {std!r}")
-    if any(v > 1.5 for v in values[0]):
-        raise ConfigError(f"mean is in units of [0, 1] pixels, got {mean!r}; divide by 255")
-    return Normalisation(mean=values[0], std=values[1])
-
-
-def check_channels(in_chans: int) -> None:
-    """Refuse anything but grey or colour."""
-    if in_chans not in (1, 3):
-        raise ConfigError(f"in_chans must be 3 (grey images are repeated) or 1 (colour becomes grey), got {in_chans!r}")

@@ -14,8 +14,9 @@ from guard.errors import ModelError
 from guard.manifest import Preprocess
 from guard.record import parse_options
 
-from . import rebuild as build
-from .base import GivenClassifier, normalisation
+from .base import GivenClassifier
+from .fresh import CUSTOM, timm_model
+from .input import check_channels, normalisation
 
 log = logging.getLogger("ood_guard")
 
@@ -24,7 +25,7 @@ def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> GivenClassifier
     """A torch module: normalised images (N, channels, H, W) -> logits (N, C)."""
     given = getattr(model, "pretrained_cfg", None) or {}
     channels: Any = int((given.get("input_size") or (3,))[0]) if a["in_chans"] is None else a["in_chans"]
-    build.check_channels(channels)
+    check_channels(channels)
     size, source = a["image_size"], None
     if size is None and given.get("input_size"):
         size = given["input_size"][-1]
@@ -60,7 +61,7 @@ def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
         )
     classes = len(load(data, image_size=a["image_size"], workers=a["workers"]).class_names)
     try:
-        return build.timm_model(name, classes, a["in_chans"] or 3, a["image_size"] or 224, pretrained=True)
+        return timm_model(name, classes, a["in_chans"] or 3, a["image_size"] or 224, pretrained=True)
     except Exception as error:
         raise ModelError(
             f"the published weights of {name!r} cannot be loaded ({error}); pass the model itself: "
@@ -70,19 +71,19 @@ def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
 
 def _timm_name(model: nn.Module, channels: int, size: int) -> str:
     """timm's name where what timm builds under it answers alike with these weights, so that a run folder can be
-    reloaded by name; a model made with arguments of its own (another activation, say) is `build.CUSTOM`."""
+    reloaded by name; a model made with arguments of its own (another activation, say) is `CUSTOM`."""
     given = getattr(model, "pretrained_cfg", None) or {}
     name = given.get("architecture")
     if not name:
-        return build.CUSTOM
+        return CUSTOM
     classes = int(getattr(model, "num_classes", 0) or 0)
     theirs = copy.deepcopy(model).cpu().float().eval()
     example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        same = build.timm_model(name, classes, channels, size).eval()
+        same = timm_model(name, classes, channels, size).eval()
         same.load_state_dict(theirs.state_dict())
         with torch.inference_mode():
             alike = torch.equal(same(example), theirs(example))
     except Exception:  # timm cannot build it, or its weights differ in name or shape
-        return build.CUSTOM
-    return name if alike else build.CUSTOM
+        return CUSTOM
+    return name if alike else CUSTOM

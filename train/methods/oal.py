@@ -25,7 +25,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from guard.record import part
+from guard.record import option, part
 
 from ..generators.diffusion import DiffusionOptions
 from ..losses.base import Regulariser
@@ -41,8 +41,8 @@ Q_LR = 1e-4  # of q, by either update
 TRANSFER_LR = 2.0  # of DT, as a factor: 0.01 to 0.005
 
 
-class OALOptions(MethodOptions, TeacherOptions, TeacherOutlierOptions, DiffusionOptions):
-    """Those of the teacher, the outliers and the diffusion model, and the published weights.
+class OALOptions(MethodOptions, TeacherOutlierOptions, DiffusionOptions):
+    """Those of the outliers and the diffusion model, and the published weights.
 
     Attributes:
         logit_weight, feature_weight: a1 and a2, of the distillation.
@@ -55,6 +55,7 @@ class OALOptions(MethodOptions, TeacherOptions, TeacherOutlierOptions, Diffusion
         finetune_epochs, finetune_lr: published: 100 epochs.
     """
 
+    teacher: TeacherOptions = option(TeacherOptions(), "The network that teaches; a string is its model.")
     logit_weight: float = Field(default=4.0, ge=0)
     feature_weight: float = Field(default=8.0, ge=0)
     boundary_weight: float = Field(default=0.1, ge=0)
@@ -79,7 +80,7 @@ class OAL(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: OALOptions = self.options
-        teacher = TeacherSource(part(o, TeacherOptions), context.epochs, context.batch_size)
+        teacher = TeacherSource(o.teacher, context.epochs, context.batch_size)
         outliers = TeacherOutliers(
             teacher,
             part(o, TeacherOutlierOptions),

@@ -26,7 +26,8 @@ from guard.scores.combined import Combined
 from guard.scores.table import check_applies
 
 from ..classifiers import GivenClassifier, open_classifier
-from ..classifiers import rebuild as build
+from ..classifiers.input import example_batch
+from ..classifiers.rebuild import score_shapes
 from ..features.extract import fit_score, hook_features
 from .assemble import calibrated, run_folder, written
 
@@ -79,7 +80,7 @@ def fit(model: Any, data: Any, **arguments: Any) -> Guard:
         head_options=base.trained.head_options if base.trained else {},
         score=score.name,
         score_options=score.options.model_dump(),
-        score_shapes=build.score_shapes(module.score),
+        score_shapes=score_shapes(module.score),
         seed=base.trained.seed if base.trained else a["seed"],
         data=(source.card({k: len(v) for k, v in splits.rows.items()}),),
         versions=versions(),
@@ -132,7 +133,7 @@ class _Plain(nn.Module):
 
 
 def _backbone_options(classifier: FeatureClassifier, base: GivenClassifier) -> dict[str, Any]:
-    """What `build.guard_from_folder` needs to have this classifier again."""
+    """What `guard_from_folder` needs to have this classifier again."""
     if isinstance(classifier, OnnxClassifier):
         return classifier.options()
     if not isinstance(classifier, HookedClassifier):
@@ -144,4 +145,4 @@ def _backbone_options(classifier: FeatureClassifier, base: GivenClassifier) -> d
 def _answers(module: GuardModule, preprocess: Preprocess, device: torch.device) -> int:
     """How many logits the classifier gives."""
     with torch.inference_mode():
-        return module.classifier(module.normalise(build.example_batch(preprocess, device))).logits.shape[1]
+        return module.classifier(module.normalise(example_batch(preprocess, device))).logits.shape[1]

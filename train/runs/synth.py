@@ -19,14 +19,14 @@ from guard.record import parse_options
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import create_score
 
-from ..classifiers import rebuild as build
+from ..classifiers.fresh import build_classifier
+from ..classifiers.input import data_normalisation
 from ..engine.distributed import processes
 from ..outliers import matching
 from ..outliers.audit.audit import audited
 from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
 from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import MOST_BY_DEFAULT, Store, check_seed, fill, open_store
-from .train import data_normalisation
 
 
 def synth(data: Any, **arguments: Any) -> Store:
@@ -131,7 +131,5 @@ def untrained(data: ImageData, device: torch.device) -> GuardModule:
     """A small network for settings whose synthesiser does not look at one."""
     p = data.preprocess
     torch.manual_seed(0)
-    classifier = build.build_classifier(
-        "wrn10_2", "linear", len(data.class_names), in_chans=p.channels, image_size=p.height
-    )
+    classifier = build_classifier("wrn10_2", "linear", len(data.class_names), in_chans=p.channels, image_size=p.height)
     return GuardModule(classifier, create_score("energy"), data_normalisation(data)).to(device)

@@ -22,8 +22,10 @@ from guard.record import parse_options
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
 
-from ..backbones import check_backbone, pretrained_normalisation
-from ..classifiers import rebuild as build
+from ..backbones import automatic_backbone, check_backbone, pretrained_normalisation
+from ..classifiers.fresh import build_classifier
+from ..classifiers.input import check_channels, data_normalisation, example_batch
+from ..classifiers.rebuild import misfit, score_shapes
 from ..engine.distributed import processes
 from ..engine.loader import Feed
 from ..engine.stages import train_stages
@@ -36,7 +38,6 @@ from .fit import fit
 from .request import TrainConfig
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
-SMALL_IMAGE = 64  # pixels; up to here "auto" takes a small-image net
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
 
 __all__ = ["fit", "train"]
@@ -76,7 +77,7 @@ def train(data: Any, **arguments: Any) -> Guard:
         head_options=config.head_options,
         score=score.name,
         score_options=score.options.model_dump(),
-        score_shapes=build.score_shapes(module.score),
+        score_shapes=score_shapes(module.score),
         seed=config.seed,
         data=(source.card({k: len(v) for k, v in splits.rows.items()}),),
         versions=versions(),
@@ -87,7 +88,7 @@ def train(data: Any, **arguments: Any) -> Guard:
 
 def _check_before_loading(a: dict[str, Any], method: Method, score: Score) -> None:
     """Whatever can be refused without the images: decoding them may take minutes."""
-    build.check_channels(a["in_chans"])
+    check_channels(a["in_chans"])
     if a["backbone"] != "auto":
         check_backbone(a["backbone"])
     if method.wants_outliers == "no" and a["outliers"] is not None:
@@ -163,7 +164,7 @@ def _config(
     size = source.preprocess.height
     backbone = a["backbone"]
     if backbone == "auto":
-        backbone = "wrn16_2" if size <= SMALL_IMAGE else "resnet18"
+        backbone = automatic_backbone(size)
     augment = a["augment"]
     if augment == "auto":
         augment = "crop" if source.name.startswith("digits") else "crop+flip"
@@ -185,7 +186,7 @@ def _fresh_module(
     config: TrainConfig, data: ImageData, score: Score, device: torch.device
 ) -> tuple[GuardModule, Normalisation]:
     torch.manual_seed(config.seed)
-    classifier = build.build_classifier(
+    classifier = build_classifier(
         config.backbone,
         config.head,
         len(data.class_names),
@@ -210,7 +211,7 @@ def _fresh_module(
             raise ConfigError(
                 f"init={config.init!r} is {m.backbone} with a {m.head} head, {len(m.class_names)} classes and "
                 f"{m.preprocess.channels} channels, which does not fit {config.backbone} with a {config.head} head, "
-                f"{len(data.class_names)} classes and {config.in_chans} channels ({build.misfit(error)})"
+                f"{len(data.class_names)} classes and {config.in_chans} channels ({misfit(error)})"
             ) from None
         normalisation = m.normalisation
     classifier = classifier.to(memory_format=torch.channels_last)
@@ -224,17 +225,6 @@ def _with_extra_class(state: dict[str, Tensor], classifier: nn.Module) -> dict[s
     return {**state, **extra}
 
 
-def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:
-    """Per-channel mean and std of `images` evenly spaced training images, in units of [0, 1]; std at least 1/255.
-
-    Evenly spaced, because a folder's images are sorted by class and the first ones are of few classes.
-    """
-    picked = np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(np.int64)
-    rows = data.take(picked).astype(np.float64) / 255
-    mean, std = rows.mean((0, 1, 2)), rows.std((0, 1, 2)).clip(1 / 255)
-    return Normalisation(mean=tuple(map(float, mean.round(6))), std=tuple(map(float, std.round(6))))
-
-
 def _context(
     config: TrainConfig, module: GuardModule, data: ImageData, outliers: OutlierMix | None, device: torch.device
 ) -> MethodContext:
@@ -243,7 +233,7 @@ def _context(
     counts = np.bincount(labels, minlength=len(data.class_names))
     with torch.inference_mode():
         module.eval()
-        shown = module.outputs(build.example_batch(data.preprocess, device))
+        shown = module.outputs(example_batch(data.preprocess, device))
     return MethodContext(
         num_classes=len(data.class_names),
         num_features=shown.features.shape[1],

@@ -325,7 +325,7 @@ def test_averaged_weights_are_near_the_trained_ones_even_after_a_short_run(four:
 
 def loop_start(g: guard.Guard) -> dict[str, Tensor]:
     """The weights before training."""
-    from train.classifiers.rebuild import build_classifier
+    from train.classifiers.fresh import build_classifier
 
     return build_classifier(g.manifest.backbone, g.manifest.head, 4, in_chans=3, image_size=16).state_dict()
 

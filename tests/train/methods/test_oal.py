@@ -209,7 +209,7 @@ def test_on_digits_it_gains_somewhere_and_loses_little_nearby(digits: Callable[[
         method="oal",
         init=tmp_path / "plain",
         out=tmp_path / "oal",
-        **{**common, **own, "teacher": "wrn16_2", "teacher_epochs": 12, "finetune_epochs": 6},
+        **{**common, **own, "teacher": {"model": "wrn16_2", "epochs": 12}, "finetune_epochs": 6},
     )
     sets = [held] + [
         np.ascontiguousarray(make(300, 32)[:, ::2, ::2])

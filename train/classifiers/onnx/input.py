@@ -14,8 +14,7 @@ from guard.graph.onnx_classifier import is_channels_last
 from guard.manifest import Normalisation, Preprocess
 from guard.record import parse_options
 
-from .. import rebuild as build
-from ..base import normalisation
+from ..input import checked_normalisation, normalisation
 
 log = logging.getLogger("ood_guard")
 
@@ -96,4 +95,4 @@ def normalisation_for(images: Images, a: dict[str, Any]) -> Normalisation:
         return normalisation(a["mean"], a["std"], images.channels)
     if a["mean"] is not None or a["std"] is not None:
         raise ConfigError("the ONNX graph takes uint8 pixels and normalises them itself; leave mean= and std= away")
-    return build.guard_module_normalisation(0, 1 / 255, images.channels)  # x is the pixel
+    return checked_normalisation(0, 1 / 255, images.channels)  # x is the pixel

@@ -31,7 +31,7 @@ from guard.errors import ArtefactDamagedError
 from guard.heads import unit
 from guard.record import Record
 
-from ...backbones import check_backbone, create_backbone
+from ...backbones import automatic_backbone, check_backbone, create_backbone
 from ...cache.keyed import STAGE, Schedule, epochs_showing, kept_path, seeded, train_kept
 from ...engine.augment import augment
 from ...engine.loader import Feed
@@ -43,7 +43,6 @@ log = logging.getLogger("ood_guard")
 
 SHOWN = 300_000  # images that it sees by default: 6 epochs of CIFAR-10
 MOST_EPOCHS = 50  # by default: a small set is known by heart by then
-SMALL_SIDE = 64  # pixels up to which the default backbone keeps a fine map
 CLIP = 1.0  # largest norm of the gradient
 SAME_DIRECTION = 0.9999  # cosine from which two anchors cannot be told apart
 
@@ -261,7 +260,7 @@ def training_features(
 
 def _backbone(context: PrepareContext, options: EncoderOptions) -> str:
     p = context.data.preprocess
-    return options.encoder_backbone or ("wrn16_2" if max(p.height, p.width) <= SMALL_SIDE else "resnet18")
+    return options.encoder_backbone or automatic_backbone(max(p.height, p.width))
 
 
 def _schedule(context: PrepareContext, options: EncoderOptions) -> Schedule:

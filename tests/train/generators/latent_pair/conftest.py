@@ -12,7 +12,7 @@ from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from tests.conftest import Arrays
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.outliers.base import PrepareContext
 
 

@@ -16,7 +16,7 @@ from guard.graph.module import Backbone, Classifier, GuardModule, HookedClassifi
 from guard.heads import create_head
 from guard.manifest import Normalisation
 from guard.scores import create_score
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.images.kirby import KIRBY, as_grid, inpaint, key_regions, layer_cam, unit_range
 

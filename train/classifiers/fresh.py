@@ -1,0 +1,41 @@
+"""Classifiers by name, with fresh or published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from guard.graph.module import Classifier
+from guard.heads import create_head
+
+from ..backbones import create_backbone, takes_img_size
+
+CUSTOM = "custom"  # the backbone name of a model that ood-guard cannot build by itself
+
+
+def build_classifier(
+    backbone: str,
+    head: str,
+    num_classes: int,
+    *,
+    in_chans: int,
+    image_size: int,
+    pretrained: bool = False,
+    head_options: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """A backbone and a head."""
+    network = create_backbone(backbone, in_chans=in_chans, image_size=image_size, pretrained=pretrained)
+    return Classifier(network, create_head(head, network.num_features, num_classes, **head_options or {}))
+
+
+def timm_model(name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False) -> nn.Module:
+    """A whole timm classifier; vision transformers get the image size."""
+    import timm
+
+    extra: dict[str, Any] = {"img_size": image_size} if takes_img_size(name) else {}
+    model: nn.Module = timm.create_model(
+        name, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, **extra
+    )
+    return model
