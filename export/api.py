@@ -16,6 +16,7 @@ from guard.artefact.load_save import load as load_guard
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.manifest import Manifest, Parity
+from guard.requests import ExportRequest
 
 from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
@@ -26,38 +27,34 @@ log = logging.getLogger("ood_guard")
 PRECISIONS = ("fp32",)
 
 
-def export(
-    g: Guard | str | Path,
-    path: str | Path,
-    *,
-    precision: str = "fp32",
-    data: Any = None,
-    max_flag_flips: int = 0,
-    max_batch: int = 256,
-) -> Path:
+def export(request: ExportRequest) -> Path:
     """`guard.export`."""
-    path = Path(path)
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    path = request.path
+    if request.precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {request.precision!r}")
     if path.suffix not in (".onnx", ".engine"):
         raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
-    source = g if isinstance(g, Guard) else load_guard(g)
+    source = request.g if isinstance(request.g, Guard) else load_guard(request.g)
     if path.suffix == ".engine":
-        return _export_engine(source, path, data, max_flag_flips, max_batch)
+        return _export_engine(source, request)
     graph = onnx_bytes(source.module, source.manifest)
-    manifest = _verified(source, graph, data, max_flag_flips)
+    manifest = _verified(source, graph, request)
     write_onnx(path, graph, manifest)
     return path
 
 
-def _verified(source: Guard, graph: bytes, data: Any, max_flag_flips: int) -> Manifest:
+def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:
     """The manifest with the measured parity of `graph`, or ParityError."""
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.onnx"
         write_onnx(draft, graph, source.manifest)
-        report = compare(source, on_its_own(load_guard(draft, device="cpu")), *_images(source, data))
-    passed(report, max_flag_flips)
-    noise = "" if data is not None or source.calibration_images is not None else " of noise (give data= for real ones)"
+        report = compare(source, on_its_own(load_guard(draft, device="cpu")), *_images(source, request.data))
+    passed(report, request.max_flag_flips)
+    noise = (
+        ""
+        if request.data is not None or source.calibration_images is not None
+        else " of noise (give data= for real ones)"
+    )
     log.info(
         "verified on %d images%s, %s -> %s: %d flag flips, %d label changes, scores within %.2g",
         report.images,
@@ -71,32 +68,33 @@ def _verified(source: Guard, graph: bytes, data: Any, max_flag_flips: int) -> Ma
     return source.manifest.model_copy(update={"parity": report.parity})
 
 
-def _export_engine(source: Guard, path: Path, data: Any, max_flag_flips: int, max_batch: int) -> Path:
+def _export_engine(source: Guard, request: ExportRequest) -> Path:
     from .to_tensorrt import build_engine
 
     if source.path is not None and source.path.suffix == ".onnx":
         graph = recalibrated(graph_bytes(read_onnx(source.path)[0]), source.manifest)
     else:
         graph = onnx_bytes(source.module, source.manifest)
-    engine, facts = build_engine(graph, source.manifest, max_batch=max_batch)
+    engine, facts = build_engine(graph, source.manifest, max_batch=request.max_batch)
     manifest = source.manifest.model_copy(update={"engine": facts, "parity": None})
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.engine"
         write_pair(draft, engine_manifest_path(draft), engine, manifest)
-        parity = _engine_parity(source, draft, data, max_flag_flips)
-    write_pair(path, engine_manifest_path(path), engine, manifest.model_copy(update={"parity": parity}))
+        parity = _engine_parity(source, draft, request)
+    path, manifest = request.path, manifest.model_copy(update={"parity": parity})
+    write_pair(path, engine_manifest_path(path), engine, manifest)
     return path
 
 
-def _engine_parity(source: Guard, draft: Path, data: Any, max_flag_flips: int) -> Parity | None:
-    """Measured where there is a GPU to run the engine on; elsewhere None, said aloud."""
+def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity | None:
+    """Measured where there is a GPU to run the engine on; elsewhere None, which is logged."""
     from guard.runtimes.tensorrt_engine import cuda_available
 
     if not cuda_available():
         log.warning("no GPU here: the engine was built but not run; run guard.verify on the machine that will serve it")
         return None
-    report = compare(source, load_guard(draft, device="cuda"), *_images(source, data))
-    return passed(report, max_flag_flips).parity
+    report = compare(source, load_guard(draft, device="cuda"), *_images(source, request.data))
+    return passed(report, request.max_flag_flips).parity
 
 
 def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:

@@ -1,9 +1,8 @@
-"""Does the exported file decide the same? Numbers and decisions of two runtimes on the same images (design 4.6)."""
+"""Does the exported file decide the same? Numbers and decisions of two runtimes on the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from guard.errors import ConfigError, DataError, MissingDataError, ParityError
 from guard.evaluation import metrics
 from guard.manifest import Parity
 from guard.record import Record
+from guard.requests import VerifyRequest
 from guard.runtimes import Outputs, Runtime
 
 
@@ -66,17 +66,9 @@ class ParityReport(Record):
         )
 
 
-def verify(
-    exported: str | Path | Guard,
-    *,
-    against: Guard | str | Path,
-    data: Any,
-    batch_size: int = 64,
-    max_flag_flips: int = 0,
-) -> ParityReport:
+def verify(request: VerifyRequest) -> ParityReport:
     """`guard.verify`."""
-    exported = exported if isinstance(exported, Guard) else load_guard(exported)
-    source = against if isinstance(against, Guard) else load_guard(against)
+    exported, source = (g if isinstance(g, Guard) else load_guard(g) for g in (request.path, request.against))
     if source.class_names != exported.class_names:
         raise ConfigError(
             f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "
@@ -84,9 +76,9 @@ def verify(
         )
     if source.manifest.preprocess != exported.manifest.preprocess:
         raise ConfigError("the two guards prepare images differently; verify an export against its own source")
-    images, labels = _open(data, source)
-    report = compare(source, exported, (batch for batch, _ in images.batches(batch_size)), labels)
-    return passed(report, max_flag_flips)
+    images, labels = _open(request.data, source)
+    report = compare(source, exported, (batch for batch, _ in images.batches(request.batch_size)), labels)
+    return passed(report, request.max_flag_flips)
 
 
 def compare(source: Guard, exported: Guard, batches: Iterable[np.ndarray], labels: np.ndarray | None) -> ParityReport:

@@ -15,6 +15,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from .errors import MissingExtraError
+
 _HOME = Path(__file__).resolve().parent.parent
 
 
@@ -36,3 +38,13 @@ def sibling(module: str) -> ModuleType:
     top, _, rest = module.partition(".")
     package = package_name(top)
     return importlib.import_module(f"{package}.{rest}" if rest else package)
+
+
+def needs(extra: str, module: str) -> ModuleType:
+    """Import a sibling module; a missing third-party package becomes a sentence with the pip install."""
+    try:
+        return sibling(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"train", "export", "guard"}:
+            raise
+        raise MissingExtraError(f"{error.name} (needed by guard.{module.split('.')[0]})", extra) from error

@@ -22,6 +22,7 @@ def option(
     unread_if: Mapping[str, Any] | None = None,
     common: bool = False,
     knob: bool = False,
+    rule: str = "",
     **constraints: Any,
 ) -> Any:
     """A field of a `Record` that explains itself.
@@ -35,6 +36,8 @@ def option(
             users register).
         common: shown before the others.
         knob: it changes speed or memory, and no result.
+        rule: what follows the option's name in the error about a value that is not accepted, where pydantic's words
+            are not good enough: "must be an integer from 0 to 9".
         constraints: of `pydantic.Field`: ge, gt, le, lt, multiple_of ...
     """
     extra: dict[str, Any] = {
@@ -42,6 +45,7 @@ def option(
         "unread_if": dict(unread_if or {}),
         "common": common,
         "knob": knob,
+        "rule": rule,
     }
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
@@ -53,7 +57,8 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> Self:
-        for name in changed(self):
+        conditional = [n for n, f in type(self).model_fields.items() if read_conditions(f) or unread_conditions(f)]
+        for name in changed(self, conditional):
             field, said = type(self).model_fields[name], f"{name}={shown(getattr(self, name))} is not read with"
             for other, wanted in read_conditions(field).items():
                 found, accepted = getattr(self, other), _values(wanted)
@@ -67,10 +72,10 @@ class Record(BaseModel):
         return self
 
 
-def changed(options: Record) -> list[str]:
-    """The fields that were given values other than their defaults."""
+def changed(options: Record, names: Iterable[str] | None = None) -> list[str]:
+    """The fields, all or of these `names`, that were given values other than their defaults."""
     fields = type(options).model_fields
-    given = [name for name in fields if name in options.model_fields_set]
+    given = [name for name in (fields if names is None else names) if name in options.model_fields_set]
     return [n for n in given if getattr(options, n) != fields[n].get_default(call_default_factory=True)]
 
 
@@ -105,6 +110,11 @@ def _said(field: FieldInfo, what: str) -> Any:
     return extra.get(what) if isinstance(extra, dict) else None
 
 
+def is_common(field: FieldInfo) -> bool:
+    """Whether `option` said that users reach for it first."""
+    return bool(_said(field, "common"))
+
+
 R = TypeVar("R", bound=Record)
 
 
@@ -120,19 +130,42 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
     try:
         return record(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            inner = _record_at(record, first["loc"][:-1])
-            raise ConfigError(_unknown(inner, first["loc"], owner, also if inner is record else ())) from None
-        message = first["msg"].removeprefix("Value error, ")
-        if not name:  # a rule between options; its message has the values
-            raise ConfigError(f"{owner}: {message}") from None
-        if first["type"] == "value_error" and _record_at(record, first["loc"]) is not _record_at(
-            record, first["loc"][:-1]
-        ):  # likewise, of a nested option
-            raise ConfigError(f"{owner} option {name}: {message}") from None
-        raise ConfigError(f"{owner} option {name}: {message}, got {first['input']!r}") from None
+        raise ConfigError(one_sentence(error, record, owner, also)) from None
+
+
+def one_sentence(error: ValidationError, record: type[Record], owner: str, also: Iterable[str] = ()) -> str:
+    """The first problem with a `record`, for the user who gave its options to `owner`: "method 'vos'"."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        inner = _record_at(record, first["loc"][:-1])
+        return _unknown(inner, first["loc"], owner, also if inner is record else ())
+    message, given = first["msg"].removeprefix("Value error, "), _short(first["input"])
+    if not name:  # a rule between options; its message has the values
+        return f"{owner}: {message}"
+    above, at = _record_at(record, first["loc"][:-1]), _record_at(record, first["loc"])
+    if first["type"] == "value_error" and at is not above:  # likewise, of a nested option
+        return f"{owner} option {name}: {message}"
+    if rule := _rule_at(record, first["loc"]):
+        return f"{rule}, got {given}"
+    return f"{owner} option {name}: {message}, got {given}"
+
+
+def _short(value: Any) -> str:
+    """A value as it was typed; of one that is no text or number, or long, what it is."""
+    shown = repr(value)
+    return shown if len(shown) <= 120 and "\n" not in shown else type(value).__name__
+
+
+def _rule_at(record: type[Record], loc: tuple[int | str, ...]) -> str:
+    """The path of the option at `loc` (an item of a list or mapping belongs to it) and its rule; "" without one."""
+    for depth, step in enumerate(loc):
+        field = record.model_fields.get(str(step))
+        rule = field and _said(field, "rule")
+        if rule:
+            return f"{'.'.join(map(str, loc[: depth + 1]))} {rule}"
+        record = nested(record).get(str(step), record)
+    return ""
 
 
 def _record_at(record: type[Record], loc: Iterable[int | str]) -> type[Record]:

@@ -6,21 +6,51 @@ No torch, so that ``guard train --help`` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict
+import numpy as np
+from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from .record import Record, option
+from .errors import ConfigError
+from .record import Record, one_sentence, option
 
 Augment = Literal["auto", "none", "crop", "crop+flip"]
+SEED = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
+ALPHA = {  # its range is checked where the calibration images are counted
+    "rule": "must be between 0 and 1 (the share of in-distribution images that may be flagged; 5 % is 0.05)"
+}
 
 
 class Request(Record):
-    """The arguments of a public function."""
+    """The arguments of a public function, named by `function` in messages."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    function: ClassVar[str] = "guard"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """numpy's numbers are numbers; True is none."""
+        accepted = str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and ("int" in accepted or "float" in accepted):
+            raise ValueError("a number is needed")
+        return value.item() if isinstance(value, np.generic) else value
+
+    @classmethod
+    @contextmanager
+    def checked(cls) -> Iterator[None]:
+        """Around the constructor: what is wrong becomes one sentence.
+
+        Raises:
+            ConfigError: a wrong type, or a value out of range.
+        """
+        try:
+            yield
+        except ValidationError as error:
+            raise ConfigError(one_sentence(error, cls, cls.function)) from None
 
 
 class HeldOut(Request):
@@ -30,8 +60,8 @@ class HeldOut(Request):
         None, "Images held out for the threshold: a count, a share or a data set of its own (labels not needed)."
     )
     test: Any = option(None, "Images held out to measure on: a count, a share or a labelled data set of its own.")
-    seed: int = option(0, "Of splits, initialisation, order and augmentation.", ge=0, lt=2**31)
-    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images.", gt=0, lt=1)
+    seed: int = option(0, "Of splits, initialisation, order and augmentation.", **SEED)
+    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images, between 0 and 1.", **ALPHA)
     class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
     temperature_scaling: bool = option(False, "Calibrate the probabilities on the calibration images.")
 
@@ -39,13 +69,18 @@ class HeldOut(Request):
 class TrainRequest(HeldOut):
     """The arguments of `guard.train`."""
 
+    function: ClassVar[str] = "guard.train"
     data: Any = option(..., "Labelled images in any form: a folder per class, Parquet, a hub id, arrays, 'digits'.")
     method: str = option("plain", "How outliers are made and used; see: guard methods.")
     backbone: str = option("auto", "wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, any timm name, or auto.")
     head: str | None = option(None, "See: guard heads; default the method's.")
-    head_options: Mapping[str, Any] = option({}, "Options of the head; see: guard heads NAME.")
+    head_options: Mapping[str, Any] = option(
+        {}, "Options of the head; see: guard heads NAME.", rule="takes a mapping such as {'margin': 0.3}"
+    )
     score: str | None = option(None, "See: guard scores; default the method's. A+B combines several.")
-    score_options: Mapping[str, Any] = option({}, "Options of the score; see: guard scores NAME.")
+    score_options: Mapping[str, Any] = option(
+        {}, "Options of the score; see: guard scores NAME.", rule="takes a mapping such as {'k': 10}"
+    )
     options: Mapping[str, Any] = option({}, "Options of the method; see: guard methods NAME.")
     epochs: int | None = option(None, "Passes over the training split; default the method's.", ge=1)
     batch_size: int | None = option(None, "In-distribution images per step; default 128, or 32 for small data.", ge=2)
@@ -67,12 +102,15 @@ class TrainRequest(HeldOut):
 class FitRequest(HeldOut):
     """The arguments of `guard.fit`."""
 
+    function: ClassVar[str] = "guard.fit"
     model: Any = option(
         ..., "The classifier: a torch module, timm name, Hugging Face folder or hub id, .onnx, a guard."
     )
     data: Any = option(..., "Labelled in-distribution images, best ones that the model was not trained on.")
     score: str = option("energy", "See: guard scores. A+B combines several.")
-    score_options: Mapping[str, Any] = option({}, "Options of the score; see: guard scores NAME.")
+    score_options: Mapping[str, Any] = option(
+        {}, "Options of the score; see: guard scores NAME.", rule="takes a mapping such as {'k': 10}"
+    )
     features: str | None = option(None, "Module, or tensor of an ONNX file, that is the feature vector; default found.")
     class_names: Any = option(None, "The model's classes in the order of its logits; default its own, else the data's.")
     processor: Any = option(None, "A Hugging Face model's image processor, or its folder; default the model's.")
@@ -80,7 +118,7 @@ class FitRequest(HeldOut):
     in_chans: int | None = option(None, "3, or 1 for grey; default the model's.")
     mean: Any = option(None, "Normalisation, e.g. 0.5,0.5,0.5; default the model's.")
     std: Any = option(None, "Normalisation; default the model's.")
-    batch_size: int = option(64, "Images per step.", ge=1)
+    batch_size: int = option(64, "Images per step.", ge=1, rule="must be at least 1")
     device: str = option("auto", "auto, cpu or cuda.")
     out: Path | None = option(None, "Run folder.")
     name: str | None = option(None, "What the guard is called in answers.")
@@ -90,18 +128,24 @@ class FitRequest(HeldOut):
 class SynthRequest(Request):
     """The arguments of `guard.synth`."""
 
+    function: ClassVar[str] = "guard.synth"
     data: Any = option(..., "Labelled images in any form that guard train takes.")
     method: str = option(..., "The synthesiser; see: guard synthesisers.")
     out: Path = option(..., "The store's folder. One that was begun is continued.")
     options: Mapping[str, Any] = option({}, "Options of the synthesiser; see: guard synthesisers NAME.")
-    count: int | None = option(None, "Outliers in all; default one per training image, at most 50,000.", ge=1)
+    count: int | None = option(
+        None,
+        "Outliers in all; default one per training image, at most 50,000.",
+        ge=1,
+        rule="must be a number of images, at least 1",
+    )
     classifier: Any = option(None, "A guard to look at the outliers with: a run folder or an exported file.")
-    match: tuple[str, ...] = option(
+    match: Sequence[str] = option(
         (), "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast ..."
     )
-    seed: int = option(0, "Of splits and outliers.", ge=0, lt=2**31)
+    seed: int = option(0, "Of splits and outliers.", **SEED)
     device: str = option("auto", "auto, cpu or cuda.")
-    batch_size: int = option(128, "In-distribution images per draw.", ge=1)
+    batch_size: int = option(128, "In-distribution images per draw.", ge=1, rule="must be at least 1")
     image_size: int | None = option(None, "Side of the square images in pixels, where no classifier says.")
     in_chans: int = option(3, "3, or 1 for grey.")
     calibration: Any = option(None, "What guard train will hold out for the threshold.")
@@ -113,20 +157,32 @@ class SynthRequest(Request):
 class EvaluateRequest(Request):
     """The arguments of `guard.evaluate`."""
 
+    function: ClassVar[str] = "guard.evaluate"
     g: Any = option(..., "A guard, or the path of one.")
     id: Any = option(..., "Labelled in-distribution test images.")
-    ood: Mapping[str, Any] = option({}, "OOD images by name; labels are ignored.")
-    near: tuple[str, ...] = option((), "Which of the OOD sets are near-OOD; the others are far-OOD.")
+    ood: Mapping[str, Any] = option(
+        {},
+        "OOD images by name; labels are ignored.",
+        rule="must map names to images, like ood={'textures': 'path/to/textures'}",
+    )
+    near: Sequence[str] = option(
+        (),
+        "Which of the OOD sets are near-OOD; the others are far-OOD.",
+        rule="must be a list of names, like near=['a']",
+    )
     out: Path | None = option(None, "report.html to write, with report.json beside it.")
-    bootstrap: int = option(1000, "Resamples for the 95 % intervals; 0 for none.", ge=0)
-    seed: int = option(0, "Of the resamples.")
-    batch_size: int = option(64, "Images per run.", ge=1)
+    bootstrap: int = option(
+        1000, "Resamples for the 95 % intervals; 0 for none.", ge=0, rule="must be at least 0 (0 for no intervals)"
+    )
+    seed: int = option(0, "Of the resamples.", **SEED)
+    batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
     max_images: int | None = option(None, "At most this many images of each set.", ge=1)
 
 
 class ExportRequest(Request):
     """The arguments of `guard.export`."""
 
+    function: ClassVar[str] = "guard.export"
     g: Any = option(..., "A guard, or its run folder.")
     path: Path = option(..., "Ends in .onnx or .engine (TensorRT).")
     precision: str = option("fp32", "fp32.")
@@ -138,21 +194,23 @@ class ExportRequest(Request):
 class VerifyRequest(Request):
     """The arguments of `guard.verify`."""
 
+    function: ClassVar[str] = "guard.verify"
     path: Any = option(..., "The exported guard.")
     against: Any = option(..., "Its source: a guard, a run folder or another export.")
     data: Any = option(..., "Images in any form that guard train takes.")
-    batch_size: int = option(64, "Images per run.", ge=1)
+    batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
     max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
 
 
 class CalibrateRequest(Request):
     """The arguments of `guard.calibrate`."""
 
+    function: ClassVar[str] = "guard.calibrate"
     g: Any = option(..., "A guard, or the path of one.")
     data: Any = option(..., "In-distribution images in any form that guard train takes.")
     out: Path | None = option(None, "Where to write the guard; its own path replaces it.")
-    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images.", gt=0, lt=1)
+    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images, between 0 and 1.", **ALPHA)
     class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
     min_class_images: int | None = option(None, "A class with fewer images keeps the pooled threshold; default 50.")
     temperature_scaling: bool = option(False, "Fit the temperature of the probabilities anew; needs labels.")
-    batch_size: int = option(64, "Images per run.", ge=1)
+    batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")

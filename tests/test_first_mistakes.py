@@ -138,7 +138,10 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "mean in 0-255": (lambda w: F(sequential(), w.four, **{**FIT, "mean": (127,) * 3}), r"units of \[0, 1\].* by 255"),
     "std of zero": (lambda w: F(sequential(), w.four, **{**FIT, "std": (0, 1, 1)}), r"std must be above 0, got"),
     "one mean too few": (lambda w: F(sequential(), w.four, **{**FIT, "mean": (0, 1)}), r"mean needs 3 numbers"),
-    "k above the images": (lambda w: F(sequential(), w.four, score="knn", k=300, **FIT), r"k=300 needs as many"),
+    "k above the images": (
+        lambda w: F(sequential(), w.four, score="knn", score_options={"k": 300}, **FIT),
+        r"k=300 needs as many",
+    ),
     "pixels of a model": (lambda w: F(sequential(), w.four, image_size=0, **FIT), r"height: .* 1, got 0"),
     # -------------------------------------------------------------------------------------------------- the guard
     "missing guard": (lambda w: guard.load(w.folder / "guard.onx"), r"no such guard: .*guard\.onx; accepted: a \.onnx"),

@@ -4,44 +4,35 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from ..data.test_images import calibration_images
 from ..detector import Guard
+from ..requests import CalibrateRequest
 from .by_class import check_asked
 
 log = logging.getLogger("ood_guard")
 
 
-def calibrate(
-    g: Guard | str | Path,
-    data: Any,
-    *,
-    out: str | Path | None = None,
-    alpha: float = 0.05,
-    class_conditional: bool = False,
-    min_class_images: int | None = None,
-    temperature_scaling: bool = False,
-    batch_size: int = 64,
-) -> Guard:
+def calibrate(request: CalibrateRequest) -> Guard:
     """See `guard.calibrate`."""
+    g: Guard = request.g
     if not isinstance(g, Guard):
         from ..artefact.load_save import load
 
         g = load(Path(g))
-    check_asked(alpha, class_conditional, min_class_images)  # before any image is decoded
-    images, labels, note = calibration_images(g.manifest, data, labelled=temperature_scaling)
+    check_asked(request.alpha, request.class_conditional, request.min_class_images)  # before any image is decoded
+    images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
     if note:
         log.info("%s", note)
-    verdicts = g.untempered().predict_batches(batch for batch, _ in images.batches(batch_size))
+    verdicts = g.untempered().predict_batches(batch for batch, _ in images.batches(request.batch_size))
     calibrated = g.calibrate_by(
         verdicts,
-        alpha=alpha,
+        alpha=request.alpha,
         labels=labels,
-        class_conditional=class_conditional,
-        min_class_images=min_class_images,
-        temperature_scaling=temperature_scaling,
+        class_conditional=request.class_conditional,
+        min_class_images=request.min_class_images,
+        temperature_scaling=request.temperature_scaling,
     )
-    if out is not None:
-        calibrated.save(out)
+    if request.out is not None:
+        calibrated.save(request.out)
     return calibrated

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import api
+from .._siblings import needs
 from ..errors import ImageError
 from ..verdict import Verdict
 from . import output
@@ -118,7 +119,7 @@ Pattern = Annotated[str, typer.Argument(metavar="[NAME|PATTERN]", help="A name s
 
 def methods(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
     """List the training methods, or show one method's options."""
-    registry = api._needs("train", "train.methods")
+    registry = needs("train", "train.methods")
     show("method", pattern, registry.list_methods(), registry.get_method, json)
 
 

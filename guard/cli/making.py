@@ -169,9 +169,11 @@ def fit(
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="What the guard is called in answers.")] = None,
     workers: Workers = None,
-    options: Annotated[
+    score_options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the score; see: guard scores NAME. Repeatable."),
+        typer.Option(
+            "--score-set", metavar="NAME=VALUE", help="An option of the score; see: guard scores NAME. Repeatable."
+        ),
     ] = None,
     no_export: NoExport = False,
     json: Json = False,
@@ -184,6 +186,7 @@ def fit(
             classifier(model, checkpoint, in_chans=in_chans, image_size=image_size),
             data,
             score=score,
+            score_options=settings(score_options, flag="--score-set") if score_options else None,
             features=features,
             processor=processor,
             image_size=image_size,
@@ -201,7 +204,6 @@ def fit(
             out=folder,
             name=name,
             workers=workers,
-            **settings(options or [], api.fit),
         )
     _finish(g, folder, export=not no_export, json=json)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import api
+from .._siblings import needs
 from . import output
 from .arguments import Data, Debug, Json, defaults, settings, value
 from .asking import Pattern, show
@@ -83,7 +84,7 @@ def synth(
 
 def synthesisers(pattern: Pattern = "*", json: Json = False, debug: Debug = False) -> None:
     """List what makes outlier images, or show one synthesiser's options."""
-    registry: Any = api._needs("train", "train.outliers.base")
+    registry: Any = needs("train", "train.outliers.base")
     show("synthesiser", pattern, registry.list_synthesisers(), registry.get_synthesiser, json)
 
 

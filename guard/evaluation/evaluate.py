@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from ..data.test_images import id_test_images, ood_images
 from ..detector import Guard
 from ..errors import ConfigError, UnknownNameError
 from ..manifest import Calibration, Manifest
+from ..requests import EvaluateRequest
 from ..verdict import Verdicts
 from . import metrics
 from .metrics import METRICS, DetectionMetrics
@@ -214,43 +214,28 @@ class Evaluation:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def evaluate(
-    g: Guard | str | Path,
-    *,
-    id: Any,
-    ood: Mapping[str, Any] | None = None,
-    near: Sequence[str] = (),
-    out: str | Path | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    max_images: int | None = None,
-) -> Evaluation:
+def evaluate(request: EvaluateRequest) -> Evaluation:
     """See `guard.evaluate`."""
-    ood = _checked_sets(ood, near)
-    if bootstrap < 0:
-        raise ConfigError(f"bootstrap must be at least 0 (0 for no intervals), got {bootstrap}")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    if out is not None and Path(out).suffix not in (".html", ".htm"):
-        raise ConfigError(f"out must end in .html (the numbers go into a .json beside it), got {str(out)!r}")
+    for name in request.near:
+        if name not in request.ood:
+            raise UnknownNameError("near-OOD set", name, request.ood, "near= names some of the sets in ood=.")
+    if request.out is not None and request.out.suffix not in (".html", ".htm"):
+        raise ConfigError(f"out must end in .html (the numbers go into a .json beside it), got {str(request.out)!r}")
+    g: Guard = request.g
     if not isinstance(g, Guard):
         from ..artefact.load_save import load
 
         g = load(g)
-    test = id_test_images(g.manifest, id, max_images)
-    sets = {name: ood_images(g.manifest, name, images, max_images) for name, images in ood.items()}
+    test = id_test_images(g.manifest, request.id, request.max_images)
+    sets = {name: ood_images(g.manifest, name, images, request.max_images) for name, images in request.ood.items()}
 
-    id_result = _id_result(g, test.images, test.labels, batch_size)
-    results = []
-    for name, images in sets.items():
-        verdicts = _judge(g, images, batch_size, name)
-        results.append(_ood_result(name, name in near, images, verdicts, id_result.verdicts, bootstrap, seed))
-    evaluation = Evaluation(g.manifest, id_result, tuple(results), test.notes, bootstrap, seed)
-    if out is not None:
+    id_result = _id_result(g, test.images, test.labels, request.batch_size)
+    results = tuple(_ood_result(g, name, images, id_result.verdicts, request) for name, images in sets.items())
+    evaluation = Evaluation(g.manifest, id_result, results, test.notes, request.bootstrap, request.seed)
+    if request.out is not None:
         from .report import write_report
 
-        write_report(evaluation, Path(out))
+        write_report(evaluation, request.out)
     return evaluation
 
 
@@ -279,17 +264,16 @@ def _expected(predicted: np.ndarray, calibration: Calibration | None) -> Interva
     return None if counts is None else (counts[0] / len(predicted), counts[1] / len(predicted))
 
 
-def _ood_result(
-    name: str, near: bool, images: Any, verdicts: Verdicts, id_verdicts: Verdicts, resamples: int, seed: int
-) -> OodResult:
-    id_scores, scores = id_verdicts.ood_score, verdicts.ood_score
+def _ood_result(g: Guard, name: str, images: Any, id_verdicts: Verdicts, request: EvaluateRequest) -> OodResult:
+    verdicts = _judge(g, images, request.batch_size, name)
+    id_scores, scores, resamples = id_verdicts.ood_score, verdicts.ood_score, request.bootstrap
     return OodResult(
         name=name,
-        near=near,
+        near=name in request.near,
         images=len(scores),
         corrupt=len(images.corrupt),
         metrics=metrics.detection_metrics(id_scores, scores),
-        intervals=metrics.bootstrap(id_scores, scores, resamples=resamples, seed=seed) if resamples else {},
+        intervals=metrics.bootstrap(id_scores, scores, resamples=resamples, seed=request.seed) if resamples else {},
         flagged=float(verdicts.is_ood.mean()),
         flagged_interval=metrics.wilson_interval(int(verdicts.is_ood.sum()), len(scores)),
         verdicts=verdicts,
@@ -313,20 +297,6 @@ def _with_progress(batches: Iterable[np.ndarray], total: int, name: str) -> Iter
         for batch in batches:
             yield batch
             progress.advance(task, len(batch))
-
-
-def _checked_sets(ood: Mapping[str, Any] | None, near: Sequence[str]) -> dict[str, Any]:
-    if ood is not None and not isinstance(ood, Mapping):
-        raise ConfigError(
-            f"ood must map names to images, like ood={{'textures': 'path/to/textures'}}, got {type(ood).__name__}"
-        )
-    if isinstance(near, str):
-        raise ConfigError(f"near must be a list of names, like near=[{near!r}], got a string")
-    sets = {str(name): images for name, images in (ood or {}).items()}
-    for name in near:
-        if name not in sets:
-            raise UnknownNameError("near-OOD set", name, sets, "near= names some of the sets in ood=.")
-    return sets
 
 
 def _finite(value: Any) -> Any:

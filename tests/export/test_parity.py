@@ -68,7 +68,7 @@ def test_every_score_on_every_head(
 
 def test_a_model_of_the_users_own_exports(four: Arrays, images: np.ndarray, tmp_path: Path) -> None:
     options = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "device": "cpu"}
-    g = guard.fit(Convolutional(), four, score="knn", k=5, features="body.1", **options)
+    g = guard.fit(Convolutional(), four, score="knn", score_options={"k": 5}, features="body.1", **options)
     e = guard.load(guard.export(g, tmp_path / "guard.onnx"), device="cpu")
     np.testing.assert_allclose(e.predict(images).ood_score, g.predict(images).ood_score, atol=1e-5)
 

@@ -82,4 +82,4 @@ def test_a_module_without_a_spec_is_not_ours(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_answer_is_the_same_for_the_life_of_a_process() -> None:
     assert _siblings.package_name("train") is _siblings.package_name("train")
-    assert guard.list_methods.__module__ == "guard.api"
+    assert guard.list_methods.__module__ == "guard.api.listing"

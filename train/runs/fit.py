@@ -20,6 +20,7 @@ from guard.detector import Guard
 from guard.graph.module import FeatureClassifier, GuardModule, HookedClassifier
 from guard.graph.onnx_classifier import OnnxClassifier
 from guard.manifest import Manifest, Preprocess, versions
+from guard.requests import FitRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
 from guard.scores.combined import Combined
@@ -34,10 +35,10 @@ from .assemble import calibrated, run_folder, written
 log = logging.getLogger("ood_guard")
 
 
-def fit(model: Any, data: Any, **arguments: Any) -> Guard:
-    """See `guard.fit`, whose arguments arrive by name, the score's options as ``options``."""
-    a = arguments
-    score = create_score(a["score"], **a["options"])
+def fit(request: FitRequest) -> Guard:
+    """See `guard.fit`."""
+    a, model, data = dict(request), request.model, request.data
+    score = create_score(request.score, **request.score_options)
     if not is_guard(model):  # a guard may bring what only training gives
         check_applies(score)
     device = resolve_device(a["device"])

@@ -16,6 +16,7 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.manifest import Manifest
 from guard.record import parse_options
+from guard.requests import SynthRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import create_score
 
@@ -29,12 +30,12 @@ from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import MOST_BY_DEFAULT, Store, check_seed, fill, open_store
 
 
-def synth(data: Any, **arguments: Any) -> Store:
-    """See `guard.synth`, whose arguments arrive by name, the synthesiser's options as ``options``."""
-    a = arguments
+def synth(request: SynthRequest) -> Store:
+    """See `guard.synth`."""
+    a, data = dict(request), request.data
     us = processes()  # before the device is used, for each has its own
     kind = get_synthesiser(a["method"])
-    options = parse_options(kind.Options, a["options"], f"synthesiser {kind.name!r}", also=a)
+    options = parse_options(kind.Options, dict(request.options), f"synthesiser {kind.name!r}", also=a)
     looks = kind.needs_classifier(options)
     match = matching.checked(a["match"])
     check_seed(a["seed"])

@@ -19,6 +19,7 @@ from guard.graph.module import GuardModule
 from guard.heads import head_class
 from guard.manifest import Manifest, Normalisation, versions
 from guard.record import parse_options
+from guard.requests import TrainRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
 
@@ -34,22 +35,19 @@ from ..methods.base import Method, MethodContext, get_method
 from ..outliers.base import OutlierMix, list_synthesisers
 from ..outliers.sources import mix_fingerprint, outlier_mix
 from .assemble import calibrated, run_folder, written
-from .fit import fit
 from .request import TrainConfig
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
 
-__all__ = ["fit", "train"]
 
-
-def train(data: Any, **arguments: Any) -> Guard:
-    """See `guard.train`, whose arguments arrive by name, the method's options as ``options``."""
-    a = arguments
+def train(request: TrainRequest) -> Guard:
+    """See `guard.train`."""
+    a, data = dict(request), request.data
     processes()  # before the device is used: a launcher gives each process its own
     method_class = get_method(a["method"])
     method: Method = method_class(
-        parse_options(method_class.Options, a["options"], f"method {method_class.name!r}", also=a)
+        parse_options(method_class.Options, dict(request.options), f"method {method_class.name!r}", also=a)
     )
     score = _trained_score(method, a["score"] or method.head_scores.get(a["head"]), a["score_options"])
     device = resolve_device(a["device"])

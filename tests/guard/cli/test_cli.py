@@ -304,7 +304,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str
 
 
 def test_train_and_fit_offer_every_argument_of_the_functions() -> None:
-    for function, command, elsewhere in ((api.train, making.train, set()), (api.fit, making.fit, {"class_names"})):
+    for function, command, elsewhere in (
+        (api.train, making.train, set()),
+        (api.fit, making.fit, {"class_names", "options"}),
+    ):
         wanted = set(inspect.signature(function).parameters) - elsewhere
         assert wanted <= set(inspect.signature(command).parameters)
 
@@ -346,11 +349,12 @@ def test_train_forwards_what_was_typed(run: Guard, calls: dict[str, dict[str, An
 
 def test_fit_forwards_what_was_typed(run: Guard, calls: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     run("fit", "cats/", "--model", "resnet18", "--score", "knn", "--features", "avgpool", "--mean", "0.5,0.4,0.3",
-        "--std", "0.2,0.2,0.2", "--calibration", "held/", "--name", "cats", "--set", "k=5", "--no-export")  # fmt: skip
+        "--std", "0.2,0.2,0.2", "--calibration", "held/", "--name", "cats", "--score-set", "k=5",
+        "--no-export")  # fmt: skip
     given = calls["fit"]
     assert (given["model"], given["data"], given["score"], given["features"]) == ("resnet18", "cats/", "knn", "avgpool")
     assert (given["mean"], given["std"]) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    assert (given["calibration"], given["name"], given["options"]) == ("held/", "cats", {"k": 5})
+    assert (given["calibration"], given["name"], given["score_options"]) == ("held/", "cats", {"k": 5})
     assert "export" not in calls
 
 

@@ -152,7 +152,7 @@ def test_what_training_learned_is_carried_over_to_another_fit(
     data = (four[0][:200], four[1][:200])
     options = {"method": "rejection", "head_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "out": tmp_path / "run"}
     trained = guard.train(data, **options)
-    both = guard.fit(tmp_path / "run", data, score="rejection+energy", rule="tippett")
+    both = guard.fit(tmp_path / "run", data, score="rejection+energy", score_options={"rule": "tippett"})
     assert both.manifest.score_options["part_options"]["rejection"]["hidden"] == 8
     learned = trained.module.score.state_dict()
     for key, value in both.module.score.scores[0].state_dict().items():

@@ -244,7 +244,7 @@ def test_fit_answers_as_the_model_does_and_leaves_it_as_it_was(name: str, large:
     images, labels = large
     model = made(name).train()
     state = copy.deepcopy(model.state_dict())
-    g = guard.fit(model, (images, labels), score="knn", k=5, **OPTIONS)
+    g = guard.fit(model, (images, labels), score="knn", score_options={"k": 5}, **OPTIONS)
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert model.training
     assert all(module.training for module in model.modules())
@@ -275,7 +275,9 @@ def test_every_score_fits_any_model(score: str, four: Arrays) -> None:
 
 
 def test_scores_are_fitted_without_the_held_out_images(four: Arrays) -> None:
-    g = guard.fit(sequential(), four, score="knn", k=1, device="cpu", mean=(0.5,) * 3, std=(0.2,) * 3)
+    g = guard.fit(
+        sequential(), four, score="knn", score_options={"k": 1}, device="cpu", mean=(0.5,) * 3, std=(0.2,) * 3
+    )
     own = g.predict(four[0][g.splits["train"]]).ood_score
     assert np.abs(own).max() < 1e-5  # each finds itself
     assert len(g.module.score.bank) == len(g.splits["train"])

@@ -1,31 +1,19 @@
-"""The public functions. Their bodies reach train/ and export/ only when called, so that `import guard` stays light."""
+"""`guard.train`, `fit` and `synth`: make a guard, or the outliers to make one with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ._siblings import sibling
-from .detector import Guard
-from .errors import MissingExtraError
+from .._siblings import needs
+from ..detector import Guard
+from ..errors import ConfigError
+from ..requests import Augment, FitRequest, SynthRequest, TrainRequest
+from .arguments import mapping_of, path_of, score_option_or_typo
 
 if TYPE_CHECKING:
-    from export.parity import ParityReport
     from train.outliers.store.store import Store
-
-    from .evaluation.evaluate import Evaluation
-    from .scores.table import ScoreList
-
-
-def _needs(extra: str, module: str) -> Any:
-    """Import a sibling module; a missing third-party package becomes a sentence with the pip install."""
-    try:
-        return sibling(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in {"train", "export", "guard"}:
-            raise
-        raise MissingExtraError(f"{error.name} (needed by guard.{module.split('.')[0]})", extra) from error
 
 
 def train(
@@ -56,7 +44,7 @@ def train(
     calibration: Any = None,
     test: Any = None,
     ema: float | None = None,
-    augment: str = "auto",
+    augment: Augment = "auto",
     workers: int | None = None,
     **options: Any,
 ) -> Guard:
@@ -115,9 +103,39 @@ def train(
     Example:
         >>> g = guard.train("digits", method="vos", epochs=10, out="runs/a")  # doctest: +SKIP
     """
-    arguments = dict(locals())
-    extra = arguments.pop("options")
-    return _needs("train", "train.runs.train").train(**arguments, options=extra)
+    with TrainRequest.checked():
+        request = TrainRequest(
+            data=data,
+            method=method,
+            backbone=backbone,
+            head=head,
+            head_options=mapping_of(head_options),
+            score=score,
+            score_options=mapping_of(score_options),
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            outliers=outliers,
+            ood_val=ood_val,
+            out=path_of(out),
+            resume=resume,
+            alpha=alpha,
+            class_conditional=class_conditional,
+            temperature_scaling=temperature_scaling,
+            image_size=image_size,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            init=path_of(init),
+            calibration=calibration,
+            test=test,
+            ema=ema,
+            augment=augment,
+            workers=workers,
+            options=options,
+        )
+    return cast("Guard", needs("train", "train.runs.train").train(request))
 
 
 def fit(
@@ -125,6 +143,7 @@ def fit(
     data: Any,
     *,
     score: str = "energy",
+    score_options: Mapping[str, Any] | None = None,
     features: str | None = None,
     class_names: Any = None,
     processor: Any = None,
@@ -143,7 +162,7 @@ def fit(
     out: str | Path | None = None,
     name: str | None = None,
     workers: int | None = None,
-    **options: Any,
+    **options: Any,  # only to say where the score's options went
 ) -> Guard:
     """Guard a classifier that you already have; its weights and its answers stay as they are.
 
@@ -154,6 +173,7 @@ def fit(
         data: labelled in-distribution images, as in `train`; best ones the model was not trained on.
         score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; ``list_scores(model=model)`` says which
             the model can have.
+        score_options: the score's own options, e.g. ``{"k": 10}`` for knn; see ``guard scores NAME``.
         features: name of the module, or of the tensor of an ONNX file, that is the feature vector; default the input
             of the last linear layer.
         class_names: the model's classes in the order of its logits; default its own (Hugging Face's ``id2label``, a
@@ -164,14 +184,38 @@ def fit(
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own
             ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is said aloud.
         calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
-        **options: the score's own options, e.g. ``k=50`` for knn.
 
     Returns:
         A calibrated `Guard`, also written to `out`.
     """
-    arguments = dict(locals())
-    extra = arguments.pop("options")
-    return _needs("train", "train.runs.train").fit(**arguments, options=extra)
+    if options:
+        raise ConfigError(score_option_or_typo(options, score, FitRequest))
+    with FitRequest.checked():
+        request = FitRequest(
+            model=model,
+            data=data,
+            score=score,
+            score_options=mapping_of(score_options),
+            features=features,
+            class_names=class_names,
+            processor=processor,
+            image_size=image_size,
+            in_chans=in_chans,
+            mean=mean,
+            std=std,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            alpha=alpha,
+            class_conditional=class_conditional,
+            temperature_scaling=temperature_scaling,
+            calibration=calibration,
+            test=test,
+            out=path_of(out),
+            name=name,
+            workers=workers,
+        )
+    return cast("Guard", needs("train", "train.runs.fit").fit(request))
 
 
 def synth(
@@ -181,7 +225,7 @@ def synth(
     out: str | Path,
     count: int | None = None,
     classifier: Guard | str | Path | None = None,
-    match: str | tuple[str, ...] | list[str] = (),
+    match: str | Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 128,
@@ -229,189 +273,23 @@ def synth(
     Example:
         >>> guard.synth("digits", method="patch_shuffle", count=2000, out="stores/a")  # doctest: +SKIP
     """
-    arguments = dict(locals())
-    extra = arguments.pop("options")
-    return _needs("train", "train.runs.synth").synth(**arguments, options=extra)
-
-
-def load(path: str | Path, *, device: str = "auto") -> Guard:
-    """Load a guard: an ``.onnx`` file (onnxruntime, no torch), an ``.engine`` (TensorRT) or a run folder (torch).
-
-    Args:
-        path: the artefact.
-        device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback.
-
-    Raises:
-        ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
-    """
-    from .artefact.load_save import load as load_
-
-    return load_(Path(path), device=device)
-
-
-def export(
-    g: Guard | str | Path,
-    path: str | Path,
-    *,
-    precision: str = "fp32",
-    data: Any = None,
-    max_flag_flips: int = 0,
-    max_batch: int = 256,
-) -> Path:
-    """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
-
-    The file is run at once on the calibration images and compared with torch: scores, labels and flags. Beyond
-    `max_flag_flips` nothing is written.
-
-    Args:
-        g: a guard from `train` or `fit`, or its run folder.
-        path: ends in ``.onnx`` or ``.engine``.
-        precision: "fp32".
-        data: images to verify on; default the calibration images where they are at hand, else random images.
-        max_flag_flips: how many images may change label or flag before the export fails.
-        max_batch: largest batch of a TensorRT engine; ONNX has no limit.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ParityError: the exported graph does not decide like its source.
-    """
-    return _needs("train", "export.api").export(
-        g, path, precision=precision, data=data, max_flag_flips=max_flag_flips, max_batch=max_batch
-    )
-
-
-def verify(
-    path: str | Path | Guard, *, against: Guard | str | Path, data: Any, batch_size: int = 64, max_flag_flips: int = 0
-) -> ParityReport:
-    """Run `data` through two runtimes and compare numbers and decisions (design, section 4.6).
-
-    Args:
-        path: the exported guard.
-        against: its source: a `Guard` or a path.
-        data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
-        max_flag_flips: how many images may change label or flag.
-
-    Returns:
-        The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
-
-    Raises:
-        ParityError: more flips than `max_flag_flips`.
-    """
-    return _needs("train", "export.parity").verify(
-        path, against=against, data=data, batch_size=batch_size, max_flag_flips=max_flag_flips
-    )
-
-
-def calibrate(
-    g: Guard | str | Path,
-    data: Any,
-    *,
-    out: str | Path | None = None,
-    alpha: float = 0.05,
-    class_conditional: bool = False,
-    min_class_images: int | None = None,
-    temperature_scaling: bool = False,
-    batch_size: int = 64,
-) -> Guard:
-    """`Guard.calibrate` for data in any form: new thresholds and p-values, and a temperature, without retraining.
-
-    Args:
-        g: a guard or the path of one: a run folder, an ``.onnx`` or an ``.engine`` file.
-        data: in-distribution images, in any form that `train` takes. Where this is the data the guard was trained on
-            (same fingerprint), only the images it held out for calibration are used.
-        out: where to write the guard, of the same kind as `g`; the path of `g` itself replaces it. None writes nothing.
-        alpha: target false-alarm rate on in-distribution images.
-        class_conditional: a threshold for every predicted class; see `Guard.calibrate`.
-        min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
-            needs where that is more.
-        temperature_scaling: fit the temperature of the probabilities anew; `data` needs labels then.
-        batch_size: images per run of the graph.
-
-    Returns:
-        A new `Guard` over the same runtime.
-
-    Raises:
-        CalibrationError: an alpha that so few images cannot support, or images that no temperature fits.
-    """
-    from .calibration.recalibrate import calibrate as calibrate_
-
-    return calibrate_(
-        g, data, out=out, alpha=alpha, class_conditional=class_conditional, min_class_images=min_class_images,
-        temperature_scaling=temperature_scaling, batch_size=batch_size,
-    )  # fmt: skip
-
-
-def evaluate(
-    g: Guard | str | Path,
-    *,
-    id: Any,
-    ood: Mapping[str, Any] | None = None,
-    near: tuple[str, ...] | list[str] = (),
-    out: str | Path | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    max_images: int | None = None,
-) -> Evaluation:
-    """Accuracy, false-alarm rate and OOD detection of a guard, as a table, JSON and a self-contained HTML report.
-
-    Args:
-        g: a guard or the path of one.
-        id: labelled in-distribution test images. Where this is the data the guard was trained on (same fingerprint),
-            only its held-out test split is used, and the result says so.
-        ood: name -> images (labels ignored).
-        near: which of the names are near-OOD; the others are far-OOD. Each group gets a mean.
-        out: ``report.html`` to write; ``report.json`` beside it. None writes nothing.
-        bootstrap: resamples for the 95 % intervals; 0 for none.
-        max_images: use at most this many images of each set (the first, in file order).
-
-    Returns:
-        `Evaluation`: ``print(evaluation)`` shows the table; ``.to_dict()`` the numbers.
-    """
-    from .evaluation.evaluate import evaluate as evaluate_
-
-    return evaluate_(
-        g, id=id, ood=ood, near=near, out=out, bootstrap=bootstrap, seed=seed, batch_size=batch_size,
-        max_images=max_images,
-    )  # fmt: skip
-
-
-def list_methods(pattern: str = "*") -> list[str]:
-    """Names of the training methods that match a shell pattern, e.g. ``"*mix*"``."""
-    return _needs("train", "train.methods").list_methods(pattern)
-
-
-def list_scores(pattern: str = "*", *, model: Any = None) -> ScoreList:
-    """The scores that match a shell pattern: a list of names that prints as a table of what each needs.
-
-    Args:
-        pattern: e.g. ``"*maha*"``.
-        model: what `fit` takes: adds a column that says whether the score applies to it, or why not. No data is needed
-            and no weights are downloaded.
-
-    Returns:
-        The names, sorted; ``.rows`` holds a `guard.scores.table.ScoreInfo` of each.
-    """
-    from .scores import list_scores as list_
-    from .scores.table import score_table
-
-    classifier = None
-    if model is not None:
-        classifier = _needs("train", "train.classifiers.inspect").open_without_data(model)
-    return score_table(list_(pattern), classifier)
-
-
-def create_score(name: str, **options: Any) -> Any:
-    """An unfitted score module (torch) by name, e.g. ``create_score("energy", temperature=2.0)``."""
-    from .scores import create_score as create
-
-    return create(name, **options)
-
-
-def register_score(score: type) -> type:
-    """Class decorator: makes a `guard.scores.Score` subclass available by its ``name`` everywhere."""
-    from .scores import register_score as register
-
-    return register(score)
+    with SynthRequest.checked():
+        request = SynthRequest(
+            data=data,
+            method=method,
+            out=Path(out),
+            count=count,
+            classifier=classifier,
+            match=(match,) if isinstance(match, str) else match,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            image_size=image_size,
+            in_chans=in_chans,
+            calibration=calibration,
+            test=test,
+            gallery=gallery,
+            workers=workers,
+            options=options,
+        )
+    return cast("Store", needs("train", "train.runs.synth").synth(request))

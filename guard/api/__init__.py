@@ -1,0 +1,28 @@
+"""The public functions. Their bodies reach train/ and export/ only when called, so that `import guard` stays light.
+
+making     train, fit, synth
+using      load, export, verify, calibrate, evaluate
+listing    list_methods, list_scores, create_score, register_score
+arguments  what they do with an argument before it goes into a request (`guard.requests`)
+"""
+
+from __future__ import annotations
+
+from .listing import create_score, list_methods, list_scores, register_score
+from .making import fit, synth, train
+from .using import calibrate, evaluate, export, load, verify
+
+__all__ = [
+    "calibrate",
+    "create_score",
+    "evaluate",
+    "export",
+    "fit",
+    "list_methods",
+    "list_scores",
+    "load",
+    "register_score",
+    "synth",
+    "train",
+    "verify",
+]

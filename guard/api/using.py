@@ -1,0 +1,191 @@
+"""`guard.load`, `export`, `verify`, `calibrate` and `evaluate`: what can be done with a guard that was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from .._siblings import needs
+from ..detector import Guard
+from ..requests import CalibrateRequest, EvaluateRequest, ExportRequest, VerifyRequest
+from .arguments import mapping_of, path_of
+
+if TYPE_CHECKING:
+    from export.parity import ParityReport
+
+    from ..evaluation.evaluate import Evaluation
+
+
+def load(path: str | Path, *, device: str = "auto") -> Guard:
+    """Load a guard: an ``.onnx`` file (onnxruntime, no torch), an ``.engine`` (TensorRT) or a run folder (torch).
+
+    Args:
+        path: the artefact.
+        device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback.
+
+    Raises:
+        ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
+    """
+    from ..artefact.load_save import load as load_
+
+    return load_(Path(path), device=device)
+
+
+def export(
+    g: Guard | str | Path,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    data: Any = None,
+    max_flag_flips: int = 0,
+    max_batch: int = 256,
+) -> Path:
+    """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
+
+    The file is run at once on the calibration images and compared with torch: scores, labels and flags. Beyond
+    `max_flag_flips` nothing is written.
+
+    Args:
+        g: a guard from `train` or `fit`, or its run folder.
+        path: ends in ``.onnx`` or ``.engine``.
+        precision: "fp32".
+        data: images to verify on; default the calibration images where they are at hand, else random images.
+        max_flag_flips: how many images may change label or flag before the export fails.
+        max_batch: largest batch of a TensorRT engine; ONNX has no limit.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ParityError: the exported graph does not decide like its source.
+    """
+    with ExportRequest.checked():
+        request = ExportRequest(
+            g=g,
+            path=Path(path),
+            precision=precision,
+            data=data,
+            max_flag_flips=max_flag_flips,
+            max_batch=max_batch,
+        )
+    return cast("Path", needs("train", "export.api").export(request))
+
+
+def verify(
+    path: str | Path | Guard, *, against: Guard | str | Path, data: Any, batch_size: int = 64, max_flag_flips: int = 0
+) -> ParityReport:
+    """Run `data` through two runtimes and compare numbers and decisions (design, section 4.6).
+
+    Args:
+        path: the exported guard.
+        against: its source: a `Guard` or a path.
+        data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
+        max_flag_flips: how many images may change label or flag.
+
+    Returns:
+        The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
+
+    Raises:
+        ParityError: more flips than `max_flag_flips`.
+    """
+    with VerifyRequest.checked():
+        request = VerifyRequest(
+            path=path,
+            against=against,
+            data=data,
+            batch_size=batch_size,
+            max_flag_flips=max_flag_flips,
+        )
+    return cast("ParityReport", needs("train", "export.parity").verify(request))
+
+
+def calibrate(
+    g: Guard | str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    alpha: float = 0.05,
+    class_conditional: bool = False,
+    min_class_images: int | None = None,
+    temperature_scaling: bool = False,
+    batch_size: int = 64,
+) -> Guard:
+    """`Guard.calibrate` for data in any form: new thresholds and p-values, and a temperature, without retraining.
+
+    Args:
+        g: a guard or the path of one: a run folder, an ``.onnx`` or an ``.engine`` file.
+        data: in-distribution images, in any form that `train` takes. Where this is the data the guard was trained on
+            (same fingerprint), only the images it held out for calibration are used.
+        out: where to write the guard, of the same kind as `g`; the path of `g` itself replaces it. None writes nothing.
+        alpha: target false-alarm rate on in-distribution images.
+        class_conditional: a threshold for every predicted class; see `Guard.calibrate`.
+        min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
+            needs where that is more.
+        temperature_scaling: fit the temperature of the probabilities anew; `data` needs labels then.
+        batch_size: images per run of the graph.
+
+    Returns:
+        A new `Guard` over the same runtime.
+
+    Raises:
+        CalibrationError: an alpha that so few images cannot support, or images that no temperature fits.
+    """
+    from ..calibration.recalibrate import calibrate as run
+
+    with CalibrateRequest.checked():
+        request = CalibrateRequest(
+            g=g,
+            data=data,
+            out=path_of(out),
+            alpha=alpha,
+            class_conditional=class_conditional,
+            min_class_images=min_class_images,
+            temperature_scaling=temperature_scaling,
+            batch_size=batch_size,
+        )
+    return run(request)
+
+
+def evaluate(
+    g: Guard | str | Path,
+    *,
+    id: Any,
+    ood: Mapping[str, Any] | None = None,
+    near: Sequence[str] = (),
+    out: str | Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    max_images: int | None = None,
+) -> Evaluation:
+    """Accuracy, false-alarm rate and OOD detection of a guard, as a table, JSON and a self-contained HTML report.
+
+    Args:
+        g: a guard or the path of one.
+        id: labelled in-distribution test images. Where this is the data the guard was trained on (same fingerprint),
+            only its held-out test split is used, and the result says so.
+        ood: name -> images (labels ignored).
+        near: which of the names are near-OOD; the others are far-OOD. Each group gets a mean.
+        out: ``report.html`` to write; ``report.json`` beside it. None writes nothing.
+        bootstrap: resamples for the 95 % intervals; 0 for none.
+        max_images: use at most this many images of each set (the first, in file order).
+
+    Returns:
+        `Evaluation`: ``print(evaluation)`` shows the table; ``.to_dict()`` the numbers.
+    """
+    from ..evaluation.evaluate import evaluate as run
+
+    with EvaluateRequest.checked():
+        request = EvaluateRequest(
+            g=g,
+            id=id,
+            ood=mapping_of(ood),
+            near=near,
+            out=path_of(out),
+            bootstrap=bootstrap,
+            seed=seed,
+            batch_size=batch_size,
+            max_images=max_images,
+        )
+    return run(request)
