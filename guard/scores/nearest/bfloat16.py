@@ -12,7 +12,9 @@ A product of the rounded u^ and v^ (|v|^2 / 2 rides along in three columns, so t
 with the largest |v|, |v^| and |v - v^| of the bank, all as measured. The 2k rows of largest c^ are compared in float32.
 Their k-th closeness is at most the true one, so when it exceeds the smallest c^ among them by the bound, no row outside
 can be nearer, and it is the k-th of the whole bank: so it is for 90 to 100 % of queries on features of real images and
-for all on Gaussian noise. The others take as many candidates as the bound asks for, seldom more than 4k.
+for all on Gaussian noise. The others take as many candidates as the bound asks for, seldom more than 4k. A query for
+which the product holds anything that is not finite has no certificate, and is searched in float32: a processor may
+lose the rows that share a tile with a NaN (AMX does), and bfloat16 rounds the largest float32 numbers to infinity.
 
 Derived from the bank: its rounded copy, half the bank's memory. Needs a CPU that multiplies in bfloat16
 (AVX512-BF16 or AMX); features that are ordinary numbers (nothing denormal).
@@ -81,8 +83,12 @@ class BFloat16Search:
         found = nearest_of(queries, bank, offsets, top.indices, k)
         closeness = self._exact(queries, bank[found])
         certain = closeness >= _at_most(top.values.amin(-1).float()) + bound
-        if not certain.all():
-            again = (~certain).nonzero()[:, 0]
+        lost = ~top.values.isfinite().all(-1)  # TopK takes NaN for the largest, so none hides outside
+        if lost.any():
+            found[lost] = apart(queries[lost], bank, offsets, k)
+        uncertain = ~(certain | lost)
+        if uncertain.any():
+            again = uncertain.nonzero()[:, 0]
             possible = _at_most(approximate[again].float()) + bound[again, None] >= closeness[again, None]
             widest = max(k, int(possible.sum(-1).max()))
             some = queries[again]
@@ -102,6 +108,15 @@ class BFloat16Search:
 def _at_most(rounded: Tensor) -> Tensor:
     """The largest number that bfloat16 rounds to this one."""
     return rounded + rounded.abs() * OUTPUT_ERROR
+
+
+def apart(queries: Tensor, bank: Tensor, offsets: Tensor | None, k: int) -> Tensor:
+    """As `kth_neighbour`, where finite queries share no product with others (which get some row)."""
+    finite = queries.isfinite().all(1)
+    found = torch.zeros(len(queries), dtype=torch.int64)
+    for some in (finite, ~finite):
+        found[some] = kth_neighbour(queries[some], bank, offsets, k)
+    return found
 
 
 def nearest_of(queries: Tensor, bank: Tensor, offsets: Tensor | None, candidates: Tensor, k: int) -> Tensor:

@@ -125,6 +125,48 @@ def test_a_query_that_is_not_finite_disturbs_no_other() -> None:
         assert found[torch.arange(QUERIES) != 3].equal(expected[torch.arange(QUERIES) != 3])
 
 
+class InTiles(BFloat16Search):
+    """A processor whose product computes rows two by two, and loses both where one is not finite, as AMX does."""
+
+    def closeness(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        product, bound = super().closeness(queries)
+        lost = product.isnan().any(1)
+        beside = torch.arange(len(lost)) ^ 1
+        lost |= lost[beside.clamp_max(len(lost) - 1)]
+        return product.masked_fill(lost[:, None], torch.nan), bound
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("k", [1, 5, 60])
+def test_a_product_that_loses_a_query_beside_one_that_is_not_finite(k: int, value: float) -> None:
+    queries, bank = DATA["noise"]
+    broken = queries.clone()
+    broken[[3, 40, 41]] = value
+    search = InTiles(bank)
+    rows = search.kth(broken, bank, offsets_of(bank), k)
+    assert search.closeness(broken)[0][2].isnan().all()  # a finite query's, beside row 3
+    assert rows.min() >= 0
+    assert rows.max() < len(bank)
+    finite = broken.isfinite().all(1)
+    check(rows[finite], queries[finite], bank, k)
+
+
+def test_a_query_beyond_the_range_of_bfloat16_is_searched_exactly() -> None:
+    bank = DATA["noise"][1].clone()
+    bank[7, 0] = 1.0
+    query = torch.zeros(2, WIDTH)
+    query[1, 0] = torch.finfo(torch.float32).max  # bfloat16 rounds it to infinity
+    expected = (bank @ query[1]).argmax()
+    assert BFloat16Search(bank).kth(query, bank, offsets_of(bank), 1)[1] == expected
+
+
+def test_a_bank_with_a_row_that_is_not_finite_is_searched_exactly() -> None:
+    queries, bank = DATA["noise"][0], DATA["noise"][1].clone()
+    bank[11, 2] = torch.nan
+    offsets = offsets_of(bank)
+    assert BFloat16Search(bank).kth(queries, bank, offsets, 5).equal(kth_neighbour(queries, bank, offsets, 5))
+
+
 def test_faiss_keeps_its_thread_count_and_works_with_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     faiss = pytest.importorskip("faiss")
     used = []
