@@ -36,7 +36,7 @@ from guard.calibration.conformal import calibrate
 from guard.data import ImageData, load, split
 from guard.demo import images as demo_images
 from guard.detector import Guard
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.scores import Score, create_score
 from train.methods import get_method
 from train.runs.fit import carried_over

@@ -23,7 +23,7 @@ import guard
 from benchmarks.machine import describe, machine
 from benchmarks.outputs import detection_numbers, images_of, outputs_of, scores_of
 from guard.data import ImageData, load, split
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
 from guard.scores import create_score
 

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from benchmarks.interleave import Timing, interleave
 from benchmarks.machine import describe, machine
 from export.to_onnx import OPSET, onnx_bytes
-from guard.graph.module import Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier
 from guard.heads import create_head
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.scores import Score, create_score

@@ -12,7 +12,7 @@ from torch import Tensor
 from guard.data import ImageData
 from guard.detector import Guard
 from guard.evaluation import metrics
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.scores import Score
 
 CHUNK = 500  # images per call of a score

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from guard.data.pixels import SMALL_SIDE
 from guard.errors import ConfigError, UnknownNameError
-from guard.graph.module import Backbone
+from guard.graph.outputs import Backbone
 from guard.manifest import Normalisation
 
 WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.graph.module import GuardModule, Outputs
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Outputs
 from guard.manifest import Preprocess
 from guard.record import Record, option
 from guard.scores import create_score

@@ -17,7 +17,7 @@ from ..errors import ModelError, UnknownNameError
 
 if TYPE_CHECKING:
     from ..scores import Score
-    from .module import FeatureClassifier, Outputs
+    from .outputs import FeatureClassifier, Outputs
 
 
 @contextmanager

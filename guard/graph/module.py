@@ -1,4 +1,4 @@
-"""`GuardModule`: the one graph (design, section 4.5). Training evaluates it, export writes it, runtimes run it.
+"""`GuardModule`: the one graph. Training evaluates it, export writes it, runtimes run it.
 
     images uint8 (N, H, W, channels) --cast, permute, normalise--> classifier --> features, logits
     logits --> label, probabilities;   features, logits --score--> ood_score;   ood_score > threshold --> is_ood
@@ -8,166 +8,13 @@ The cast comes before the permute: TensorRT has no uint8 transpose.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..heads import Head, LastLayer
 from ..manifest import Normalisation
-from ..scores import Score
-from ..scores.base import Need
+from ..scores.base import Score
 from .layer_maps import with_layers
-
-
-class Outputs(NamedTuple):
-    """What a classifier shows: pooled features (N, D), logits (N, C), and the last feature map (N, ...) or None."""
-
-    features: Tensor
-    logits: Tensor
-    feature_map: Tensor | None
-
-
-class Backbone(nn.Module):
-    """normalised images (N, channels, H, W) -> features (N, D), in two steps so that the map can be tapped."""
-
-    num_features: int
-
-    def forward_map(self, x: Tensor) -> Tensor:
-        """The last feature map (N, D, h, w), or tokens (N, L, D)."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward_map")
-
-    def pool(self, feature_map: Tensor) -> Tensor:
-        """(N, D) from the map."""
-        raise NotImplementedError(f"{type(self).__name__} must define pool")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.forward_map(x))
-
-
-class FeatureClassifier(nn.Module):
-    """Any classifier that shows its outputs: normalised images (N, channels, H, W) -> `Outputs`."""
-
-    num_features: int
-
-    def forward(self, x: Tensor) -> Outputs:
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
-
-    def last_layer(self) -> LastLayer | None:
-        """The weights between features and logits, for fitting scores; None where there is no such linear layer."""
-        raise NotImplementedError(f"{type(self).__name__} must define last_layer")
-
-    def layer_root(self) -> nn.Module:
-        """The module among whose submodules users name layers (`Score.layers`)."""
-        return self
-
-    def shows(self) -> frozenset[Need]:
-        """Which of the things that scores need this classifier can give."""
-        always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient"))
-        return always if self.last_layer() is None else always | {"weights"}
-
-    def why_not(self, need: Need) -> str:
-        """Why `shows` leaves `need` out, and what to do instead, as the end of a sentence."""
-        if need == "weights":
-            return "use 'knn' or 'mahalanobis', which read features alone"
-        if need == "extra class":
-            return "train one with guard.train(..., head='c_plus_1')"
-        if need == "feature map":
-            return "only classifiers that guard.train made show it"
-        return f"a {type(self).__name__} does not show it"
-
-
-class Classifier(FeatureClassifier):
-    """A backbone and a head: what `guard.train` trains. Its features are what the head makes of the pooled ones."""
-
-    def __init__(self, backbone: Backbone, head: Head) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.num_features = head.num_features
-
-    def forward(self, x: Tensor) -> Outputs:
-        feature_map = self.backbone.forward_map(x)
-        features = self.head.embed(self.backbone.pool(feature_map))
-        return Outputs(features, self.head(features), feature_map)
-
-    def last_layer(self) -> LastLayer:
-        return self.head.last_layer()
-
-    def shows(self) -> frozenset[Need]:
-        own: set[Need] = {"feature map"} if self.last_layer().reject is None else {"feature map", "extra class"}
-        return super().shows() | own
-
-
-class HookedClassifier(FeatureClassifier):
-    """Any torch classifier, untouched: a hook shows the input of its last linear layer, or a named module's output.
-
-    Args:
-        model: normalised images (N, channels, H, W) -> logits (N, C).
-        layer: name of the module to tap.
-        tap: "input" (of a linear layer) or "output" (of any module; maps (N, D, h, w) are averaged, tokens take the
-            first of (N, L, D)).
-    """
-
-    def __init__(self, model: nn.Module, layer: str, tap: str) -> None:
-        super().__init__()
-        self.model = model
-        self.layer = layer
-        self.tap = tap
-        self.num_features = 0  # set by train.features.extract.hook_features, which has seen a batch, as is
-        self.linear = True  # whether the logits are a linear layer of the features
-
-    def forward(self, x: Tensor) -> Outputs:
-        seen: list[Tensor] = []
-
-        def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
-
-        def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            if not isinstance(output, Tensor):
-                kind = type(output).__name__
-                raise ModelError(f"layer {self.layer!r} returns a {kind}; features need one that returns a tensor")
-            seen.append(output.clone())  # the next layer may work in place
-
-        module = self.model.get_submodule(self.layer)
-        if self.tap == "input":
-            handle = module.register_forward_pre_hook(keep_input)
-        else:
-            handle = module.register_forward_hook(keep_output)
-        try:
-            logits = self.model(x)
-        finally:
-            handle.remove()
-        if not seen:
-            raise ModelError(f"the model did not run its layer {self.layer!r}; name another with features=")
-        return Outputs(_as_vector(seen[-1], self.layer), logits, None)
-
-    def layer_root(self) -> nn.Module:
-        return self.model
-
-    def last_layer(self) -> LastLayer | None:
-        """The tapped linear layer's weights; for a named module, the last linear layer that fits its width."""
-        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
-        if self.tap == "input":
-            tapped = self.model.get_submodule(self.layer)
-            layers = [tapped] if isinstance(tapped, nn.Linear) else []
-        fitting = [m for m in layers if m.in_features == self.num_features]
-        if not fitting or not self.linear:
-            return None
-        bias = fitting[-1].bias
-        return LastLayer(fitting[-1].weight.detach(), None if bias is None else bias.detach())
-
-
-def _as_vector(tapped: Tensor, layer: str) -> Tensor:
-    """(N, D) from what a layer showed."""
-    if tapped.ndim == 2:
-        return tapped
-    if tapped.ndim == 4:
-        return tapped.mean((2, 3))
-    if tapped.ndim == 3:
-        return tapped[:, 0]
-    raise ModelError(f"layer {layer!r} shows a tensor of {tapped.ndim} dimensions; features need 2, 3 or 4")
+from .outputs import FeatureClassifier, Outputs
 
 
 class GuardModule(nn.Module):

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..heads import LastLayer
 from ..runtimes.onnx_session import open_session, resolve_device
 from ..scores.base import Need
-from .module import FeatureClassifier, Outputs
+from .outputs import FeatureClassifier, Outputs
 
 log = logging.getLogger("ood_guard")
 

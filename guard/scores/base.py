@@ -13,7 +13,7 @@ from ..heads import LastLayer
 from ..record import Record, Registry, parse_options
 
 if TYPE_CHECKING:
-    from ..graph.module import Outputs
+    from ..graph.outputs import Outputs
 
 Need = Literal["logits", "features", "weights", "extra class", "feature map", "layer maps", "input gradient"]
 

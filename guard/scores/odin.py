@@ -24,7 +24,7 @@ from ..record import Record
 from .base import Need, Score, register_score
 
 if TYPE_CHECKING:
-    from ..graph.module import Outputs
+    from ..graph.outputs import Outputs
 
 
 def ascent(x: Tensor, logits: Tensor, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from ..errors import ConfigError, ModelError
 from ..record import Record
 
 if TYPE_CHECKING:
-    from ..graph.module import FeatureClassifier
+    from ..graph.outputs import FeatureClassifier
     from . import Score
     from .base import Need
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
 from guard.scores import Score, create_score
 from train.losses.base import Batch

@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from export import to_onnx
 from export.to_onnx import ExportError, onnx_bytes
-from guard.graph.module import Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier
 from guard.heads import create_head, list_heads
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.scores import Score, create_score

@@ -16,7 +16,7 @@ from guard.scores import Score
 class GivenClassifier:
     """A classifier to be guarded, and the input it was made for.
 
-    `model` is normalised images -> logits, or a `guard.graph.module.FeatureClassifier`, which shows its features by
+    `model` is normalised images -> logits, or a `guard.graph.outputs.FeatureClassifier`, which shows its features by
     itself.
     """
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ConfigError, ModelError
-from guard.graph.module import FeatureClassifier, Outputs, _as_vector
+from guard.graph.outputs import FeatureClassifier, Outputs, as_vector
 from guard.heads import LastLayer
 from guard.runtimes.torch_module import resolve_device
 from guard.scores.base import Need
@@ -56,7 +56,7 @@ class TwoCallables(FeatureClassifier):
             raise ModelError(
                 f"features, the first of the two callables, returned shape {tuple(shown.shape)}; {_SHAPES}"
             )
-        features = _as_vector(shown, "features")
+        features = as_vector(shown, "features")
         logits = _checked("logits", self.logits(features), len(x))
         if logits.ndim != 2:
             raise ModelError(
@@ -208,7 +208,7 @@ def _run(classifier: TwoCallables, example: Tensor) -> Outputs:
     try:
         shown = _checked("features", classifier.features(example), len(example))
         if shown.ndim in (2, 3, 4):
-            vector = _as_vector(shown, "features")
+            vector = as_vector(shown, "features")
             which, given = "logits, the second", f"features {tuple(vector.shape)}"
             classifier.logits(vector)
         return classifier(example)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from guard.graph.module import Classifier
+from guard.graph.outputs import Classifier
 from guard.heads import create_head
 
 from ..backbones import create_backbone, takes_img_size

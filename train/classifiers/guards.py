@@ -9,7 +9,7 @@ from torch import nn
 
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.graph.module import HookedClassifier
+from guard.graph.outputs import HookedClassifier
 
 from .base import GivenClassifier
 

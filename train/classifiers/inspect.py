@@ -10,7 +10,8 @@ from torch import nn
 
 from guard.detector import Guard
 from guard.errors import DataError, GuardError, ModelError
-from guard.graph.module import FeatureClassifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import FeatureClassifier
 from guard.manifest import Normalisation
 
 from ..features.extract import hook_features

@@ -10,8 +10,9 @@ from safetensors.torch import load
 
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
-from guard.graph.module import FeatureClassifier, GuardModule, HookedClassifier
+from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
+from guard.graph.outputs import FeatureClassifier, HookedClassifier
 from guard.manifest import Manifest
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import Score, create_score

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from guard.graph.module import Classifier, GuardModule, Outputs
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier, Outputs
 from guard.heads import Head
 
 from ..losses.base import Batch, Regulariser

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ModelError, UnknownNameError
-from guard.graph.module import GuardModule, HookedClassifier, Outputs
+from guard.graph.module import GuardModule
+from guard.graph.outputs import HookedClassifier, Outputs
 
 from ..engine.stages import progress_bar
 from .choose_layers import watch_layers

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import Head
 
 from ..outliers.base import Learner, PrepareContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.scores import Score
 from guard.scores.rejection import Rejection, rejection_loss
 

@@ -17,8 +17,9 @@ from guard.data import ImageData, load
 from guard.data.classes import class_order
 from guard.data.held_out import Splits, is_amount, make_splits, settled
 from guard.detector import Guard
-from guard.graph.module import FeatureClassifier, GuardModule, HookedClassifier
+from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
+from guard.graph.outputs import FeatureClassifier, HookedClassifier
 from guard.manifest import Manifest, Preprocess, versions
 from guard.requests import FitRequest
 from guard.runtimes.torch_module import resolve_device

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import guard
 from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
-from guard.graph.module import GuardModule, HookedClassifier
+from guard.graph.module import GuardModule
+from guard.graph.outputs import HookedClassifier
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import create_score

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import guard
 from guard.errors import ArtefactDamagedError, ConfigError
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import Head, list_heads
 from tests.conftest import RECIPES, Arrays
 from train.engine import stages as loop

@@ -12,7 +12,8 @@ from torch import nn
 
 import guard
 from guard.errors import ExportError, ModelError, UnknownNameError
-from guard.graph.module import Classifier, FeatureClassifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier, FeatureClassifier
 from guard.heads import create_head
 from guard.manifest import Normalisation
 from guard.scores import create_score

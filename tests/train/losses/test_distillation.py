@@ -12,7 +12,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from train.losses.base import Batch
 from train.losses.distillation import DistillationLoss, divergence, domain_transfer
 from train.outliers.base import PrepareContext

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from guard.data import load
 from guard.errors import ConfigError
-from guard.graph.module import FeatureClassifier, GuardModule, Outputs
+from guard.graph.module import GuardModule
+from guard.graph.outputs import FeatureClassifier, Outputs
 from guard.heads import LastLayer
 from guard.manifest import Normalisation
 from guard.scores import create_score

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guard.errors import ConfigError
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import create_head
 from train.losses.base import Batch, Regulariser
 from train.losses.k_plus_1 import KPlusOneLoss

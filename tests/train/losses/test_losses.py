@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.scores import create_score
 from guard.scores.rejection import Rejection
 from train.losses.base import Batch, Regulariser

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from train.losses.base import Batch
 from train.losses.max_confidence import MaxConfidenceLoss, log_confidence
 

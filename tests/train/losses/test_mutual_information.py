@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from tests.references import club as reference
 from train.losses.base import Batch
 from train.losses.mutual_information import (

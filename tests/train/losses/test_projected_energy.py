@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from train.losses.base import Batch
 from train.losses.projected_energy import ProjectedEnergyLoss
 from train.outliers.base import PrepareContext

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from tests.references.supcon import naive_supcon
 from train.losses.base import Batch
 from train.losses.supcon import SupConLoss, projector, supcon_loss

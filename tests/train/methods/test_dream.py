@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import guard
 from guard.data import load
-from guard.graph.module import Outputs
+from guard.graph.outputs import Outputs
 from guard.heads import create_head
 from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.errors import ConfigError, MissingExtraError, ModelError
-from guard.graph.module import Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier
 from guard.record import Record
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from guard.data import load
 from guard.errors import ConfigError
-from guard.graph.module import Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier
 from guard.heads import create_head
 from guard.scores import create_score
 from tests.train.outliers.images.test_kirby import NORMALISATION, Brightness

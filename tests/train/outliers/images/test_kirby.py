@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from guard.data import load
 from guard.errors import ConfigError, ModelError
-from guard.graph.module import Backbone, Classifier, GuardModule, HookedClassifier
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Backbone, Classifier, HookedClassifier
 from guard.heads import create_head
 from guard.manifest import Normalisation
 from guard.scores import create_score
