@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from guard.data import ImageData, load
 from guard.errors import ConfigError, UnknownNameError
 from train.outliers.base import PrepareContext, create_synthesiser, get_synthesiser, list_synthesisers
+from train.outliers.store.fill import fill
 from train.outliers.store.shards import read_made
-from train.outliers.store.store import fill
 from train.runs.synth import untrained
 
 SYNTHESISERS = list_synthesisers()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from guard.errors import ConfigError
 
+from ..engine.modes import evaluating
 from ..outliers.base import IDBatch, PrepareContext, Synthesiser
 from .base import Batch, Regulariser
 
@@ -96,20 +97,17 @@ class EnergyHingeLoss(Regulariser):
 def sample_energies(context: PrepareContext, synthesiser: Synthesiser, batch_size: int = 100) -> tuple[Tensor, Tensor]:
     """Energies, in eval mode, of up to `IMAGES` images spread over the training data, and of K outliers per 100."""
     module, data = context.module, context.data
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     generator = torch.Generator(context.device).manual_seed(context.seed)
     rows = np.linspace(0, len(data) - 1, min(IMAGES, len(data))).round().astype(np.int64)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.seed)).numpy()]
-    synthesiser.start_epoch(-(-len(rows) // batch_size), generator)
     inside, outside = [], []
-    for images_np, labels_np in data.batches(batch_size, order=rows):
-        images = torch.from_numpy(np.ascontiguousarray(images_np)).to(context.device)
-        labels = torch.from_numpy(np.asarray(labels_np)).to(context.device)
-        inside.append(energy(module.outputs(images).logits))
-        made = synthesiser.sample(IDBatch(images, labels), generator)
-        logits = module.outputs(made.data).logits
-        outside.append(energy(logits if made.labels is None else logits[made.labels < 0]))
-    for part, mode in modes:
-        part.training = mode
+    with evaluating(module):
+        synthesiser.start_epoch(-(-len(rows) // batch_size), generator)
+        for images_np, labels_np in data.batches(batch_size, order=rows):
+            images = torch.from_numpy(np.ascontiguousarray(images_np)).to(context.device)
+            labels = torch.from_numpy(np.asarray(labels_np)).to(context.device)
+            inside.append(energy(module.outputs(images).logits))
+            made = synthesiser.sample(IDBatch(images, labels), generator)
+            logits = module.outputs(made.data).logits
+            outside.append(energy(logits if made.labels is None else logits[made.labels < 0]))
     return torch.cat(inside), torch.cat(outside)

@@ -26,8 +26,8 @@ from ..losses.energy_logistic import EnergyLogisticLoss
 from ..losses.union_loss import UnionLoss
 from ..outliers.base import Synthesiser
 from ..outliers.images.dream import DreamIDOptions, DreamOptions
+from ..outliers.store.drawing import Stored
 from ..outliers.store.labelled import LabelledStore
-from ..outliers.store.store import Stored
 from .base import Method, MethodContext, Stage, register
 from .from_store import DecodedOptions, filled_store, given_or
 

@@ -15,7 +15,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ..losses.energy_hinge import EnergyHingeLoss, Margins
-from ..outliers.images import image_source
+from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 

@@ -26,10 +26,10 @@ from pydantic import Field
 from ..losses.k_plus_1 import KPlusOneLoss
 from ..losses.supcon import SupConLoss, projector
 from ..outliers.base import Synthesiser
-from ..outliers.images import Mixture
 from ..outliers.images.blurred_object import BlurredObjectOptions
 from ..outliers.images.fodfom import FodFoMOptions
-from ..outliers.store.store import Stored
+from ..outliers.sources import Mixture
+from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, Stage, register
 from .from_store import PER_DRAW, DecodedOptions, filled_store, given_or
 

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator
 from guard.record import Record
 
 from ..outliers.base import Synthesiser, create_synthesiser, get_synthesiser
-from ..outliers.images import image_source
 from ..outliers.matching import Matched, checked
-from ..outliers.store.store import Stored
+from ..outliers.sources import image_source
+from ..outliers.store.drawing import Stored
 from .base import MethodContext, MethodOptions
 from .rejection import FrozenRejection, RejectionHeadOptions
 

@@ -12,14 +12,98 @@ is trained as by every method here (the paper: Adam 2e-4), and `ngf` is 32 inste
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from ..generators.dcgan import DCGANOptions
-from ..losses.uniform_target import UniformTargetLoss
-from ..outliers.images.gan import JointGAN
+from guard.graph.module import GuardModule
+
+from ..cache.keyed import Kept
+from ..engine.modes import evaluating
+from ..engine.stages import mixed_precision
+from ..generators.convolutions import to_signal
+from ..generators.dcgan import DCGAN, DCGANOptions, Generator, build_dcgan, trained_generator
+from ..losses.uniform_target import UniformTargetLoss, uniform_target_loss
+from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser, register_synthesiser
 from .base import Method, MethodContext, MethodOptions, Stage, register
+
+
+@register_synthesiser
+class PretrainedGAN(ImageSynthesiser):
+    """G(z) of a DCGAN that is trained on the in-distribution images first, without a classifier."""
+
+    name: ClassVar[str] = "gan"
+    source: ClassVar[str] = "DCGAN, Radford et al., ICLR 2016"
+    prepared: ClassVar[bool] = True
+
+    class Options(DCGANOptions):
+        """`gan_epochs`: passes over the images; None: as many as show it 500,000."""
+
+        gan_epochs: int | None = Field(default=None, ge=1)
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._generator: Kept[Generator] = Kept()
+
+    def prepare(self, context: PrepareContext) -> None:
+        self._generator = Kept([trained_generator(context, self.options, self.options.gan_epochs)])
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        trained = self._generator.network("synthesiser 'gan'")
+        return Outliers(trained.sample(self.count, generator), "samples of a DCGAN of the in-distribution images")
+
+
+class JointGAN(Synthesiser):
+    """`count` images G(z) per step of a GAN that learns in every step, after the classifier.
+
+    The classifier judges the generator's images in eval mode: its parameters get no gradient from that, and its
+    batch-norm statistics do not move.
+
+    Args:
+        beta: weight of the divergence in the generator's loss.
+        saturating: the minimax form of the generator's loss.
+    """
+
+    space: ClassVar = "image"
+
+    def __init__(self, count: int, options: DCGANOptions, *, beta: float, saturating: bool = False) -> None:
+        super().__init__()
+        self.count, self.options, self.beta, self.saturating = count, options, beta, saturating
+        self.gan: DCGAN | None = None  # made by `prepare`, which knows the images' size; its state is in checkpoints
+
+    def prepare(self, context: PrepareContext) -> None:
+        if self.gan is None:
+            self.gan = build_dcgan(context, self.options, saturating=self.saturating)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.gan.optimizers() if self.gan is not None else {}
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        images = self._prepared().generator.sample(self.count, generator)
+        return Outliers(images, "samples of a jointly trained GAN")
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        with evaluating(module.classifier):
+            losses = self._prepared().update(
+                to_signal(batch.images), generator, lambda made: self.beta * divergence(module, made)
+            )
+        losses["gan_kl"] = losses.pop("gan_penalty")
+        return losses
+
+    def _prepared(self) -> DCGAN:
+        assert self.gan is not None  # the loop prepares a synthesiser before its first step
+        return self.gan
+
+
+def divergence(module: GuardModule, images: Tensor) -> Tensor:
+    """Mean KL(U || softmax f(x)) >= 0 of images (N, channels, H, W) in [0, 1], with gradients to the images."""
+    x = module.normalise(255 * images.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
+    with mixed_precision(x.device)():
+        logits = module.classifier(x).logits
+    return uniform_target_loss(logits.float()) - math.log(logits.shape[-1])
 
 
 class GANOptions(MethodOptions, DCGANOptions):

@@ -1,19 +1,107 @@
-"""KIRBY, key feature replacement. Source: Kim et al., AAAI 2023 (methods.md B8).
+"""KIRBY, key feature replacement. Source: Kim et al., AAAI 2023.
 
-    key region = LayerCAM of the predicted class >= 0.3;   x~ = x with the key region inpainted
+    key region = LayerCAM of the predicted class, scaled to [0, 1], >= 0.3      train.outliers.class_activation
+    x~ = x with the key region filled from its border, by Telea's fast marching method of radius 5 (OpenCV)
     L = mean binary cross-entropy of B(F(x)), or cross-entropy of C + 1 classes, F frozen
 
 The official default is the C + 1 head with few outliers: ``head_kind="multiclass", ratio=0.06, hidden=2048`` and
 ``tap="map"``. Here the head is the binary one on pooled features, as for the other outliers, so that methods compare.
 The official batches hold 64 images; here they are as large as the classifier's.
+
+The inpainting runs on the host, image by image, so these outliers are made for a store and not in training steps. An
+image without a key region (or that is nothing else) would come out unchanged and is left out; another one of the batch
+takes its place.
 """
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from guard.errors import ConfigError, MissingExtraError
+from guard.graph.module import GuardModule
+from guard.record import Record
+
+from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
+from ..outliers.class_activation import AT_ONCE, key_regions
+from ..outliers.published_augmentation import augment_outliers
 from .base import register
 from .from_store import StoredRejection, StoredRejectionOptions
+
+
+def inpaint(image: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
+    """uint8 (H, W, 1 or 3) with the pixels of `mask` (H, W) filled from around it (Telea 2004)."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("OpenCV, which KIRBY paints with,", "train") from error
+    filled = cv2.inpaint(
+        np.ascontiguousarray(image.squeeze(-1) if image.shape[-1] == 1 else image),
+        mask.astype(np.uint8),
+        radius,
+        cv2.INPAINT_TELEA,
+    )
+    return filled.reshape(image.shape)
+
+
+@register_synthesiser
+class KeyRegionInpainting(ImageSynthesiser):
+    """Images whose key region, found by LayerCAM, is inpainted from its surroundings (Kim et al., AAAI 2023)."""
+
+    name: ClassVar[str] = "kirby"
+    source: ClassVar[str] = "KIRBY, Kim et al., AAAI 2023"
+    prepared: ClassVar[bool] = True  # nothing is trained, but the inpainting is too slow for training steps
+
+    class Options(Record):
+        """`cam_threshold`: from where on the activation is a key region; `radius`: of Telea's method, in pixels;
+        `augment`: the official augmentation of outliers, with patches from outside the key region."""
+
+        cam_threshold: float = Field(default=0.3, gt=0, lt=1)
+        radius: float = Field(default=5.0, gt=0)
+        augment: bool = False
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._module: list[GuardModule] = []  # in a list: no sub-module, it is the classifier's
+
+    @classmethod
+    def needs_classifier(cls, options: Any) -> bool:
+        return True
+
+    def prepare(self, context: PrepareContext) -> None:
+        self._module = [context.module]
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        """Waits for the device: for stores."""
+        if not self._module:
+            raise ConfigError("synthesiser 'kirby' has no classifier yet; call prepare(context) first")
+        device = batch.images.device
+        order = torch.randperm(len(batch.images), generator=generator, device=device)
+        masks = torch.cat([self._regions(batch.images[rows]) for rows in order.split(AT_ONCE)])
+        covered = masks.flatten(1).float().mean(1)
+        usable = torch.nonzero((covered > 0) & (covered < 1)).flatten()
+        if not len(usable):
+            raise ConfigError(
+                f"none of {len(batch.images)} images has a key region at cam_threshold={self.options.cam_threshold}; "
+                "lower it, or train the classifier for longer"
+            )
+        pick = usable[torch.arange(self.count, device=device) % len(usable)]  # again, where there are too few
+        rows, masks = order[pick], masks[pick]
+        painted = [
+            inpaint(image, mask, self.options.radius)
+            for image, mask in zip(batch.images[rows].cpu().numpy(), masks.cpu().numpy(), strict=True)
+        ]
+        images = torch.from_numpy(np.stack(painted)).to(device)
+        if self.options.augment:
+            images = augment_outliers(images, generator, masks)
+        return Outliers(images, "key region inpainted", parents=batch.labels[rows][:, None])
+
+    def _regions(self, images: Tensor) -> Tensor:
+        return key_regions(self._module[0], images, self.options.cam_threshold)
 
 
 class KirbyOptions(StoredRejectionOptions):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..outliers.images.ncis import NCISOptions
-from ..outliers.store.store import Stored
+from ..outliers.store.drawing import Stored
 from .base import MethodContext, register
 from .dream import EnergyOnDecoded, EnergyOptions
 from .from_store import filled_store

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..losses.uniform_target import UniformTargetLoss
-from ..outliers.images import image_source
+from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 

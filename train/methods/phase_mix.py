@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from ..losses.uniform_target import UniformTargetLoss
-from ..outliers.images import image_source
+from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 

@@ -19,8 +19,8 @@ from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
 from ..outliers.base import Synthesiser
-from ..outliers.images import image_source
 from ..outliers.matching import Matched, checked
+from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 

@@ -1,17 +1,28 @@
-"""``outliers=``: images, stores and names of synthesisers, one or several, with weights."""
+"""``outliers=``: images, stores and names of synthesisers, one or several, with weights.
+
+outlier_mix    opens what was given
+image_source   makes the synthesiser of it, for so many outliers per step
+Mixture        several sources in one
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
 
 from guard.data import ImageData, load
+from guard.data.union import union
 from guard.errors import ConfigError
+from guard.graph.module import GuardModule
 from guard.manifest import Preprocess
 
-from .base import OutlierMix, list_synthesisers
+from .base import IDBatch, OutlierMix, Outliers, PrepareContext, Synthesiser, create_synthesiser, list_synthesisers
 from .store.card import NAME as CARD
+from .store.drawing import Given, Stored
 from .store.store import open_store
 
 
@@ -64,3 +75,100 @@ def mix_fingerprint(mix: OutlierMix | None) -> str | None:
     if len(names) == 1:
         return names[0]
     return " + ".join(f"{weight:g} {name}" for name, weight in zip(names, mix.values(), strict=True))
+
+
+def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> Synthesiser:
+    """The synthesiser behind ``outliers=``: image sets and names of synthesisers with weights; `count` per step.
+
+    Synthesisers that train something first draw from a store.
+    """
+    if not outliers:
+        raise ConfigError("this method learns from outlier images; give some: outliers='folder/of/images'")
+
+    def source(what: ImageData | str, n: int) -> Synthesiser:
+        if not isinstance(what, str):
+            return Given(what, n)
+        synthesiser = create_synthesiser(what, n, num_classes)
+        return Stored(synthesiser, n) if synthesiser.prepared else synthesiser
+
+    if len(outliers) == 1:
+        return source(next(iter(outliers)), count)
+    return Mixture(outliers, count, source)
+
+
+def shares(weights: list[float], count: int) -> list[int]:
+    """`count` divided in proportion to `weights` (> 0), each at least 1, by largest remainders.
+
+    Raises:
+        ConfigError: a weight is not positive, or `count` is smaller than the number of weights.
+    """
+    if min(weights) <= 0:
+        raise ConfigError(f"weights of outlier sources must be above 0, got {min(weights)}")
+    if count < len(weights):
+        raise ConfigError(f"{len(weights)} outlier sources need at least as many outliers per step, got {count}")
+    spare = count - len(weights)
+    exact = [spare * w / sum(weights) for w in weights]
+    given = [int(x) for x in exact]
+    order = sorted(range(len(weights)), key=lambda i: given[i] - exact[i])
+    for i in order[: spare - sum(given)]:
+        given[i] += 1
+    return [1 + n for n in given]
+
+
+class Mixture(Synthesiser):
+    """`count` outliers per step from several sources, in proportion to their weights.
+
+    Args:
+        weights: what -> weight; `make` turns a what and its count into a synthesiser.
+    """
+
+    space: ClassVar = "image"
+
+    def __init__(self, weights: Mapping[Any, float], count: int, make: Callable[[Any, int], Synthesiser]) -> None:
+        super().__init__()
+        counts = shares(list(weights.values()), count)
+        self.parts = nn.ModuleList(make(what, n) for what, n in zip(weights, counts, strict=True))
+        self.count = count
+        self._pool: ImageData | None = None
+
+    def prepare(self, context: PrepareContext) -> None:
+        for part in self._parts():
+            part.prepare(context)
+
+    def pool(self) -> ImageData | None:
+        """The pools of all parts, one after the other; None where one of them has none."""
+        if self._pool is None:
+            pools = [pool for part in self._parts() if (pool := part.pool()) is not None]
+            self._pool = union(pools) if len(pools) == len(self.parts) else None
+        return self._pool
+
+    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
+        for part in self._parts():
+            part.start_epoch(steps, generator)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {f"{i}.{k}": o for i, part in enumerate(self._parts()) for k, o in part.optimizers().items()}
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        made = [part.sample(batch, generator) for part in self._parts()]
+        data, origin = torch.cat([m.data for m in made]), " + ".join(m.origin for m in made)
+        return Outliers(data, origin, rows=self._rows(made))
+
+    def _rows(self, made: list[Outliers]) -> torch.Tensor | None:
+        """Rows of the common pool."""
+        if self.pool() is None:
+            return None
+        rows, start = [], 0
+        for part, outliers in zip(self._parts(), made, strict=True):
+            pool = part.pool()
+            if outliers.rows is None or pool is None:
+                return None
+            rows.append(outliers.rows + start)
+            start += len(pool)
+        return torch.cat(rows)
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {k: v for part in self._parts() for k, v in part.learn(batch, module, generator).items()}
+
+    def _parts(self) -> list[Synthesiser]:
+        return list(self.parts)  # type: ignore[arg-type]

@@ -26,8 +26,9 @@ from ..engine.distributed import processes
 from ..outliers import matching
 from ..outliers.audit.audit import audited
 from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
+from ..outliers.store.fill import MOST_BY_DEFAULT, check_seed, fill
 from ..outliers.store.gallery import write_gallery
-from ..outliers.store.store import MOST_BY_DEFAULT, Store, check_seed, fill, open_store
+from ..outliers.store.store import Store, open_store
 
 
 def synth(request: SynthRequest) -> Store:

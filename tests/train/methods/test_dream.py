@@ -25,9 +25,10 @@ from train.methods.base import Stage
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.images.dream import DreamID
 from train.outliers.matching import Matched
+from train.outliers.store.drawing import Stored
 from train.outliers.store.labelled import LabelledStore
 from train.outliers.store.shards import read_made
-from train.outliers.store.store import Stored, open_store
+from train.outliers.store.store import open_store
 from train.runs.synth import untrained
 
 NAMES = ["dream_ood", "dream_id", "bood"]

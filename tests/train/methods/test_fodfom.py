@@ -18,8 +18,9 @@ from tests.tiny_transformers import save_tiny_detector
 from train.losses.k_plus_1 import KPlusOneLoss
 from train.losses.supcon import SupConLoss
 from train.methods.base import Stage
-from train.outliers.images import Mixture
-from train.outliers.store.store import Stored, open_store
+from train.outliers.sources import Mixture
+from train.outliers.store.drawing import Stored
+from train.outliers.store.store import open_store
 
 HALF = 160  # images of `four`, to be short
 

@@ -18,8 +18,8 @@ from tests.conftest import RECIPES, Arrays
 from train.cache import keyed as kept
 from train.engine import stages as loop
 from train.losses.energy_hinge import EnergyHingeLoss
-from train.outliers.images.cmg import ClassMixed
-from train.outliers.images.gan import JointGAN
+from train.methods.cmg import ClassMixed
+from train.methods.gan import JointGAN
 
 Tiny = dict[str, Any]
 NAMES = ["gan", "atol", "cmg_s", "cmg_e"]

@@ -24,7 +24,8 @@ from train.methods.ncis import NCISMethodOptions
 from train.outliers.conditioning import prompt_tuning
 from train.outliers.images.ncis import NCISOptions
 from train.outliers.matching import Matched
-from train.outliers.store.store import Stored, open_store
+from train.outliers.store.drawing import Stored
+from train.outliers.store.store import open_store
 
 HALF = 160  # images of `four`, to be short
 OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}

@@ -21,7 +21,7 @@ from train.outliers import matching
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.images import PixelAverage
 from train.outliers.matching import Matched, checked, match, match_half, match_spectrum
-from train.outliers.store.store import fill
+from train.outliers.store.fill import fill
 from train.runs.synth import untrained
 
 

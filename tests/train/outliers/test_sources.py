@@ -14,13 +14,15 @@ import guard
 from guard.cli.arguments import weighted
 from guard.data import ImageData, load
 from guard.data.union import union
-from guard.errors import ArtefactDamagedError, ConfigError
+from guard.errors import ArtefactDamagedError, ConfigError, UnknownNameError
 from tests.conftest import Arrays
 from train.engine.stages import FrozenFeatures, StageRun
-from train.outliers.base import IDBatch, OutlierMix
-from train.outliers.images import Mixture, PatchShuffle, image_source
-from train.outliers.sources import mix_fingerprint, outlier_mix
-from train.outliers.store import store
+from train.outliers.base import IDBatch, OutlierMix, list_synthesisers
+from train.outliers.images import PatchShuffle, PixelAverage
+from train.outliers.sources import Mixture, image_source, mix_fingerprint, outlier_mix, shares
+from train.outliers.store import fill
+from train.outliers.store.drawing import Given
+from train.outliers.store.store import open_store
 
 
 def filled(value: int, n: int) -> ImageData:
@@ -177,26 +179,50 @@ def test_a_synthesiser_that_prepares_draws_from_a_store_which_a_resumed_run_goes
     four: Arrays, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PatchShuffle, "prepared", True)
-    monkeypatch.setattr(store, "SHARD_SIZE", 30)
+    monkeypatch.setattr(fill, "SHARD_SIZE", 30)
     options: dict[str, Any] = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "head_epochs": 2}
     few = four[0][:200], four[1][:200]
     whole = guard.train(few, method="rejection", outliers="patch_shuffle", out=tmp_path / "whole", **options)
-    write = store.write_shard
+    write = fill.write_shard
 
     def killed(folder: Path, index: int, rows: Any) -> Path:
         if index == 2:
             raise KeyboardInterrupt
         return write(folder, index, rows)
 
-    monkeypatch.setattr(store, "write_shard", killed)
+    monkeypatch.setattr(fill, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         guard.train(few, method="rejection", outliers="patch_shuffle", out=tmp_path / "killed", **options)
     kept = tmp_path / "killed" / "outliers" / "patch_shuffle"
     assert sorted(p.name for p in kept.glob("*.parquet")) == ["shard-00000.parquet", "shard-00001.parquet"]
-    monkeypatch.setattr(store, "write_shard", write)
+    monkeypatch.setattr(fill, "write_shard", write)
     resumed = guard.train(
         few, method="rejection", outliers="patch_shuffle", out=tmp_path / "killed", resume=True, **options
     )
-    assert len(store.open_store(kept)) == len(whole.splits["train"])
+    assert len(open_store(kept)) == len(whole.splits["train"])
     np.testing.assert_array_equal(*(g.predict(four[0][:50]).ood_score for g in (whole, resumed)))
     assert not [key for key in load_file(tmp_path / "whole" / "checkpoint.safetensors") if "synthesiser" in key]
+
+
+def test_weights_divide_a_step() -> None:
+    assert shares([1, 1, 2], 8) == [2, 2, 4]
+    assert sum(shares([5.0, 1e-6], 7)) == 7
+    assert min(shares([5.0, 1e-6], 7)) == 1
+    with pytest.raises(ConfigError, match="at least as many outliers"):
+        shares([1, 1], 1)
+    with pytest.raises(ConfigError, match="above 0"):
+        shares([1, 0], 4)
+
+
+# ------------------------------------------------------------------------------------------------------------ by name
+
+
+def test_image_source_by_name_or_data() -> None:
+    assert isinstance(image_source({"patch_shuffle": 1.0}, 3, 5), PatchShuffle)
+    assert isinstance(image_source({"pixel_average": 1.0}, 3, 5), PixelAverage)
+    assert isinstance(image_source({filled(0, 10): 1.0}, 3, 5), Given)
+    assert all(image_source({name: 1.0}, 3, 5).space == "image" for name in list_synthesisers())
+    with pytest.raises(UnknownNameError, match="did you mean 'patch_shuffle'"):
+        image_source({"patch_shufle": 1.0}, 3, 5)
+    with pytest.raises(ConfigError, match="learns from outlier images"):
+        image_source(None, 3, 5)

@@ -9,33 +9,20 @@ depend on the batch, and neither its batch-norm statistics nor its gradients cha
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 
+from ...engine.modes import evaluating
 from ...engine.stages import mixed_precision
 from ...losses.max_confidence import log_confidence
 from ..base import IDBatch, Outliers, PrepareContext, register_synthesiser
 from .low_pass_noise import LowPassNoise, LowPassOptions
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each part's own mode again after."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def worst_nearby(module: GuardModule, noise: Tensor, epsilon: float, steps: int, generator: torch.Generator) -> Tensor:

@@ -25,8 +25,8 @@ from guard.graph.module import GuardModule
 from guard.record import Record
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
+from ..class_activation import AT_ONCE, key_regions
 from ..object_boxes import Detector
-from .kirby import AT_ONCE, key_regions
 
 BLUR = 50 / 224  # the kernel's side, in sides of the image
 LEAST = 2  # pixels per side of a box that shows something to blur

@@ -58,7 +58,7 @@ def render(store: Store, inliers: ImageData) -> str:
     sections = [_warnings(audit), _separation(audit), _classifier(audit), _sheets(store, inliers), _details(card)]
     colours = "\n".join(f".c{i} {{ stroke: var(--c{i}); --own: var(--c{i}); }}" for i in range(COLOURS))
     fills = ", ".join(f".area.c{i}" for i in range(COLOURS))
-    return Template(files("guard").joinpath("report.html").read_text(encoding="utf-8")).substitute(
+    return Template(files("guard.evaluation").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"{store.folder.name}: outliers"),
         colours=f"{colours}\n{fills} {{ fill: var(--own); }}",
         header=_STYLE + _header(store),

@@ -8,8 +8,9 @@ from torch import Tensor
 from guard.errors import ConfigError
 
 from ..base import IDBatch, Outliers, PrepareContext
+from .drawing import Stored
 from .shards import read_made
-from .store import Stored, open_store
+from .store import open_store
 
 
 class LabelledStore(Stored):

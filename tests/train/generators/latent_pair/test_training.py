@@ -18,8 +18,8 @@ from train.cache import shared_model as finished
 from train.generators.latent_pair.base import PairOptions
 from train.generators.latent_pair.style_pair import StylePair, resolution
 from train.generators.latent_pair.training import PairTraining, _card, style_pair
+from train.methods.dmr import LatentOptions
 from train.outliers.base import PrepareContext
-from train.outliers.images.latent_arithmetic import LatentOptions
 
 TINY = PairOptions(pair_width=4, pair_latent=8, pair_batch=20, pair_epochs=2)
 

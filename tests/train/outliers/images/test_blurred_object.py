@@ -16,7 +16,7 @@ from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier
 from guard.heads import create_head
 from guard.scores import create_score
-from tests.train.outliers.images.test_kirby import NORMALISATION, Brightness
+from tests.train.outliers.bright_squares import NORMALISATION, Brightness
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.images.blurred_object import BlurredObject, Box, around, blurred
 

@@ -22,8 +22,8 @@ from train.outliers.conditioning import encoder
 from train.outliers.images.bood import BOOD
 from train.outliers.images.decoded import DecodedEmbeddings
 from train.outliers.images.dream import DreamID, DreamOOD
+from train.outliers.store.fill import fill
 from train.outliers.store.shards import read_made
-from train.outliers.store.store import fill
 from train.runs.synth import untrained
 
 

@@ -1,4 +1,4 @@
-"""Outliers in pixel space: averages, shuffled patches, given images."""
+"""Outliers in pixel space: averages and shuffled patches."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from guard.data import ImageData, load
-from guard.errors import ConfigError, UnknownNameError
-from train.outliers.base import IDBatch, list_synthesisers
-from train.outliers.images import Given, PatchShuffle, PixelAverage, image_source
+from train.outliers.base import IDBatch
+from train.outliers.images import PatchShuffle, PixelAverage
 from train.outliers.images.patch_shuffle import shuffle_patches
 from train.outliers.images.pixel_average import pick_different_classes
 
@@ -109,52 +107,3 @@ def test_it_takes_as_many_as_asked_from_the_batch(batch: IDBatch) -> None:
     found = {tuple(sorted(patches(image, 2).items())) for image in made}
     assert found <= originals
     assert len(found) > 12
-
-
-# ---------------------------------------------------------------------------------------------------- given images
-
-
-@pytest.fixture(scope="module")
-def numbered() -> ImageData:
-    """Ten images, each filled with its own number."""
-    return load(
-        np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3), labelled=False
-    )
-
-
-def epoch(source: Given, steps: int, seed: int) -> list[int]:
-    source.start_epoch(steps, generator(seed))
-    nothing = IDBatch(torch.zeros(0), torch.zeros(0))
-    return [int(image[0, 0, 0]) for _ in range(steps) for image in source.sample(nothing, generator()).data]
-
-
-def test_each_image_comes_once_before_any_comes_again(numbered: ImageData) -> None:
-    seen = epoch(Given(numbered, 4), 7, seed=3)
-    assert len(seen) == 28
-    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
-    assert len(set(seen[20:])) == 8
-    assert seen[:10] != seen[10:20]
-
-
-def test_the_order_is_the_seeds(numbered: ImageData) -> None:
-    assert epoch(Given(numbered, 4), 5, seed=3) == epoch(Given(numbered, 4), 5, seed=3)
-    assert epoch(Given(numbered, 4), 5, seed=3) != epoch(Given(numbered, 4), 5, seed=4)
-
-
-def test_more_outliers_per_step_than_there_are(numbered: ImageData) -> None:
-    seen = epoch(Given(numbered, 25), 1, seed=0)
-    assert Counter(Counter(seen).values()) == {2: 5, 3: 5}
-
-
-# ------------------------------------------------------------------------------------------------------ by name
-
-
-def test_image_source_by_name_or_data(numbered: ImageData) -> None:
-    assert isinstance(image_source({"patch_shuffle": 1.0}, 3, 5), PatchShuffle)
-    assert isinstance(image_source({"pixel_average": 1.0}, 3, 5), PixelAverage)
-    assert isinstance(image_source({numbered: 1.0}, 3, 5), Given)
-    assert all(image_source({name: 1.0}, 3, 5).space == "image" for name in list_synthesisers())
-    with pytest.raises(UnknownNameError, match="did you mean 'patch_shuffle'"):
-        image_source({"patch_shufle": 1.0}, 3, 5)
-    with pytest.raises(ConfigError, match="learns from outlier images"):
-        image_source(None, 3, 5)

@@ -19,7 +19,7 @@ from train.generators.diffusion import DiffusionOptions, register_diffusion
 from train.methods import get_method
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.images.label_mixup import LabelMixup, pair_weights, spread_pairs
-from train.outliers.store.store import Stored
+from train.outliers.store.drawing import Stored
 from train.runs.train import _trained_score
 
 NO_BATCH = IDBatch(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.arange(4))

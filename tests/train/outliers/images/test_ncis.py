@@ -23,7 +23,8 @@ from train.outliers.conditioning import prompt_tuning
 from train.outliers.conditioning.low_density import ClassGaussians
 from train.outliers.images.ncis import NCIS, NCISOptions
 from train.outliers.resize import resized
-from train.outliers.store.store import Store, fill
+from train.outliers.store.fill import fill
+from train.outliers.store.store import Store
 from train.runs.synth import untrained
 
 CLASSES, SIDE = 3, 8
@@ -57,7 +58,7 @@ def test_processes_divide_the_embedding_and_get_what_one_gets(
     alone = fill(tmp_path / "alone", create_synthesiser("ncis", 12, CLASSES, **SHORT), setting_of(data, tmp_path), 40)
     barrier, ranks, made = threading.Barrier(3, timeout=60), threading.local(), dict[int, list[int]]()
     monkeypatch.setattr(Processes, "wait", lambda _: barrier.wait())
-    monkeypatch.setattr("train.outliers.store.store.processes", lambda: Processes(ranks.rank, 3))
+    monkeypatch.setattr("train.outliers.store.fill.processes", lambda: Processes(ranks.rank, 3))
     block = prompt_tuning._block
 
     def noted(*arguments: Any) -> Any:

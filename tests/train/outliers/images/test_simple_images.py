@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guard.errors import ConfigError
 from train.outliers.base import IDBatch, create_synthesiser
-from train.outliers.images.mixture import shares
 from train.outliers.images.phase_mix import mix_phases
 from train.outliers.images.smooth_noise import power_law_fields
 from train.outliers.images.strokes import distance_to_polyline
@@ -115,13 +113,3 @@ def test_smooth_noise_spans_flat_to_contrasty() -> None:
     contrast = made.std((1, 2)).mean(-1)
     assert contrast.min() < 2
     assert contrast.max() > 30
-
-
-def test_weights_divide_a_step() -> None:
-    assert shares([1, 1, 2], 8) == [2, 2, 4]
-    assert sum(shares([5.0, 1e-6], 7)) == 7
-    assert min(shares([5.0, 1e-6], 7)) == 1
-    with pytest.raises(ConfigError, match="at least as many outliers"):
-        shares([1, 1], 1)
-    with pytest.raises(ConfigError, match="above 0"):
-        shares([1, 0], 4)

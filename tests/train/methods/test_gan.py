@@ -19,8 +19,8 @@ from tests.conftest import Arrays
 from train.classifiers.fresh import build_classifier
 from train.generators.convolutions import to_signal
 from train.generators.dcgan import DCGANOptions
+from train.methods.gan import JointGAN, PretrainedGAN, divergence
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.gan import JointGAN, PretrainedGAN, divergence
 
 SMALL = DCGANOptions(latent=8, ngf=4)
 

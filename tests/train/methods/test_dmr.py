@@ -15,9 +15,15 @@ from guard.errors import ConfigError
 from tests.references.latents import class_means as slow_class_means
 from tests.references.latents import outlier_latent
 from train.generators.latent_pair import register_pair
+from train.methods import dmr as latent_arithmetic
+from train.methods.dmr import (
+    LatentArithmetic,
+    MarginalLatents,
+    MeanLatents,
+    MeanMarginalLatents,
+    classes_to_mix,
+)
 from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
-from train.outliers.images import latent_arithmetic
-from train.outliers.images.latent_arithmetic import DMR, DMRMLM, MLM, LatentArithmetic, classes_to_mix
 
 CLASSES, SIDE = 6, 4
 
@@ -93,7 +99,7 @@ def members(target: np.ndarray, w: np.ndarray, labels: np.ndarray, classes: list
 
 def test_class_means_are_those_of_a_loop(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_arithmetic, "ENCODED_AT_ONCE", 32)  # several batches, the last one smaller
-    dmr, _ = prepared(DMR, data, tmp_path)
+    dmr, _ = prepared(MarginalLatents, data, tmp_path)
     assert data.array is not None
     assert data.labels is not None
     w = LinearPair().encode(torch.from_numpy(data.array.copy())).numpy()
@@ -101,8 +107,8 @@ def test_class_means_are_those_of_a_loop(data: ImageData, tmp_path: Path, monkey
 
 
 def test_class_means_are_kept_for_one_pair_and_one_set_of_images(data: ImageData, tmp_path: Path) -> None:
-    first, _ = prepared(DMR, data, tmp_path)
-    again, pair = prepared(DMR, data, tmp_path)
+    first, _ = prepared(MarginalLatents, data, tmp_path)
+    again, pair = prepared(MarginalLatents, data, tmp_path)
     assert pair.encoded == 8  # the probe alone
     assert again.means.equal(first.means)
 
@@ -110,14 +116,14 @@ def test_class_means_are_kept_for_one_pair_and_one_set_of_images(data: ImageData
         def encode(self, images: Tensor) -> Tensor:
             return super().encode(images) + 1
 
-    other, _ = prepared(DMR, data, tmp_path, Other())
+    other, _ = prepared(MarginalLatents, data, tmp_path, Other())
     assert not other.means.allclose(first.means)
-    fewer, _ = prepared(DMR, data.subset(np.arange(60)), tmp_path)
+    fewer, _ = prepared(MarginalLatents, data.subset(np.arange(60)), tmp_path)
     assert not fewer.means.equal(first.means)
 
 
 def test_dmr_of_factor_one_decodes_w_without_its_classs_mean(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
-    dmr, pair = prepared(DMR, data, tmp_path, lambda_high=1.0)
+    dmr, pair = prepared(MarginalLatents, data, tmp_path, lambda_high=1.0)
     made = sampled(dmr, batch)
     w, labels = latents(batch)
     means = dmr.means.numpy()
@@ -133,7 +139,7 @@ def test_the_emphasis_is_one_factor_per_outlier(
     variant: str, values: set[float] | None, data: ImageData, batch: IDBatch, tmp_path: Path
 ) -> None:
     pair = DrawingPair()
-    dmr, _ = prepared(DMR, data, tmp_path, pair, count=400, variant=variant, augment=False)
+    dmr, _ = prepared(MarginalLatents, data, tmp_path, pair, count=400, variant=variant, augment=False)
     generator = torch.Generator().manual_seed(0)
     factors = dmr.emphasis(generator, torch.device("cpu")).flatten()
     assert factors.min() >= 1
@@ -145,8 +151,8 @@ def test_the_emphasis_is_one_factor_per_outlier(
         counts = torch.histc(factors, 4, 1, 3)
         assert counts.min() > 70
     sampled(dmr, batch)
-    plain, plain_pair = prepared(DMR, data, tmp_path, DrawingPair(), count=400, variant=variant, augment=False,
-                                 lambda_high=1.0)  # fmt: skip
+    more: dict[str, Any] = {"count": 400, "variant": variant, "augment": False, "lambda_high": 1.0}
+    plain, plain_pair = prepared(MarginalLatents, data, tmp_path, DrawingPair(), **more)
     sampled(plain, batch)
     ratio = pair.decoded / plain_pair.decoded
     seen = ratio.flatten(1).nanmedian(1).values
@@ -155,7 +161,7 @@ def test_the_emphasis_is_one_factor_per_outlier(
 
 
 def test_mlm_decodes_means_of_latents_of_different_classes(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
-    mlm, pair = prepared(MLM, data, tmp_path, count=5, k=2)
+    mlm, pair = prepared(MeanLatents, data, tmp_path, count=5, k=2)
     small = IDBatch(batch.images[:24], batch.labels[:24])
     made = sampled(mlm, small)
     w, labels = latents(small)
@@ -165,8 +171,8 @@ def test_mlm_decodes_means_of_latents_of_different_classes(data: ImageData, batc
 
 
 def test_dmr_mlm_is_the_mean_of_marginals_times_the_factor(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
-    both, pair = prepared(DMRMLM, data, tmp_path, count=12, k=3, lambda_low=2.0, lambda_high=2.0)
-    mlm, mixed = prepared(MLM, data, tmp_path, count=12, k=3)
+    both, pair = prepared(MeanMarginalLatents, data, tmp_path, count=12, k=3, lambda_low=2.0, lambda_high=2.0)
+    mlm, mixed = prepared(MeanLatents, data, tmp_path, count=12, k=3)
     made, plain = sampled(both, batch), sampled(mlm, batch)
     means = both.means.numpy()
     assert made.parents.equal(plain.parents)
@@ -177,7 +183,7 @@ def test_dmr_mlm_is_the_mean_of_marginals_times_the_factor(data: ImageData, batc
 
 
 def test_the_official_code_draws_latents_and_takes_the_generators_means(data: ImageData, tmp_path: Path) -> None:
-    dmr, pair = prepared(DMR, data, tmp_path, DrawingPair(), count=200, variant="code", augment=False)
+    dmr, pair = prepared(MarginalLatents, data, tmp_path, DrawingPair(), count=200, variant="code", augment=False)
     expected = torch.arange(CLASSES).view(-1, 1, 1).expand(-1, SIDE, 3 * SIDE).float()
     torch.testing.assert_close(dmr.means, expected, atol=0.02, rtol=0)
     assert pair.encoded == 0
@@ -186,17 +192,17 @@ def test_the_official_code_draws_latents_and_takes_the_generators_means(data: Im
     assert len(made.data) == 200
     assert set(made.parents.flatten().tolist()) == set(range(CLASSES))
     assert pair.decoded.abs().max() < 2  # the classes are gone
-    mlm, pair = prepared(MLM, data, tmp_path, DrawingPair(), count=50, variant="code", augment=False, k=3)
+    mlm, pair = prepared(MeanLatents, data, tmp_path, DrawingPair(), count=50, variant="code", augment=False, k=3)
     made = sampled(mlm, batch)
     torch.testing.assert_close(pair.decoded.mean((1, 2)), made.parents.float().mean(1), atol=0.1, rtol=0)
     with pytest.raises(ConfigError, match=r"pair 'linear' has no sample\(labels, generator\); use variant='paper'"):
-        prepared(DMR, data, tmp_path, LinearPair(), variant="code")
+        prepared(MarginalLatents, data, tmp_path, LinearPair(), variant="code")
 
 
 def test_the_official_code_augments_and_the_paper_does_not(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
     made = {}
     for variant, augment in (("paper", None), ("paper", True), ("code", None), ("code", False)):
-        dmr, _ = prepared(DMR, data, tmp_path, DrawingPair(), variant=variant, augment=augment)
+        dmr, _ = prepared(MarginalLatents, data, tmp_path, DrawingPair(), variant=variant, augment=augment)
         made[variant, augment] = sampled(dmr, batch)
     augmented = [key for key, outliers in made.items() if outliers.origin.endswith("augmented")]
     assert augmented == [("paper", True), ("code", None)]
@@ -212,14 +218,14 @@ def test_two_classes_and_a_batch_smaller_than_the_outliers(tmp_path: Path) -> No
     images = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3), dtype=np.uint8)
     data = load((images, np.arange(12) % 2))
     batch = IDBatch(torch.from_numpy(images[:6].copy()), torch.arange(6) % 2)
-    for kind in (MLM, DMR, DMRMLM):
+    for kind in (MeanLatents, MarginalLatents, MeanMarginalLatents):
         pair = LinearPair()
         register_pair("linear", lambda context, options, pair=pair: pair)  # type: ignore[misc]
         made = kind(9, 2, pair="linear")
         made.prepare(PrepareContext(None, data, tmp_path, 0, torch.device("cpu")))  # type: ignore[arg-type]
         outliers = sampled(made, batch)
         assert outliers.data.shape == (9, SIDE, SIDE, 3)
-        assert outliers.parents.shape == (9, 1 if kind is DMR else 2)
+        assert outliers.parents.shape == (9, 1 if kind is MarginalLatents else 2)
 
 
 def test_options_and_a_missing_preparation_are_refused() -> None:

@@ -12,8 +12,8 @@ from guard.data import load
 from guard.errors import ConfigError
 from tests.conftest import Arrays
 from train.generators.cvae import CVAE
+from train.methods.cmg import ClassMixed, different_classes, mixed
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.cmg import ClassMixed, different_classes, mixed
 
 NOTHING = IDBatch(torch.zeros(0), torch.zeros(0))
 

@@ -10,8 +10,8 @@ import torch
 from guard.data import load
 from guard.errors import ConfigError
 from tests.conftest import Arrays
+from train.methods.atol import AuxiliaryLatents, LatentOptions, ball, class_means, outlier_latents
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.auxiliary_latents import AuxiliaryLatents, LatentOptions, ball, class_means, outlier_latents
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,0 +1,60 @@
+"""`guard.synth`: what it makes outliers from, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import guard
+from guard.data import load
+from guard.errors import ConfigError
+from tests.conftest import Arrays
+from tests.train.outliers.store.stores import Counting
+from train.outliers.base import ImageSynthesiser
+from train.outliers.store.card import source_card
+
+
+class Looking(Counting):
+    """Uses the classifier."""
+
+    name: ClassVar[str] = "looking"
+
+    @classmethod
+    def needs_classifier(cls, options: Any) -> bool:
+        return True
+
+
+def test_guard_synth_leaves_held_out_images_alone(tmp_path: Path, four: Arrays, tiny: dict[str, Any]) -> None:
+    """The store is made from the very images that guard.train trains on, also as a classifier's own splits say."""
+    g = guard.train(four, **{**tiny, "backbone": "wrn10_2", "epochs": 1, "seed": 3}, calibration=50, test=60)
+    options: dict[str, Any] = {"method": "patch_shuffle", "count": 20, "device": "cpu", "gallery": False}
+    data = load(four)
+    wanted = source_card(data.subset(g.splits["train"]))
+    same = guard.synth(four, out=tmp_path / "a", seed=3, calibration=50, test=60, **options)
+    looked_at = guard.synth(four, out=tmp_path / "b", classifier=g, **options)
+    assert same.card.data == looked_at.card.data == wanted
+    assert wanted.images == len(data) - 110
+    other = guard.synth(four, out=tmp_path / "c", seed=4, **options)
+    assert other.card.data.rows != wanted.rows
+
+
+def test_a_synthesiser_that_needs_a_classifier_says_so(
+    tmp_path: Path, four: Arrays, monkeypatch: pytest.MonkeyPatch, exported: Callable[[str], Path]
+) -> None:
+    kinds: dict[str, type[ImageSynthesiser]] = {"looking": Looking}
+    monkeypatch.setattr("train.runs.synth.get_synthesiser", kinds.__getitem__)
+    with pytest.raises(ConfigError, match="give classifier= a run folder"):
+        guard.synth(four, method="looking", out=tmp_path / "s")
+    with pytest.raises(ConfigError, match="give the run folder it was exported from"):
+        guard.synth(four, method="looking", out=tmp_path / "s", classifier=exported("plain"), device="cpu")
+
+
+def test_out_must_be_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        guard.synth("digits", method="patch_shuffle", out=tmp_path / "file")
+    with pytest.raises(ConfigError, match="is the folder of the images"):
+        guard.synth(str(tmp_path), method="patch_shuffle", out=tmp_path)
