@@ -15,7 +15,7 @@ from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from tests.train.outliers.bright_squares import bright_or_dark, bright_squares
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.methods.kirby import KeyRegionInpainting, inpaint
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.class_activation import key_regions

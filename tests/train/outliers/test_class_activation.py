@@ -12,7 +12,7 @@ from guard.errors import ModelError
 from guard.graph.module import GuardModule, HookedClassifier
 from guard.scores import create_score
 from tests.train.outliers.bright_squares import NORMALISATION, Brightness, bright_or_dark, bright_squares
-from train.classifiers.rebuild import build_classifier
+from train.classifiers.fresh import build_classifier
 from train.outliers.class_activation import as_grid, key_regions, layer_cam, unit_range
 
 
