@@ -31,7 +31,8 @@ def bright_or_dark() -> GuardModule:
     """Class 0 is "bright somewhere", class 1 "dark somewhere"."""
     head = create_head("linear", 2, 2)
     with torch.no_grad():
-        head.state_dict()["weight" if "weight" in head.state_dict() else "linear.weight"].copy_(torch.eye(2))
+        head.linear.weight.copy_(torch.eye(2))
+        head.linear.bias.zero_()
     return GuardModule(Classifier(Brightness(), head), create_score("energy"), NORMALISATION)
 
 
