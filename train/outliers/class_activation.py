@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.errors import ModelError
-from guard.graph.module import Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier
 
 AT_ONCE = 256  # images
 

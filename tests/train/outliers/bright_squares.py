@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guard.graph.module import Backbone, Classifier, GuardModule
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Backbone, Classifier
 from guard.heads import create_head
 from guard.manifest import Normalisation
 from guard.scores import create_score
@@ -30,9 +31,7 @@ class Brightness(Backbone):
 def bright_or_dark() -> GuardModule:
     """Class 0 is "bright somewhere", class 1 "dark somewhere"."""
     head = create_head("linear", 2, 2)
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.eye(2))
-        head.linear.bias.zero_()
+    head.load_state_dict({"linear.weight": torch.eye(2), "linear.bias": torch.zeros(2)})
     return GuardModule(Classifier(Brightness(), head), create_score("energy"), NORMALISATION)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.errors import ModelError
-from guard.graph.module import GuardModule, HookedClassifier
+from guard.graph.module import GuardModule
+from guard.graph.outputs import HookedClassifier
 from guard.scores import create_score
 from tests.train.outliers.bright_squares import NORMALISATION, Brightness, bright_or_dark, bright_squares
 from train.classifiers.fresh import build_classifier
