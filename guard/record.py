@@ -188,14 +188,40 @@ def _unknown(record: type[Record], loc: tuple[int | str, ...], owner: str, also:
     """The sentence about an option that `record` does not have."""
     *parents, name = map(str, loc)
     path = ".".join([*parents, name])
-    new = RENAMED.get(path)
-    if new is not None and new.split(".")[0] in record.model_fields:
+    new = new_path(record, path)
+    if new is not None:
         return f"{owner}: option {name!r} is now {spelled(new)}"
     near = difflib.get_close_matches(name, [*record.model_fields, *also], n=2, cutoff=0.5)
     inside = [f"{part}.{name}" for part, kind in nested(record).items() if name in kind.model_fields]
     meant = f"; did you mean {' or '.join(map(repr, [*inside, *near]))}?" if near or inside else "."
     listing = ", ".join(f"{n}={_shown(f)}" for n, f in record.model_fields.items()) or "none"
     return f"{owner} has no option {path!r}{meant} Its options and defaults: {listing}"
+
+
+def new_path(record: type[Record], old: str) -> str | None:
+    """Where in `record` the option is that had another name before: as `RENAMED` says, or by the prefix that became a
+    nested record, ``pair_epochs`` -> ``pair.epochs``; None where there is none."""
+    listed = RENAMED.get(old, ())
+    for path in (listed,) if isinstance(listed, str) else listed:
+        if _has(record, path):
+            return path
+    for name, kind in nested(record).items():
+        if old.startswith(f"{name}_"):
+            rest = old.removeprefix(f"{name}_")
+            inner = rest if rest in kind.model_fields else new_path(kind, rest)
+            if inner is not None:
+                return f"{name}.{inner}"
+    return None
+
+
+def _has(record: type[Record], path: str) -> bool:
+    *parents, name = path.split(".")
+    inner = record
+    for parent in parents:
+        if parent not in nested(inner):
+            return False
+        inner = nested(inner)[parent]
+    return name in inner.model_fields
 
 
 def _shown(field: FieldInfo) -> str:

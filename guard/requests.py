@@ -141,7 +141,9 @@ class SynthRequest(Request):
     )
     classifier: Any = option(None, "A guard to look at the outliers with: a run folder or an exported file.")
     match: Sequence[str] = option(
-        (), "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast ..."
+        (),
+        "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast, "
+        "brightness, coding.",
     )
     seed: int = option(0, "Of splits and outliers.", **SEED)
     device: str = option("auto", "auto, cpu or cuda.")

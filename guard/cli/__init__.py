@@ -1,12 +1,16 @@
 """The ``guard`` command: parsing and printing; each command is one call into the public functions.
 
-    guard train | fit        make a guard                    (making.py)
-    guard synth              make outlier images             (synthesising.py)
-    guard export | verify    write it as one graph, prove it (making.py)
-    guard calibrate          choose its thresholds anew      (calibrating.py)
-    guard predict | eval     ask it                          (asking.py)
-    guard methods | heads | scores | synthesisers            what there is
-    guard serve | demo       run it                          (running.py)
+    guard train | fit        make a guard
+    guard synth              make outlier images
+    guard export | verify    write it as one graph, prove it
+    guard calibrate          choose its thresholds anew
+    guard predict | eval     ask it
+    guard methods | heads | scores | synthesisers    what there is
+    guard serve | demo       run it
+
+A file per command. What they share: flags.py (the fields of a request as flags), arguments.py (text -> values),
+output.py (tables and JSON), cards.py (options of what is registered), runs.py (run folders), classifiers.py (what
+``--model`` names), finish.py (how train and fit end).
 
 Tables and messages are for people; ``--json`` prints one JSON value on standard output and nothing else. A
 `GuardError` becomes one line on standard error and exit code 2 (``--debug`` shows its traceback), as do wrong
@@ -24,8 +28,40 @@ from typing import Annotated
 import typer
 
 from ..errors import GuardError
-from . import asking, calibrating, making, running, synthesising
-from .arguments import DEBUG_FLAG, Debug
+from . import (
+    calibrate,
+    demo,
+    evaluate,
+    export,
+    fit,
+    heads,
+    methods,
+    predict,
+    scores,
+    serve,
+    synth,
+    synthesisers,
+    train,
+    verify,
+)
+from .flags import DEBUG_FLAG, Command, Debug
+
+COMMANDS: dict[str, Command] = {
+    "train": train.train,
+    "fit": fit.fit,
+    "export": export.export,
+    "verify": verify.verify,
+    "synth": synth.synth,
+    "synthesisers": synthesisers.synthesisers,
+    "calibrate": calibrate.calibrate,
+    "predict": predict.predict,
+    "eval": evaluate.evaluate,
+    "methods": methods.methods,
+    "heads": heads.heads,
+    "scores": scores.scores,
+    "serve": serve.serve,
+    "demo": demo.demo,
+}
 
 app = typer.Typer(
     name="guard",
@@ -34,9 +70,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _group in (making, synthesising, calibrating, asking, running):
-    for _name, _function in _group.COMMANDS.items():
-        app.command(_name)(_function)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def _show_version(value: bool) -> None:
@@ -50,7 +85,7 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _guard(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
     debug: Debug = False,
 ) -> None:

@@ -1,33 +1,15 @@
-"""What commands take: the options they share, and text -> values."""
+"""Text -> values: what is typed behind a flag, as the public functions take it."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ..errors import ConfigError, MissingDataError
-
-DEBUG_FLAG = "--debug"
-# Only shown in the help and accepted anywhere: `main` looks for the flag itself, because an error leaves the parser.
-Debug = Annotated[bool, typer.Option(DEBUG_FLAG, help="Show tracebacks.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Data = Annotated[
-    str,
-    typer.Argument(
-        help="Folder with one sub-folder per class, Parquet file or folder, Hugging Face data set id, or 'digits'."
-    ),
-]
-
-
-def defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """Default values of a public function's parameters, so that they are written down once."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+from ..record import Record
+from ..renamed import RENAMED
 
 
 def value(text: str) -> Any:
@@ -48,29 +30,47 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
         raise ConfigError(f"expected numbers separated by commas, like 0.5,0.5,0.5, got {text!r}") from None
 
 
-def settings(
-    pairs: Iterable[str], function: Callable[..., Any] | None = None, *, flag: str = "--set"
-) -> dict[str, Any]:
-    """What was given with `flag`, ``name=value`` each, as the keyword arguments that `function`, if any, passes on.
+def settings(pairs: Iterable[str], *, flag: str = "--set", beside: type[Record] | None = None) -> dict[str, Any]:
+    """What was given with `flag`, ``name=value`` each; a dotted name, ``diffusion.epochs=5``, goes into a mapping.
+
+    Args:
+        beside: the request that the options are part of.
 
     Raises:
-        ConfigError: no ``=``; a name given twice; or a parameter of `function`, which has an option of its own.
+        ConfigError: no ``=``; a name given twice; or, with ``--set``, a field of `beside`, which has a flag of its own.
     """
-    own = inspect.signature(function).parameters if function else {}
     options: dict[str, Any] = {}
     for pair in pairs:
-        name, separator, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not separator or not name:
+        path, separator, text = pair.partition("=")
+        names = [name.strip().replace("-", "_") for name in path.split(".")]
+        if not separator or not all(names):
             raise ConfigError(f"{flag} takes name=value, like {flag} weight=0.1, got {pair!r}")
-        if name in own and own[name].kind is not inspect.Parameter.VAR_KEYWORD:
-            raise ConfigError(
-                f"{flag} {pair}: {name} is no option of the method or score; use --{name.replace('_', '-')}"
-            )
-        if name in options:
-            raise ConfigError(f"{flag} {name} was given twice")
-        options[name] = value(text)
+        if flag == "--set" and beside is not None and names[0] in beside.model_fields:
+            raise ConfigError(f"{flag} {pair}: {_has_a_flag(names[0])}")
+        _put(options, names, value(text), f"{flag} {'.'.join(names)} was given twice")
     return options
+
+
+def _has_a_flag(name: str) -> str:
+    renamed = RENAMED.get(name, ())
+    now = " or ".join((renamed,) if isinstance(renamed, str) else renamed)
+    also = f", or --set {now}=... for what some methods call so now" if now else ""
+    return f"{name} is no option of the method or score; use --{name.replace('_', '-')}{also}"
+
+
+def _put(options: dict[str, Any], names: list[str], given: Any, twice: str) -> None:
+    """Set the option at a path. A part's own name is short for its model: ``pair=style`` beside ``pair.epochs=5``."""
+    *parents, name = names
+    for parent in parents:
+        inside = options.setdefault(parent, {})
+        if not isinstance(inside, dict):
+            inside = options[parent] = {"model": inside}
+        options = inside
+    if isinstance(options.get(name), dict) and isinstance(given, str):
+        options, name = options[name], "model"
+    if name in options:
+        raise ConfigError(twice)
+    options[name] = given
 
 
 def named_sets(arguments: Iterable[str]) -> dict[str, str]:

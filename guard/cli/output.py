@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -54,14 +53,14 @@ def plain(value: Any) -> Any:
 def print_verdicts(answers: Iterable[tuple[Path, Verdict]], identity: str) -> None:
     """One row per image."""
     answers = list(answers)
-    table = _table("image", "label", "probability", "ood_score", "p", "flag", numeric=(2, 3, 4))
+    shown = table("image", "label", "probability", "ood_score", "p", "flag", numeric=(2, 3, 4))
     for path, v in answers:
         p = "-" if math.isnan(v.p_value) else f"{v.p_value:.4f}"
-        table.add_row(
+        shown.add_row(
             str(path), v.class_name, f"{v.probability:.3f}", f"{v.ood_score:.4g}", p, "OOD" if v.is_ood else "",
             style="yellow" if v.is_ood else None,
         )  # fmt: skip
-    console().print(table)
+    console().print(shown)
     flagged = sum(v.is_ood for _, v in answers)
     limits = sorted({v.threshold for _, v in answers})
     limit = f"{limits[0]:.4g}" + (f" to {limits[-1]:.4g} by predicted class" if len(limits) > 1 else "")
@@ -102,18 +101,18 @@ def calibration(g: Any) -> dict[str, Any]:
 def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = "") -> None:
     """What a new guard is, for people, and what to do with it; `why_not` is why it cannot be exported."""
     m = g.manifest
-    table = _table("", "", header=False)
-    table.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
+    shown = table("", "", header=False)
+    shown.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
     for row in calibration_rows(m).items():
-        table.add_row(*row)
+        shown.add_row(*row)
     for name, number in m.metrics.items():
-        table.add_row(name, f"{number:.0f}" if name.endswith("_images") else f"{number:.4f}")
-    table.add_row("run", str(folder))
+        shown.add_row(name, f"{number:.0f}" if name.endswith("_images") else f"{number:.4f}")
+    shown.add_row("run", str(folder))
     if exported is not None:
-        table.add_row("exported", str(exported))
+        shown.add_row("exported", str(exported))
     if why_not:
-        table.add_row("not exported", why_not)
-    console().print(table)
+        shown.add_row("not exported", why_not)
+    console().print(shown)
     if exported is not None or why_not:
         model = exported or folder
         console().print(f"\nnext:  guard predict {model} IMAGE\n       guard serve {model}")
@@ -122,16 +121,16 @@ def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = ""
 def print_store(store: Any) -> None:
     """What an outlier store is, what its audit found, and what to do with it."""
     card, audit = store.card, store.card.audit
-    table = _table("", "", header=False)
+    shown = table("", "", header=False)
     options = ", ".join(f"{k} {v}" for k, v in card.options.items())
-    table.add_row("outliers", f"{card.count} by {card.synthesiser}" + (f" ({options})" if options else ""))
-    table.add_row("from", f"{card.data.images} images of {card.data.name}")
+    shown.add_row("outliers", f"{card.count} by {card.synthesiser}" + (f" ({options})" if options else ""))
+    shown.add_row("from", f"{card.data.images} images of {card.data.name}")
     if card.match:
-        table.add_row("matched in", ", ".join(card.match))
-    table.add_row("store", str(store.folder))
+        shown.add_row("matched in", ", ".join(card.match))
+    shown.add_row("store", str(store.folder))
     if store.gallery:
-        table.add_row("gallery", str(store.gallery))
-    console().print(table)
+        shown.add_row("gallery", str(store.gallery))
+    console().print(shown)
     if audit is not None:
         print_rows(("", "audit"), audit.rows())
         for warning in audit.warnings:
@@ -164,79 +163,25 @@ def calibration_rows(m: Manifest) -> dict[str, str]:
 
 def print_calibration(before: Any, after: Any, path: Path) -> None:
     """Two guards' calibrations, one above the other."""
-    table = _table("", "", "", header=False)
+    shown = table("", "", "", header=False)
     for title, g in (("before", before), ("after", after)):
         for name, words in (calibration_rows(g.manifest) or {"threshold": "none"}).items():
-            table.add_row(title, name, words)
+            shown.add_row(title, name, words)
             title = ""
-    table.add_row("wrote", "", f"{path} ({after.manifest.identity})")
-    console().print(table)
-
-
-def card(registered: type) -> dict[str, Any]:
-    """A registered method, head or score: name, documentation, options with defaults."""
-    doc = inspect.getdoc(registered) or ""
-    return {
-        "name": registered.name,  # type: ignore[attr-defined]
-        "summary": doc.split("\n", 1)[0],
-        "doc": doc,
-        "options": {
-            name: {
-                "type": _type_name(field.annotation),
-                "default": plain(field.get_default(call_default_factory=True)),
-                "description": field.description or "",
-            }
-            for name, field in registered.Options.model_fields.items()  # type: ignore[attr-defined]
-        },
-    }
-
-
-def print_card(kind: str, card: Mapping[str, Any]) -> None:
-    """One method, head or score with its options."""
-    console().print(f"{kind} {card['name']}\n\n{card['doc']}\n")
-    if not card["options"]:
-        console().print("no options")
-        return
-    described = any(option["description"] for option in card["options"].values())
-    table = _table("--head-set" if kind == "head" else "--set", "default", "type", *(["meaning"] if described else []))
-    for name, option in card["options"].items():
-        meaning = [option["description"]] if described else []
-        table.add_row(name, json.dumps(option["default"]), option["type"], *meaning)
-    console().print(table)
-
-
-def print_cards(kind: str, cards: Iterable[Mapping[str, Any]]) -> None:
-    """Names and what each is, one line each."""
-    table = _table(kind, "")
-    for card in cards:
-        table.add_row(card["name"], card["summary"])
-    console().print(table)
+    shown.add_row("wrote", "", f"{path} ({after.manifest.identity})")
+    console().print(shown)
 
 
 def print_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Any table."""
-    table = _table(*columns)
+    shown = table(*columns)
     for row in rows:
-        table.add_row(*row)
-    console().print(table)
+        shown.add_row(*row)
+    console().print(shown)
 
 
-def _type_name(annotation: Any) -> str:
-    annotation = _without_limits(annotation)
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-
-
-def _without_limits(annotation: Any) -> Any:
-    """tuple[Annotated[float, limits], ...] -> tuple[float, ...]."""
-    arguments = get_args(annotation)
-    if get_origin(annotation) is Annotated:
-        return _without_limits(arguments[0])
-    generic: Any = tuple
-    return generic[tuple(map(_without_limits, arguments))] if get_origin(annotation) is tuple else annotation
-
-
-def _table(*columns: str, numeric: tuple[int, ...] = (), header: bool = True) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=header, header_style="bold")
+def table(*columns: str, numeric: tuple[int, ...] = (), header: bool = True) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=header, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
-    return table
+        made.add_column(column, justify="right" if index in numeric else "left", overflow="fold")
+    return made

@@ -8,6 +8,7 @@ import pytest
 
 from guard.errors import ConfigError
 from guard.record import Record, knobs, option, parse_options
+from guard.renamed import RENAMED
 
 
 class Engine(Record):
@@ -61,3 +62,41 @@ def test_names_that_users_add_may_read_everything_that_is_not_excluded() -> None
 
 def test_knobs_are_found_in_nested_records() -> None:
     assert knobs(Car) == {"windows", "engine.threads"}
+
+
+class Inner(Record):
+    """A nested record."""
+
+    model: str = option("style", "Which.")
+    epochs: int = option(3, "Passes.")
+
+
+class Outer(Record):
+    """Its owner."""
+
+    weight: float = option(0.1, "Of the loss.")
+    pair: Inner = option(Inner(), "The pair.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "pair_epochs",
+            r"is now pair=\{'epochs': \.\.\.\} \(--set pair\.epochs=\.\.\.\)",
+        ),  # a prefix that became a part
+        ("finetune_weight", r"is now weight=\.\.\. \(--set weight=\.\.\.\)"),  # listed; the record has the second path
+        ("pair_model", r"is now pair=\{'epochs'"),  # listed: comes before the prefix
+    ],
+)
+def test_old_flat_names_are_refused_with_the_new_spelling(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED, "finetune_weight", ("tune.weight", "weight"))
+    monkeypatch.setitem(RENAMED, "pair_model", "pair.epochs")
+    with pytest.raises(ConfigError, match=f"method 'toy': option {old!r} {new}"):
+        parse_options(Outer, {old: 1}, "method 'toy'")
+
+
+def test_a_renamed_option_of_another_record_is_only_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED, "gone", "diffusion.gone")
+    with pytest.raises(ConfigError, match="method 'toy' has no option 'gone'"):
+        parse_options(Outer, {"gone": 1}, "method 'toy'")

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from guard import cli
-
-Run = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """run("predict", ...) -> code, out, err, in this process."""
-
-    def call(*words: object) -> SimpleNamespace:
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=out, err=err)
-
-    yield call
-    logging.getLogger("ood_guard").handlers.clear()
+from tests.guard.cli.conftest import Command
 
 
 def test_a_run_with_odin_is_kept_used_and_not_exported(
-    run: Run, four: tuple[np.ndarray, np.ndarray], tmp_path: Path
+    run: Command, four: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     data, folder = tmp_path / "images", tmp_path / "run"
     for c in range(4):

@@ -1,16 +1,13 @@
-"""``guard serve`` and ``guard demo``: run things."""
+"""``guard serve``: a guard over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .arguments import Debug
-from .output import console
-from .runs import mark_latest
+from .flags import Debug
 
 
 def serve(
@@ -35,20 +32,3 @@ def serve(
 
     runner = sibling("serving.runner")
     raise typer.Exit(runner.serve(model, host=host, port=port, workers=workers, device=device))
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Where guard.onnx and report.html go.")] = Path("runs/demo"),
-    keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Leave the service up until interrupted.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Train, export, verify, evaluate and serve a guard for handwritten digits, in about two minutes."""
-    from ..demo import run as demo
-
-    demo.run(out, keep_serving=keep_serving, console=console())
-    mark_latest(out)
-
-
-COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "demo": demo}

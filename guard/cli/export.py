@@ -1,0 +1,23 @@
+"""``guard export``: a guard as one graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from .. import api
+from ..requests import ExportRequest
+from .flags import Debug, Flag, call, from_request
+
+
+@from_request(
+    ExportRequest,
+    g=Flag(Path, positional=True, metavar="RUN", help="Run folder of guard train or guard fit."),
+    path=Flag(Path, positional=True, metavar="OUT", help="Ends in .onnx or .engine (TensorRT)."),
+    data=Flag(),
+)
+def export(asked: ExportRequest, debug: Debug = False) -> None:
+    """Write a guard as one graph, compared with its source before it is kept."""
+    written = call(api.export, asked)
+    typer.echo(f"wrote {written} ({written.stat().st_size / 1e6:.1f} MB)")

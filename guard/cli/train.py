@@ -1,0 +1,44 @@
+"""``guard train``: a classifier with a guard, from images."""
+
+from __future__ import annotations
+
+from .. import api
+from ..errors import ConfigError
+from ..requests import TrainRequest
+from . import runs
+from .arguments import named_sets, weighted
+from .finish import finish
+from .flags import DATA, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
+
+
+@from_request(
+    TrainRequest,
+    data=DATA,
+    head_options=settings_flag("--head-set", TrainRequest),
+    score_options=settings_flag("--score-set", TrainRequest),
+    options=settings_flag("--set", TrainRequest),
+    outliers=Flag(
+        list[str],
+        weighted,
+        metavar="WHAT[=WEIGHT]",
+        help="Images that are not in-distribution, a store of guard synth, or a synthesiser (see: guard "
+        "synthesisers). Repeatable; each step takes shares by weight.",
+    ),
+    ood_val=Flag(
+        list[str],
+        named_sets,
+        metavar="NAME=PATH",
+        help="OOD set to report AUROC on, never trained on. Repeatable.",
+    ),
+    calibration=SPLIT,
+    test=SPLIT,
+    out=RUN_FOLDER,
+)
+def train(asked: TrainRequest, no_export: NoExport = False, json: Json = False, debug: Debug = False) -> None:
+    """Train a classifier with a guard and write it to a run folder, with guard.onnx in it."""
+    if asked.resume and asked.out is None:
+        raise ConfigError("--resume needs --out, the run folder to continue in")
+    folder = asked.out or runs.new_run_folder(asked.method)
+    with runs.removed_if_unused(folder):
+        g = call(api.train, asked, out=folder)
+    finish(g, folder, export=not no_export, json=json)

@@ -1,0 +1,88 @@
+"""``guard predict``: what it prints for images, and what a mistake meets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guard.artefact.files import write_onnx
+from tests.guard.cli.conftest import Command
+from tests.serving.conftest import colour_graph, colour_manifest, expected_score
+
+
+def test_predict_prints_json_that_agrees_with_the_formula(run: Command, model: Path, images: Path) -> None:
+    result = run("predict", model, images / "red.png", images / "black.png", "--json")
+    red, black = json.loads(result.out)
+    assert result.code == 0
+    assert red["image"] == str(images / "red.png")
+    assert (red["class_name"], red["is_ood"], black["is_ood"]) == ("red", False, True)
+    assert red["ood_score"] == pytest.approx(expected_score((255, 0, 0)), abs=1e-5)
+    assert black["ood_score"] == pytest.approx(-np.log(3), abs=1e-5)
+    assert 0 < black["p_value"] < red["p_value"] <= 1
+
+
+def test_predict_takes_a_folder_and_prints_a_table(run: Command, model: Path, images: Path) -> None:
+    result = run("predict", model, images)
+    rows = [line.split() for line in result.out.splitlines()]
+    assert result.code == 0
+    assert rows[0] == ["image", "label", "probability", "ood_score", "p", "flag"]
+    assert [row[0] for row in rows[1:4]] == [str(images / n) for n in ("black.png", "deep/blue.jpg", "red.png")]
+    assert [row[-1] == "OOD" for row in rows[1:4]] == [True, False, False]
+    assert " ".join(rows[4]).startswith("1 of 3 flagged (ood_score > -4) by colours@")
+
+
+def test_output_that_is_not_for_a_terminal_has_no_colour_codes_and_no_cut_paths(
+    run: Command, model: Path, images: Path
+) -> None:
+    result = run("predict", model, images)
+    assert "\x1b" not in result.out
+    assert "…" not in result.out
+    assert str(images / "deep" / "blue.jpg") in result.out
+
+
+def test_a_name_in_brackets_is_not_markup(run: Command, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "[red] :cat:.png"
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
+    assert str(path) in run("predict", model, path).out
+
+
+def test_predict_with_another_threshold(run: Command, model: Path, images: Path) -> None:
+    answers = json.loads(run("predict", model, images, "--threshold", "-20", "--json").out)
+    assert [a["is_ood"] for a in answers] == [True, True, True]
+    assert {a["threshold"] for a in answers} == {-20.0}
+
+
+def test_an_uncalibrated_guard_prints_null_and_not_infinity(run: Command, tmp_path: Path, images: Path) -> None:
+    path = tmp_path / "guard.onnx"
+    write_onnx(path, colour_graph(), colour_manifest(calibrated=False))
+    text = run("predict", path, images / "red.png", "--json").out
+    (answer,) = json.loads(text, parse_constant=pytest.fail)
+    assert answer["threshold"] is None
+    assert answer["p_value"] is None
+
+
+def test_a_file_that_is_no_image_is_named_and_the_others_are_answered(run: Command, model: Path, images: Path) -> None:
+    result = run("predict", model, images / "notes.txt", images / "red.png", "--json")
+    assert result.code == 2
+    assert [a["class_name"] for a in json.loads(result.out)] == ["red"]
+    assert result.err.startswith(f"error: {images / 'notes.txt'}: not an image")
+    assert result.err.count("\n") == 1
+
+
+def test_predict_on_more_images_than_a_batch_keeps_their_order(run: Command, model: Path, tmp_path: Path) -> None:
+    for level in range(150):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(tmp_path / f"{level:03d}.png")
+    answers = json.loads(run("predict", model, tmp_path, "--json").out)
+    assert [Path(a["image"]).stem for a in answers] == [f"{level:03d}" for level in range(150)]
+    expected = [expected_score((level, 0, 0)) for level in range(150)]
+    np.testing.assert_allclose([a["ood_score"] for a in answers], expected, atol=1e-5)
+
+
+def test_a_missing_image_and_a_folder_without_images_are_named(run: Command, model: Path, tmp_path: Path) -> None:
+    assert "error: no such image: absent.png" in run("predict", model, "absent.png").err
+    (tmp_path / "notes.txt").write_text("x")
+    assert f"error: no image files in {tmp_path}; looked for" in run("predict", model, tmp_path).err

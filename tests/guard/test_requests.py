@@ -1,0 +1,132 @@
+"""The requests say the same as the public functions, and refuse in one sentence what these cannot use."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import guard
+from guard.errors import ConfigError
+from guard.requests import (
+    CalibrateRequest,
+    EvaluateRequest,
+    ExportRequest,
+    FitRequest,
+    Request,
+    SynthRequest,
+    TrainRequest,
+    VerifyRequest,
+)
+
+REQUESTS: dict[Callable[..., Any], type[Request]] = {
+    guard.calibrate: CalibrateRequest,
+    guard.evaluate: EvaluateRequest,
+    guard.export: ExportRequest,
+    guard.fit: FitRequest,
+    guard.synth: SynthRequest,
+    guard.train: TrainRequest,
+    guard.verify: VerifyRequest,
+}
+NAMED = [pytest.param(function, id=function.__name__) for function in REQUESTS]
+
+
+@pytest.mark.parametrize("function", NAMED)
+def test_names_and_defaults_of_a_function_are_those_of_its_request(function: Callable[..., Any]) -> None:
+    request = REQUESTS[function]
+    parameters = dict(inspect.signature(function).parameters)
+    options = parameters.pop("options", None)
+    assert options is None or options.kind is inspect.Parameter.VAR_KEYWORD
+    fields = {n: f for n, f in request.model_fields.items() if n != "options"}
+    assert set(parameters) == set(fields)
+    for name, parameter in parameters.items():
+        if fields[name].is_required():
+            assert parameter.default is inspect.Parameter.empty, name
+        else:  # None stands for the empty mapping, which no signature may hold
+            wanted = None if fields[name].default == {} else fields[name].default
+            assert (type(parameter.default), parameter.default) == (type(wanted), wanted), name
+
+
+@pytest.mark.parametrize("function", NAMED)
+def test_a_request_knows_its_function_and_explains_every_field(function: Callable[..., Any]) -> None:
+    request = REQUESTS[function]
+    assert request.function == f"guard.{function.__name__}"
+    for name, field in request.model_fields.items():
+        assert (field.description or "").endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"alpha": "five percent"}, r"alpha must be between 0 and 1 \(.*5 % is 0\.05\), got 'five percent'"),
+        ({"alpha": True}, r"alpha must be between 0 and 1 .*, got True"),
+        ({"seed": "zero"}, r"seed must be an integer from 0 to 2\^31 - 1, got 'zero'"),
+        ({"seed": 2**31}, r"seed must be an integer from 0 to 2\^31 - 1, got 2147483648"),
+        ({"epochs": 2.5}, r"guard\.train option epochs: .*integer.*, got 2\.5"),
+        ({"epochs": False}, r"guard\.train option epochs: a number is needed, got False"),
+        ({"lr": "fast"}, r"guard\.train option lr: .*number.*, got 'fast'"),
+        ({"head_options": ["margin"]}, r"head_options takes a mapping such as \{'margin': 0\.3\}, got \['margin'\]"),
+        ({"score_options": "k=5"}, r"score_options takes a mapping such as \{'k': 10\}, got 'k=5'"),
+        ({"out": 3}, r"guard\.train option out: .*path.*, got 3"),
+        ({"augment": "flip"}, r"guard\.train option augment: .*'crop\+flip', got 'flip'"),
+        ({"method": None}, r"guard\.train option method: .*string, got None"),
+        ({"resume": "perhaps"}, r"guard\.train option resume: .*boolean.*, got 'perhaps'"),
+    ],
+)
+def test_a_wrong_type_meets_one_sentence_and_nothing_is_loaded(
+    wrong: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guard.api.making.needs", lambda *_: pytest.fail("it began before it complained"))
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        guard.train("digits", **wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_means_the_same_is_taken() -> None:
+    """Text that is a number, numpy's numbers, and paths as text."""
+    asked = TrainRequest(data="digits", alpha="0.05", epochs=np.int64(3), lr=np.float32(0.5), out="runs/a", seed="7")
+    assert (asked.alpha, asked.epochs, asked.lr, asked.out, asked.seed) == (0.05, 3, 0.5, Path("runs/a"), 7)
+
+
+def test_a_request_passes_data_on_untouched() -> None:
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.arange(2)
+    assert TrainRequest(data=(images, labels)).data[0] is images
+    assert VerifyRequest(path="a", against="b", data=images).data is images
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"k": 50}, r"k is an option of score 'knn': give score_options=\{'k': \.\.\.\} \(--score-set k=\.\.\.\)"),
+        ({"scor": "vim"}, r"guard\.fit has no argument 'scor'; did you mean 'score"),
+        ({"weight": 1}, r"guard\.fit has no argument 'weight'.*score_options=\{\.\.\.\}"),
+    ],
+)
+def test_flat_options_of_fit_are_refused_with_the_new_spelling(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        guard.fit("resnet18", "digits", score="knn", **options)
+
+
+def test_flat_options_of_combined_scores_are_those_of_the_combination() -> None:
+    with pytest.raises(ConfigError, match=r"rule is an option of score 'energy\+vim': give score_options=\{'rule'"):
+        guard.fit("resnet18", "digits", score="energy+vim", rule="tippett")
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: guard.synth("digits", method="strokes", out="s", count=0), "count must be a number of images"),
+        (lambda: guard.synth("digits", method="strokes", out="s", match=3), "match: .*, got 3"),
+        (lambda: guard.verify("a.onnx", against="b", data="digits", batch_size=0), "batch_size must be at least 1"),
+        (lambda: guard.export("run", "a.onnx", max_flag_flips=-1), "guard.export option max_flag_flips: .* 0, got -1"),
+        (lambda: guard.calibrate("a.onnx", "digits", alpha="low"), "alpha must be between 0 and 1 .*, got 'low'"),
+        (lambda: guard.evaluate("a.onnx", id="digits", ood={1: "x"}), "ood must map names to images"),
+    ],
+)
+def test_the_other_functions_refuse_in_one_sentence_too(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        call()
