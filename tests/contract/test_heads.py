@@ -159,7 +159,9 @@ SAME_STAGES = {"mlm", "dmr", "dmr_kirby"}  # as dmr_mlm: the outliers differ, no
 @pytest.mark.parametrize("method", sorted(set(list_methods()) - SAME_STAGES))
 def test_every_method_trains_every_head(method: str, head: str, four: Arrays, tiny: dict[str, Any]) -> None:
     outliers = "patch_shuffle" if get_method(method).wants_outliers == "required" else None
-    own = {key: value for key, value in RECIPES[method].items() if key not in ("method", "score", "head_options")}
+    own = {
+        key: value for key, value in RECIPES.get(method, {}).items() if key not in ("method", "score", "head_options")
+    }
     options = {**tiny, "outliers": outliers, **own, "backbone": "wrn10_2", "epochs": 1, "lr": 0.02, "head": head}
     options |= {key: 1 for key in ("head_epochs", "finetune_epochs") if key in own}
     data = (four[0][:160], four[1][:160])

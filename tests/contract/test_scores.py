@@ -118,7 +118,7 @@ def test_every_score_of_the_package_is_listed() -> None:
 
 
 def test_only_scores_can_be_registered_and_names_are_taken_once() -> None:
-    with pytest.raises(ConfigError, match=r"takes a guard\.scores\.Score subclass, got <class 'int'>"):
+    with pytest.raises(ConfigError, match=r"a subclass of guard\.scores\.base\.Score, got <class 'int'>"):
         register_score(int)  # type: ignore[arg-type]
 
     class Other(Score):
