@@ -44,7 +44,8 @@ from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
 from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
-from train.engine.stages import StageRun, cpu_has_bf16
+from train.engine.precision import cpu_has_bf16
+from train.engine.stage_run import StageRun
 from train.methods import get_method
 from train.methods.base import Method, MethodContext
 from train.outliers.base import IDBatch, Outliers, PrepareContext
@@ -168,12 +169,11 @@ def endless_step(run: StageRun) -> Callable[[], Any]:
 
     def call() -> None:
         nonlocal step, batches
-        if step % run.steps == 0:
-            order = torch.randperm(len(run.feed), generator=generator)[: run.steps * run.batch_size]
-            batches = run.feed.batches(order, run.batch_size, run.device)
-            if run.synthesiser is not None:
-                run.synthesiser.start_epoch(run.steps, generator)
-        run.step(next(batches), generator, run.synthesiser is not None, step, run.regularisers)
+        if step % run.epochs.steps == 0:
+            epochs = run.epochs
+            batches = epochs.source.batches(epochs.order(step // epochs.steps), epochs.batch_size, run.device)
+            run.synthesiser.start_epoch(epochs.steps, generator)
+        run.step(next(batches), generator, True, step, run.regularisers)
         step += 1
 
     return call

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guard.scores import create_score
-from train.engine.stages import StageRun
+from train.engine.stage_run import StageRun
 from train.methods import get_method
 from train.methods.base import MethodContext, Stage
 

@@ -23,11 +23,13 @@ from guard.record import Record, option
 from guard.scores import create_score
 
 from .backbones import automatic_teacher, check_backbone, pretrained_normalisation
-from .cache.keyed import Schedule, kept_path, seeded
+from .cache.keyed import Schedule, kept_path
 from .classifiers.fresh import build_classifier
 from .classifiers.input import data_normalisation
 from .engine.loader import Feed
-from .engine.stages import mixed_precision, train_stages
+from .engine.precision import mixed_precision
+from .engine.seeds import seeded
+from .engine.stages import train_stages
 from .methods.base import Stage
 from .outliers.base import PrepareContext
 from .runs.request import TrainConfig

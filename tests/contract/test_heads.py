@@ -272,7 +272,7 @@ def test_outliers_never_get_a_margin(four: Arrays, tiny: dict[str, Any], monkeyp
 
     monkeypatch.setattr(CosFaceHead, "loss", spy_loss)
     monkeypatch.setattr(UniformTargetLoss, "loss", spy_uniform)
-    monkeypatch.setattr("train.engine.stages.mixed_precision", lambda device: __import__("contextlib").nullcontext)
+    monkeypatch.setattr("train.engine.forward.mixed_precision", lambda device: __import__("contextlib").nullcontext)
     options = {**tiny, "backbone": "wrn10_2", "epochs": 1}
     guard.train(four, method="oe", head="cosface", outliers="patch_shuffle", ratio=0.5, **options)
     assert set(seen) == {32, -16}

@@ -18,7 +18,7 @@ from guard.scores import create_score
 from tests.conftest import Arrays
 from train import teacher
 from train.classifiers.fresh import build_classifier
-from train.engine import stages as loop
+from train.engine.stage_run import StageRun
 from train.outliers.base import PrepareContext
 from train.runs.request import TrainConfig
 from train.teacher import Teacher, TeacherOptions, TeacherSource
@@ -67,7 +67,7 @@ def test_it_is_made_once_and_loaded_from_its_folder(context: PrepareContext, mon
     first = made(context)
     assert made(context) is first
     torch.manual_seed(99)
-    monkeypatch.setattr(loop.StageRun, "epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("trained again"))
     again = source()(context)
     assert all(value.equal(states(again)[key]) for key, value in states(first).items())
     assert again.identity == first.identity
@@ -77,17 +77,17 @@ def test_it_is_made_once_and_loaded_from_its_folder(context: PrepareContext, mon
 
 def test_a_killed_training_resumes(context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = source(epochs=3)(context)
-    epoch = loop.StageRun.epoch
+    epoch = StageRun.epoch
     ran: list[int] = []
 
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+    def stopped(self: StageRun, number: int) -> dict[str, float]:
         if number == 1 and not ran.count(1):
             ran.append(1)
             raise KeyboardInterrupt
         ran.append(number)
         return epoch(self, number)
 
-    monkeypatch.setattr(loop.StageRun, "epoch", stopped)
+    monkeypatch.setattr(StageRun, "epoch", stopped)
     elsewhere = PrepareContext(context.module, context.data, tmp_path / "elsewhere", 0, CPU)
     with pytest.raises(KeyboardInterrupt):
         source(epochs=3)(elsewhere)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,13 +23,11 @@ from guard.errors import ArtefactDamagedError, ConfigError
 from guard.record import Record
 
 from ..engine.checkpoint import gather, put_back
-from ..engine.loader import Feed
-from ..engine.stages import epoch_seed, progress_bar
+from ..engine.epochs import Epochs
+from ..engine.journal import log_epoch
+from ..engine.loader import Feed, Source
+from ..engine.seeds import PREPARED_STAGE
 from ..outliers.base import IDBatch, Learner, PrepareContext
-
-log = logging.getLogger("ood_guard")
-
-STAGE = 10_000  # its seeds are none of a training stage's
 
 Network = TypeVar("Network", bound=nn.Module)
 Update = Callable[[IDBatch, torch.Generator], dict[str, Tensor]]
@@ -42,11 +38,6 @@ class Schedule(Record):
 
     epochs: int
     batch_size: int = 128
-
-
-def epochs_showing(images: int, of: int) -> int:
-    """Passes over `of` images that show at least `images` in all; at least 1."""
-    return max(1, -(-images // of))
 
 
 class Kept(tuple[Network, ...]):
@@ -62,14 +53,6 @@ class Kept(tuple[Network, ...]):
         if not self:
             raise ConfigError(f"{owner} decodes with a network that it trains first: call prepare before sample")
         return self[0]
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Initial weights from `seed`, whatever was drawn before; the global generator goes on as if nothing was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def kept_path(context: PrepareContext, kind: str, options: Record, schedule: Schedule | None = None) -> Path:
@@ -88,16 +71,6 @@ def kept_path(context: PrepareContext, kind: str, options: Record, schedule: Sch
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return context.folder / f"{kind}-{digest}.safetensors"
-
-
-class Source(Protocol):
-    """What is learned from, as a `Feed` is: a number of items, and batches of them in any order."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[IDBatch]:
-        """Batches of the items that `order` (n,) names, on `device`."""
-        ...
 
 
 def train_kept(
@@ -127,24 +100,15 @@ def train_kept(
     """
     path = kept_path(context, kind, options, schedule)
     done = _load(path, network)
-    feed: Source = Feed(context.data) if source is None else source
-    size = min(schedule.batch_size, len(feed))
+    items: Source = Feed(context.data) if source is None else source
+    epochs = Epochs(kind, items, schedule.epochs, schedule.batch_size, context.seed, PREPARED_STAGE, context.device)
+
+    def step(batch: IDBatch, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+        return update(batch, generator)
+
     for epoch in range(done, schedule.epochs):
         network.train()
-        seed = epoch_seed(context.seed, STAGE, epoch)
-        order = torch.randperm(len(feed), generator=torch.Generator().manual_seed(seed))
-        generator = torch.Generator(context.device).manual_seed(seed + 1)
-        steps = len(feed) // size
-        totals: dict[str, Tensor] = {}
-        with progress_bar(f"{kind} {epoch + 1}/{schedule.epochs}", steps) as advance:
-            for step, batch in enumerate(feed.batches(order[: steps * size], size, context.device)):
-                if before_step is not None:
-                    before_step((epoch * steps + step) / (schedule.epochs * steps))
-                for name, value in update(batch, generator).items():
-                    totals[name] = totals.get(name, torch.zeros((), device=context.device)) + value.detach()
-                advance()
-        numbers = " ".join(f"{name} {float(total) / steps:.4g}" for name, total in totals.items())
-        log.info("%s %d/%d  %s", kind, epoch + 1, schedule.epochs, numbers)
+        log_epoch(kind, epoch, schedule.epochs, epochs.means(epoch, step, before_step=before_step))
         _keep(path, network, epoch + 1, schedule)
     network.eval().requires_grad_(False)
 

@@ -14,7 +14,7 @@ from guard.artefact.files import write_atomic
 from guard.errors import ArtefactDamagedError
 
 from ..engine.distributed import Processes
-from ..engine.stages import progress_bar
+from ..engine.progress import progress_bar
 
 Columns = dict[str, Tensor]
 ALONE = Processes()

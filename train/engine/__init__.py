@@ -1,9 +1,14 @@
 """The one resumable training engine.
 
 stages            the stages of a method, one after the other
+stage_run         one of them: draw, forward, losses, update
+epochs            the seeded, resumable, logged epoch of every training
+forward           passes through the classifier; frozen_features: those that need not be made twice
+optimizer, schedule, precision, averaging, seeds, modes
 loader            images to the device, in the order asked for
 augment           random crops and mirroring, batched
 checkpoint        what a run needs to resume, in one file
+journal, progress what is said of an epoch, to files and to people
 distributed       work that several processes share
 adaptive_batches  as many rows at once as memory takes
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from guard.data import ImageData
 
 _GPU_SHARE = 0.4  # of the free memory that a data set may take
+
+
+class Source(Protocol):
+    """What is learned from, as a `Feed` is: a number of items, and batches of them in any order."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[IDBatch]:
+        """Batches of the items that `order` (n,) names, on `device`."""
+        ...
 
 
 class Feed:

@@ -14,7 +14,7 @@ from guard.errors import ModelError, UnknownNameError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import HookedClassifier, Outputs
 
-from ..engine.stages import progress_bar
+from ..engine.progress import progress_bar
 from .choose_layers import watch_layers
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from guard.record import Record
 
-from ..cache.keyed import Schedule, epochs_showing, seeded, train_kept
+from ..cache.keyed import Schedule, train_kept
+from ..engine.epochs import epochs_showing
+from ..engine.seeds import seeded
 from ..outliers.base import IDBatch, Learner, PrepareContext
 from . import convolutions
 

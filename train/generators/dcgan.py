@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from guard.record import Record
 
-from ..cache.keyed import Schedule, epochs_showing, seeded, train_kept
+from ..cache.keyed import Schedule, train_kept
+from ..engine.epochs import epochs_showing
+from ..engine.seeds import seeded
 from ..outliers.base import IDBatch, Learner, PrepareContext
 from . import convolutions
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..cache.keyed import seeded
+from ..engine.seeds import seeded
 from ..outliers.base import PrepareContext
 from ..teacher import Teacher
 from .base import Batch, Regulariser

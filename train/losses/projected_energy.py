@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..cache.keyed import seeded
+from ..engine.seeds import seeded
 from ..outliers.base import PrepareContext
 from ..outliers.features.outlier_bank import OutlierBank, Pairing
 from .base import Batch, Regulariser

@@ -31,7 +31,7 @@ from guard.data import ImageData
 from guard.errors import ConfigError
 
 from ..engine.loader import Feed
-from ..engine.stages import progress_bar
+from ..engine.progress import progress_bar
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
 from ..outliers.base import (
     IDBatch,

@@ -23,7 +23,7 @@ from guard.graph.module import GuardModule
 
 from ..cache.keyed import Kept
 from ..engine.modes import evaluating
-from ..engine.stages import mixed_precision
+from ..engine.precision import mixed_precision
 from ..generators.convolutions import to_signal
 from ..generators.dcgan import DCGAN, DCGANOptions, Generator, build_dcgan, trained_generator
 from ..losses.uniform_target import UniformTargetLoss, uniform_target_loss

@@ -12,7 +12,7 @@ import torch
 import guard
 from tests.composition import stopped_run
 from tests.conftest import Arrays
-from train.engine import stages as loop
+from train.losses.base import Regulariser
 from train.methods.base import METHODS, MethodContext, Stage
 from train.methods.vos import VOS
 
@@ -37,7 +37,7 @@ def test_a_resumed_run_hands_over_what_its_first_stage_learned(
     vos_then_plain: str, four: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: list[dict[str, torch.Tensor]] = []
-    original = loop.Regulariser.hand_over
+    original = Regulariser.hand_over
 
     def spy(self: Any, score: Any) -> None:
         handed.append({name: p.detach().clone() for name, p in self.named_parameters()})

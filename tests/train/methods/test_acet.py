@@ -16,23 +16,24 @@ from train.outliers.images import AdversarialNoise
 def test_the_network_sees_the_attacked_images_as_they_are_and_plain_noise_augmented(
     method: str, four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train.engine import stages as loop
+    from train.engine.forward import Forward
+    from train.engine.stage_run import StageRun
 
     made: list[torch.Tensor] = []
     seen: list[torch.Tensor] = []
-    look, outputs = loop.StageRun.look, loop.StageRun._outputs
+    forward, outputs = Forward.outputs, StageRun._outputs
 
-    def spy_taps(self: loop.StageRun, batch: Any, sampled: Any, generator: Any) -> Any:
+    def spy_outputs(self: StageRun, batch: Any, sampled: Any, generator: Any) -> Any:
         assert isinstance(self.synthesiser, AdversarialNoise) == (method == "acet")
         made.append(sampled.data)
         return outputs(self, batch, sampled, generator)
 
-    def spy_look(self: loop.StageRun, images: torch.Tensor) -> Any:
+    def spy_forward(self: Forward, images: torch.Tensor) -> Any:
         seen.append(images)
-        return look(self, images)
+        return forward(self, images)
 
-    monkeypatch.setattr(loop.StageRun, "_outputs", spy_taps)
-    monkeypatch.setattr(loop.StageRun, "look", spy_look)
+    monkeypatch.setattr(StageRun, "_outputs", spy_outputs)
+    monkeypatch.setattr(Forward, "outputs", spy_forward)
     options: dict[str, Any] = {"steps": 1} if method == "acet" else {}
     images = four[0][::3], four[1][::3]
     guard.train(images, method=method, **{**tiny, "epochs": 1, "augment": "crop+flip"}, **options)

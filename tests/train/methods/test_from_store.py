@@ -94,17 +94,17 @@ def test_a_killed_run_goes_on_in_its_store_and_ends_alike(
     plain: Path, four: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = guard.train(four, method="dmr", init=plain, out=tmp_path / "whole", **options("dmr"))
-    from train.engine import stages as loop
+    from train.engine.stage_run import StageRun
 
-    run_epoch = loop.StageRun.epoch
+    run_epoch = StageRun.epoch
 
-    def killed(self: loop.StageRun, epoch: int) -> dict[str, float]:
+    def killed(self: StageRun, epoch: int) -> dict[str, float]:
         if epoch == 1:
             raise KeyboardInterrupt
         return run_epoch(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "epoch", killed)
+        patch.setattr(StageRun, "epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             guard.train(four, method="dmr", init=plain, out=tmp_path / "killed", **options("dmr"))
     resumed = guard.train(four, method="dmr", init=plain, out=tmp_path / "killed", resume=True, **options("dmr"))

@@ -16,7 +16,8 @@ from guard.errors import ConfigError
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
 from train.cache import keyed as kept
-from train.engine import stages as loop
+from train.engine.forward import Forward
+from train.engine.stage_run import StageRun
 from train.losses.energy_hinge import EnergyHingeLoss
 from train.methods.cmg import ClassMixed
 from train.methods.gan import JointGAN
@@ -139,16 +140,16 @@ def test_the_two_forms_of_the_generators_loss_differ(four: Arrays, tiny: Tiny, t
 def test_atol_has_its_three_terms_and_clips(
     four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, norms = loop.StageRun.step, []
+    step, norms = StageRun.step, []
 
-    def spy(self: loop.StageRun, *arguments: Any) -> Any:
+    def spy(self: StageRun, *arguments: Any) -> Any:
         sums = step(self, *arguments)
         if self.stage.name == "auxiliary":
             gradients = [p.grad for p in self.classifier.parameters() if p.grad is not None]
             norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
         return sums
 
-    monkeypatch.setattr(loop.StageRun, "step", spy)
+    monkeypatch.setattr(StageRun, "step", spy)
     guard.train(short(four), out=tmp_path, **{**tiny, **RECIPES["atol"], "epochs": 1})
     last = records(tmp_path)[-1]
     assert last["stage"] == "auxiliary"
@@ -183,17 +184,17 @@ def test_pooled_features_from_the_cache_teach_the_head_the_same(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**tiny, **RECIPES["cmg_s"], "epochs": 1, "head_lr": 1e-2}
-    pooled, passes = loop.StageRun.pooled, []
+    pooled, passes = Forward.pooled, []
 
-    def counted(self: loop.StageRun, images: Tensor) -> Any:
+    def counted(self: Forward, images: Tensor) -> Any:
         passes.append(len(images))
         return pooled(self, images)
 
-    monkeypatch.setattr(loop.StageRun, "pooled", counted)
+    monkeypatch.setattr(Forward, "pooled", counted)
     cached = guard.train(short(four), **options)
     with_cache = sum(passes)
     passes.clear()
-    monkeypatch.setattr(loop.StageRun, "_can_freeze", lambda self: False)
+    monkeypatch.setattr(StageRun, "can_freeze", lambda self: False)
     whole = guard.train(short(four), **options)
     assert sum(passes) > with_cache
     key = "classifier.head.linear.weight"
@@ -249,7 +250,7 @@ def test_two_classes_in_grey(name: str, four: Arrays, tiny: Tiny) -> None:
 def test_a_class_for_outliers_needs_a_head_that_has_one(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.StageRun, "epoch", lambda *_: pytest.fail("trained first"))
+    monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("trained first"))
     with pytest.raises(ConfigError, match="method 'cmg_s' trains head='c_plus_1', not 'linear'"):
         guard.train(four, method="cmg_s", head="linear", score="energy", **tiny)
 

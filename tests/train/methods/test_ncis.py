@@ -16,7 +16,7 @@ import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
 from tests.composition import stages_of
 from tests.conftest import RECIPES, Arrays
-from train.engine import stages as loop
+from train.engine.stage_run import StageRun
 from train.losses.energy_logistic import EnergyLogisticLoss
 from train.methods.base import Stage
 from train.methods.dream import EnergyOptions
@@ -106,7 +106,7 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
     options = {**tiny, **RECIPES["ncis"], "epochs": 2, "augment": "crop+flip", "seed": 5}
     monkeypatch.setattr(prompt_tuning, "BLOCK", 50)
     whole = guard.train(few(four), out=tmp_path / "whole", **options)
-    out, epoch, make, made = tmp_path / "stopped", loop.StageRun.epoch, prompt_tuning._block, []
+    out, epoch, make, made = tmp_path / "stopped", StageRun.epoch, prompt_tuning._block, []
 
     def killed(*arguments: Any) -> Any:
         if len(made) == 1:
@@ -114,12 +114,12 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
         made.append(1)
         return make(*arguments)
 
-    def stopped(self: loop.StageRun, number: int) -> dict[str, float]:
+    def stopped(self: StageRun, number: int) -> dict[str, float]:
         if number == 1:
             raise KeyboardInterrupt
         return epoch(self, number)
 
-    for target, name, replacement in ((prompt_tuning, "_block", killed), (loop.StageRun, "epoch", stopped)):
+    for target, name, replacement in ((prompt_tuning, "_block", killed), (StageRun, "epoch", stopped)):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, replacement)
             with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import torch
 import guard
 from guard.errors import ConfigError
 from tests.conftest import RECIPES, Arrays
-from train.engine import stages as loop
+from train.engine.stage_run import StageRun
 from train.outliers.features.knn_boundary import KNNBoundary
 
 
@@ -38,16 +38,16 @@ def test_too_few_images_and_crossed_options_are_refused(four: Arrays) -> None:
 def test_the_queue_is_kept_across_epochs_and_never_partly_zero_when_it_counts(
     four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epoch, step = loop.StageRun.epoch, loop.StageRun.step
+    epoch, step = StageRun.epoch, StageRun.step
     at_start: list[torch.Tensor] = []
     counted: list[tuple[bool, bool]] = []
 
-    def spy_epoch(self: loop.StageRun, number: int) -> Any:
+    def spy_epoch(self: StageRun, number: int) -> Any:
         assert isinstance(self.synthesiser, KNNBoundary)
         at_start.append(self.synthesiser.queue.features.clone())
         return epoch(self, number)
 
-    def spy_step(self: loop.StageRun, *arguments: Any) -> Any:
+    def spy_step(self: StageRun, *arguments: Any) -> Any:
         logged = step(self, *arguments)
         assert isinstance(self.synthesiser, KNNBoundary)
         assert {group["factor"] for group in self.optimizer.param_groups} == {1.0, 0.1}  # the network's own rate
@@ -56,8 +56,8 @@ def test_the_queue_is_kept_across_epochs_and_never_partly_zero_when_it_counts(
             counted.append((bool(logged["rejection"] > 0), bool((lengths > 0.99).all())))
         return logged
 
-    monkeypatch.setattr(loop.StageRun, "epoch", spy_epoch)
-    monkeypatch.setattr(loop.StageRun, "step", spy_step)
+    monkeypatch.setattr(StageRun, "epoch", spy_epoch)
+    monkeypatch.setattr(StageRun, "step", spy_step)
     guard.train(four, **{**tiny, **RECIPES["npos"], "start": 0.0, "epochs": 3})
     assert not at_start[0].any()
     assert all((kept.norm(dim=-1) > 0.99).all() for kept in at_start[1:])

@@ -20,7 +20,7 @@ from guard.evaluation import metrics
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
-from train.engine import stages as loop
+from train.engine.stage_run import StageRun
 from train.losses.distillation import DistillationLoss
 from train.losses.mutual_information import MutualInformationLoss
 from train.methods.base import MethodContext
@@ -117,14 +117,14 @@ def test_the_variant_is_a_preset_that_options_override(
 def test_the_published_learning_rates_belong_to_the_groups(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, rates = loop.StageRun.step, []
+    step, rates = StageRun.step, []
 
-    def spy(self: loop.StageRun, *arguments: Any) -> Any:
+    def spy(self: StageRun, *arguments: Any) -> Any:
         if self.stage.name == "oal":
             rates.append([group["lr"] for group in self.optimizer.param_groups if group["params"]])
         return step(self, *arguments)
 
-    monkeypatch.setattr(loop.StageRun, "step", spy)
+    monkeypatch.setattr(StageRun, "step", spy)
     guard.train(short(four), **options(tiny, variant="code"))
     assert set(np.round(rates[0], 7)) == {0.005, 0.01, 0.0001}
     rates.clear()

@@ -16,7 +16,8 @@ from guard.data import ImageData, load
 from guard.data.union import union
 from guard.errors import ArtefactDamagedError, ConfigError, UnknownNameError
 from tests.conftest import Arrays
-from train.engine.stages import FrozenFeatures, StageRun
+from train.engine.frozen_features import FrozenFeatures
+from train.engine.stage_run import StageRun
 from train.outliers.base import IDBatch, OutlierMix, list_synthesisers
 from train.outliers.images import PatchShuffle, PixelAverage
 from train.outliers.sources import Mixture, image_source, mix_fingerprint, outlier_mix, shares
@@ -81,13 +82,13 @@ def test_a_frozen_stage_looks_once_at_each_image_of_a_union(
     four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    whole = FrozenFeatures._all
+    whole = FrozenFeatures._of_all
 
     def counted(self: FrozenFeatures, feed: Any, title: str) -> Any:
         looked.append(len(feed))
         return whole(self, feed, title)
 
-    monkeypatch.setattr(FrozenFeatures, "_all", counted)
+    monkeypatch.setattr(FrozenFeatures, "_of_all", counted)
     sets = [
         load(np.random.default_rng(i).integers(0, 256, (n, 16, 16, 3), np.uint8), labelled=False)
         for i, n in ((0, 40), (1, 30))

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from guard.data import ImageData
 from guard.record import Record
 
-from ...cache.keyed import Schedule, seeded, train_kept
+from ...cache.keyed import Schedule, train_kept
 from ...engine.loader import Feed
-from ...engine.stages import mixed_precision
+from ...engine.precision import mixed_precision
+from ...engine.seeds import seeded
 from ...outliers.base import IDBatch, Learner, PrepareContext
 
 LONGEST = 32  # positions per side of a latent

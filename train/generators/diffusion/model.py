@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from guard.record import Record
 
 from ...engine.adaptive_batches import Batches
-from ...engine.stages import mixed_precision
+from ...engine.precision import mixed_precision
 from .autoencoder import CHANNELS as LATENT_CHANNELS
 from .autoencoder import Autoencoder, AutoencoderCard, halvings, to_signal
 from .base import DiffusionOptions

@@ -12,10 +12,8 @@ Files in the model's folder:
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from torch import Tensor, nn
 from guard.artefact.files import write_atomic
 from guard.record import Record
 
-from ...cache.keyed import epochs_showing, seeded
 from ...cache.shared_model import (
     check_fits,
     found_or_trained,
@@ -35,9 +32,12 @@ from ...cache.shared_model import (
     rows_digest,
     write_finished,
 )
-from ...engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from ...engine.averaging import Average
+from ...engine.checkpoint import read_progress
+from ...engine.epochs import Epochs, epochs_showing, train_in_folder
 from ...engine.loader import Feed
-from ...engine.stages import Average, epoch_seed, progress_bar, schedule
+from ...engine.schedule import set_lr
+from ...engine.seeds import seeded
 from ...outliers.base import IDBatch, PrepareContext
 from ..grid import png_grid
 from .autoencoder import AutoencoderCard, halvings, trained_autoencoder
@@ -163,32 +163,28 @@ class Training:
         self.autocast = self.model.autocast
         order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(card.seed))
         held = min(int(HELD_OUT * len(self.feed)), MOST_HELD_OUT)
-        self.held_out, self.rows = order[:held], order[held:]
-        self.batch_size = min(card.batch_size, len(self.rows))
+        self.held_out, rows = order[:held], order[held:]
+        self.epochs = Epochs(
+            "diffusion", self.feed, card.epochs, card.batch_size, card.seed, STAGE, self.device, rows=rows
+        )
         self.latents: Tensor | None = None
-        self.steps = len(self.rows) // self.batch_size
 
     def run(self) -> OwnDiffusion:
         """Train from the folder's checkpoint, or from the start, to the end; returns the averaged model."""
-        done = (read_progress(self.folder, self.card) or Progress()).epoch
+        read_progress(self.folder, self.card)  # refuses one of another training, before anything is trained
         if self.model.autoencoder is not None:
             self._train_autoencoder()
             self.latents = self._cached()
-        if done:
-            load_checkpoint(self.folder, self._modules(), self._optimizers())
-        for epoch in range(done, self.card.epochs):
-            numbers = self.epoch(epoch)
-            words = " ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            log.info("diffusion %d/%d  %s", epoch + 1, self.card.epochs, words)
-            self._journal(epoch, numbers)
-            save_checkpoint(self.folder, self.card, Progress(0, epoch + 1), self._modules(), self._optimizers())
-            if epoch + 1 == self.card.epochs or (epoch + 1) % max(1, self.card.epochs // GRIDS) == 0:
-                write_atomic(self.folder / "images" / f"{epoch + 1:04d}.png", self.picture())
+        train_in_folder(self.folder, self.card, self, metrics=True, after=self._show)
         self.network.load_state_dict(self.averaged.shadow.state_dict())
         write_finished(self.folder, "diffusion", self.model, self.card)
         for path in self.folder.glob("autoencoder-*.safetensors"):
             path.unlink()
         return self.model
+
+    def _show(self, epoch: int) -> None:
+        if epoch + 1 == self.card.epochs or (epoch + 1) % max(1, self.card.epochs // GRIDS) == 0:
+            write_atomic(self.folder / "images" / f"{epoch + 1:04d}.png", self.picture())
 
     def _train_autoencoder(self) -> None:
         model = self.model
@@ -197,26 +193,17 @@ class Training:
         model.autoencoder = trained_autoencoder(context, card, model.filled, self.card.epochs, self.card.batch_size)
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the images; mean errors and seconds."""
-        began, seed = time.perf_counter(), epoch_seed(self.card.seed, STAGE, epoch)
-        order = self.rows[torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))]
-        generator = torch.Generator(self.device).manual_seed(seed + 1)
-        total = torch.zeros((), device=self.device)
+        """One pass over the images; mean errors."""
         self.network.train()
-        batches = self.feed.batches(order[: self.steps * self.batch_size], self.batch_size, self.device)
-        with progress_bar(f"diffusion {epoch + 1}/{self.card.epochs}", self.steps) as advance:
-            for i, batch in enumerate(batches):
-                step = epoch * self.steps + i
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.card.lr * schedule(step / (self.card.epochs * self.steps), warmup=0.05)
-                total += self.step(batch, generator, step)
-                advance()
-        numbers = {"loss": float(total) / self.steps}
+        numbers = self.epochs.means(epoch, self.step, before_step=self._set_lr)
         if len(self.held_out):
             numbers["held_out"] = self.held_out_error()
-        return {**numbers, "seconds": round(time.perf_counter() - began, 1)}
+        return numbers
 
-    def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> Tensor:
+    def _set_lr(self, progress: float) -> None:
+        set_lr(self.optimizer, self.card.lr, progress)
+
+    def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """One update; the loss before it."""
         z, n = self._encoded(batch), len(batch.labels)
         times = spread_times(n, generator)
@@ -230,7 +217,7 @@ class Training:
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         self.optimizer.step()
         self.averaged.update(self.network, step)
-        return loss.detach()
+        return {"loss": loss.detach()}
 
     @torch.no_grad()
     def held_out_error(self) -> float:
@@ -241,7 +228,7 @@ class Training:
         held, done = len(self.held_out), 0
         all_times = torch.arange(held, device=self.device) * TIMES // held
         total = torch.zeros((), device=self.device)
-        for batch in self.feed.batches(self.held_out, self.batch_size, self.device):
+        for batch in self.feed.batches(self.held_out, self.epochs.batch_size, self.device):
             z = self._encoded(batch)
             times = all_times[done : done + len(z)]
             noise = torch.randn(z.shape, generator=generator, device=self.device)
@@ -278,18 +265,11 @@ class Training:
         if self.model.autoencoder is None or 2 * len(self.feed) * math.prod(self.model.latent_shape) > CACHE_BYTES:
             return None
         rows = torch.arange(len(self.feed))
-        batches = self.feed.batches(rows, self.batch_size, self.device)
+        batches = self.feed.batches(rows, self.epochs.batch_size, self.device)
         return torch.cat([self.model.encode(batch.images).half() for batch in batches])
 
-    def _journal(self, epoch: int, numbers: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl; those of epochs that a killed run had not kept are dropped."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines()[:epoch] if path.exists() else []
-        lines.append(json.dumps({"epoch": epoch + 1, **numbers}))
-        write_atomic(path, ("\n".join(lines) + "\n").encode())
-
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
         return {"network": self.network, "averaged": self.averaged.shadow}
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"network": self.optimizer}

@@ -10,7 +10,6 @@ Files in the pair's folder:
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,12 @@ from ...cache.shared_model import (
     rows_digest,
     write_finished,
 )
-from ...engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from ...engine.averaging import Average
+from ...engine.epochs import Epochs, train_in_folder
 from ...engine.loader import Feed
-from ...engine.stages import Average, epoch_seed, mixed_precision, progress_bar, schedule
+from ...engine.precision import mixed_precision
+from ...engine.schedule import set_lr
+from ...engine.seeds import seeded
 from ...outliers.base import IDBatch, PrepareContext
 from ..grid import png_grid
 from .base import PairOptions, register_pair
@@ -45,7 +47,7 @@ SHOWN = 150_000  # images, in as many epochs as that takes
 EMA = 0.999
 R1_WEIGHT, R1_EVERY = 0.1, 16
 PERCEPTUAL = 0.5
-JUDGE_FROM = 0.5  # of the steps are pixels alone, at half the cost: first reconstruct, then sharpen
+ADVERSARIAL_FROM = 0.5  # of the steps are pixels alone, at half the cost: first reconstruct, then sharpen
 BETAS = 0.5, 0.99
 CLIP = 1.0  # largest norm of a gradient: a young discriminator's are now and then far off
 SHOW_IN_GRID = 12
@@ -136,59 +138,41 @@ class PairTraining:
     def __init__(self, data: ImageData, card: PairCard, device: torch.device) -> None:
         options = card.options
         self.card, self.options, self.device, self.feed = card, options, device, Feed(data)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(card.seed)
+        with seeded(card.seed):
             pair = _fresh(card)
-            judge = Discriminator(card.size, max(4, options.pair_width // 2), card.channels, card.classes)
+            discriminator = Discriminator(card.size, max(4, options.pair_width // 2), card.channels, card.classes)
         self.pair = pair.to(device)
-        self.judge = judge.to(device).to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         self.averaged = Average(self.pair, EMA)
-        self.makers = torch.optim.Adam(equalised(self.pair), betas=BETAS)
-        self.judges = torch.optim.Adam(equalised(self.judge), betas=BETAS)
-        self.batch_size = min(options.pair_batch, len(data))
-        self.steps = len(data) // self.batch_size
+        self.pair_optimizer = torch.optim.Adam(equalised(self.pair), betas=BETAS)
+        self.discriminator_optimizer = torch.optim.Adam(equalised(self.discriminator), betas=BETAS)
+        self.epochs = Epochs("pair", self.feed, card.epochs, options.pair_batch, card.seed, 0, device)
         self.autocast = mixed_precision(device)
 
     def run(self, folder: Path) -> StylePair:
         """Train from the folder's checkpoint, or from the start, to the end; returns the averaged pair."""
-        done = (read_progress(folder, self.card) or Progress()).epoch
-        if done:
-            load_checkpoint(folder, self._modules(), self._optimizers())
-        for epoch in range(done, self.card.epochs):
-            numbers = self.epoch(epoch)
-            log.info(
-                "pair %d/%d  %s", epoch + 1, self.card.epochs, " ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-            )
-            save_checkpoint(folder, self.card, Progress(0, epoch + 1), self._modules(), self._optimizers())
+
+        def show(epoch: int) -> None:
             write_atomic(folder / "images" / f"{epoch + 1:04d}.png", self.picture())
+
+        train_in_folder(folder, self.card, self, after=show)
         pair = self.averaged.shadow
         assert isinstance(pair, StylePair)
         write_finished(folder, "pair", pair, self.card)
         return pair
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the images; mean losses and seconds."""
-        began, seed = time.perf_counter(), epoch_seed(self.card.seed, 0, epoch)
-        order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(seed))
-        generator = torch.Generator(self.device).manual_seed(seed + 1)
-        totals: dict[str, Tensor] = {}
-        batches = self.feed.batches(order[: self.steps * self.batch_size], self.batch_size, self.device)
-        with progress_bar(f"pair {epoch + 1}/{self.card.epochs}", self.steps) as advance:
-            for i, batch in enumerate(batches):
-                step = epoch * self.steps + i
-                factor = schedule(step / (self.card.epochs * self.steps), warmup=0.05)
-                for group in [*self.makers.param_groups, *self.judges.param_groups]:
-                    group["lr"] = self.options.pair_lr * factor * group["factor"]
-                for name, value in self.step(batch, generator, step).items():
-                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
-                advance()
-        numbers = {name: float(total) / self.steps for name, total in totals.items()}
-        return {**numbers, "seconds": round(time.perf_counter() - began, 1)}
+        """One pass over the images; mean losses."""
+        return self.epochs.means(epoch, self.step, before_step=self._set_lr)
+
+    def _set_lr(self, progress: float) -> None:
+        for optimizer in (self.pair_optimizer, self.discriminator_optimizer):
+            set_lr(optimizer, self.options.pair_lr, progress)
 
     def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        """One update of the makers and, once it has joined, one of the judge."""
+        """One update of the makers and, once it has joined, one of the discriminator."""
         real, labels = self.pair.to_signal(batch.images), batch.labels
-        joined = self.options.pair_adversarial > 0 and step >= JUDGE_FROM * self.card.epochs * self.steps
+        joined = self.options.pair_adversarial > 0 and step >= ADVERSARIAL_FROM * self.epochs.count * self.epochs.steps
         with self.autocast():
             w = self.pair.encoder(real)
             if joined:
@@ -199,36 +183,36 @@ class PairTraining:
         terms = {"pixels": (made[: len(real)] - real).abs().mean()}
         loss = terms["pixels"]
         if joined:
-            terms |= self._judged(real, made, labels)
+            terms |= self._adversarial_terms(real, made, labels)
             loss = loss + PERCEPTUAL * terms["features"] + self.options.pair_adversarial * terms["adversarial"]
-        _update(self.makers, loss)
+        _update(self.pair_optimizer, loss)
         if joined:
-            terms["judge"] = self._judge_step(real, made.detach(), labels, step)
+            terms["discriminator"] = self._discriminator_step(real, made.detach(), labels, step)
         self.averaged.update(self.pair, step)
         return {name: value.detach() for name, value in terms.items()}
 
-    def _judged(self, real: Tensor, made: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """What the judge says of the images that were made, of which the first are to equal `real`."""
-        self.judge.requires_grad_(False)
+    def _adversarial_terms(self, real: Tensor, made: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the discriminator finds in the images that were made, of which the first are to equal `real`."""
+        self.discriminator.requires_grad_(False)
         with self.autocast():
-            logits, maps = self.judge(made, labels)
+            logits, maps = self.discriminator(made, labels)
             with torch.no_grad():
-                real_maps = self.judge.trunk(real)
+                real_maps = self.discriminator.trunk(real)
         features = feature_distance(real_maps, [m[: len(real)] for m in maps])
         return {"features": features, "adversarial": non_saturating(logits)}
 
-    def _judge_step(self, real: Tensor, made: Tensor, labels: Tensor, step: int) -> Tensor:
-        self.judge.requires_grad_(True)
+    def _discriminator_step(self, real: Tensor, made: Tensor, labels: Tensor, step: int) -> Tensor:
+        self.discriminator.requires_grad_(True)
         own = labels[: len(real)]
         with self.autocast():
-            real_logits, _ = self.judge(real, own)
-            made_logits, _ = self.judge(made, labels)
+            real_logits, _ = self.discriminator(real, own)
+            made_logits, _ = self.discriminator(made, labels)
         loss = discriminator_loss(real_logits, made_logits)
         penalised = loss
         if step % R1_EVERY == 0:  # in float32: it differentiates a gradient
             x = real.detach().requires_grad_()
-            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.judge(x, own)[0], x)
-        _update(self.judges, penalised)
+            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.discriminator(x, own)[0], x)
+        _update(self.discriminator_optimizer, penalised)
         return loss
 
     @torch.no_grad()
@@ -242,11 +226,11 @@ class PairTraining:
         drawn = pair.sample(classes, torch.Generator(self.device).manual_seed(0))
         return png_grid([batch.images, pair.generate(pair.encode(batch.images)), pair.generate(drawn)])
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"pair": self.pair, "averaged": self.averaged.shadow, "judge": self.judge}
+    def modules(self) -> dict[str, nn.Module]:
+        return {"pair": self.pair, "averaged": self.averaged.shadow, "judge": self.discriminator}  # as in kept files
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"makers": self.makers, "judges": self.judges}
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"makers": self.pair_optimizer, "judges": self.discriminator_optimizer}
 
 
 def equalised(module: nn.Module) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from guard.graph.module import GuardModule
 from guard.scores.nearest import Nearest
 from guard.verdict import Verdicts
 
-from ...engine.stages import progress_bar
+from ...engine.progress import progress_bar
 from ...features.extract import stream_outputs
 from ..matching import CODING
 from ..store.store import Store

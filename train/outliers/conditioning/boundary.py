@@ -16,7 +16,7 @@ from torch import Tensor
 
 from guard.record import Record
 
-from ...engine.stages import progress_bar
+from ...engine.progress import progress_bar
 from ..base import PrepareContext
 from ..features.knn_boundary import BoundaryOptions, boundary_outliers, check_at_most
 from .encoder import Features

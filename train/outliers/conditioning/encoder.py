@@ -32,10 +32,14 @@ from guard.heads import unit
 from guard.record import Record
 
 from ...backbones import automatic_backbone, check_backbone, create_backbone
-from ...cache.keyed import STAGE, Schedule, epochs_showing, kept_path, seeded, train_kept
+from ...cache.keyed import Schedule, kept_path, train_kept
 from ...engine.augment import augment
+from ...engine.epochs import epochs_showing
 from ...engine.loader import Feed
-from ...engine.stages import epoch_seed, mixed_precision, progress_bar, schedule
+from ...engine.precision import mixed_precision
+from ...engine.progress import progress_bar
+from ...engine.schedule import set_lr
+from ...engine.seeds import PREPARED_STAGE, epoch_seed, seeded
 from ..base import IDBatch, Learner, PrepareContext
 from .table import TOKEN_NORM
 
@@ -146,8 +150,7 @@ class AnchoredEncoder(Learner):
 
     def set_progress(self, done: float) -> None:
         """Set the learning rate for the share of the training that is done, in [0, 1)."""
-        for group in self.optimizers()["encoder"].param_groups:
-            group["lr"] = self.lr * schedule(done, warmup=0.05)
+        set_lr(self.optimizers()["encoder"], self.lr, done)
 
     def update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step on uint8 images (N, H, W, channels) of classes (N,); the loss before it."""
@@ -244,7 +247,7 @@ def training_features(
         except (SafetensorError, KeyError) as error:
             raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to compute it anew") from None
     feed, size = Feed(context.data), options.encoder_batch
-    generator = torch.Generator(context.device).manual_seed(epoch_seed(context.seed, STAGE + 1, 0))
+    generator = torch.Generator(context.device).manual_seed(epoch_seed(context.seed, PREPARED_STAGE + 1, 0))
     how, pad = _augment(context, options) if augmented else "none", max(1, context.data.preprocess.height // 8)
     parts, labels = [], []
     encoder.eval()

@@ -33,7 +33,7 @@ from guard.errors import ConfigError
 from guard.heads import unit
 from guard.record import Record
 
-from ...engine.stages import cpu_has_bf16
+from ...engine.precision import cpu_has_bf16
 from ..base import IDBatch, Outliers, Synthesiser
 from .boundary_search import CHUNK, boundary_rows
 from .feature_queue import FeatureQueue

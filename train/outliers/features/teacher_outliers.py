@@ -25,9 +25,9 @@ from guard.artefact.files import write_atomic
 from guard.heads import unit
 from guard.record import Record
 
-from ...cache.keyed import STAGE, kept_path
+from ...cache.keyed import kept_path
 from ...cache.pieces import kept_chunks
-from ...engine.stages import epoch_seed
+from ...engine.seeds import PREPARED_STAGE, epoch_seed
 from ...features.extract import stream_outputs
 from ...generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ...generators.grid import png_grid
@@ -227,7 +227,7 @@ def anchor_projection(features: list[Tensor], anchors: Tensor) -> Tensor:
 
 
 def _seed(context: PrepareContext, part: int) -> int:
-    return epoch_seed(context.seed, STAGE + 1, part)
+    return epoch_seed(context.seed, PREPARED_STAGE + 1, part)
 
 
 def _digest(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 
 from ...engine.modes import evaluating
-from ...engine.stages import mixed_precision
+from ...engine.precision import mixed_precision
 from ...losses.max_confidence import log_confidence
 from ..base import IDBatch, Outliers, PrepareContext, register_synthesiser
 from .low_pass_noise import LowPassNoise, LowPassOptions

@@ -25,7 +25,7 @@ from ...cache.shared_model import SharedOptions
 from ...engine.checkpoint import weights_bytes
 from ...engine.distributed import processes
 from ...engine.loader import Feed
-from ...engine.stages import progress_bar
+from ...engine.progress import progress_bar
 from .. import matching
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
 from .card import Card, check_same, read_card, source_card, write_card

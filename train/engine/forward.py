@@ -1,0 +1,68 @@
+"""A stage's passes through the classifier: in its precision, with gradients where they go through what it trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Classifier, Outputs
+from guard.heads import Head
+
+from .precision import mixed_precision
+
+if TYPE_CHECKING:
+    from ..methods.base import Stage
+
+
+class Forward:
+    """The classifier of `module` as `stage` trains it."""
+
+    def __init__(self, module: GuardModule, stage: Stage, device: torch.device) -> None:
+        self.module, self.stage = module, stage
+        self.autocast = mixed_precision(device)
+
+    @property
+    def head(self) -> Head:
+        """The classifier's head."""
+        return self._classifier().head
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """The outputs of uint8 images (n, H, W, channels)."""
+        if self.stage.trains == "head":
+            return self.head_outputs(*self.pooled(images))
+        with self.autocast(), torch.set_grad_enabled(self.stage.trains == "classifier"):
+            outputs: Outputs = self.module.classifier(self._normalised(images))
+            return outputs
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What a frozen backbone gives the head: pooled features (n, P), and the map they come from."""
+        backbone = self._classifier().backbone
+        with self.autocast():
+            feature_map = backbone.forward_map(self._normalised(images))
+            return backbone.pool(feature_map), feature_map
+
+    def head_outputs(self, pooled: Tensor, feature_map: Tensor | None = None) -> Outputs:
+        """What the head makes of pooled features, with its gradients.
+
+        An autocast of its own: one that `pooled` shared would reuse weights that were cast without gradients.
+        """
+        with self.autocast():
+            features = self.head.embed(pooled)
+            return Outputs(features, self.head(features), feature_map)
+
+    def feature_outputs(self, features: Tensor) -> Outputs:
+        """Features (n, D) with their logits."""
+        with self.autocast():
+            return Outputs(features, self.head(features), None)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return self.module.normalise(images).contiguous(memory_format=torch.channels_last)
+
+    def _classifier(self) -> Classifier:
+        classifier = self.module.classifier
+        assert isinstance(classifier, Classifier)  # guard.train builds no other
+        return classifier

@@ -1,0 +1,36 @@
+"""The optimizer of a stage: of the classifier's trained part, and of what its regularisers learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from ..losses.base import Regulariser
+    from ..methods.base import Stage
+
+
+def stage_optimizer(
+    stage: Stage, trained: nn.Module | None, regularisers: Sequence[Regulariser]
+) -> torch.optim.Optimizer:
+    """One optimizer of all parameters that no regulariser has an optimizer of its own for.
+
+    Args:
+        trained: the part of the classifier that learns; None where only regularisers do.
+    """
+    parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
+    parts += [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
+    others = [group for r in regularisers for o in r.optimizers().values() for group in o.param_groups]
+    own = {id(p) for group in others for p in group["params"]}
+    groups: list[dict[str, Any]] = []
+    for factor in dict.fromkeys(factor for _, factor in parts):
+        free = [p for part, f in parts if f == factor for p in part.parameters() if id(p) not in own]
+        decayed, rest = [p for p in free if p.ndim >= 2], [p for p in free if p.ndim < 2]
+        groups.append({"params": decayed, "weight_decay": stage.weight_decay, "factor": factor})
+        groups.append({"params": rest, "weight_decay": 0.0, "factor": factor})  # norms, biases, scales, links
+    if stage.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=stage.lr, betas=(stage.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, nesterov=stage.nesterov)

@@ -1,0 +1,225 @@
+"""One stage of a training: its optimizers, its epochs, its step.
+
+A step draws images, takes them forward, computes losses, and updates. Nothing in it waits for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Outputs
+from guard.heads import Head
+
+from ..losses.base import Batch, Regulariser
+from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
+from ..outliers.matching import match_half
+from .augment import augment
+from .averaging import Average
+from .epochs import Epochs
+from .forward import Forward
+from .frozen_features import FrozenFeatures
+from .optimizer import stage_optimizer
+from .schedule import set_lr
+
+if TYPE_CHECKING:
+    from ..methods.base import Stage
+    from ..runs.request import TrainConfig
+    from .loader import Feed
+
+Losses = dict[str, Tensor]
+
+
+class StageRun:
+    """A stage of the method on the way: the `index`-th, from 0."""
+
+    def __init__(
+        self, module: GuardModule, stage: Stage, index: int, feed: Feed, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.module, self.stage, self.index, self.config, self.device = module, stage, index, config, device
+        self.classifier = module.classifier
+        self.synthesiser: Synthesiser = (stage.synthesiser or NoOutliers()).to(device)
+        self.regularisers: list[Regulariser] = [regulariser.to(device) for regulariser in stage.regularisers]
+        self.averaged = Average(self.classifier, config.ema) if config.ema and stage.trains != "nothing" else None
+        self.epochs = Epochs(stage.name, feed, stage.epochs, config.batch_size, config.seed, index, device)
+        self.forward = Forward(module, stage, device)
+        self.frozen = FrozenFeatures(self.forward, feed, self.epochs.batch_size, device) if self.can_freeze() else None
+
+    def can_freeze(self) -> bool:
+        """Whether images go through a frozen network unchanged in every epoch."""
+        unchanged = self.stage.trains == "nothing" or (self.stage.trains == "head" and self.config.augment == "none")
+        return unchanged and not any(r.reads_map for r in self.regularisers)
+
+    def prepare(self, context: PrepareContext) -> None:
+        """What takes long and comes before the first epoch; the optimizer knows what regularisers make in it."""
+        self.synthesiser.prepare(context)
+        for regulariser in self.regularisers:
+            regulariser.prepare(context)
+        trained: nn.Module | None = self.classifier if self.stage.trains == "classifier" else None
+        if self.stage.trains == "head":
+            trained = self.forward.head
+        self.optimizer = stage_optimizer(self.stage, trained, self.regularisers)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything a checkpoint holds; what belongs to this stage alone carries its number."""
+        parts = {"classifier": self.classifier, f"synthesiser{self.index}": self.synthesiser}
+        parts |= {f"regulariser{self.index}.{j}": part for j, part in enumerate(self.regularisers)}
+        if self.averaged:
+            parts[f"average{self.index}"] = self.averaged.shadow
+        return parts
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All of the stage's, by their checkpoint names."""
+        found = {"classifier": self.optimizer}
+        learners: list[tuple[str, Learner]] = [("synthesiser", self.synthesiser)]
+        learners += [(f"regulariser.{j}", regulariser) for j, regulariser in enumerate(self.regularisers)]
+        for name, learner in learners:
+            found |= {f"{name}.{key}": optimizer for key, optimizer in learner.optimizers().items()}
+        return found
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch; mean loss terms, training accuracy, seconds."""
+        began = time.perf_counter()
+        active = epoch >= self.stage.start_epoch
+        torch.manual_seed(self.epochs.seed_of(epoch))  # dropout
+        generator = self.epochs.generator(epoch)
+        if active:
+            self.synthesiser.start_epoch(self.epochs.steps, generator)
+        self.set_modes()
+        regularisers = [r for r in self.regularisers if active and epoch >= r.start_epoch]
+
+        def step(batch: IDBatch, generator: torch.Generator, number: int) -> Losses:
+            return self.step(batch, generator, active, number, regularisers)
+
+        totals = self.epochs.run(epoch, step, before_step=self._set_lr, generator=generator)
+        images = self.epochs.steps * self.epochs.batch_size
+        numbers = {name: total / images for name, total in totals.items()}
+        seconds = time.perf_counter() - began
+        return {**numbers, "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2)}
+
+    def step(
+        self, batch: IDBatch, generator: torch.Generator, active: bool, step: int, regularisers: list[Regulariser]
+    ) -> Losses:
+        """One update, the stage's `step`-th; sums over the batch.
+
+        Args:
+            active: whether outliers are made.
+            regularisers: those that act.
+        """
+        seen, outliers = self._draw(batch, generator, active)
+        inliers, outside = self._outputs(seen, outliers, generator)
+        losses = self._head_losses(inliers, batch.labels)
+        if self.synthesiser.space == "feature":  # of these features, after the head's own loss
+            outliers, outside = self._draw_features(seen, inliers, outside, generator, active)
+        head: Head | None = getattr(self.classifier, "head", None)
+        shown = Batch(inliers, batch.labels, outside, outliers.labels, head, seen.images, generator)
+        losses |= _outlier_losses(shown, outliers.ready, regularisers)
+        loss = self._update(losses, step, regularisers)
+        logged = dict(losses)
+        if active:
+            logged |= self.synthesiser.learn(batch, self.module, generator)
+        n = len(batch.labels)
+        correct = (inliers.logits.argmax(-1) == batch.labels).sum()
+        return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in logged.items()}}
+
+    def _draw(self, batch: IDBatch, generator: torch.Generator, active: bool) -> tuple[IDBatch, Outliers]:
+        """The batch as the network sees it, and image outliers made of it (K = 0 where there are none)."""
+        seen = IDBatch(self._augmented(batch.images, generator), batch.labels, batch.rows)
+        outliers = _none(seen)
+        if active and self.synthesiser.space == "image":
+            outliers = self.synthesiser.sample(seen, generator)
+        if self.stage.match_inliers:
+            seen = match_half(seen, self.stage.match_inliers, generator)
+        return seen, outliers
+
+    def _outputs(self, batch: IDBatch, outliers: Outliers, generator: torch.Generator) -> tuple[Outputs, Outputs]:
+        """The outputs of the batch and of its image outliers.
+
+        Both go through the network in one pass: separate ones would give batch-norm two distributions.
+        """
+        if self.frozen is not None:
+            return self.frozen.outputs(batch, outliers, self.synthesiser)
+        made = outliers.data
+        if len(made) and self.synthesiser.augmented:
+            made = self._augmented(made, generator)
+        return _split(self.forward.outputs(torch.cat([batch.images, made])), len(batch.images))
+
+    def _draw_features(
+        self, batch: IDBatch, inliers: Outputs, none: Outputs, generator: torch.Generator, active: bool
+    ) -> tuple[Outliers, Outputs]:
+        """Outliers in feature space, and their outputs; `none` where they are not made yet."""
+        self.synthesiser.observe(inliers.features.detach(), batch.labels)
+        if not active:
+            return _none(batch), none
+        outliers = self.synthesiser.sample(batch, generator)
+        return outliers, self.forward.feature_outputs(outliers.data)
+
+    def _head_losses(self, inliers: Outputs, labels: Tensor) -> Losses:
+        """The head's own, which never sees an outlier."""
+        if self.stage.trains == "nothing" or not self.stage.head_loss:
+            return {}
+        return dict(self.forward.head.loss(inliers.features, inliers.logits, labels))
+
+    def _update(self, losses: Losses, step: int, regularisers: list[Regulariser]) -> Tensor:
+        """A step of all optimizers on the sum of the losses, which it returns."""
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in _own(self.regularisers):
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.stage.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), self.stage.clip)
+        self.optimizer.step()
+        for optimizer in _own(regularisers):
+            optimizer.step()
+        if self.averaged:
+            self.averaged.update(self.classifier, step)
+        return loss
+
+    def set_modes(self) -> None:
+        """Train mode for what learns, eval mode for the rest."""
+        self.classifier.train(self.stage.trains == "classifier" and not self.stage.freeze_norm)
+        if self.stage.trains == "head":
+            self.forward.head.train()
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if self.config.augment == "none" or self.stage.trains == "nothing":
+            return images
+        return augment(images, generator, pad=max(1, images.shape[1] // 8), flip=self.config.augment == "crop+flip")
+
+    def _set_lr(self, progress: float) -> None:
+        set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)
+
+    def finish(self) -> None:
+        """End of the stage: the averaged weights become the classifier's."""
+        if self.averaged:
+            self.classifier.load_state_dict(self.averaged.shadow.state_dict())
+
+
+def _none(batch: IDBatch) -> Outliers:
+    return Outliers(batch.images[:0], "none")
+
+
+def _outlier_losses(batch: Batch, ready: Tensor | None, regularisers: list[Regulariser]) -> Losses:
+    """The regularisers' terms; nothing counts where the outliers are not ready."""
+    losses: Losses = {}
+    for regulariser in regularisers:
+        terms = regulariser.loss(batch)
+        losses |= terms if ready is None else {name: value * ready for name, value in terms.items()}
+    return losses
+
+
+def _own(regularisers: list[Regulariser]) -> list[torch.optim.Optimizer]:
+    return [optimizer for regulariser in regularisers for optimizer in regulariser.optimizers().values()]
+
+
+def _split(outputs: Outputs, n: int) -> tuple[Outputs, Outputs]:
+    feature_map = outputs.feature_map
+    inside, outside = (None, None) if feature_map is None else (feature_map[:n], feature_map[n:])
+    return Outputs(outputs.features[:n], outputs.logits[:n], inside), Outputs(
+        outputs.features[n:], outputs.logits[n:], outside
+    )
