@@ -5,7 +5,7 @@
 One network per head (run folders are kept under --runs): the same backbone, epochs, learning rate, seed and split; only
 the head differs, with its defaults. Each score is fitted to features of training images of that network, taken once.
 Results go to benchmarks/results/heads_<name>.json and .md after every head; heads that are in the file with the same
-settings are not run again, and a training that was stopped goes on from its last epoch.
+settings are not run again, and a training that was stopped resumes from its last epoch.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from guard._siblings import sibling
-from guard.artefact.files import graph_bytes, read_onnx, write_onnx, write_pair
-from guard.artefact.load_save import engine_manifest_path
-from guard.artefact.load_save import load as load_guard
+from guard.artefact.files import engine_manifest_path, graph_bytes, read_onnx, write_onnx, write_pair
+from guard.artefact.load import load, opened
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.manifest import Manifest, Parity
@@ -34,7 +33,7 @@ def export(request: ExportRequest) -> Path:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {request.precision!r}")
     if path.suffix not in (".onnx", ".engine"):
         raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
-    source = request.g if isinstance(request.g, Guard) else load_guard(request.g)
+    source = opened(request.g)
     if path.suffix == ".engine":
         return _export_engine(source, request)
     graph = onnx_bytes(source.module, source.manifest)
@@ -48,7 +47,7 @@ def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.onnx"
         write_onnx(draft, graph, source.manifest)
-        report = compare(source, on_its_own(load_guard(draft, device="cpu")), *_images(source, request.data))
+        report = compare(source, on_its_own(load(draft, device="cpu")), *_images(source, request.data))
     passed(report, request.max_flag_flips)
     noise = (
         ""
@@ -93,7 +92,7 @@ def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity
     if not cuda_available():
         log.warning("no GPU here: the engine was built but not run; run guard.verify on the machine that will serve it")
         return None
-    report = compare(source, load_guard(draft, device="cuda"), *_images(source, request.data))
+    report = compare(source, load(draft, device="cuda"), *_images(source, request.data))
     return passed(report, request.max_flag_flips).parity
 
 

@@ -22,7 +22,7 @@ from guard.graph.onnx_nodes import opset, prefix, prune
 from guard.scores import Score
 
 
-class Judge(nn.Module):
+class ScorePart(nn.Module):
     """What comes after the classifier: features (N, D), logits (N, C), threshold () -> the outputs of a guard."""
 
     def __init__(self, score: Score) -> None:
@@ -34,39 +34,39 @@ class Judge(nn.Module):
         return logits.argmax(-1), logits.softmax(-1), ood_score, ood_score > threshold
 
 
-def graft(net: ModelProto, judge: ModelProto, images: ImageInput, scale: Tensor, shift: Tensor) -> ModelProto:
-    """One graph of a classifier's and a `Judge`'s.
+def graft(net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Tensor, shift: Tensor) -> ModelProto:
+    """One graph of a classifier's and a `ScorePart`'s.
 
     Args:
         net: the graph of a `guard.graph.onnx_classifier.OnnxClassifier`; changed.
-        judge: inputs features, logits, threshold; outputs those of a guard; changed.
+        score_part: inputs features, logits, threshold; outputs those of a guard; changed.
         images: the input of `net`.
         scale, shift: pixel * scale + shift is what `net` takes, one value per channel.
     """
-    if opset(judge) != opset(net):  # older releases of torch write 18 whatever they are asked for
-        judge = onnx.version_converter.convert_version(judge, opset(net))
+    if opset(score_part) != opset(net):  # older releases of torch write 18 whatever they are asked for
+        score_part = onnx.version_converter.convert_version(score_part, opset(net))
     (given,) = net.graph.input
     shape = [d.dim_value for d in given.type.tensor_type.shape.dim][1:]
     height, width, channels = shape if images.channels_last else (*shape[1:], shape[0])
     prefix(net.graph, "classifier/")
     logits, *features = (output.name for output in net.graph.output)
     theirs = {"logits": logits, "features": features[0] if features else "", "threshold": "threshold"}
-    theirs |= {output.name: output.name for output in judge.graph.output}
-    prefix(judge.graph, "score/", keep=theirs)
+    theirs |= {output.name: output.name for output in score_part.graph.output}
+    prefix(score_part.graph, "score/", keep=theirs)
     front, constants = _front(images, f"classifier/{images.name}", scale, shift)
     graph = helper.make_graph(
-        [*front, *net.graph.node, *judge.graph.node],
+        [*front, *net.graph.node, *score_part.graph.node],
         "guard",
         [
             helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", height, width, channels]),
-            *(value for value in judge.graph.input if value.name == "threshold"),
+            *(value for value in score_part.graph.input if value.name == "threshold"),
         ],
-        list(judge.graph.output),
-        [*constants, *net.graph.initializer, *judge.graph.initializer],
+        list(score_part.graph.output),
+        [*constants, *net.graph.initializer, *score_part.graph.initializer],
     )
     prune(graph)
     return helper.make_model(
-        graph, opset_imports=list(net.opset_import), ir_version=max(net.ir_version, judge.ir_version)
+        graph, opset_imports=list(net.opset_import), ir_version=max(net.ir_version, score_part.ir_version)
     )
 
 
@@ -98,5 +98,5 @@ def _front(images: ImageInput, target: str, scale: Tensor, shift: Tensor) -> tup
 
 
 def example(num_features: int, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs for tracing a `Judge`: two rows, since a single one would be taken for a constant."""
+    """Inputs for tracing a `ScorePart`: two rows, since a single one would be taken for a constant."""
     return torch.zeros(2, num_features), torch.zeros(2, num_classes), torch.tensor(0.0)

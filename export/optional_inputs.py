@@ -71,7 +71,7 @@ def _add_class_offsets(graph: GraphProto, classes: int) -> None:
 
 
 def _add_temperature(graph: GraphProto) -> None:
-    """A score may read the same softmax (the exporter computes equal things once), and must go on reading it as it is:
+    """A score may read the same softmax (the exporter computes equal things once), and must keep reading it as it is:
     then the tempered one is another node."""
     softmax = _producer(graph, "probabilities", "Softmax")
     _optional_input(graph, INVERSE_TEMPERATURE, np.array(1, np.float32))

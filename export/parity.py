@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from guard._siblings import sibling
-from guard.artefact.load_save import load as load_guard
+from guard.artefact.load import opened
 from guard.calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE
 from guard.data.test_images import match_classes
 from guard.detector import Guard
@@ -68,7 +68,7 @@ class ParityReport(Record):
 
 def verify(request: VerifyRequest) -> ParityReport:
     """`guard.verify`."""
-    exported, source = (g if isinstance(g, Guard) else load_guard(g) for g in (request.path, request.against))
+    exported, source = map(opened, (request.path, request.against))
     if source.class_names != exported.class_names:
         raise ConfigError(
             f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "

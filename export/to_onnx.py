@@ -1,4 +1,4 @@
-"""GuardModule -> bytes of one ONNX graph (design, section 4.5).
+"""GuardModule -> bytes of one ONNX graph.
 
 inputs   images uint8 (N, H, W, channels), N dynamic;  threshold float32 scalar, optional: an initializer is its default
          where the calibration asks for them (`export.optional_inputs`), optional too: class_offsets float32 (C,),
@@ -27,7 +27,7 @@ from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.onnx_nodes import foreign_operators, opset
 from guard.manifest import Manifest
 
-from .graft import Judge, example, graft
+from .graft import ScorePart, example, graft
 from .optional_inputs import recalibrated
 from .tidy import tidy
 
@@ -69,9 +69,9 @@ def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest
     """The graph of an ONNX classifier with the score's nodes behind it, which alone are torch's."""
     net = onnx.load_from_string(classifier.graph_bytes())
     inputs = example(classifier.num_features, len(manifest.class_names))
-    judge = _traced(Judge(module.score), inputs, ["features", "logits", "threshold"], manifest, opset(net))
-    _check_size(net.ByteSize() + judge.ByteSize())
-    return graft(net, judge, classifier.image_input(), module.scale, module.shift)
+    score_part = _traced(ScorePart(module.score), inputs, ["features", "logits", "threshold"], manifest, opset(net))
+    _check_size(net.ByteSize() + score_part.ByteSize())
+    return graft(net, score_part, classifier.image_input(), module.scale, module.shift)
 
 
 def _traced(

@@ -79,7 +79,7 @@ class Guard:
         return self.manifest.threshold
 
     def predict(self, images: Any, *, batch_size: int = 64, threshold: float | None = None) -> Verdicts:
-        """Label and judge images.
+        """Label images and flag those that are out-of-distribution.
 
         Args:
             images: one image or a sequence of them, each a path, encoded bytes, a PIL image or a uint8 array
@@ -267,13 +267,13 @@ class Guard:
         Returns:
             The path written.
         """
-        from .artefact.load_save import save
+        from .artefact.save import save
 
         return save(self, Path(path))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``guard.safetensors`` and ``guard.json`` into `folder` (made if missing); returns the folder."""
-        from .artefact.load_save import save_pretrained
+        from .artefact.run_folder import save_pretrained
 
         return save_pretrained(self, Path(folder))
 
@@ -287,7 +287,7 @@ class Guard:
             model: the classifier's architecture for a guard made by `guard.fit` on a model that ood-guard cannot
                 build by name; its weights are overwritten.
         """
-        from .artefact.load_save import from_pretrained
+        from .artefact.run_folder import from_pretrained
 
         return from_pretrained(folder, device=device, model=model)
 

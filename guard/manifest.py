@@ -115,7 +115,7 @@ def _scores_by_class(scores: str, labels: str, intervals: tuple[Any, ...]) -> tu
 
 
 class TemperatureScaling(Record):
-    """One number that makes the probabilities honest: softmax(logits / value) (Guo et al., ICML 2017).
+    """One number that calibrates the probabilities: softmax(logits / value) (Guo et al., ICML 2017).
 
     Neither labels nor ood_scores depend on it: a score reads the raw logits (also msp, whose score is therefore not one
     minus the probability that is shown).
@@ -157,7 +157,7 @@ class DataCard(Record):
 
 
 class Parity(Record):
-    """What `verify` measured between the source and this file (design, section 4.6)."""
+    """What `verify` measured between the source and this file."""
 
     images: int
     max_score_difference: float
@@ -179,7 +179,7 @@ class Engine(Record):
 
 
 class Manifest(Record):
-    """Everything about a guard except its weights (design, section 4.6)."""
+    """Everything about a guard except its weights."""
 
     format_version: int = FORMAT_VERSION
     name: str = "guard"

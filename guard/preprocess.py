@@ -73,7 +73,7 @@ def open_image(
     Args:
         source: a path, encoded bytes, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
         max_pixels: width x height allowed; read from the header, so a decompression bomb costs nothing.
-        formats: names of `FORMATS` to accept, judged by content; default all of them. For encoded images only.
+        formats: names of `FORMATS` to accept, recognised by content; default all of them. For encoded images only.
         background: the grey level put behind transparent pixels, 0 .. 255.
 
     Returns:

@@ -113,7 +113,7 @@ class App:
         except TimeoutError:
             seconds = f"{self._settings.timeout_s:g} seconds (GUARD_TIMEOUT_S)"
             if methods == ("POST",) and not request.state.body_read:
-                # not closed, the connection would go on feeding us a body that nobody waits for
+                # not closed, the connection would keep feeding us a body that nobody waits for
                 raise Refusal(408, f"the body did not arrive within {seconds}", {"Connection": "close"}) from None
             raise overloaded(f"no answer within {seconds}; the service is overloaded") from None
 
@@ -131,7 +131,7 @@ class App:
         # a form adds its own lines to the image's bytes, which are counted exactly once they are parsed
         limit = self._settings.max_bytes + (0 if boundary is None else 4096)
         async with self._body(request, limit, "GUARD_MAX_BYTES") as body:
-            (answer,) = await self._judge([lambda: _one(body, boundary)])
+            (answer,) = await self._verdicts([lambda: _one(body, boundary)])
         return _json(answer)
 
     async def _predict_batch(self, request: Request) -> Response:
@@ -141,10 +141,10 @@ class App:
         async with self._body(request, self._settings.max_batch_bytes, "GUARD_MAX_BATCH_BYTES") as body:
             most = self._settings.max_batch_images
             parts = await self._engine.in_thread(lambda: form_images(body, boundary, ("images", "image"), most=most))
-            answers = await self._judge([lambda part=part: part for part in parts])  # type: ignore[misc]
+            answers = await self._verdicts([lambda part=part: part for part in parts])  # type: ignore[misc]
         return _json(BatchAnswer(verdicts=tuple(answers)))
 
-    async def _judge(self, sources: list[Callable[[], Part]]) -> list[Answer]:
+    async def _verdicts(self, sources: list[Callable[[], Part]]) -> list[Answer]:
         """Decode all, then score all: one bad image refuses the request before anything is scored.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from guard.artefact.load_save import load
+from guard.artefact.load import load
 from guard.detector import Guard
 from guard.errors import ImageError
 from guard.preprocess import to_input
@@ -21,7 +21,7 @@ from .bodies import Part
 from .errors import Refusal
 from .settings import Settings
 
-#: Judged by content, whatever a name or header claims. These are what browsers and cameras send. No TIFF: a crafted
+#: Recognised by content, whatever a name or header claims. These are what browsers and cameras send. No TIFF: a crafted
 #: one declares tiles larger than its image, so the size in its header bounds nothing.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 

@@ -14,7 +14,7 @@ from .arguments import mapping_of, path_of
 if TYPE_CHECKING:
     from export.parity import ParityReport
 
-    from ..evaluation.evaluate import Evaluation
+    from ..evaluation.result import Evaluation
 
 
 def load(path: str | Path, *, device: str = "auto") -> Guard:
@@ -27,7 +27,7 @@ def load(path: str | Path, *, device: str = "auto") -> Guard:
     Raises:
         ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
     """
-    from ..artefact.load_save import load as load_
+    from ..artefact.load import load as load_
 
     return load_(Path(path), device=device)
 

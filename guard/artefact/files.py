@@ -91,6 +91,11 @@ def graph_bytes(data: bytes) -> bytes:
     return data[: _walk(Path("guard.onnx"), data)[0]]
 
 
+def engine_manifest_path(path: Path) -> Path:
+    """``guard.engine`` -> ``guard.engine.json``, the manifest beside it."""
+    return path.with_name(path.name + ".json")
+
+
 def _entry(key: str, value: bytes) -> bytes:
     """One ModelProto.metadata_props field: a StringStringEntryProto {1: key, 2: value}."""
     pair = b"\x0a" + _varint(len(key)) + key.encode() + b"\x12" + _varint(len(value)) + value

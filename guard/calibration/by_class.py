@@ -2,7 +2,7 @@
 
 With one threshold for all, a class whose images score higher than the others' is flagged more often than alpha and
 another less often; only the average is promised. Taking the (1 - alpha) conformal quantile over the calibration images
-that were PREDICTED as class c (the label that is there when an image is judged) gives
+that were PREDICTED as class c (the label that is there when an image is scored) gives
 
     P(flagged | predicted class = c) <= alpha        for every class c with a threshold of its own
 
@@ -55,7 +55,7 @@ def calibrate_by_class(
             (ceil(1 / alpha) - 1) where that is more.
 
     Raises:
-        CalibrationError: as `calibrate`; labels that are none; min_class_images below what alpha needs.
+        CalibrationError: as `calibrate`; labels that are not class indices; min_class_images below what alpha needs.
     """
     least = check_asked(alpha, True, min_class_images)
     pooled = calibrate(scores, alpha=alpha)
@@ -85,7 +85,7 @@ def check_asked(alpha: float, class_conditional: bool, min_class_images: int | N
     """Refuse what no images could give; returns the fewest images for a threshold of a class's own.
 
     Raises:
-        CalibrationError, ConfigError: alpha is no share, or min_class_images below what it needs, or without use.
+        CalibrationError, ConfigError: alpha is not a share, or min_class_images below what it needs, or without use.
     """
     reachable_rank(10**9, alpha)
     if min_class_images is None:

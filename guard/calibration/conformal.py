@@ -114,7 +114,7 @@ def reachable_rank(n: int, alpha: float) -> int:
     """`conformal_rank`, where n calibration images support it.
 
     Raises:
-        CalibrationError: alpha is no share, or too small for n images.
+        CalibrationError: alpha is not a share, or too small for n images.
     """
     if not 0 < alpha < 1:
         raise CalibrationError(

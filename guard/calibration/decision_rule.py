@@ -1,4 +1,4 @@
-"""From score and label to the flag, from logits to honest probabilities: the same arithmetic in the graph and here.
+"""From score and label to the flag, from logits to calibrated probabilities: the same arithmetic in the graph and here.
 
     is_ood        = ood_score > threshold + class_offsets[label]       offsets: class-conditional calibration only
     probabilities = softmax(logits * inverse_temperature)              temperature scaling only

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
+from ..artefact.load import opened
 from ..data.test_images import calibration_images
 from ..detector import Guard
 from ..requests import CalibrateRequest
@@ -15,11 +15,7 @@ log = logging.getLogger("ood_guard")
 
 def calibrate(request: CalibrateRequest) -> Guard:
     """See `guard.calibrate`."""
-    g: Guard = request.g
-    if not isinstance(g, Guard):
-        from ..artefact.load_save import load
-
-        g = load(Path(g))
+    g = opened(request.g)
     check_asked(request.alpha, request.class_conditional, request.min_class_images)  # before any image is decoded
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
     if note:

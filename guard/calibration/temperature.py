@@ -1,4 +1,4 @@
-"""Temperature scaling: one number T that makes the probabilities honest, softmax(f / T), fitted on held-out labels.
+"""Temperature scaling: one number T that calibrates the probabilities, softmax(f / T), fitted on held-out labels.
 
     T = argmin  mean_i  -log softmax(f_i / T)[y_i]     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
@@ -38,7 +38,7 @@ def fit_temperature(held_out: Labelled, test: Labelled | None = None) -> Tempera
     """Fit T on held-out images and measure what it does on the test images, or on the held-out ones without such.
 
     Raises:
-        CalibrationError: labels that are none, or images that no finite T fits best.
+        CalibrationError: labels that are not class indices, or images that no finite T fits best.
     """
     inverse = fit_inverse_temperature(held_out.probabilities, held_out.labels)
     measured_on: Literal["calibration", "test"] = "calibration" if test is None else "test"
@@ -69,7 +69,7 @@ def fit_inverse_temperature(probabilities: np.ndarray, labels: np.ndarray) -> fl
     if (true >= logits.max(1)).all():
         raise CalibrationError(
             f"all {len(labels)} labelled images are classified right, so that no temperature fits best (the sharper "
-            "the probabilities, the likelier); give more or harder images, or leave temperature_scaling away"
+            "the probabilities, the likelier); give more or harder images, or omit temperature_scaling"
         )
     if true.mean() <= logits.mean():
         raise CalibrationError(

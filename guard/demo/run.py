@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..detector import Guard
-    from ..evaluation.evaluate import Evaluation
+    from ..evaluation.result import Evaluation
 
 INSIDE, NEAR = "digits:0-7", "digits 8-9"
 OOD_IMAGES = 400  # of each far-OOD set, about as many as there are test digits

@@ -9,209 +9,23 @@ split that was held out is used (`guard.data.test_images`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..artefact.load import opened
 from ..calibration.by_class import expected_flags
 from ..data.test_images import id_test_images, ood_images
 from ..detector import Guard
 from ..errors import ConfigError, UnknownNameError
-from ..manifest import Calibration, Manifest
+from ..manifest import Calibration
 from ..requests import EvaluateRequest
 from ..verdict import Verdicts
 from . import metrics
-from .metrics import METRICS, DetectionMetrics
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """The test images predicted as one class: how many, the share flagged, and the threshold that flagged them."""
-
-    images: int
-    false_alarm_rate: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class IdResult:
-    """In-distribution test images.
-
-    Attributes:
-        name, images, corrupt: the data set, how many images were used, how many could not be read.
-        accuracy: share of right labels, with its 95 % Wilson interval.
-        accuracy_accepted: share of right labels among the images that were not flagged; NaN where all were.
-        false_alarm_rate: share flagged.
-        expected: where the false-alarm rate should lie with 95 % probability, if these images are exchangeable with the
-            calibration images (exact: `guard.calibration.by_class.expected_flags`); None for an uncalibrated guard, and
-            where a class-conditional calibration left a class of these images on the pooled threshold.
-        labels: (N,) int64 true labels in the guard's own order.
-        verdicts: what the guard said.
-        source: the images, for the report's gallery.
-    """
-
-    name: str
-    images: int
-    corrupt: int
-    accuracy: float
-    accuracy_interval: Interval
-    accuracy_accepted: float
-    false_alarm_rate: float
-    expected: Interval | None
-    labels: np.ndarray = field(repr=False, compare=False)
-    verdicts: Verdicts = field(repr=False, compare=False)
-    source: Any = field(repr=False, compare=False)
-
-    @property
-    def as_expected(self) -> bool | None:
-        """Whether the false-alarm rate lies in `expected`; None where nothing is."""
-        return None if self.expected is None else self.expected[0] <= self.false_alarm_rate <= self.expected[1]
-
-    @property
-    def calibration_error(self) -> float:
-        """ECE of the probabilities, 15 bins (`guard.evaluation.metrics.expected_calibration_error`)."""
-        return metrics.expected_calibration_error(self.verdicts.probabilities, self.labels)
-
-    @property
-    def classes(self) -> dict[str, ClassResult]:
-        """By predicted class, for those that were predicted."""
-        v, found = self.verdicts, {}
-        for c in np.unique(v.label):
-            own = v.label == c
-            rate, threshold = float(v.is_ood[own].mean()), float(v.thresholds[own][0])
-            found[v.class_names[c]] = ClassResult(int(own.sum()), rate, threshold)
-        return found
-
-
-@dataclass(frozen=True)
-class OodResult:
-    """One out-of-distribution set against the ID test images.
-
-    Attributes:
-        name, images, corrupt: as in `IdResult`.
-        near: near-OOD, else far-OOD.
-        metrics: see `guard.evaluation.metrics`.
-        intervals: metric -> 95 % bootstrap interval; empty without a bootstrap.
-        flagged: share flagged at the guard's threshold, with its 95 % Wilson interval.
-        verdicts, source: as in `IdResult`.
-    """
-
-    name: str
-    near: bool
-    images: int
-    corrupt: int
-    metrics: DetectionMetrics
-    intervals: dict[str, Interval]
-    flagged: float
-    flagged_interval: Interval
-    verdicts: Verdicts = field(repr=False, compare=False)
-    source: Any = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `guard.evaluate`; ``print`` shows it as a table.
-
-    Attributes:
-        manifest: of the guard that was evaluated.
-        id: the in-distribution part.
-        ood: one result per OOD set, in the order given.
-        notes: sentences on how the test images were chosen, empty where there is nothing to say.
-        bootstrap, seed: of the intervals.
-    """
-
-    manifest: Manifest
-    id: IdResult
-    ood: tuple[OodResult, ...]
-    notes: tuple[str, ...]
-    bootstrap: int
-    seed: int
-
-    @property
-    def note(self) -> str:
-        return " ".join(self.notes)
-
-    def mean(self, near: bool) -> dict[str, float] | None:
-        """Plain means over the near- or far-OOD sets of every metric and of ``flagged``; None without such sets."""
-        group = [result for result in self.ood if result.near == near]
-        if not group:
-            return None
-        means = {name: float(np.mean([getattr(r.metrics, name) for r in group])) for name in METRICS}
-        return means | {"flagged": float(np.mean([r.flagged for r in group]))}
-
-    def table(self) -> RenderableType:
-        """The terminal table, for rich."""
-        from .table import table
-
-        return table(self)
-
-    def __str__(self) -> str:
-        """The table as plain text, without colour codes."""
-        from .table import text
-
-        return text(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers, ready for JSON (an infinite threshold or a NaN becomes None)."""
-        m, calibration = self.manifest, self.manifest.calibration
-        return _finite(
-            {
-                "guard": {
-                    "identity": m.identity,
-                    "method": m.method,
-                    "backbone": m.backbone,
-                    "head": m.head,
-                    "score": m.score,
-                    "precision": m.precision,
-                    "classes": list(m.class_names),
-                },
-                "threshold": m.threshold,
-                "target_false_alarm_rate": calibration.alpha if calibration else None,
-                "class_conditional": calibration.class_conditional if calibration else False,
-                "temperature": m.temperature.value if m.temperature else None,
-                "calibration_images": calibration.n if calibration else None,
-                "note": self.note,
-                "bootstrap": self.bootstrap,
-                "seed": self.seed,
-                "id": {
-                    "name": self.id.name,
-                    "images": self.id.images,
-                    "corrupt": self.id.corrupt,
-                    "accuracy": self.id.accuracy,
-                    "accuracy_interval": self.id.accuracy_interval,
-                    "accuracy_accepted": self.id.accuracy_accepted,
-                    "false_alarm_rate": self.id.false_alarm_rate,
-                    "expected_false_alarm_rate": self.id.expected,
-                    "as_expected": self.id.as_expected,
-                    "expected_calibration_error": self.id.calibration_error,
-                    "predicted_class": {name: asdict(result) for name, result in self.id.classes.items()},
-                },
-                "ood": {
-                    r.name: {
-                        "group": "near" if r.near else "far",
-                        "images": r.images,
-                        "corrupt": r.corrupt,
-                        **asdict(r.metrics),
-                        "flagged": r.flagged,
-                        "intervals": {**r.intervals, "flagged": r.flagged_interval},
-                    }
-                    for r in self.ood
-                },
-                "mean": {"near": self.mean(near=True), "far": self.mean(near=False)},
-            }
-        )
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+from .report import write_report
+from .result import Evaluation, IdResult, Interval, OodResult
 
 
 def evaluate(request: EvaluateRequest) -> Evaluation:
@@ -221,11 +35,7 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
             raise UnknownNameError("near-OOD set", name, request.ood, "near= names some of the sets in ood=.")
     if request.out is not None and request.out.suffix not in (".html", ".htm"):
         raise ConfigError(f"out must end in .html (the numbers go into a .json beside it), got {str(request.out)!r}")
-    g: Guard = request.g
-    if not isinstance(g, Guard):
-        from ..artefact.load_save import load
-
-        g = load(g)
+    g = opened(request.g)
     test = id_test_images(g.manifest, request.id, request.max_images)
     sets = {name: ood_images(g.manifest, name, images, request.max_images) for name, images in request.ood.items()}
 
@@ -233,14 +43,12 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
     results = tuple(_ood_result(g, name, images, id_result.verdicts, request) for name, images in sets.items())
     evaluation = Evaluation(g.manifest, id_result, results, test.notes, request.bootstrap, request.seed)
     if request.out is not None:
-        from .report import write_report
-
         write_report(evaluation, request.out)
     return evaluation
 
 
 def _id_result(g: Guard, images: Any, labels: np.ndarray, batch_size: int) -> IdResult:
-    verdicts = _judge(g, images, batch_size, images.name)
+    verdicts = _verdicts(g, images, batch_size, images.name)
     right = verdicts.label == labels
     accepted = ~verdicts.is_ood
     n = len(labels)
@@ -265,7 +73,7 @@ def _expected(predicted: np.ndarray, calibration: Calibration | None) -> Interva
 
 
 def _ood_result(g: Guard, name: str, images: Any, id_verdicts: Verdicts, request: EvaluateRequest) -> OodResult:
-    verdicts = _judge(g, images, request.batch_size, name)
+    verdicts = _verdicts(g, images, request.batch_size, name)
     id_scores, scores, resamples = id_verdicts.ood_score, verdicts.ood_score, request.bootstrap
     return OodResult(
         name=name,
@@ -281,7 +89,7 @@ def _ood_result(g: Guard, name: str, images: Any, id_verdicts: Verdicts, request
     )
 
 
-def _judge(g: Guard, images: Any, batch_size: int, name: str) -> Verdicts:
+def _verdicts(g: Guard, images: Any, batch_size: int, name: str) -> Verdicts:
     return g.predict_batches(_with_progress((batch for batch, _ in images.batches(batch_size)), len(images), name))
 
 
@@ -297,12 +105,3 @@ def _with_progress(batches: Iterable[np.ndarray], total: int, name: str) -> Iter
         for batch in batches:
             yield batch
             progress.advance(task, len(batch))
-
-
-def _finite(value: Any) -> Any:
-    """Plain lists and dictionaries; None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

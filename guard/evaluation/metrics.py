@@ -101,12 +101,12 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
-    """How far the probability of the predicted class is from how often it is right: 0 is honest, in [0, 1].
+    """How far the probability of the predicted class is from how often it is right: 0 is calibrated, in [0, 1].
 
         ECE = sum_b n_b / N |accuracy_b - mean confidence_b|        over bins (0, 1/bins], (1/bins, 2/bins], ...
 
     of equal width over the largest probability of each image (top-label ECE; Guo et al., ICML 2017). With few images
-    per bin it is above 0 for an honest classifier too.
+    per bin it is above 0 for a calibrated classifier too.
 
     Args:
         probabilities: (N, C), rows sum to 1.

@@ -17,8 +17,8 @@ from ..artefact.files import write_atomic
 from ..calibration.conformal import beta_binomial_interval
 from ..manifest import Calibration, Manifest
 from .charts import COLOURS, RocLine, p_value_histogram, roc_chart, score_histogram, score_range
-from .evaluate import Evaluation, Interval, OodResult
 from .metrics import METRICS, roc_curve
+from .result import Evaluation, Interval, OodResult
 from .table import LOWER_IS_BETTER, TITLES, bounds, classes, headline, meaning, percent, percents
 from .wrong_answers import Exhibit, Gallery, galleries
 
@@ -31,7 +31,7 @@ out-of-distribution</dd>
 <dt>false alarms</dt><dd>in-distribution images that are flagged. The threshold was set on held-out images so that the
 target is kept; the expected range is the exact 95 % interval for a test set and a calibration set of these sizes</dd>
 <dt>calibration error (ECE)</dt><dd>how far the predicted class's probability is from how often it is right, averaged
-over 15 bins; 0 is honest</dd>
+over 15 bins; 0 is calibrated</dd>
 <dt>AUROC</dt><dd>how often an OOD image scores above an in-distribution image; 50 % is chance</dd>
 <dt>FPR at 95 % ID TPR</dt><dd>OOD images still accepted where 95 % of in-distribution images are accepted
 (the FPR95 of most papers)</dd>

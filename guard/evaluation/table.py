@@ -13,7 +13,7 @@ from rich.text import Text
 from .metrics import METRICS
 
 if TYPE_CHECKING:
-    from .evaluate import Evaluation, Interval
+    from .result import Evaluation, Interval
 
 TITLES = {
     "auroc": "AUROC",

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..verdict import Verdict, Verdicts
-from .evaluate import Evaluation
+from .result import Evaluation
 
 MOST = 12  # images per gallery
 SIDE = 128  # pixels of a thumbnail's longer side

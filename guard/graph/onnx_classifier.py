@@ -157,7 +157,7 @@ class OnnxClassifier(FeatureClassifier):
 
 
 def _forget_sessions(module: nn.Module, _: Any) -> None:
-    """A session opened before `load_state_dict` would go on answering with the old graph."""
+    """A session opened before `load_state_dict` would keep answering with the old graph."""
     module._sessions.clear()  # type: ignore[operator, union-attr]
 
 

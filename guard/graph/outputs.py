@@ -22,7 +22,7 @@ class Outputs(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """normalised images (N, channels, H, W) -> features (N, D), in two steps so that the map can be tapped."""
+    """normalised images (N, channels, H, W) -> features (N, D), in two steps so that the map can be read."""
 
     num_features: int
 
@@ -97,16 +97,16 @@ class HookedClassifier(FeatureClassifier):
 
     Args:
         model: normalised images (N, channels, H, W) -> logits (N, C).
-        layer: name of the module to tap.
-        tap: "input" (of a linear layer) or "output" (of any module; maps (N, D, h, w) are averaged, tokens take the
+        layer: name of the module to read.
+        side: "input" (of a linear layer) or "output" (of any module; maps (N, D, h, w) are averaged, tokens take the
             first of (N, L, D)).
     """
 
-    def __init__(self, model: nn.Module, layer: str, tap: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, side: str) -> None:
         super().__init__()
         self.model = model
         self.layer = layer
-        self.tap = tap
+        self.side = side
         self.num_features = 0  # set by train.features.extract.hook_features, which has seen a batch, as is
         self.linear = True  # whether the logits are a linear layer of the features
 
@@ -123,7 +123,7 @@ class HookedClassifier(FeatureClassifier):
             seen.append(output.clone())  # the next layer may work in place
 
         module = self.model.get_submodule(self.layer)
-        if self.tap == "input":
+        if self.side == "input":
             handle = module.register_forward_pre_hook(keep_input)
         else:
             handle = module.register_forward_hook(keep_output)
@@ -139,11 +139,11 @@ class HookedClassifier(FeatureClassifier):
         return self.model
 
     def last_layer(self) -> LastLayer | None:
-        """The tapped linear layer's weights; for a named module, the last linear layer that fits its width."""
+        """The weights of the linear layer that is read; for a named module, of the last linear layer of its width."""
         layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
-        if self.tap == "input":
-            tapped = self.model.get_submodule(self.layer)
-            layers = [tapped] if isinstance(tapped, nn.Linear) else []
+        if self.side == "input":
+            found = self.model.get_submodule(self.layer)
+            layers = [found] if isinstance(found, nn.Linear) else []
         fitting = [m for m in layers if m.in_features == self.num_features]
         if not fitting or not self.linear:
             return None
@@ -151,12 +151,12 @@ class HookedClassifier(FeatureClassifier):
         return LastLayer(fitting[-1].weight.detach(), None if bias is None else bias.detach())
 
 
-def as_vector(tapped: Tensor, layer: str) -> Tensor:
+def as_vector(shown: Tensor, layer: str) -> Tensor:
     """(N, D) from what a layer showed."""
-    if tapped.ndim == 2:
-        return tapped
-    if tapped.ndim == 4:
-        return tapped.mean((2, 3))
-    if tapped.ndim == 3:
-        return tapped[:, 0]
-    raise ModelError(f"layer {layer!r} shows a tensor of {tapped.ndim} dimensions; features need 2, 3 or 4")
+    if shown.ndim == 2:
+        return shown
+    if shown.ndim == 4:
+        return shown.mean((2, 3))
+    if shown.ndim == 3:
+        return shown[:, 0]
+    raise ModelError(f"layer {layer!r} shows a tensor of {shown.ndim} dimensions; features need 2, 3 or 4")

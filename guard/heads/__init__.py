@@ -9,7 +9,7 @@ sphereface    |h| cos(h, w_c)                in training the target's angle x m
 c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
 hypersphere   z . mu_c / t                   z a unit projection, mu_c moving prototypes
 
-Beside them rejection.py, the network of the score "rejection". Papers and readings: methods.md A2, B2 and A4.
+Beside them rejection.py, the network of the score "rejection". Each file cites its paper.
 """
 
 from __future__ import annotations

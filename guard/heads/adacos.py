@@ -1,6 +1,6 @@
 """AdaCos: a cosine softmax without margin whose scale s follows from the number of classes, or from the batch.
 
-Source: Zhang et al., CVPR 2019 (methods.md A2).
+Source: Zhang et al., CVPR 2019.
 
     fixed      s = sqrt(2) log(C - 1)
     adaptive   s_t = log(B) / cos(min(pi/4, theta_med)), starting at the fixed s
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..record import Record
+from ..record import Record, option
 from .angular import AngularHead, target_cosines
 from .base import register_head
 
@@ -57,7 +57,7 @@ class AdaCosHead(AngularHead):
     s: Tensor
 
     class Options(Record):
-        adaptive: bool = False
+        adaptive: bool = option(False, "Adapt the scale s to every batch, or keep sqrt(2) log(C - 1).", common=True)
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__(num_features, num_classes, **options)

@@ -1,4 +1,4 @@
-"""ArcFace: an additive margin on the target's angle. Source: Deng et al., CVPR 2019 (methods.md A2).
+"""ArcFace: an additive margin on the target's angle. Source: Deng et al., CVPR 2019.
 
     training   target s cos(theta_y + m), others s cos theta_j;   inference s cos theta_c
 
@@ -22,11 +22,10 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..record import Record
+from ..record import Record, option
 from .angular import AngularHead, target_cosines, with_target
 from .base import register_head
 
@@ -50,9 +49,15 @@ class ArcFaceHead(AngularHead):
     source: ClassVar[str] = "Deng et al., CVPR 2019"
 
     class Options(Record):
-        scale: float = Field(default=30.0, gt=0)
-        margin: float = Field(default=0.5, ge=0, lt=math.pi / 2)
-        fallback: Literal["hard", "easy"] = "hard"
+        scale: float = option(30.0, "s, above 0, that the cosines are multiplied by.", common=True, gt=0)
+        margin: float = option(
+            0.5, "m, in radians, added to the target's angle; in [0, pi/2).", common=True, ge=0, lt=math.pi / 2
+        )
+        fallback: Literal["hard", "easy"] = option(
+            "hard",
+            "The target's logit where the angle with its margin leaves the half circle (hard) or the cosine "
+            "alone is negative (easy).",
+        )
 
     def class_weights(self) -> Tensor:
         return self.weight - self.weight.mean(0)

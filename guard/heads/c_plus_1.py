@@ -1,4 +1,4 @@
-"""C + 1 classes: a softmax head with one more class, for outliers (methods.md 0.2, R-K+1; FodFoM, KIRBY, CMG).
+"""C + 1 classes: a softmax head with one more class, for outliers. Source: KIRBY, CMG, FodFoM.
 
     training    cross-entropy over C + 1 logits; regularisers reach the extra one through `all_logits`
     inference   label and probabilities over the first C: the guard says how far out an image is, not a class
@@ -23,7 +23,7 @@ class CPlus1Head(Head):
     """C + 1: W h + b with a last, extra class for outliers, hidden from label and probabilities."""
 
     name: ClassVar[str] = "c_plus_1"
-    source: ClassVar[str] = "methods.md 0.2, R-K+1"
+    source: ClassVar[str] = "KIRBY, CMG, FodFoM"
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__(num_features, num_classes, **options)

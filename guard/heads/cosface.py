@@ -1,4 +1,4 @@
-"""CosFace: an additive margin on the target's cosine. Source: Wang et al., CVPR 2018 (methods.md A2).
+"""CosFace: an additive margin on the target's cosine. Source: Wang et al., CVPR 2018.
 
     training   target s (cos theta_y - m), others s cos theta_j;   inference s cos theta_c
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..record import Record
+from ..record import Record, option
 from .angular import AngularHead, target_cosines, with_target
 from .base import register_head
 
@@ -26,8 +25,8 @@ class CosFaceHead(AngularHead):
     source: ClassVar[str] = "Wang et al., CVPR 2018"
 
     class Options(Record):
-        scale: float = Field(default=30.0, gt=0)
-        margin: float = Field(default=0.35, ge=0, lt=2)
+        scale: float = option(30.0, "s, above 0, that the cosines are multiplied by.", common=True, gt=0)
+        margin: float = option(0.35, "m, taken off the target's cosine; in [0, 2).", common=True, ge=0, lt=2)
 
     def current_scale(self) -> float:
         return self.options.scale

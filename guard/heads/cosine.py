@@ -1,7 +1,7 @@
 """The scaled cosine classifier: logits_c = s * cos(h, w_c) with one learned s > 0.
 
-Source: Techapanurak et al. 2020 as used by methods.md A2 (the paper there calls s "a learnable parameter"; the
-original predicts it per sample). s = exp(log_scale), so it stays positive; it starts at `INITIAL_SCALE`, where ten
+Source: Techapanurak et al., ACCV 2020, which predicts s per image; here, as in later papers, it is one learned
+parameter. s = exp(log_scale), so it stays positive; it starts at `INITIAL_SCALE`, where ten
 well separated classes already reach a target probability above 0.99. It learns at a hundredth of the learning rate:
 while the first answers are still wrong the loss wants less of them, and at the full rate s fell to 0 on small data
 (digits, lr 0.1) within an epoch and nothing was learned any more.

@@ -1,5 +1,5 @@
 """Hypersphere: features projected onto the unit sphere, one moving prototype per class. Source: CIDER (Ming et al.,
-ICLR 2023) as NPOS uses it (methods.md B2).
+ICLR 2023) as NPOS uses it (Tao et al., ICLR 2023).
 
     z = unit(W2 relu(W1 h));   logits_c = z . mu_c / t                              t = 0.1, z of 128 dimensions
     mu_c <- unit(a^n mu_c + (1 - a^n) mean of the batch's n z of class c)           a = 0.999
@@ -13,7 +13,7 @@ random directions, not as class means of the untrained network, which all but co
 with 13 images of a class in a batch, 0.95 takes the prototypes to where the network is within a few steps, and an
 untrained one projects positive features to nearly one place; there they fell together, and where all are equal neither
 term has a gradient (CIFAR-10, 8 epochs: 67.8 % right, and that only with batch norms in the projection; they train 500
-epochs); (4) their constant factor t / 0.07 of both terms is left away (it is a learning rate). With prototypes at hand
+epochs); (4) their constant factor t / 0.07 of both terms is omitted (it is a learning rate). With prototypes at hand
 it is a classifier: label and probabilities are those of the nearest one.
 """
 
@@ -22,11 +22,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..record import Record
+from ..record import Record, option
 from .angular import unit
 from .base import Head, LastLayer, full_precision, register_head
 
@@ -58,11 +57,13 @@ class HypersphereHead(Head):
     prototypes: Tensor
 
     class Options(Record):
-        dim: int = Field(default=128, ge=2)
-        temperature: float = Field(default=0.1, gt=0)
-        momentum: float = Field(default=0.999, ge=0, lt=1)
-        compactness: float = Field(default=1.0, gt=0)
-        dispersion: float = Field(default=0.5, ge=0)
+        dim: int = option(128, "Dimensions of the sphere's space: numbers in a projected feature.", common=True, ge=2)
+        temperature: float = option(0.1, "t, above 0, that the cosines are divided by.", common=True, gt=0)
+        momentum: float = option(
+            0.999, "Share of itself, in [0, 1), that a prototype keeps per image of its class.", ge=0, lt=1
+        )
+        compactness: float = option(1.0, "Weight, above 0, of the loss that draws images to their prototype.", gt=0)
+        dispersion: float = option(0.5, "Weight, at least 0, of the loss that pushes prototypes apart.", ge=0)
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__(num_features, num_classes, **options)

@@ -1,4 +1,4 @@
-"""The rejection network: z -> W2 relu(W1 z + b1) + b2. Source: DMR and KIRBY (methods.md A4, B8).
+"""The rejection network: z -> W2 relu(W1 z + b1) + b2. Source: DMR and KIRBY.
 
 One output, > 0 = outlier; or C + 1, the classes' logits and the outliers' after them.
 

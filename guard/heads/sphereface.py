@@ -1,4 +1,4 @@
-"""SphereFace: a multiplicative margin on the target's angle. Source: Liu et al., CVPR 2017 (methods.md A2).
+"""SphereFace: a multiplicative margin on the target's angle. Source: Liu et al., CVPR 2017.
 
     training    target |z| (lambda cos theta_y + psi(theta_y)) / (1 + lambda), others |z| cos theta_j
     inference   |z| cos theta_c = z . w_c / |w_c|
@@ -7,7 +7,7 @@
 
 Weights have unit length, features do not: the norm is what the softmax is sure of. For whole m, cos(m theta) is a
 Chebyshev polynomial of the cosine and k counts the cos(i pi/m) above it, so nothing needs an angle. For 1 < m < 2
-psi is plain cos(m theta). t is counted in a buffer, so a resumed run goes on where it was.
+psi is plain cos(m theta). t is counted in a buffer, so a run resumes where it was.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import math
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..record import Record
+from ..record import Record, option
 from .angular import AngularHead, target_cosines, unit, with_target
 from .base import LastLayer, full_precision, register_head
 
@@ -61,7 +61,13 @@ class SphereFaceHead(AngularHead):
     step: Tensor
 
     class Options(Record):
-        margin: Annotated[float, AfterValidator(_whole_or_below_two)] = Field(default=4.0, ge=1, le=16)
+        margin: Annotated[float, AfterValidator(_whole_or_below_two)] = option(
+            4.0,
+            "m that the target's angle is multiplied by: a whole number up to 16, or one between 1 and 2; 1 is none.",
+            common=True,
+            ge=1,
+            le=16,
+        )
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
         super().__init__(num_features, num_classes, **options)

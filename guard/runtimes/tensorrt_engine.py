@@ -46,7 +46,7 @@ class TensorRTEngine:
         facts = manifest.engine
         if facts is None:
             raise ConfigError(
-                "this manifest belongs to no TensorRT engine; export one: guard.export(g, 'guard.engine')"
+                "this manifest does not belong to a TensorRT engine; export one: guard.export(g, 'guard.engine')"
             )
         self.name = facts.flavour
         trt = _flavour(facts)

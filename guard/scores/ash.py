@@ -1,4 +1,4 @@
-"""Activation shaping. Source: Djurisic et al., ICLR 2023 (methods.md C), on the pooled features, as OpenOOD has it.
+"""Activation shaping. Source: Djurisic et al., ICLR 2023, on the pooled features, as OpenOOD has it.
 
     ood_score = base(W ash(h) + b);  of each image the k = D (1 - percentile / 100) largest activations are kept
     p (prune)     the others become 0
@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from ..record import option
 from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore
 
@@ -61,9 +61,8 @@ def ash(features: Tensor, k: int, variant: Variant) -> tuple[Tensor, Tensor | No
 class ASH(RelogitsScore):
     """ood_score = base(W ash(h) + b), the energy of binarised features by default.
 
-    Options: `variant`; `percentile` of an image's activations that are dropped; `base` and `temperature`, the score of
-    the new logits. A cosine layer takes features of unit length, so there variant "s" equals "p",
-    and "b" knows only which activations are kept.
+    A cosine layer takes features of unit length, so there variant "s" equals "p", and "b" knows only which activations
+    are kept.
 
     The field knows two defaults, OpenOOD's b at 90 and pytorch-ood's s at 65. Ours are that variant at this percentile:
     on five OOD sets of a CIFAR-10 WRN-16-2 (128 features) the mean AUROC is 0.891 for b at 65 (b at 90 0.873, s at 65
@@ -75,8 +74,15 @@ class ASH(RelogitsScore):
     source: ClassVar[str] = "Djurisic et al., ICLR 2023"
 
     class Options(RelogitsOptions):
-        variant: Variant = "b"
-        percentile: float = Field(default=65.0, ge=0, lt=100)
+        variant: Variant = option(
+            "b",
+            "b gives the kept activations one equal value, p leaves them, s scales them up; with a cosine last layer s "
+            "equals p.",
+            common=True,
+        )
+        percentile: float = option(
+            65.0, "Percentage of each image's activations that are dropped, in [0, 100).", common=True, ge=0, lt=100
+        )
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.weight.numel():

@@ -1,4 +1,4 @@
-"""Several scores in one, through their calibration p-values (Fisher's and Tippett's combinations; methods.md C).
+"""Several scores in one, through their calibration p-values. Source: Fisher 1925 and Tippett 1931, who combine tests.
 
     e_j = -log p_j(s_j),   p_j(s) = share of held-out in-distribution images whose score j is at least s
     fisher   ood_score = sum_j e_j          tippett   ood_score = max_j e_j
@@ -6,7 +6,7 @@
 Scores of any scale become comparable: e_j = 3 means that 5 % of in-distribution images are as far out by score j. Each
 e_j is a piecewise linear function of s_j through quantiles of held-out scores; above the 95 % quantile, where few
 images are left, the tail is exponential with the mean excess there (peaks over threshold), so that the order of far
-outliers is kept. The scores are not independent, so the sum is no chi-square; the guard's threshold and p-value come
+outliers is kept. The scores are not independent, so the sum is not a chi-square; the guard's threshold and p-value come
 from its own calibration on other images, as for every score.
 """
 
@@ -15,13 +15,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..heads import LastLayer
-from ..record import Record
-from .base import Need, Score, register_score, unfitted
+from ..record import Record, option
+from .base import Need, Score, create_score, get_score, register_score, unfitted
 from .reservoir import Reservoir
 
 TAIL = 0.05  # share of the held-out images above which the tail begins
@@ -33,7 +32,7 @@ _SAMPLE = 4000  # fitting rows kept for a table, where no held-out images are gi
 def surprise_table(scores: Tensor) -> Tensor:
     """Knots and values (2, K + 1) of s -> -log p(s), from held-out scores (n,), n >= 2, float64.
 
-    Columns are (score, -log p) with both rising, from p = 1 to p = TAIL; the last one says how the line goes on: its
+    Columns are (score, -log p) with both rising, from p = 1 to p = TAIL; the last one says how the line continues: its
     direction is that of an exponential tail with the mean excess over the knot before it.
     """
     ordered = scores.double().sort().values
@@ -82,17 +81,22 @@ class Combined(Score):
     takes_held_out: ClassVar[bool] = True
 
     class Options(Record):
-        """`parts`: names of the scores; `part_options`: name -> options; `rule`: how the -log p are combined."""
-
-        parts: tuple[str, ...] = Field(default=("energy", "vim"), min_length=2)
-        part_options: dict[str, dict[str, Any]] = {}
-        rule: Literal["fisher", "tippett"] = "fisher"
-        seed: int = 0
+        parts: tuple[str, ...] = option(
+            ("energy", "vim"),
+            "Names of the scores that are combined, at least two; score='energy+vim' is short for it.",
+            common=True,
+            min_length=2,
+        )
+        part_options: dict[str, dict[str, Any]] = option(
+            {}, "Options of the parts by name, such as {'knn': {'k': 10}}; see: guard scores NAME."
+        )
+        rule: Literal["fisher", "tippett"] = option(
+            "fisher", "fisher adds the parts' -log p, tippett takes the largest.", common=True
+        )
+        seed: int = option(0, "Seed of the sample of fitting images that stands in where none are held out.")
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        from . import create_score, get_score
-
         o = self.options
         if len(set(o.parts)) < len(o.parts):
             raise ConfigError(f"score 'combined': each part once, got {', '.join(o.parts)}")

@@ -1,4 +1,4 @@
-"""Largest cosine to a class weight. Source: methods.md A2 (Techapanurak et al. 2020)."""
+"""Largest cosine to a class weight. Source: Techapanurak et al., ACCV 2020."""
 
 from __future__ import annotations
 

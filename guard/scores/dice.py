@@ -1,4 +1,4 @@
-"""Directed sparsification. Source: Sun & Li, ECCV 2022 (methods.md C).
+"""Directed sparsification. Source: Sun & Li, ECCV 2022.
 
     ood_score = base((M * W) h + b),   M = 1 where W * E[h] is at least its percentile over the whole C x D matrix
 
@@ -12,11 +12,11 @@ import math
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
+from ..record import option
 from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore, layer_input
 
@@ -35,9 +35,8 @@ def dice_mask(weight: Tensor, mean: Tensor, percentile: float) -> Tensor:
 class DICE(RelogitsScore):
     """ood_score = base((M * W) h + b), the energy of the most contributing weights by default.
 
-    Options: `percentile` of the weights that are dropped, 90 as in OpenOOD; narrow networks want less (on a WRN-16-2
-    of 128 features 90 is worse than the plain energy, 30 to 70 are better); `base` and `temperature`, the score of the
-    new logits.
+    The default percentile is OpenOOD's. On a WRN-16-2 of 128 features 90 is worse than the plain energy, 30 to 70 are
+    better.
     """
 
     name: ClassVar[str] = "dice"
@@ -46,7 +45,13 @@ class DICE(RelogitsScore):
     needs_fit: ClassVar[bool] = True
 
     class Options(RelogitsOptions):
-        percentile: float = Field(default=90.0, ge=0, lt=100)
+        percentile: float = option(
+            90.0,
+            "Percentage of the last layer's weights that are dropped, in [0, 100); narrow networks want 30 to 70.",
+            common=True,
+            ge=0,
+            lt=100,
+        )
 
     def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
         super().begin(num_features, num_classes, last_layer)

@@ -1,13 +1,12 @@
-"""Free energy. Source: Liu et al., NeurIPS 2020 (methods.md 0.1 and C); the outer T is kept."""
+"""Free energy. Source: Liu et al., NeurIPS 2020; the outer T is kept."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score
 
 
@@ -28,7 +27,7 @@ class Energy(Score):
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):
-        temperature: float = Field(default=1.0, gt=0)
+        temperature: float = option(1.0, "T, above 0, in units of the logits.", common=True, gt=0)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         return energy(logits, self.options.temperature)

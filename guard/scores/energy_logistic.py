@@ -1,4 +1,4 @@
-"""The energy through the logistic link that VOS-like methods learn (methods.md 0.2, R-ELR, and B1).
+"""The energy through the logistic link that VOS-like methods learn. Source: Du et al., ICLR 2022.
 
     g(x) = log sum_c relu(w_c) exp f_c(x);     ood_score = - (a g + b),  the log-odds of being an outlier
 

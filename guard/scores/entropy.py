@@ -1,4 +1,4 @@
-"""Entropy of the softmax. Source: as a score of its own, Chan et al., ICCV 2021 (methods.md C)."""
+"""Entropy of the softmax. Source: as a score of its own, Chan et al., ICCV 2021."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generalised entropy. Source: Liu et al., CVPR 2023 (methods.md C).
+"""Generalised entropy. Source: Liu et al., CVPR 2023.
 
     ood_score = sum over the m largest p_c of (p_c (1 - p_c))^gamma
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score
 
 
@@ -42,8 +41,10 @@ class GEN(Score):
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):
-        gamma: float = Field(default=0.1, gt=0)
-        m: int = Field(default=100, ge=1)
+        gamma: float = option(
+            0.1, "Exponent, above 0; the smaller, the more the smallest probabilities count.", common=True, gt=0
+        )
+        m: int = option(100, "How many of the largest probabilities are summed; all where there are fewer.", ge=1)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         return generalised_entropy(logits, self.options.gamma, self.options.m)

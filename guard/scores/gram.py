@@ -1,7 +1,6 @@
-"""Gram statistics of intermediate maps, against the range each had in training. Source: Sastry & Oore, ICML 2020
-(methods.md C).
+"""Gram statistics of intermediate maps, against the range each had in training. Source: Sastry & Oore, ICML 2020.
 
-For a tapped map F (c, S): c channels at S positions (pixels, or tokens), and a power p,
+For a layer's map F (c, S): c channels at S positions (pixels, or tokens), and a power p,
 
     g_(l,p) = rowsum( F^p (F^p)' )^(1/p)   in R^c,   F^p element by element,   x^(1/p) = sign(x) |x|^(1/p)
 
@@ -10,7 +9,7 @@ For a tapped map F (c, S): c channels at S positions (pixels, or tokens), and a 
 low and high are the extremes of g over the training images of the class that is *predicted* (as in the paper;
 pytorch-ood groups by the true label). Row sums before the root are the authors' code, where the paper takes the upper
 triangle: c numbers instead of c (c + 1) / 2, and never a c x c matrix, since rowsum(A A') = A (A' 1). Odd powers keep
-signs, so that networks without a ReLU before the tap work; the root keeps them too.
+signs, so that networks without a ReLU before the layer work; the root keeps them too.
 
     ood_score = sum_l dev_l / E[dev_l] / max_c p_c
 
@@ -28,12 +27,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
 from .reservoir import Reservoir
 
@@ -103,7 +102,7 @@ def deviation(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 class Gram(Score):
     """ood_score = sum_l dev_l / E[dev_l] / max_c p_c >= 0: how far the Gram statistics of the maps leave their range.
 
-    Its `feature_map` is what `summarise` made of the tapped layers, side by side: (N, K).
+    Its `feature_map` is what `summarise` made of its layers, side by side: (N, K).
     """
 
     name: ClassVar[str] = "gram"
@@ -116,11 +115,20 @@ class Gram(Score):
     weight: Tensor
 
     class Options(Record):
-        layers: tuple[str, ...] = Field(default=(), description="Modules to tap; default the ends of the stages.")
-        powers: tuple[int, ...] = (1, 2, 3, 4, 5)
-        held_out: float = Field(default=0.1, gt=0, lt=1, description="Share of the data that E[dev] is taken over.")
-        max_held_out: int = Field(default=1000, ge=1, description="At most so many images of it are kept.")
-        seed: int = 0
+        layers: tuple[str, ...] = option(
+            (), "Names of the modules whose outputs are read; by default the ends of the stages.", common=True
+        )
+        powers: tuple[int, ...] = option(
+            (1, 2, 3, 4, 5), "Different powers of the Gram matrices, whole numbers from 1 to 10.", common=True
+        )
+        held_out: float = option(
+            0.1,
+            "Share of the images, in (0, 1), that the mean deviation is taken over and the range is not.",
+            gt=0,
+            lt=1,
+        )
+        max_held_out: int = option(1000, "Most of these images whose statistics are kept.", ge=1)
+        seed: int = option(0, "Seed of the choice of these images.")
 
         @field_validator("powers")
         @classmethod

@@ -1,4 +1,4 @@
-"""Divergence from the nearest class's mean softmax. Source: Hendrycks et al., ICML 2022 (methods.md C).
+"""Divergence from the nearest class's mean softmax. Source: Hendrycks et al., ICML 2022.
 
     ood_score = min_c KL(p || d_c),   d_c = mean p of the fitting images that are *predicted* as c
 

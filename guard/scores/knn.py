@@ -1,4 +1,4 @@
-"""Distance to the k-th nearest training feature. Source: Sun et al., ICML 2022 (methods.md C).
+"""Distance to the k-th nearest training feature. Source: Sun et al., ICML 2022.
 
     ood_score = |z - z_(k)|^2,   z = h / |h|  (or h itself),   z_(k) the k-th nearest to z in the bank
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
 from .k_centre import k_centre
 from .nearest import Nearest
@@ -43,23 +43,19 @@ class KNN(Score):
     offsets: Tensor
 
     class Options(Record):
-        """How the bank is made and searched.
-
-        Attributes:
-            k: which neighbour. TensorRT's TopK takes at most 3840.
-            normalise: features on the unit sphere, as published; False: as they are.
-            max_bank: most rows in the bank; None keeps every training feature.
-            select: which rows, where there are more: "reservoir" a uniform sample; "k_centre" greedy k-centres of a
-                uniform sample of 4 max_bank rows, which cover rare regions too, at a cost that grows with max_bank
-                squared: 5,000 x 512 14 s on one core.
-            seed: of the selection.
-        """
-
-        k: int = Field(default=50, ge=1)
-        normalise: bool = True
-        max_bank: int | None = Field(default=50_000, ge=1)
-        select: Literal["reservoir", "k_centre"] = "reservoir"
-        seed: int = 0
+        k: int = option(
+            50, "Which nearest training feature, counted from 1; TensorRT takes at most 3840.", common=True, ge=1
+        )
+        normalise: bool = option(True, "Put features on the unit sphere, as published, or leave them as they are.")
+        max_bank: int | None = option(
+            50_000, "Most training features that are kept; None keeps every one.", common=True, ge=1
+        )
+        select: Literal["reservoir", "k_centre"] = option(
+            "reservoir",
+            "Which are kept of more: reservoir a uniform sample, k_centre one that covers rare regions too, at a cost "
+            "that grows with max_bank squared (5,000 of 512 numbers: 14 s on one core).",
+        )
+        seed: int = option(0, "Seed of that choice.")
 
         @model_validator(mode="after")
         def _bank_holds_k(self) -> Self:

@@ -1,4 +1,4 @@
-"""Maximum logit. Source: Hendrycks et al., ICML 2022 (methods.md C)."""
+"""Maximum logit. Source: Hendrycks et al., ICML 2022."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Maximum softmax probability. Source: Hendrycks & Gimpel, ICLR 2017 (methods.md C)."""
+"""Maximum softmax probability. Source: Hendrycks & Gimpel, ICLR 2017."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score
 
 
@@ -28,7 +27,7 @@ class MSP(Score):
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):
-        temperature: float = Field(default=1.0, gt=0)
+        temperature: float = option(1.0, "T, above 0, in units of the logits.", common=True, gt=0)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         return msp(logits, self.options.temperature)

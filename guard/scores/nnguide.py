@@ -1,4 +1,4 @@
-"""Nearest-neighbour guidance. Source: Park et al., ICCV 2023 (methods.md C).
+"""Nearest-neighbour guidance. Source: Park et al., ICCV 2023.
 
     ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>,   z = h / |h|,  L = logsumexp
 
@@ -14,12 +14,12 @@ import math
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
 from .reservoir import Reservoir
 
@@ -40,9 +40,8 @@ def nnguide(features: Tensor, logits: Tensor, bank: Tensor, k: int) -> Tensor:
 class NNGuide(Score):
     """ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>: the energy, guided by the bank.
 
-    Options: `k` neighbours, 100 as in the paper (3840 is the largest TopK of TensorRT); `alpha`, the bank's share of
-    the training images, 0.01 as in the paper; `max_bank`, the most that are held. Where the energy L of training images
-    is negative, so are their guides: logits far below zero make the guidance meaningless.
+    Where the energy L of training images is negative, so are their guides: logits far below zero make the guidance
+    meaningless.
     """
 
     name: ClassVar[str] = "nnguide"
@@ -53,10 +52,18 @@ class NNGuide(Score):
     bank: Tensor
 
     class Options(Record):
-        k: int = Field(default=100, ge=1, le=3840)
-        alpha: float = Field(default=0.01, gt=0, le=1)
-        max_bank: int = Field(default=50_000, ge=1)
-        seed: int = 0
+        k: int = option(
+            100,
+            "How many nearest training images guide, up to the 3840 that TensorRT takes.",
+            common=True,
+            ge=1,
+            le=3840,
+        )
+        alpha: float = option(
+            0.01, "Share of the training images, in (0, 1], that makes up the bank.", common=True, gt=0, le=1
+        )
+        max_bank: int = option(50_000, "Most training images that are held while it is fitted, at least k.", ge=1)
+        seed: int = option(0, "Seed of the choice of the bank.")
 
         @model_validator(mode="after")
         def _bank_holds_k(self) -> Self:

@@ -1,4 +1,4 @@
-"""Temperature and a small step towards the predicted class. Source: Liang et al., ICLR 2018 (methods.md C).
+"""Temperature and a small step towards the predicted class. Source: Liang et al., ICLR 2018.
 
     x' = x - eps sign( grad_x CE(f(x) / T, argmax f(x)) )           ood_score = - max_c softmax(f(x') / T)_c
 
@@ -15,12 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ModelError
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score
 
 if TYPE_CHECKING:
@@ -49,8 +48,10 @@ class ODIN(Score):
     nearest: ClassVar[str] = "msp with temperature=1000"
 
     class Options(Record):
-        temperature: float = Field(default=1000.0, gt=0)
-        eps: float = Field(default=0.0014, ge=0, description="In units of [0, 1] pixels.")
+        temperature: float = option(1000.0, "T, above 0, in units of the logits.", common=True, gt=0)
+        eps: float = option(
+            0.0014, "Size of the step towards the predicted class, in units of [0, 1] pixels.", common=True, ge=0
+        )
 
     def perturb(self, x: Tensor, look: Callable[[Tensor], Outputs], unit: Tensor) -> tuple[Outputs, Tensor]:
         # under inference_mode, as runtimes work, nothing has gradients: step out of it, with a copy that may have one

@@ -1,4 +1,4 @@
-"""Rectified activations. Source: Sun et al., NeurIPS 2021 (methods.md C).
+"""Rectified activations. Source: Sun et al., NeurIPS 2021.
 
     ood_score = base(W min(h, t) + b),   t = the percentile of the training activations, over all units jointly
 
@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer
+from ..record import option
 from .base import register_score, unfitted
 from .relogits import RelogitsOptions, RelogitsScore
 from .reservoir import Reservoir
@@ -29,11 +29,7 @@ def react(features: Tensor, threshold: Tensor) -> Tensor:
 
 @register_score
 class ReAct(RelogitsScore):
-    """ood_score = base(W min(h, t) + b), the energy of clipped features by default.
-
-    Options: `percentile` of the activations that stay as they are, 90 as in the paper (100 clips at the largest one);
-    `sample`, the most training features kept for it; `base` and `temperature`, the score of the new logits.
-    """
+    """ood_score = base(W min(h, t) + b), the energy of clipped features by default."""
 
     name: ClassVar[str] = "react"
     equation: ClassVar[str] = "- logsumexp(W min(h, t) + b)"
@@ -42,9 +38,15 @@ class ReAct(RelogitsScore):
     threshold: Tensor
 
     class Options(RelogitsOptions):
-        percentile: float = Field(default=90.0, gt=0, le=100)
-        sample: int = Field(default=50_000, ge=1)
-        seed: int = 0
+        percentile: float = option(
+            90.0,
+            "Percentage of the training activations that stay as they are, in (0, 100]; 100 clips at the largest.",
+            common=True,
+            gt=0,
+            le=100,
+        )
+        sample: int = option(50_000, "Most training images whose features are kept to find it.", ge=1)
+        seed: int = option(0, "Seed of that sample.")
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""Probability of an extra class for outliers. Source: R-K+1 (methods.md 0.2) as CMG, KIRBY and FodFoM use it (part B).
+"""Probability of an extra class for outliers. Source: CMG, KIRBY and FodFoM.
 
     ood_score = log p_r = r - logsumexp([f, r]),   r = w_r . h + b_r the extra class's logit
 

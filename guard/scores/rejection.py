@@ -1,10 +1,10 @@
-"""The rejection network: a 2-layer MLP on frozen features, logit > 0 = outlier (methods.md A4 and B8: DMR's, KIRBY's).
+"""The rejection network: a 2-layer MLP on frozen features, logit > 0 = outlier. Source: DMR, KIRBY.
 
 With C + 1 outputs (KIRBY) the logit is that of the last class against all others, z_C - log sum_(c < C) exp z_c, which
 rises with its softmax probability p_C: logit = log p_C / (1 - p_C).
 
-DMR flattens the last feature map (128 x 8 x 8 of WRN-40-2 into 8192-2048-1), which ties the head to one input size;
-the pooled features are the default here and ``tap="map"`` is the paper's.
+DMR (Choi & Na 2024) flattens the last feature map (128 x 8 x 8 of WRN-40-2 into 8192-2048-1), which ties the head to
+one input size; the pooled features are the default here and ``tap="map"`` is the paper's.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..heads import RejectionMLP
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
 
 
@@ -27,13 +26,17 @@ class Rejection(Score):
 
     name: ClassVar[str] = "rejection"
     equation: ClassVar[str] = "logit of an MLP on h or on the feature map"
-    source: ClassVar[str] = "DMR (methods.md A4)"
+    source: ClassVar[str] = "DMR, Choi & Na 2024"
     needs: ClassVar[tuple[Need, ...]] = ("features", "feature map")
     trained_by: ClassVar[str] = "rejection"
 
     class Options(Record):
-        hidden: int = Field(default=512, ge=1)
-        tap: Literal["pooled", "map"] = "pooled"
+        hidden: int = option(512, "Width of the hidden layer.", ge=1)
+        tap: Literal["pooled", "map"] = option(
+            "pooled",
+            "What it reads: the pooled features, or the last feature map, as published, for images of one size.",
+            common=True,
+        )
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -45,7 +48,7 @@ class Rejection(Score):
         self.mlp = RejectionMLP(width, self.options.hidden, outputs)
         return self.mlp
 
-    def tapped(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
+    def read(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
         """What the network reads: (N, width)."""
         if not self.uses_map:
             return features
@@ -64,7 +67,7 @@ class Rejection(Score):
         """What the network gives, (N, 1) or (N, C + 1)."""
         if self.mlp is None:
             raise unfitted(self)
-        return self.mlp(self.tapped(features, feature_map))
+        return self.mlp(self.read(features, feature_map))
 
 
 def outlier_logit(outputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Mahalanobis distance to the nearest class, less that to the whole. Source: Ren et al., 2021 (methods.md C, RMDS).
+"""Mahalanobis distance to the nearest class, less that to the whole. Source: Ren et al., arXiv 2106.09022.
 
     ood_score = min_c M_c - M_0,   M_c = (h - mu_c)' S^-1 (h - mu_c),   M_0 = (h - m)' (S + B)^-1 (h - m)
 
@@ -19,15 +19,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import DataError
-from ..heads import LastLayer
-from ..record import Record
-from .base import Need, Score, register_score, unfitted
-from .moments import ClassMoments, whitening_matrix
+from .base import register_score, unfitted
+from .class_covariance import ClassCovarianceScore
 
 
 def relative_mahalanobis(
@@ -48,42 +44,24 @@ def relative_mahalanobis(
 
 
 @register_score
-class RelativeMahalanobis(Score):
+class RelativeMahalanobis(ClassCovarianceScore):
     """ood_score = min_c M_c - M_0; classes without images are left out."""
 
     name: ClassVar[str] = "relative_mahalanobis"
     equation: ClassVar[str] = "min_c (h - mu_c)' S^-1 (h - mu_c) - (h - m)' (S + B)^-1 (h - m)"
-    source: ClassVar[str] = "Ren et al., 2021"
-    needs: ClassVar[tuple[Need, ...]] = ("features",)
-    needs_fit: ClassVar[bool] = True
+    source: ClassVar[str] = "Ren et al., arXiv 2106.09022"
     centre: Tensor
     projection: Tensor
     within: Tensor
     class_means: Tensor
 
-    class Options(Record):
-        shrinkage: float = Field(default=1e-4, ge=0, le=1)
-
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         for name in ("centre", "projection", "within", "class_means"):
             self.register_buffer(name, torch.zeros(0))
-        self._moments: ClassMoments | None = None
-
-    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
-        self._moments = None
-        self._shape = (num_classes, num_features)
-
-    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
-        if self._moments is None:
-            self._moments = ClassMoments(*self._shape, device=features.device)
-        self._moments.update(features, labels)
 
     def finish(self) -> None:
-        if self._moments is None:
-            raise DataError("score 'relative_mahalanobis' saw no data to fit on")
-        moments, self._moments = self._moments, None
-        whitening = whitening_matrix(moments.covariance(), self.options.shrinkage, self.name)
+        moments, whitening = self.gathered()
         centre, seen = moments.overall_mean(), moments.count > 0
         z = (moments.mean[seen] - centre) @ whitening
         weight = moments.count[seen] / moments.count.sum()

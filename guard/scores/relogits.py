@@ -1,4 +1,4 @@
-"""Logits again, from changed features or a changed last layer: the common part of ReAct, DICE and ASH (methods.md C).
+"""Logits again, from changed features or a changed last layer: the common part of ReAct, DICE and ASH.
 
     linear   f = W h + b
     cosine   f_c = s cos(h, w_c), kept as W with rows s w_c / |w_c| and no b; h enters at unit length
@@ -8,16 +8,15 @@ A logit score (`base`) reads the new logits. label and probabilities of the guar
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..heads import LastLayer, unit
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score
 from .energy import energy
 from .max_logit import max_logit
@@ -55,14 +54,10 @@ def relogits(features: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None
 class RelogitsOptions(Record):
     """Which score reads the new logits, and its temperature."""
 
-    base: Literal["energy", "msp", "max_logit"] = "energy"
-    temperature: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _max_logit_has_no_temperature(self) -> Self:
-        if self.base == "max_logit" and self.temperature != 1:
-            raise ValueError(f"base='max_logit' has no temperature, got {self.temperature}; leave it away")
-        return self
+    base: Literal["energy", "msp", "max_logit"] = option("energy", "The score that reads the new logits.")
+    temperature: float = option(
+        1.0, "The base's T, above 0, in units of the logits.", read_if={"base": ("energy", "msp")}, gt=0
+    )
 
 
 def base_score(logits: Tensor, options: RelogitsOptions) -> Tensor:

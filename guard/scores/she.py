@@ -1,4 +1,4 @@
-"""Simplified Hopfield energy. Source: Zhang et al., ICLR 2023 (methods.md C).
+"""Simplified Hopfield energy. Source: Zhang et al., ICLR 2023.
 
     ood_score = - <h, m_c>,   c = argmax f,   m_c = mean h of the correctly classified images of class c
 

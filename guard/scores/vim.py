@@ -1,4 +1,4 @@
-"""Virtual-logit matching. Source: Wang et al., CVPR 2022 (methods.md C).
+"""Virtual-logit matching. Source: Wang et al., CVPR 2022.
 
     ood_score = alpha |R'(h - u)| - logsumexp(f)
     u = -pinv(W) b;  R = eigenvectors of E[(h - u)(h - u)'] beyond the `dim` largest (not centred on the mean);
@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
-from ..record import Record
+from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
 from .moments import second_moment
 from .reservoir import Reservoir
@@ -31,7 +30,7 @@ def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, alph
 
 
 def default_dim(num_features: int) -> int:
-    """Size of the principal space: 1000 from D = 2048, 512 from 768, 256 from 512, else D / 2 (methods.md C)."""
+    """Size of the principal space: 1000 from D = 2048, 512 from 768, 256 from 512, else D / 2."""
     for width, dim in ((2048, 1000), (768, 512), (512, 256)):
         if num_features >= width:
             return dim
@@ -52,9 +51,15 @@ class ViM(Score):
     alpha: Tensor
 
     class Options(Record):
-        dim: int | None = Field(default=None, ge=1)
-        sample: int = Field(default=20_000, ge=1)
-        seed: int = 0
+        dim: int | None = option(
+            None,
+            "Dimensions of the principal space, fewer than the features; by default 1000, 512 or 256 from 2048, 768 or "
+            "512 features on, else half of them.",
+            common=True,
+            ge=1,
+        )
+        sample: int = option(20_000, "Most training images whose features are kept to find alpha.", ge=1)
+        seed: int = option(0, "Seed of that sample.")
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

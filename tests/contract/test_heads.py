@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,11 @@ class TestEveryHead:
     def test_it_says_where_it_comes_from(self, name: str) -> None:
         assert (head_class(name).__doc__ or "").strip()
         assert head_class(name).source or name == "linear"
+
+    def test_its_options_explain_themselves_and_are_no_arguments(self, name: str) -> None:
+        fields = head_class(name).Options.model_fields
+        assert not [option for option, field in fields.items() if not (field.description or "").endswith(".")]
+        assert not set(fields) & set(inspect.signature(create_head).parameters)
 
 
 SAME_STAGES = {"mlm", "dmr", "dmr_kirby"}  # as dmr_mlm: the outliers differ, not what is trained on them

@@ -75,7 +75,12 @@ class TestEveryScore:
 
     def test_its_docstrings_say_where_it_comes_from(self, name: str) -> None:
         assert (get_score(name).__doc__ or "").strip()
-        assert "methods.md" in (inspect.getmodule(get_score(name)).__doc__ or "")
+        assert "Source: " in (inspect.getmodule(get_score(name)).__doc__ or "")
+
+    def test_its_options_explain_themselves_and_are_no_arguments(self, name: str) -> None:
+        fields = get_score(name).Options.model_fields
+        assert not [option for option, field in fields.items() if not (field.description or "").endswith(".")]
+        assert not set(fields) & set(inspect.signature(create_score).parameters)
 
     def test_the_method_that_trains_it_exists(self, name: str) -> None:
         if get_score(name).trained_by:

@@ -77,7 +77,7 @@ def test_a_model_of_the_users_own_exports(four: Arrays, images: np.ndarray, tmp_
 
 
 def test_the_graph_is_the_contract(exported: Callable[[str], Path], trained: Callable[[str], Any]) -> None:
-    """design, section 4.5."""
+    """The input and output names that a guard's graph promises."""
     data = read_onnx(exported("plain"))[0]
     model = onnx.load_from_string(graph_bytes(data))
     onnx.checker.check_model(model, full_check=True)

@@ -13,8 +13,7 @@ import torch
 import guard
 from export.to_onnx import onnx_bytes
 from export.to_tensorrt import build_engine, required_inputs
-from guard.artefact.files import read_pair
-from guard.artefact.load_save import engine_manifest_path
+from guard.artefact.files import engine_manifest_path, read_pair
 from guard.calibration.conformal import calibrate
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ExportError, RuntimeUnavailableError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from guard.artefact.load_save import load
+from guard.artefact.load import load
 from guard.manifest import Calibration, Manifest
 from guard.verdict import Verdict
 from serving.schemas import Answer, histogram, model_card

@@ -26,7 +26,7 @@ def of_guard(g: Guard, a: dict[str, Any]) -> GivenClassifier:
     model: nn.Module = inner
     layer, rebuild = None, m.backbone_options
     if isinstance(inner, HookedClassifier):
-        model, layer = inner.model, inner.layer if inner.tap == "output" else None
+        model, layer = inner.model, inner.layer if inner.side == "output" else None
         rebuild = rebuild if "kind" in rebuild else {}
     return GivenClassifier(
         model,

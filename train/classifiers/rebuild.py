@@ -79,11 +79,11 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
                 "name; pass it: Guard.from_pretrained(folder, model=my_model), or load the exported .onnx file"
             )
         model = timm_model(manifest.backbone, len(manifest.class_names), channels, size)
-    tapped = HookedClassifier(
+    hooked = HookedClassifier(
         copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"]
     )
-    tapped.num_features = options["num_features"]
-    return tapped
+    hooked.num_features = options["num_features"]
+    return hooked
 
 
 def _score(manifest: Manifest) -> Score:

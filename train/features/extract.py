@@ -42,21 +42,21 @@ def hook_features(model: nn.Module, example: Tensor, layer: str | None = None) -
         names = [name for name, _ in model.named_modules() if name]
         if layer not in names:
             raise UnknownNameError("layer", layer, names)
-        tapped = HookedClassifier(model, layer, "output")
+        hooked = HookedClassifier(model, layer, "output")
     else:
-        tapped = HookedClassifier(model, _last_linear(model, example), "input")
-    outputs = _run(tapped, example)
+        hooked = HookedClassifier(model, _last_linear(model, example), "input")
+    outputs = _run(hooked, example)
     if len(outputs.features) != len(example):
-        raise ModelError(f"layer {tapped.layer!r} shows {len(outputs.features)} rows for {len(example)} images")
-    tapped.num_features = outputs.features.shape[1]
-    last = tapped.last_layer()
+        raise ModelError(f"layer {hooked.layer!r} shows {len(outputs.features)} rows for {len(example)} images")
+    hooked.num_features = outputs.features.shape[1]
+    last = hooked.last_layer()
     if last is not None:  # a layer that fits in width may still be another one, or have an activation before it
         expected = nn.functional.linear(outputs.features, last.weight, last.bias)
         alike = expected.shape == outputs.logits.shape and torch.allclose(
             expected, outputs.logits, rtol=1e-3, atol=1e-4
         )
-        tapped.linear = alike
-    return tapped
+        hooked.linear = alike
+    return hooked
 
 
 def check_logits(output: Any) -> None:

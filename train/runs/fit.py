@@ -140,8 +140,8 @@ def _backbone_options(classifier: FeatureClassifier, base: GivenClassifier) -> d
         return classifier.options()
     if not isinstance(classifier, HookedClassifier):
         return base.rebuild
-    tapped = {"layer": classifier.layer, "tap": classifier.tap, "num_features": classifier.num_features}
-    return {"architecture": type(base.model).__name__, **base.rebuild, **tapped}
+    features = {"layer": classifier.layer, "tap": classifier.side, "num_features": classifier.num_features}
+    return {"architecture": type(base.model).__name__, **base.rebuild, **features}
 
 
 def _answers(module: GuardModule, preprocess: Preprocess, device: torch.device) -> int:

@@ -102,7 +102,7 @@ def open_guard(given: Any, device: str) -> Guard | None:
     if given is None or isinstance(given, Guard):
         return given
     if Path(given).suffix:
-        from guard.artefact.load_save import load as load_guard
+        from guard.artefact.load import load as load_guard
 
         return load_guard(Path(given), device=device)
     return Guard.from_pretrained(given, device=device)

@@ -12,7 +12,7 @@ from guard.evaluation.metrics import expected_calibration_error
 from tests.references import calibration as reference
 
 
-def honest(n: int, classes: int = 10, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(n: int, classes: int = 10, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
     """Logits (n, C) and labels drawn from their softmax: temperature 1 is right by construction."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, spread, (n, classes))
@@ -28,7 +28,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("true", [0.2, 0.5, 1.0, 1.7, 3.0, 10.0])
 def test_the_temperature_of_scaled_logits_is_found(true: float) -> None:
     """20,000 images leave about 1 % of noise."""
-    logits, labels = honest(20_000)
+    logits, labels = calibrated(20_000)
     probabilities = softmax(true * logits).astype(np.float32)
     scaling = fit_temperature(Labelled(probabilities, labels))
     assert scaling.value == pytest.approx(true, rel=0.04)
@@ -40,7 +40,7 @@ def test_the_temperature_of_scaled_logits_is_found(true: float) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_minimum_of_the_likelihood_by_its_definition(seed: int) -> None:
-    logits, labels = honest(300, classes=[2, 3, 10, 40][seed], seed=seed)
+    logits, labels = calibrated(300, classes=[2, 3, 10, 40][seed], seed=seed)
     logits = logits * [0.1, 1.0, 4.0, 6.0][seed]
     found = optimize.minimize_scalar(
         lambda b: reference.nll(logits, labels, 1 / b), bounds=(1e-3, 50), options={"xatol": 1e-10}
@@ -51,7 +51,7 @@ def test_it_is_the_minimum_of_the_likelihood_by_its_definition(seed: int) -> Non
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_a_temperature_far_from_one_is_found_too(scale: float) -> None:
     """Newton's first steps from 1 would leave the bracket; 1,000 x larger logits saturate most probabilities."""
-    logits, labels = honest(2000, classes=4)
+    logits, labels = calibrated(2000, classes=4)
     inverse = fit_inverse_temperature(softmax(scale * logits), labels)
     if scale < 1:
         assert inverse == pytest.approx(1 / scale, rel=0.1)
@@ -60,7 +60,7 @@ def test_a_temperature_far_from_one_is_found_too(scale: float) -> None:
 
 
 def test_tempering_is_the_softmax_of_scaled_logits() -> None:
-    logits, _ = honest(500, spread=5)
+    logits, _ = calibrated(500, spread=5)
     for temperature in (0.5, 1.0, 2.5):
         expected = softmax(logits / temperature)
         found = tempered(softmax(logits).astype(np.float32), np.float32(1 / temperature))
@@ -81,7 +81,7 @@ def test_probabilities_that_underflowed_stay_finite() -> None:
 
 
 def test_the_record_says_which_images_were_measured() -> None:
-    logits, labels = honest(4000, seed=3)
+    logits, labels = calibrated(4000, seed=3)
     probabilities = softmax(2 * logits)
     held_out, test = Labelled(probabilities[:2500], labels[:2500]), Labelled(probabilities[2500:], labels[2500:])
     own, other = fit_temperature(held_out), fit_temperature(held_out, test)
@@ -95,7 +95,7 @@ def test_the_record_says_which_images_were_measured() -> None:
 
 
 def test_what_no_temperature_fits_is_refused() -> None:
-    logits, _ = honest(100)
+    logits, _ = calibrated(100)
     with pytest.raises(CalibrationError, match="all 100 labelled images are classified right"):
         fit_temperature(Labelled(softmax(logits), logits.argmax(1)))
     with pytest.raises(CalibrationError, match=r"less likely than a uniform guess.*order of the guard's classes"):
@@ -120,7 +120,7 @@ def test_labels_that_are_none_are_refused(labels: np.ndarray, sentence: str) -> 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_ece_equals_its_definition(bins: int) -> None:
-    logits, labels = honest(700, classes=5, seed=bins)
+    logits, labels = calibrated(700, classes=5, seed=bins)
     probabilities = softmax(1.8 * logits)
     assert expected_calibration_error(probabilities, labels, bins=bins) == pytest.approx(
         reference.ece(probabilities, labels, bins), abs=1e-12

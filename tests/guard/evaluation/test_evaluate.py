@@ -1,5 +1,7 @@
 """`guard.evaluate` on a guard whose answers are written into the pixels, so every number is known beforehand."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -11,95 +13,12 @@ import pytest
 import guard
 from guard._siblings import sibling
 from guard.calibration.by_class import calibrate_by_class
-from guard.calibration.conformal import calibrate, flag_count_interval
-from guard.data.test_images import id_test_images, match_classes
-from guard.detector import Guard
-from guard.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from guard.calibration.conformal import flag_count_interval
+from guard.errors import ConfigError, MissingExtraError, UnknownNameError
 from guard.evaluation import metrics
-from guard.evaluation.evaluate import Evaluation
-from guard.manifest import Calibration, DataCard, Manifest, Normalisation, Preprocess
-from guard.runtimes import Outputs
-
-NAMES = ("cat", "dog", "eel")
-
-
-class PixelRuntime:
-    """Reads label and score from the first pixels of an image: label, then score in 1/16."""
-
-    name = "pixels"
-    device = "cpu"
-
-    def run(self, images: np.ndarray, threshold: float | None = None) -> Outputs:
-        label = images[:, 0, 0, 0].astype(np.int64)
-        score = images[:, 0, 1, 0].astype(np.float32) / 16
-        probabilities = np.full((len(images), len(NAMES)), 0.1, np.float32)
-        probabilities[np.arange(len(images)), label] = 0.8
-        assert threshold is not None
-        return Outputs(label, probabilities, score, score > np.float32(threshold))
-
-
-def pictures(labels: np.ndarray, scores: np.ndarray, seed: int = 0) -> np.ndarray:
-    """uint8 (N, 8, 8, 3) images for which the guard answers `labels` and `scores` (in 0 .. 15.9, rounded to 1/16)."""
-    images = np.random.default_rng(seed).integers(0, 255, size=(len(labels), 8, 8, 3)).astype(np.uint8)
-    images[:, 0, 0, 0] = labels
-    images[:, 0, 1, 0] = np.clip(np.round(scores * 16), 0, 255)
-    return images
-
-
-def pixel_guard(calibration: Calibration | None, **facts: object) -> Guard:
-    manifest = Manifest.model_validate(
-        {
-            "name": "pets",
-            "class_names": NAMES,
-            "preprocess": Preprocess(height=8, width=8),
-            "normalisation": Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3),
-            "method": "plain",
-            "backbone": "wrn16_2",
-            "head": "linear",
-            "score": "energy",
-            "calibration": calibration,
-            "weights_sha256": "ab" * 32,
-            **facts,
-        }
-    )
-    return Guard(manifest, PixelRuntime())
-
-
-def normal_scores(count: int, centre: float, seed: int) -> np.ndarray:
-    return np.round(np.random.default_rng(seed).normal(centre, 1, count).clip(0, 15.9) * 16) / 16
-
-
-@pytest.fixture(scope="module")
-def calibration() -> Calibration:
-    return calibrate(normal_scores(1000, 4, seed=1), alpha=0.05)
-
-
-@pytest.fixture(scope="module")
-def answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(true labels, predicted labels, scores) of 400 ID images; every tenth prediction is wrong."""
-    labels = np.random.default_rng(2).integers(0, 3, 400)
-    predicted = labels.copy()
-    predicted[::10] = (labels[::10] + 1) % 3
-    return labels, predicted, normal_scores(400, 4, seed=3)
-
-
-@pytest.fixture(scope="module")
-def evaluation(calibration: Calibration, answers: tuple[np.ndarray, ...]) -> Evaluation:
-    labels, predicted, scores = answers
-    ood = {
-        "far": pictures(np.zeros(200, int), normal_scores(200, 9, seed=4)),
-        "further": pictures(np.zeros(100, int), normal_scores(100, 12, seed=5)),
-        "near": pictures(np.zeros(150, int), normal_scores(150, 5, seed=6)),
-    }
-    return guard.evaluate(
-        pixel_guard(calibration),
-        id=(pictures(predicted, scores), labels),
-        ood=ood,
-        near=["near"],
-        bootstrap=50,
-        seed=7,
-        batch_size=33,
-    )
+from guard.evaluation.result import Evaluation
+from guard.manifest import Calibration
+from tests.guard.evaluation.pixel_guard import normal_scores, pictures, pixel_guard, training_data
 
 
 def test_the_id_numbers(evaluation: Evaluation, calibration: Calibration, answers: tuple[np.ndarray, ...]) -> None:
@@ -248,79 +167,11 @@ def test_an_uncalibrated_guard_is_evaluated_without_a_target(answers: tuple[np.n
     assert read["mean"] == {"near": None, "far": None}
 
 
-# ------------------------------------------------------------------------------------------- which images, which labels
-
-
-def test_labels_are_matched_by_class_name() -> None:
-    labels, note = match_classes(np.array([0, 1, 1]), ("eel", "cat"), NAMES, "zoo")
-    np.testing.assert_array_equal(labels, [2, 0, 0])
-    assert note == ""
-
-
-def test_arrays_without_names_are_class_indices_and_it_is_said() -> None:
-    labels, note = match_classes(np.array([0, 1]), ("0", "1"), NAMES, "arrays")
-    np.testing.assert_array_equal(labels, [0, 1])
-    assert "class indices" in note
-
-
-@pytest.mark.parametrize("names", [("cat", "wolf"), ("0", "1", "2", "3")])
-def test_unknown_classes_are_refused_with_both_lists(names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=rf"zoo has classes .*{names[-1]}.*the guard's are: cat, dog, eel"):
-        match_classes(np.zeros(1, int), names, NAMES, "zoo")
-
-
-def _training_data(count: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    labels = np.random.default_rng(9).integers(0, 3, count)
-    return pictures(labels, normal_scores(count, 4, seed=10)), labels
-
-
-def test_training_data_is_reduced_to_its_held_out_split(calibration: Calibration) -> None:
-    images, labels = _training_data()
-    loaded = sibling("guard.data").load((images, labels), preprocess=Preprocess(height=8, width=8))
-    rows = sibling("guard.data").split(labels, seed=5, calibration=60, test=45)
-    card = DataCard(
-        name="mine", fingerprint=loaded.fingerprint, images=300, splits={k: len(v) for k, v in rows.items()}
-    )
-    g = pixel_guard(calibration, data=(card,), seed=5)
-    result = guard.evaluate(g, id=(images, labels))
-    assert result.id.images == 45
-    assert "only the 45 images held out" in result.note
-    np.testing.assert_array_equal(result.id.source.rows, rows["test"])
-    np.testing.assert_array_equal(result.id.labels, labels[rows["test"]])
-    first = guard.evaluate(g, id=(images, labels), max_images=10)
-    np.testing.assert_array_equal(first.id.source.rows, rows["test"][:10])
-
-
-def test_a_part_of_the_training_data_is_used_as_given_and_it_is_said(calibration: Calibration) -> None:
-    images, labels = _training_data()
-    loaded = sibling("guard.data").load((images, labels), preprocess=Preprocess(height=8, width=8))
-    card = DataCard(name="mine", fingerprint=loaded.fingerprint, images=300, splits={"train": 300, "test": 0})
-    g = pixel_guard(calibration, data=(card,))
-    part = guard.evaluate(g, id=loaded.subset(np.arange(50)))
-    assert part.id.images == 50
-    assert "as it was given" in part.note
-    whole = guard.evaluate(g, id=(images, labels))
-    assert whole.id.images == 300
-    assert "no test split held out" in whole.note
-
-
-def test_other_data_is_used_whole_without_a_note(calibration: Calibration) -> None:
-    chosen = id_test_images(pixel_guard(calibration, class_names=("0", "1", "2")).manifest, _training_data())
-    assert (len(chosen.images), chosen.notes) == (300, ())
-
-
-def test_max_images_takes_the_first_of_each_set(calibration: Calibration) -> None:
-    images, labels = _training_data()
-    result = guard.evaluate(pixel_guard(calibration), id=(images, labels), ood={"a": images}, max_images=30)
-    assert (result.id.images, result.ood[0].images) == (30, 30)
-    np.testing.assert_array_equal(result.id.labels, labels[:30])
-
-
 # ------------------------------------------------------------------------------------------------- what is refused
 
 
 def test_wrong_arguments_meet_one_clear_sentence(calibration: Calibration, tmp_path: Path) -> None:
-    g, data = pixel_guard(calibration), _training_data(30)
+    g, data = pixel_guard(calibration), training_data(30)
     with pytest.raises(UnknownNameError, match=r"'textres'; did you mean 'textures'"):
         guard.evaluate(g, id=data, ood={"textures": data[0]}, near=["textres"])
     with pytest.raises(ConfigError, match="near must be a list"):

@@ -16,9 +16,9 @@ from PIL import Image
 
 from guard.calibration.conformal import calibrate
 from guard.evaluation import charts
-from guard.evaluation.evaluate import Evaluation, IdResult, OodResult
 from guard.evaluation.metrics import bootstrap, detection_metrics
 from guard.evaluation.report import render, write_report
+from guard.evaluation.result import Evaluation, IdResult, OodResult
 from guard.evaluation.wrong_answers import galleries, thumbnail
 from guard.manifest import Calibration, Manifest, Normalisation, Preprocess
 from guard.verdict import Verdicts

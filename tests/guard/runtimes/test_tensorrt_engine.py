@@ -16,7 +16,7 @@ import pytest
 from export.optional_inputs import recalibrated
 from export.to_tensorrt import required_inputs
 from guard.artefact.files import write_onnx
-from guard.artefact.load_save import load
+from guard.artefact.load import load
 from guard.detector import Guard
 from guard.manifest import Engine, Manifest
 from guard.runtimes.tensorrt_engine import TensorRTEngine

@@ -47,7 +47,7 @@ def test_between_the_knots_it_is_numpys_interpolation() -> None:
 
 
 def test_the_tail_is_exponential_and_keeps_its_order() -> None:
-    """Of exponential scores -log p(s) = s, and the tail goes on like that."""
+    """Of exponential scores -log p(s) = s, and the tail continues like that."""
     held_out = torch.empty(20_000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(1))
     table = surprise_table(held_out)
     far = torch.tensor([5.0, 8.0, 20.0, 1000.0], dtype=torch.float64)

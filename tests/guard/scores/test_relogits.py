@@ -78,7 +78,7 @@ def test_a_classifier_without_a_last_layer_is_refused(name: str, sample: Sample)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_temperature_without_effect_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"score '{name}': base='max_logit' has no temperature, got 2\.0"):
+    with pytest.raises(ConfigError, match=rf"score '{name}': temperature=2\.0 is not read with base='max_logit'"):
         create_score(name, base="max_logit", temperature=2)
     with pytest.raises(ConfigError, match="option base: Input should be 'energy', 'msp' or 'max_logit', got 'knn'"):
         create_score(name, base="knn")

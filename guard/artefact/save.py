@@ -1,0 +1,46 @@
+"""Write a guard again whose calibration changed, in the format that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from .._siblings import sibling
+from ..calibration.decision_rule import Decision
+from ..errors import ConfigError, MissingExtraError
+from ..manifest import Manifest
+from .files import engine_manifest_path, graph_bytes, read_onnx, read_pair, write_onnx, write_pair
+from .onnx_defaults import graph_inputs, set_defaults
+from .run_folder import save_pretrained
+
+if TYPE_CHECKING:
+    from ..detector import Guard
+
+
+def save(g: Guard, path: Path) -> Path:
+    """`Guard.save`: the same weights with the guard's current manifest (its new calibration)."""
+    source = g.path
+    if source is not None and source.suffix == path.suffix == ".onnx":
+        g.manifest = write_onnx(path, _recalibrated(graph_bytes(read_onnx(source)[0]), g.manifest), g.manifest)
+        return path
+    if source is not None and source.suffix == path.suffix == ".engine":
+        engine, _ = read_pair(source, engine_manifest_path(source))
+        g.manifest = write_pair(path, engine_manifest_path(path), engine, g.manifest)
+        return path
+    if getattr(g.runtime, "module", None) is not None and path.suffix not in (".onnx", ".engine"):
+        return save_pretrained(g, path)
+    raise ConfigError(
+        f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
+    )
+
+
+def _recalibrated(graph: bytes, manifest: Manifest) -> bytes:
+    """The graph with the manifest's thresholds and temperature as its defaults."""
+    decision, names = Decision.of(manifest), graph_inputs(graph)
+    if decision.needs <= names:
+        return set_defaults(graph, decision.defaults(names))
+    try:
+        return cast("bytes", sibling("export.optional_inputs").recalibrated(graph, manifest))
+    except ModuleNotFoundError as error:
+        added = " and ".join(sorted(decision.needs - names))
+        raise MissingExtraError(f"{error.name} (needed to add {added} to the graph)", "train") from error

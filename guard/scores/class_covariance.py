@@ -1,0 +1,49 @@
+"""What the two Mahalanobis scores share: class means and the covariance around them, gathered in one pass."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..errors import DataError
+from ..heads import LastLayer
+from ..record import Record, option
+from .base import Need, Score
+from .moments import ClassMoments, whitening_matrix
+
+
+class ShrinkageOptions(Record):
+    """How far covariances are shrunk."""
+
+    shrinkage: float = option(
+        1e-4, "Share, in [0, 1], of a multiple of the identity in covariances.", common=True, ge=0, le=1
+    )
+
+
+class ClassCovarianceScore(Score):
+    """A score of features that are Gaussian around their class's mean, under one shared covariance."""
+
+    needs: ClassVar[tuple[Need, ...]] = ("features",)
+    needs_fit: ClassVar[bool] = True
+    Options: ClassVar[type[Record]] = ShrinkageOptions
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._moments: ClassMoments | None = None
+
+    def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
+        self._moments = None
+        self._shape = (num_classes, num_features)
+
+    def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
+        if self._moments is None:
+            self._moments = ClassMoments(*self._shape, device=features.device)
+        self._moments.update(features, labels)
+
+    def gathered(self) -> tuple[ClassMoments, Tensor]:
+        """The moments, which are let go of, and A (D, D) that whitens features: A A' = (shrunk covariance)^-1."""
+        if self._moments is None:
+            raise DataError(f"score {self.name!r} saw no data to fit on")
+        moments, self._moments = self._moments, None
+        return moments, whitening_matrix(moments.covariance(), self.options.shrinkage, self.name)
