@@ -102,7 +102,8 @@ def _producer(graph: GraphProto, output: str, operator: str) -> NodeProto:
     if len(found) != 1 or found[0].op_type != operator:
         got = found[0].op_type if found else "nothing"
         raise ExportError(f"the graph's {output} must come from {operator}, it comes from {got}")
-    return found[0]
+    only: NodeProto = found[0]
+    return only
 
 
 def _optional_input(graph: GraphProto, name: str, default: np.ndarray) -> None:

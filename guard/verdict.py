@@ -114,7 +114,8 @@ class Verdicts:
     @property
     def probability(self) -> np.ndarray:
         """(N,) probability of the predicted class."""
-        return self.probabilities[np.arange(len(self)), self.label]
+        predicted: np.ndarray = self.probabilities[np.arange(len(self)), self.label]
+        return predicted
 
     @property
     def class_name(self) -> list[str]:

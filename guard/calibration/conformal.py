@@ -169,7 +169,8 @@ def _beta_binomial_pmf(m: int, a: float, b: float) -> np.ndarray:
     steps = np.log(m - j) - np.log1p(j) + np.log(j + a) - np.log(m - j - 1 + b)
     log_pmf = np.concatenate([[0.0], np.cumsum(steps)])
     pmf = np.exp(log_pmf - log_pmf.max())
-    return pmf / pmf.sum()
+    shares: np.ndarray = pmf / pmf.sum()
+    return shares
 
 
 def beta_interval(a: float, b: float, coverage: float = COVERAGE) -> tuple[float, float]:

@@ -91,7 +91,8 @@ def tempered(probabilities: np.ndarray, inverse: np.float32) -> np.ndarray:
     """(N, C) float32: softmax(log p / T), which is softmax(f / T) but for what underflowed; computed in float64."""
     scaled = _log(probabilities) * float(inverse)
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
-    return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    shares: np.ndarray = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -149,7 +149,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The numbers, ready for JSON (an infinite threshold or a NaN becomes None)."""
         m, calibration = self.manifest, self.manifest.calibration
-        return _finite(
+        numbers: dict[str, Any] = _finite(
             {
                 "guard": {
                     "identity": m.identity,
@@ -195,6 +195,7 @@ class Evaluation:
                 "mean": {"near": self.mean(near=True), "far": self.mean(near=False)},
             }
         )
+        return numbers
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -22,7 +22,8 @@ from .base import Head, LastLayer, full_precision
 
 def unit(x: Tensor) -> Tensor:
     """Rows of x (N, D) at length 1, zero rows as they are: F.normalize without its expand (three nodes of a graph)."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp_min(1e-12)
 
 
 def target_cosines(cosines: Tensor, labels: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class ArcFaceHead(AngularHead):
         return self.weight - self.weight.mean(0)
 
     def current_scale(self) -> float:
-        return self.options.scale
+        return float(self.options.scale)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         cosines = self.cosines(features)

@@ -62,7 +62,8 @@ class Head(nn.Module):
 
     def all_logits(self, features: Tensor) -> Tensor:
         """The logits training works on: `forward`'s, and those of extra classes after them."""
-        return self(features)
+        logits: Tensor = self(features)
+        return logits
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Terms of a training step, by name; called once per step, because it may move the head's state.

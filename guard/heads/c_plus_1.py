@@ -33,7 +33,8 @@ class CPlus1Head(Head):
         return F.linear(features, self.linear.weight[:-1], self.linear.bias[:-1])
 
     def all_logits(self, features: Tensor) -> Tensor:
-        return self.linear(features)
+        logits: Tensor = self.linear(features)
+        return logits
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         extra = F.linear(full_precision(features), self.linear.weight[-1:], self.linear.bias[-1:])

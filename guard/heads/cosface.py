@@ -29,7 +29,7 @@ class CosFaceHead(AngularHead):
         margin: float = option(0.35, "m, taken off the target's cosine; in [0, 2).", common=True, ge=0, lt=2)
 
     def current_scale(self) -> float:
-        return self.options.scale
+        return float(self.options.scale)
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         cosines = self.cosines(features)

@@ -77,7 +77,8 @@ class HypersphereHead(Head):
         return unit(full_precision(self.projection(pooled)))
 
     def _weight(self) -> Tensor:
-        return unit(self.prototypes) / self.options.temperature  # averaged weights (ema=) are not of unit length
+        temperature: float = self.options.temperature
+        return unit(self.prototypes) / temperature  # averaged weights (ema=) are not of unit length
 
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, self._weight())

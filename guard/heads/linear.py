@@ -23,7 +23,8 @@ class LinearHead(Head):
         self.linear = nn.Linear(num_features, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features)
+        logits: Tensor = self.linear(features)
+        return logits
 
     def last_layer(self) -> LastLayer:
         return LastLayer(self.linear.weight.detach(), self.linear.bias.detach())

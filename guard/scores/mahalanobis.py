@@ -25,7 +25,8 @@ def mahalanobis(features: Tensor, centre: Tensor, whitener: Tensor, class_means:
     """min_c |A'(h - m) - z_c|^2; features (N, D), centre m (D,), whitener A (D, D), class_means z_c (C, D) -> (N,)."""
     z = (features - centre) @ whitener
     nearest = F.linear(z, class_means, class_means.square().sum(-1) / -2).argmax(-1)
-    return torch.linalg.vector_norm(z - class_means.index_select(0, nearest), dim=-1).square()
+    distance: Tensor = torch.linalg.vector_norm(z - class_means.index_select(0, nearest), dim=-1)
+    return distance.square()
 
 
 @register_score

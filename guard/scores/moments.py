@@ -66,12 +66,12 @@ def whitening_matrix(covariance: Tensor, shrinkage: float, owner: str) -> Tensor
     Raises:
         DataError: the shrunk covariance is still singular; `owner` is the score named in the message.
     """
-    try:
-        factor = torch.linalg.cholesky(shrunk(covariance, shrinkage))
-    except torch.linalg.LinAlgError:
+    factor, failed = torch.linalg.cholesky_ex(shrunk(covariance, shrinkage))
+    if failed:
         raise DataError(
             f"score {owner!r}: the features' covariance is singular with shrinkage={shrinkage}; "
             "use a larger one, e.g. shrinkage=1e-3"
-        ) from None
+        )
     eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, eye, upper=False).T
+    whitening: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False).T
+    return whitening

@@ -32,8 +32,8 @@ def guides(features: Tensor, logits: Tensor) -> Tensor:
 def nnguide(features: Tensor, logits: Tensor, bank: Tensor, k: int) -> Tensor:
     """- L(f) mean of the k largest <bank_i, h / |h|>; features (N, D), logits (N, C), bank (M, D), k <= M -> (N,)."""
     guidance = (features @ bank.T).topk(k, dim=-1, sorted=False).values.mean(-1)  # |h| > 0 leaves the order as it is
-    norm = torch.linalg.vector_norm(features, dim=-1).clamp_min(1e-12)
-    return -logits.logsumexp(-1) * (guidance / norm)
+    norm: Tensor = torch.linalg.vector_norm(features, dim=-1)
+    return -logits.logsumexp(-1) * (guidance / norm.clamp_min(1e-12))
 
 
 @register_score

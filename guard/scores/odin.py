@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..errors import ModelError
 from ..record import Record, option
 from .base import Need, Score, register_score
+from .msp import msp
 
 if TYPE_CHECKING:
     from ..graph.outputs import Outputs
@@ -70,4 +71,4 @@ class ODIN(Score):
             return shown, x.detach() - step
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
-        return -(logits / self.options.temperature).softmax(-1).amax(-1)
+        return msp(logits, self.options.temperature)

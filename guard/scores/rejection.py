@@ -67,7 +67,8 @@ class Rejection(Score):
         """What the network gives, (N, 1) or (N, C + 1)."""
         if self.mlp is None:
             raise unfitted(self)
-        return self.mlp(self.read(features, feature_map))
+        outputs: Tensor = self.mlp(self.read(features, feature_map))
+        return outputs
 
 
 def outlier_logit(outputs: Tensor) -> Tensor:

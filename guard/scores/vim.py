@@ -25,7 +25,7 @@ from .reservoir import Reservoir
 
 def vim(features: Tensor, logits: Tensor, origin: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
     """alpha |R'(h - u)| - logsumexp(f); features (N, D), logits (N, C), origin (D,), residual R (D, D - dim)."""
-    norm = torch.linalg.vector_norm((features - origin) @ residual, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm((features - origin) @ residual, dim=-1)
     return alpha * norm - logits.logsumexp(-1)
 
 

@@ -285,11 +285,11 @@ def test_a_killed_write_keeps_the_old_file(tmp_path: Path) -> None:
     artefact.write_atomic(path, b"old")
     script = textwrap.dedent(f"""
         import os, signal
-        from guard import artefact
+        from guard.artefact import files as artefact
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         artefact.write_atomic({str(path)!r}, b"new" * 100_000)
     """)
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
 
