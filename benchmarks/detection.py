@@ -48,13 +48,13 @@ FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vi
 COMBINED = ("energy", "knn", "vim", "energy+vim")  # with a learned score
 ALPHA = 0.05
 CHEAP = ("patch_mix", "patch_shuffle", "phase_mix", "pixel_average", "rotation", "smooth_noise", "strokes")
-TUNING = {"ratio": 1.0, "finetune_epochs": 2}  # of energy_ft: 2.0 and 10 as published take longer than all of plain
+TUNING = {"ratio": 1.0, "tune_epochs": 2}  # of energy_ft: 2.0 and 10 as published take longer than all of plain
 STORE = 20_000  # outliers of the methods that make them once
 SHORT = {"epochs": 3, "lr": 0.01}  # of methods whose steps or images are dear: tuning in place of training from scratch
 DIFFUSED = ("label_mixup", "dream_ood", "dream_id", "bood", "ncis")
-DECODED = {"conditioning": "label"}  # of the diffusion model that they share
+DECODED = {"diffusion": {"conditioning": "label"}}  # of the diffusion model that they share
 GENERATED = {**DECODED, "store_size": 3_000, "ratio": 0.5}  # dear images, and few in a step
-EMBEDDED = {"embed_per_class": 100, "cvpn_epochs": 50}  # of ncis, which by default embeds every image
+EMBEDDED = {"embed": {"per_class": 100}, "invariants": {"epochs": 50}}  # of ncis, which by default embeds every image
 SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
 
 
@@ -80,9 +80,9 @@ def recipes(outliers: str | None) -> list[Recipe]:
         Recipe("gan", {"method": "gan", "beta": 0.1, **SHORT, "epochs": 2}, "plain"),
         Recipe("ceda", {"method": "ceda", **SHORT}, "plain"),
         Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25, **SHORT}, "plain"),
-        Recipe("atol", {"method": "atol", "gan_epochs": 5, "ratio": 1.0, "finetune_epochs": 2}, "plain"),
+        Recipe("atol", {"method": "atol", "gan": {"epochs": 5}, "ratio": 1.0, "tune_epochs": 2}, "plain"),
         *(Recipe(name, {"method": name}, "plain") for name in ("mim", "cmg_e")),
-        Recipe("cmg_s", {"method": "cmg_s", "head_epochs": 5}, "plain"),
+        Recipe("cmg_s", {"method": "cmg_s", "tune_epochs": 5}, "plain"),
         *(
             Recipe(name, {"method": name, "store_size": STORE}, "plain")
             for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
@@ -101,7 +101,7 @@ def recipes(outliers: str | None) -> list[Recipe]:
             "plain",
         ),
         Recipe("fodfom", {"method": "fodfom", **GENERATED, "store_size": 1_500, "tune_epochs": 3}, "plain"),
-        Recipe("oal", {"method": "oal", **DECODED, "finetune_epochs": 3}, "plain"),
+        Recipe("oal", {"method": "oal", **DECODED, "tune_epochs": 3}, "plain"),
         *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
         *(
             Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
@@ -120,6 +120,17 @@ def run_folder(recipe: str, folder: Path, seed: int) -> Path:
     return folder / f"{recipe.replace(', ', '-').replace(' ', '_')}-s{seed}"
 
 
+def shared_parts(recipe: Recipe, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """The nested options of what runs share: the pair, the diffusion model, and the plain run as a teacher."""
+    kept = {"pair": ("folder", "pair"), "diffusion": ("folder", "diffusion"), "teacher": ("model", "plain")}
+    options = get_method(recipe.arguments["method"]).Options.model_fields
+    return {
+        name: {key: str(run_folder(run, folder, seed)), **recipe.arguments.get(name, {})}
+        for name, (key, run) in kept.items()
+        if name in options
+    }
+
+
 def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, backbone: str) -> tuple[Guard, float]:
     """The recipe's guard, trained now or read from its run folder, and the seconds its training took in all."""
     out = run_folder(recipe.name, folder, seed)
@@ -134,12 +145,10 @@ def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, bac
         store = folder / "stores" / "-".join([recipe.store, *recipe.match])
         guard.synth(data, method=recipe.store, count=STORE, out=store, match=recipe.match, seed=seed, gallery=False)
         extra["outliers"] = str(store)
-    shared = {"pair_folder": "pair", "diffusion_folder": "diffusion", "teacher": "plain"}
-    options = get_method(recipe.arguments["method"]).Options.model_fields
-    extra |= {name: str(run_folder(what, folder, seed)) for name, what in shared.items() if name in options}
+    extra |= recipe.arguments | shared_parts(recipe, folder, seed)
     began = time.perf_counter()
     try:
-        g = guard.train(data, seed=seed, out=out, resume=out.exists(), **(extra | recipe.arguments))
+        g = guard.train(data, seed=seed, out=out, resume=out.exists(), **extra)
     finally:
         if out.exists():
             clock.write_text(f"{spent + time.perf_counter() - began:.1f}")

@@ -7,6 +7,14 @@ that is the path with a dot for its first underscore (``pair_epochs``, now ``pai
 from __future__ import annotations
 
 RENAMED: dict[str, str | tuple[str, ...]] = {
+    "augment": "augment_outliers",
+    "finetune_epochs": "tune_epochs",
+    "finetune_lr": "tune_lr",
+    "head_epochs": "tune_epochs",
+    "head_lr": "tune_lr",
+    "ngf": "gan.width",
+    "pair_batch": "pair.batch_size",
+    "tune": "tune_epochs",
     "teacher_augment": "teacher.augment",
     "teacher_epochs": "teacher.epochs",
     "teacher_lr": "teacher.lr",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from guard.scores import create_score
+from guard.scores import Score, create_score
 from train.engine.stage_run import StageRun
 from train.methods import get_method
 from train.methods.base import MethodContext, Stage
@@ -22,9 +22,10 @@ def stages_of(
     epochs: int = 10,
     initialised: bool = False,
     outliers: Any = None,
+    score: Score | None = None,
     **options: Any,
 ) -> list[Stage]:
-    """For four classes of `per_class` images, 16 features, batches of 20 and the score energy."""
+    """For four classes of `per_class` images, 16 features, batches of 20 and the score energy unless given."""
     method = get_method(name)
     context = MethodContext(
         num_classes=4,
@@ -38,7 +39,7 @@ def stages_of(
         device=torch.device("cpu"),
         outliers=outliers,
         initialised=initialised,
-        score=create_score("energy"),
+        score=score or create_score("energy"),
     )
     return method(method.Options(**options)).stages(context)
 

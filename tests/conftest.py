@@ -63,8 +63,8 @@ def noise() -> np.ndarray:
 
 TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
 
-PAIR: dict[str, Any] = {"pair_epochs": 1, "pair_width": 4, "pair_latent": 8, "pair_batch": 32}  # encoder and generator
-HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "head_epochs": 2}  # a rejection network on a store
+PAIR: dict[str, Any] = {"pair": {"epochs": 1, "width": 4, "latent": 8, "batch_size": 32}}  # encoder and generator
+HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "tune_epochs": 2}  # a rejection network on a store
 
 TAUGHT: dict[str, Any] = {  # a teacher, and a diffusion model that costs nothing (`tests.toy_diffusion`)
     "teacher": "wrn10_2",
@@ -102,22 +102,22 @@ RECIPES: dict[str, dict[str, Any]] = {
         "keep": 20,
     },
     "phase_mix": {"method": "phase_mix"},
-    "rejection": {"method": "rejection", "hidden": 32, "head_epochs": 3, "outliers": "patch_shuffle"},
+    "rejection": {"method": "rejection", "hidden": 32, "tune_epochs": 3, "outliers": "patch_shuffle"},
     "rejection-map": {
         "method": "rejection",
         "hidden": 32,
-        "head_epochs": 3,
+        "tune_epochs": 3,
         "tap": "map",
         "outliers": "patch_shuffle",
     },
     "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
     "mim": {"method": "mim", "k": 3},
-    "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "finetune_epochs": 2},
+    "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "tune_epochs": 2},
     "ceda": {"method": "ceda", "lr": 0.02},
     "acet": {"method": "acet", "steps": 2, "lr": 0.02},
-    "gan": {"method": "gan", "ngf": 4, "latent": 8},
-    "atol": {"method": "atol", "ngf": 4, "latent": 16, "gan_epochs": 1, "finetune_epochs": 1, "ratio": 1.0},
-    "cmg_s": {"method": "cmg_s", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
+    "gan": {"method": "gan", "gan": {"width": 4, "latent": 8}},
+    "atol": {"method": "atol", "gan": {"width": 4, "latent": 16, "epochs": 1}, "tune_epochs": 1, "ratio": 1.0},
+    "cmg_s": {"method": "cmg_s", "cvae": {"width": 4, "latent": 8, "epochs": 1}, "tune_epochs": 2, "pseudo": 32},
     "mlm": {"method": "mlm", **HEAD, **PAIR},
     "dmr": {"method": "dmr", **HEAD, **PAIR},
     "dmr_mlm": {"method": "dmr_mlm", **HEAD, **PAIR, "variant": "code"},
@@ -147,7 +147,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dream_ood": {"method": "dream_ood", "weight": 0.5, "lr": 0.05, **DECODED},
     "dream_id": {"method": "dream_id", **DECODED},
     "bood": {"method": "bood", "weight": 0.5, "lr": 0.05, **DECODED},
-    "cmg_e": {"method": "cmg_e", "width": 4, "latent": 8, "cvae_epochs": 1, "head_epochs": 2, "pseudo": 32},
+    "cmg_e": {"method": "cmg_e", "cvae": {"width": 4, "latent": 8, "epochs": 1}, "tune_epochs": 2, "pseudo": 32},
 }
 
 

@@ -18,7 +18,7 @@ from train.outliers.store.shards import read_made
 from train.runs.synth import untrained
 
 SYNTHESISERS = list_synthesisers()
-PAIR = {"pair_epochs": 1, "pair_width": 8, "pair_latent": 8, "pair_batch": 16}
+PAIR = {"pair": {"epochs": 1, "width": 8, "latent": 8, "batch_size": 16}}
 DECODED = {
     "diffusion_epochs": 1,
     "diffusion_width": 8,
@@ -28,8 +28,8 @@ DECODED = {
     "encoder_epochs": 1,
 }
 QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
-    "cmg": {"cvae_epochs": 1, "width": 8, "latent": 4},
-    "gan": {"gan_epochs": 1, "ngf": 8, "latent": 8},
+    "cmg": {"cvae": {"epochs": 1, "width": 8, "latent": 4}},
+    "gan": {"gan": {"epochs": 1, "width": 8, "latent": 8}},
     "bood": DECODED,
     "dmr": PAIR,
     "dmr_mlm": PAIR,

@@ -10,10 +10,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -35,36 +36,42 @@ Model = TypeVar("Model", bound=nn.Module)
 class SharedOptions(Record):
     """Options of a model that is trained first, and that runs share where one of them names its folder.
 
-    A store of outliers that the model made compares the model itself with what it was made by (`identity`), and not the
-    options that it makes up for (`settled`).
+    Subclasses have fields `model` and `folder`; a plain string stands for ``{"model": string}``. A store of outliers
+    that the model made compares the model itself with what it was made by (`identity`), and not the options that it
+    makes up for (`settled`).
 
     Attributes:
-        model: the option that says which model, what its files are called, and its folder in a run's or store's;
-            option ``<model>_folder`` names another.
-        ours: the value of that option for the model that is trained and kept here.
+        kind: what its files are called, and its folder in a run's or store's.
+        ours: `model` where it is the one that is trained and kept here.
         training: the options that only say how that is trained, and so of what form it is.
-        knobs: options that make things faster or smaller, and nothing else.
     """
 
-    model: ClassVar[str]
+    kind: ClassVar[str]
     ours: ClassVar[str]
     training: ClassVar[frozenset[str]]
-    knobs: ClassVar[frozenset[str]] = frozenset()
+
+    if TYPE_CHECKING:  # each has its own default and description
+        model: str
+        folder: str | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_alone(cls, given: Any) -> Any:
+        return {"model": given} if isinstance(given, str) else given
 
     @property
     def is_ours(self) -> bool:
         """Whether it is the model that is trained and kept here."""
-        return bool(getattr(self, self.model) == self.ours)
+        return self.model == self.ours
 
     @property
     def named_folder(self) -> Path | None:
         """Where the user wants it kept."""
-        named = getattr(self, f"{self.model}_folder")
-        return None if named is None else Path(named)
+        return None if self.folder is None else Path(self.folder)
 
     def kept_in(self, folder: Path) -> Path:
         """Where it is kept for a run or store in `folder`."""
-        return self.named_folder or folder / self.model
+        return self.named_folder or folder / self.kind
 
     def identity(self, folder: Path) -> str | None:
         """Which model there is for a run or store in `folder`: its weights' digest, 16 hex digits. Nothing is built.
@@ -72,10 +79,10 @@ class SharedOptions(Record):
         None where it is not finished, or not ours.
         """
         found = self.kept_in(folder)
-        if not self.is_ours or not (found / f"{self.model}.json").exists():
+        if not self.is_ours or not (found / f"{self.kind}.json").exists():
             return None
         try:
-            with open(found / f"{self.model}.safetensors", "rb") as file:
+            with open(found / f"{self.kind}.safetensors", "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:16]
         except FileNotFoundError:
             return None
@@ -84,7 +91,7 @@ class SharedOptions(Record):
         """The options that decide nothing where the model is known."""
         if not self.is_ours:
             return frozenset()
-        return frozenset({f"{self.model}_folder"}) | (self.training if self.named_folder else frozenset())
+        return frozenset({"folder"}) | (self.training if self.named_folder else frozenset())
 
 
 def found_or_trained(folder: Path, what: str, find: Callable[[], Model | None], train: Callable[[], Model]) -> Model:

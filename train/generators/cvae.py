@@ -1,4 +1,4 @@
-"""A conditional variational autoencoder of the user's images, with a learned embedding per class (methods.md B12).
+"""A conditional variational autoencoder of the user's images, with a learned embedding per class.
 
     q(z | x) = N(m(x), diag exp v(x));   x^ = dec(z, e_y),   e_y in R^latent the learned embedding of class y
     L = mean over pixels (x^ - x)^2  +  KL(q || N(0, I)) / (channels H W)
@@ -10,10 +10,9 @@ Images are in [0, 1], grey or colour, of any size (`convolutions.working_size`).
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from guard.record import Record
+from guard.record import Record, option, part
 
 from ..cache.keyed import Schedule, train_kept
 from ..engine.epochs import epochs_showing
@@ -25,18 +24,20 @@ HIDDEN = 512  # units of the fully connected layers
 SHOWN = 500_000  # images that it sees by default: 10 epochs of CIFAR-10
 
 
-class CVAEOptions(Record):
-    """Form and learning.
+class CVAEForm(Record):
+    """Form and learning."""
 
-    Attributes:
-        latent: width of z and of the class embeddings.
-        width: channels of the largest hidden map, doubled at each halving.
-        cvae_lr: Adam's learning rate.
-    """
+    latent: int = option(32, "Width of the latents and of the class embeddings.", ge=1)
+    width: int = option(32, "Channels of the largest hidden map, doubled at each halving.", ge=1)
+    lr: float = option(1e-3, "Adam's learning rate.", gt=0)
 
-    latent: int = Field(default=32, ge=1)
-    width: int = Field(default=32, ge=1)
-    cvae_lr: float = Field(default=1e-3, gt=0)
+
+class CVAEOptions(CVAEForm):
+    """And how long it is trained."""
+
+    epochs: int | None = option(
+        None, "Passes over the images; default as many as show it 500,000 (published: 200 for CIFAR-10).", ge=1
+    )
 
 
 def cvae_loss(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ def cvae_loss(images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tenso
 class CVAE(Learner):
     """Encoder, decoder and class embeddings; in and out at the size of the images."""
 
-    def __init__(self, options: CVAEOptions, num_classes: int, channels: int, height: int, width: int) -> None:
+    def __init__(self, options: CVAEForm, num_classes: int, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.size = convolutions.working_size(height, width)
         self.image_size = (height, width)
@@ -67,7 +68,7 @@ class CVAE(Learner):
             nn.Unflatten(1, (first, convolutions.START, convolutions.START)),
         )
         self.up = convolutions.up(self.size, options.width, channels)
-        self.lr = options.cvae_lr
+        self.lr = options.lr
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -97,17 +98,16 @@ class CVAE(Learner):
         return losses
 
 
-def trained_cvae(context: PrepareContext, options: CVAEOptions, epochs: int | None) -> CVAE:
-    """One trained on the context's images, kept in its folder. `epochs`: None: as many as show it 500,000 images."""
+def trained_cvae(context: PrepareContext, options: CVAEOptions) -> CVAE:
+    """One trained on the context's images, kept in its folder."""
     p = context.data.preprocess
     with seeded(context.seed):
         cvae = CVAE(options, len(context.data.class_names), p.channels, p.height, p.width)
     cvae.to(context.device)
-    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(context.data)))
-    shape = CVAEOptions(**{name: getattr(options, name) for name in CVAEOptions.model_fields})
+    schedule = Schedule(epochs=options.epochs or epochs_showing(SHOWN, len(context.data)))
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return cvae.update(convolutions.to_signal(batch.images), batch.labels, generator)
 
-    train_kept(context, cvae, update, "cvae", shape, schedule)
+    train_kept(context, cvae, update, "cvae", part(options, CVAEForm), schedule)
     return cvae

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.record import Record
+from guard.record import Record, option, part
 
 from ..cache.keyed import Schedule, train_kept
 from ..engine.epochs import epochs_showing
@@ -80,18 +79,19 @@ class Discriminator(nn.Module):
 
 
 class DCGANOptions(Record):
-    """Form and learning of the pair.
+    """Form and learning of the pair."""
 
-    Attributes:
-        latent: width of z.
-        ngf: channels of the largest hidden map in generator and discriminator, doubled at each halving (64 in the
-            papers, four times the work).
-        gan_lr: Adam's learning rate for both.
-    """
+    latent: int = option(100, "Width of the latents.", ge=1)
+    width: int = option(
+        32, "Channels of the largest hidden map, doubled at each halving (64 in the papers, four times the work).", ge=1
+    )
+    lr: float = option(2e-4, "Adam's learning rate, of generator and discriminator.", gt=0)
 
-    latent: int = Field(default=100, ge=1)
-    ngf: int = Field(default=32, ge=1)
-    gan_lr: float = Field(default=2e-4, gt=0)
+
+class TrainedDCGANOptions(DCGANOptions):
+    """As `DCGANOptions`, for one that is trained alone and first."""
+
+    epochs: int | None = option(None, "Passes over the images; default as many as show it 500,000.", ge=1)
 
 
 class DCGAN(Learner):
@@ -105,10 +105,10 @@ class DCGAN(Learner):
         self, options: DCGANOptions, channels: int, height: int, width: int, *, saturating: bool = False
     ) -> None:
         super().__init__()
-        self.generator = Generator(options.latent, options.ngf, channels, height, width)
-        self.discriminator = Discriminator(options.ngf, channels, height, width)
+        self.generator = Generator(options.latent, options.width, channels, height, width)
+        self.discriminator = Discriminator(options.width, channels, height, width)
         self.saturating = saturating
-        self.lr = options.gan_lr
+        self.lr = options.lr
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -170,18 +170,13 @@ def build_dcgan(context: PrepareContext, options: DCGANOptions, *, saturating: b
     return gan.to(context.device)
 
 
-def trained_generator(context: PrepareContext, options: DCGANOptions, epochs: int | None) -> Generator:
-    """The generator of a pair trained adversarially, alone, on the context's images; kept in the context's folder.
-
-    Args:
-        epochs: passes over the images; None: as many as show it 500,000.
-    """
+def trained_generator(context: PrepareContext, options: TrainedDCGANOptions) -> Generator:
+    """The generator of a pair trained adversarially, alone, on the context's images; kept in the context's folder."""
     gan = build_dcgan(context, options)
-    schedule = Schedule(epochs=epochs or epochs_showing(SHOWN, len(context.data)))
-    shape = DCGANOptions(**{name: getattr(options, name) for name in DCGANOptions.model_fields})
+    schedule = Schedule(epochs=options.epochs or epochs_showing(SHOWN, len(context.data)))
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return gan.update(convolutions.to_signal(batch.images), generator)
 
-    train_kept(context, gan, update, "dcgan", shape, schedule)
+    train_kept(context, gan, update, "dcgan", part(options, DCGANOptions), schedule)
     return gan.generator

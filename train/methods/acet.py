@@ -1,4 +1,4 @@
-"""ACET, adversarial confidence-enhancing training. Source: Hein et al., CVPR 2019 (methods.md B6).
+"""ACET, adversarial confidence-enhancing training. Source: Hein et al., CVPR 2019.
 
     L = CE(f(x), y) + weight * mean over noise z of  max_{|u - z|_inf <= epsilon} log max_c softmax(f(u))_c
 
@@ -9,7 +9,7 @@ of the noise on top of CEDA's step: where 40, as published, are too many, take s
 
 from __future__ import annotations
 
-from pydantic import Field
+from guard.record import option
 
 from ..losses.max_confidence import MaxConfidenceLoss
 from ..outliers.images.adversarial_noise import AdversarialNoise
@@ -18,10 +18,10 @@ from .ceda import CEDAOptions
 
 
 class ACETOptions(CEDAOptions):
-    """The official defaults. `epsilon`: radius of the ball in units of [0, 1] pixels."""
+    """The official defaults."""
 
-    epsilon: float = Field(default=0.3, gt=0, le=1)
-    steps: int = Field(default=40, ge=1)
+    epsilon: float = option(0.3, "Radius of the ball around a noise image, as a share of the pixel range.", gt=0, le=1)
+    steps: int = option(40, "Steps of gradient ascent, each a forward and a backward pass.", common=True, ge=1)
 
 
 @register

@@ -1,4 +1,4 @@
-"""ATOL, auxiliary task-based OOD learning. Source: Zheng et al., NeurIPS 2023 (methods.md B11).
+"""ATOL, auxiliary task-based OOD learning. Source: Zheng et al., NeurIPS 2023.
 
     auxiliary in-distribution images G(z), z ~ N(mu_y, std^2 I), and outliers G(z), z uniform in a wide cube
     L = CE (labels smoothed by 0.5) on real and auxiliary images + CE(U, softmax f) on the outliers
@@ -17,13 +17,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.errors import ConfigError
+from guard.record import Record, option
 
 from ..cache.keyed import Kept
-from ..generators.dcgan import DCGANOptions, Generator, trained_generator
+from ..generators.dcgan import Generator, TrainedDCGANOptions, trained_generator
 from ..losses.smoothed_cross_entropy import SmoothedCrossEntropyLoss
 from ..losses.supcon import SupConLoss
 from ..losses.uniform_target import UniformTargetLoss
@@ -33,21 +33,14 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 HELD = 0.999  # of a class's latents, by the ball that outliers stay out of
 
 
-class LatentOptions(DCGANOptions):
-    """Where the latents lie.
+class LatentOptions(Record):
+    """Where the latents lie; published for CIFAR-10."""
 
-    Attributes:
-        mean, std: of the classes (published: 5 and 0.1 for CIFAR-10, 1.2 and 0.5 for CIFAR-100).
-        spread: s, the side of the outliers' cube in units of `mean`.
-        reject: keep outliers out of the classes' balls.
-        gan_epochs: passes over the images in the generator's own training; None: as many as show it 500,000.
-    """
-
-    mean: float = Field(default=5.0, gt=0)
-    std: float = Field(default=0.1, gt=0)
-    spread: float = Field(default=4.0, gt=0)
-    reject: bool = True
-    gan_epochs: int | None = Field(default=None, ge=1)
+    gan: TrainedDCGANOptions = option(TrainedDCGANOptions(), "The DCGAN and its training.")
+    mean: float = option(5.0, "Distance of the classes' means from 0 per coordinate (1.2 for CIFAR-100).", gt=0)
+    std: float = option(0.1, "Standard deviation of a class's latents per coordinate (0.5 for CIFAR-100).", gt=0)
+    spread: float = option(4.0, "Side of the outliers' cube, in units of mean.", gt=0)
+    reject: bool = option(True, "Keep outliers out of the balls that hold 99.9 % of each class's latents.")
 
 
 def class_means(num_classes: int, latent: int, mean: float, generator: torch.Generator) -> Tensor:
@@ -58,7 +51,7 @@ def class_means(num_classes: int, latent: int, mean: float, generator: torch.Gen
     """
     signs = 2.0 * torch.randint(0, 2, (num_classes, latent), generator=generator) - 1
     if len(signs.unique(dim=0)) < num_classes:
-        raise ConfigError(f"latent={latent} is too small to tell {num_classes} classes apart by signs; raise it")
+        raise ConfigError(f"gan.latent={latent} is too small to tell {num_classes} classes apart by signs; raise it")
     return mean * signs
 
 
@@ -93,20 +86,20 @@ class AuxiliaryLatents(Synthesiser):
     def __init__(self, classes: int, count: int, num_classes: int, options: LatentOptions) -> None:
         super().__init__()
         self.classes, self.count, self.options = classes, count, options
-        self.radius = ball(options.latent, options.std) if options.reject else 0.0
-        self.register_buffer("means", torch.zeros(num_classes, options.latent))
+        self.radius = ball(options.gan.latent, options.std) if options.reject else 0.0
+        self.register_buffer("means", torch.zeros(num_classes, options.gan.latent))
         self._generator: Kept[Generator] = Kept()
 
     def prepare(self, context: PrepareContext) -> None:
         signs = torch.Generator().manual_seed(context.seed)
-        self.means.copy_(class_means(len(self.means), self.options.latent, self.options.mean, signs))
-        self._generator = Kept([trained_generator(context, self.options, self.options.gan_epochs)])
+        self.means.copy_(class_means(len(self.means), self.options.gan.latent, self.options.mean, signs))
+        self._generator = Kept([trained_generator(context, self.options.gan)])
 
     def latents(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents (classes + count, latent) and their labels, for a batch of in-distribution labels (N,)."""
         o = self.options
         inside = labels[torch.arange(self.classes, device=labels.device) % len(labels)]
-        noise = torch.randn(self.classes, o.latent, generator=generator, device=labels.device)
+        noise = torch.randn(self.classes, o.gan.latent, generator=generator, device=labels.device)
         outside = outlier_latents(self.means, self.count, o.mean * o.spread, self.radius, generator)
         z = torch.cat([self.means[inside] + o.std * noise, outside])
         return z, torch.cat([inside, inside.new_full((self.count,), -1)])
@@ -119,16 +112,16 @@ class AuxiliaryLatents(Synthesiser):
 
 
 class ATOLOptions(MethodOptions, LatentOptions):
-    """Published defaults for CIFAR-10. `id_ratio`, `ratio`: auxiliary images and outliers per in-distribution image."""
+    """Published defaults for CIFAR-10."""
 
-    smoothing: float = Field(default=0.5, ge=0, lt=1)
-    weight: float = Field(default=1.0, ge=0)
-    trade_off: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=0.07, gt=0)
-    id_ratio: float = Field(default=1.0, gt=0)
-    ratio: float = Field(default=4.0, gt=0)
-    finetune_epochs: int = Field(default=10, ge=1)
-    finetune_lr: float = Field(default=0.005, gt=0)
+    smoothing: float = option(0.5, "Label smoothing of real and auxiliary images, from 0 to below 1.", ge=0, lt=1)
+    weight: float = option(1.0, "Weight of the uniform target on outliers.", common=True, ge=0)
+    trade_off: float = option(1.0, "Weight of the contrastive loss (5 for CIFAR-100).", common=True, ge=0)
+    temperature: float = option(0.07, "Temperature of the contrastive loss.", gt=0)
+    id_ratio: float = option(1.0, "Auxiliary images with a class per in-distribution image of a batch.", gt=0)
+    ratio: float = option(4.0, "Outliers per in-distribution image of a batch.", gt=0)
+    tune_epochs: int = option(10, "Epochs of tuning after the classifier's own.", common=True, ge=1)
+    tune_lr: float = option(0.005, "Peak learning rate of the tuning (0.04 for CIFAR-100).", gt=0)
 
 
 @register
@@ -142,10 +135,10 @@ class ATOL(Method):
     def stages(self, context: MethodContext) -> list[Stage]:
         o: ATOLOptions = self.options
         inside, outside = context.per_step(o.id_ratio), context.per_step(o.ratio)
-        finetune = Stage(
+        tuning = Stage(
             "auxiliary",
-            o.finetune_epochs,
-            o.finetune_lr,
+            o.tune_epochs,
+            o.tune_lr,
             AuxiliaryLatents(inside, outside, context.num_classes, o),
             (
                 SmoothedCrossEntropyLoss(o.smoothing),
@@ -156,4 +149,4 @@ class ATOL(Method):
             clip=1.0,
             warmup=0.0,
         )
-        return context.after_classifier(finetune)
+        return context.after_classifier(tuning)

@@ -1,4 +1,4 @@
-"""CEDA, confidence-enhancing data augmentation. Source: Hein, Andriushchenko & Bitterwolf, CVPR 2019 (methods.md B6).
+"""CEDA, confidence-enhancing data augmentation. Source: Hein, Andriushchenko & Bitterwolf, CVPR 2019.
 
     L = CE(f(x), y) + weight * mean over noise images z of log max_c softmax(f(z))_c
 
@@ -12,7 +12,7 @@ which an energy would read, as it is.
 
 from __future__ import annotations
 
-from pydantic import Field
+from guard.record import option
 
 from ..losses.max_confidence import MaxConfidenceLoss
 from ..outliers.images.low_pass_noise import LowPassNoise
@@ -20,10 +20,10 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class CEDAOptions(MethodOptions):
-    """The official defaults. `ratio`: noise images per in-distribution image."""
+    """The official defaults."""
 
-    weight: float = Field(default=1.0, ge=0)
-    ratio: float = Field(default=1.0, gt=0)
+    weight: float = option(1.0, "Weight of the confidence in noise.", common=True, ge=0)
+    ratio: float = option(1.0, "Noise images per in-distribution image of a batch.", common=True, gt=0)
 
 
 @register

@@ -1,4 +1,4 @@
-"""CMG, class-mixed generation. Source: Wang, Shao, Lin, Hu & Liu, ECML-PKDD 2022 (methods.md B12).
+"""CMG, class-mixed generation. Source: Wang, Shao, Lin, Hu & Liu, ECML-PKDD 2022.
 
     x~ = dec(z, e), e mixed by coordinates of two classes' embeddings, z ~ N(0, s^2 I)      a conditional VAE
     cmg_s:  CE over C + 1 classes, pseudo images the last one;                              score log p_{C+1}
@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
+
+from guard.record import Record, option
 
 from ..cache.keyed import Kept
 from ..generators.convolutions import to_pixels
@@ -43,6 +44,15 @@ def mixed(pairs: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(first, pairs[:, 0], pairs[:, 1])
 
 
+class ClassMixedOptions(Record):
+    """Published for CIFAR-10, but for the VAE's size and epochs (200 published)."""
+
+    spread: float = option(
+        5.0, "Standard deviation of the latents (published: 5 for CIFAR-10, 3 for MNIST).", common=True, gt=0
+    )
+    cvae: CVAEOptions = option(CVAEOptions(), "The conditional VAE and its training.")
+
+
 @register_synthesiser
 class ClassMixed(ImageSynthesiser):
     """Decoded from two classes' mixed embeddings and a wide latent, by a conditional VAE trained first (CMG)."""
@@ -51,19 +61,14 @@ class ClassMixed(ImageSynthesiser):
     source: ClassVar[str] = "CMG, Wang et al., ECML-PKDD 2022"
     prepared: ClassVar[bool] = True
 
-    class Options(CVAEOptions):
-        """`spread`: s, the latents' standard deviation (published: 5 for CIFAR-10, 3 for MNIST). `cvae_epochs`: passes
-        over the images; None: as many as show it 500,000 (published: 200 for CIFAR-10, 100 for MNIST)."""
-
-        spread: float = Field(default=5.0, gt=0)
-        cvae_epochs: int | None = Field(default=None, ge=1)
+    Options: ClassVar = ClassMixedOptions
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
         self._cvae: Kept[CVAE] = Kept()
 
     def prepare(self, context: PrepareContext) -> None:
-        self._cvae = Kept([trained_cvae(context, self.options, self.options.cvae_epochs)])
+        self._cvae = Kept([trained_cvae(context, self.options.cvae)])
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
@@ -74,18 +79,18 @@ class ClassMixed(ImageSynthesiser):
         return Outliers(to_pixels(cvae(z, embedded)), "decoded from mixed class embeddings", parents=parents)
 
 
-class CMGOptions(MethodOptions, ClassMixed.Options):
-    """Published defaults for CIFAR-10. `pseudo`: generated images per step."""
+class CMGOptions(MethodOptions, ClassMixedOptions):
+    """Published defaults for CIFAR-10."""
 
-    pseudo: int = Field(default=128, ge=1)
-    head_epochs: int = Field(default=15, ge=1)
-    head_lr: float = Field(default=1e-4, gt=0)
+    pseudo: int = option(128, "Generated images per step.", ge=1)
+    tune_epochs: int = option(15, "Epochs of the head after the classifier's own.", common=True, ge=1)
+    tune_lr: float = option(1e-4, "Peak learning rate of the head.", common=True, gt=0)
 
 
 class CMGEnergyOptions(CMGOptions):
-    """`weight`: of the energy hinge."""
+    """As `CMGOptions`."""
 
-    weight: float = Field(default=0.1, ge=0)
+    weight: float = option(0.1, "Weight of the energy hinge.", common=True, ge=0)
 
 
 class _CMG(Method):
@@ -93,12 +98,11 @@ class _CMG(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: CMGOptions = self.options
-        mine = {name: getattr(o, name) for name in ClassMixed.Options.model_fields}
-        pseudo = ClassMixed(o.pseudo, context.num_classes, **mine)
+        pseudo = ClassMixed(o.pseudo, context.num_classes, spread=o.spread, cvae=o.cvae)
         head = Stage(
             "head",
-            o.head_epochs,
-            o.head_lr,
+            o.tune_epochs,
+            o.tune_lr,
             pseudo,
             (self.regulariser(pseudo),),
             trains="head",

@@ -1,4 +1,4 @@
-"""DMR and its kin. Source: Choi & Na, CVPR 2024 workshop (methods.md A4).
+"""DMR and its kin. Source: Choi & Na, CVPR 2024 workshop.
 
     mlm         x~ = G( 1/k sum_i w_i )                       k latents of different classes
     dmr         x~ = G( lambda (w - mu_y) )                   lambda ~ U(1, 3)
@@ -18,17 +18,17 @@ The row that the paper calls DMR, and combines with KIRBY, is DMR+MLM.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from safetensors.torch import load, save
 from torch import Tensor
 
 from guard.artefact.files import write_atomic
 from guard.data import ImageData
 from guard.errors import ConfigError
+from guard.record import Record, option
 
 from ..engine.loader import Feed
 from ..engine.progress import progress_bar
@@ -51,34 +51,53 @@ ENCODED_AT_ONCE = 128
 DRAWS_PER_CLASS = 2000
 
 
-class LatentOptions(PairOptions):
-    """Options of `dmr`, and those of the pair (`pair`, `pair_epochs` ...).
+class LatentOptions(Record):
+    """What all three share; the paper's values."""
 
-    Attributes:
-        variant: "paper" encodes images; "code" draws latents, takes lambda from {lambda_low, lambda_high}, augments.
-        lambda_low, lambda_high: the range of the emphasis factor.
-        augment: whether outliers are augmented as in the official code (`train.outliers.published_augmentation`);
-        None: only in
-            variant "code".
-    """
+    pair: PairOptions = option(
+        PairOptions(), "The encoder/generator pair and its training; a plain string is its model.", common=True
+    )
+    variant: Literal["paper", "code"] = option(
+        "paper", "Whether latents are of images, as in the paper, or drawn, as in the official code.", common=True
+    )
+    augment_outliers: bool | None = option(
+        None, "Augment outliers as the official code does; default with variant 'code' alone."
+    )
 
-    variant: Literal["paper", "code"] = "paper"
-    lambda_low: float = Field(default=1.0, gt=0)
-    lambda_high: float = Field(default=3.0, gt=0)
-    augment: bool | None = None
+    @property
+    def augmented(self) -> bool:
+        """Whether outliers are augmented."""
+        return self.variant == "code" if self.augment_outliers is None else self.augment_outliers
+
+
+class EmphasisOptions(LatentOptions):
+    """As `LatentOptions`, for latents without their class's mean."""
+
+    lambda_low: float = option(1.0, "Least factor that such a latent is multiplied by.", gt=0)
+    lambda_high: float = option(
+        3.0, "Largest factor that such a latent is multiplied by; variant 'code' takes one of the two.", gt=0
+    )
 
     @model_validator(mode="after")
-    def _ordered(self) -> LatentOptions:
+    def _ordered(self) -> Self:
         if self.lambda_low > self.lambda_high:
             raise ValueError(f"lambda_low={self.lambda_low} is above lambda_high={self.lambda_high}; swap the two")
         return self
 
 
-class MixedLatentOptions(LatentOptions):
-    """`k`: latents per outlier, each of a class of its own. At most C - 1 are mixed (k = C gives all outliers much the
-    same content), and both classes where C = 2."""
+class MixOptions(Record):
+    """For means of several latents. At most C - 1 are mixed (all C give all outliers much the same content), and both
+    classes where C = 2."""
 
-    k: int = Field(default=5, ge=2)
+    k: int = option(5, "Latents per outlier, each of a class of its own; at most one fewer than classes.", ge=2)
+
+
+class MixedLatentOptions(LatentOptions, MixOptions):
+    """Of `mlm`."""
+
+
+class MixedEmphasisOptions(EmphasisOptions, MixOptions):
+    """Of `dmr_mlm`."""
 
 
 def classes_to_mix(k: int, num_classes: int) -> int:
@@ -147,7 +166,7 @@ class LatentArithmetic(ImageSynthesiser):
         return self._pair[0]
 
     def prepare(self, context: PrepareContext) -> None:
-        self._pair = [make_pair(context, self.options)]
+        self._pair = [make_pair(context, self.options.pair)]
         drawn = self._sampling() if self.options.variant == "code" else None
         if self.subtracts:
             if drawn is None:
@@ -160,7 +179,7 @@ class LatentArithmetic(ImageSynthesiser):
         probe = torch.from_numpy(context.data.take(torch.arange(min(8, len(context.data))).numpy()).copy())
         answer = self.pair.encode(probe.to(context.device)).cpu().contiguous()
         digest = hashlib.sha256(answer.numpy().tobytes() + context.data.rows.tobytes()).hexdigest()[:16]
-        path = Path(self.options.pair_folder or context.folder) / f"class_means-{digest}.safetensors"
+        path = (self.options.pair.named_folder or context.folder) / f"class_means-{digest}.safetensors"
         if path.exists():
             return load(path.read_bytes())["means"].to(context.device)
         means = class_means(self.pair, context.data, context.device)
@@ -170,7 +189,7 @@ class LatentArithmetic(ImageSynthesiser):
     def _sampling(self) -> SamplingPair:
         if not isinstance(self.pair, SamplingPair):
             raise ConfigError(
-                f"variant='code' draws latents, and pair {self.options.pair!r} has no sample(labels, generator); "
+                f"variant='code' draws latents, and pair {self.options.pair.model!r} has no sample(labels, generator); "
                 "use variant='paper'"
             )
         return self.pair
@@ -196,8 +215,7 @@ class LatentArithmetic(ImageSynthesiser):
     def decoded(self, w: Tensor, parents: Tensor, how: str, generator: torch.Generator) -> Outliers:
         """The images of w (K, L, d), augmented where the options say so."""
         images = self.pair.generate(w)
-        augment = self.options.augment
-        if augment or (augment is None and self.options.variant == "code"):
+        if self.options.augmented:
             images, how = augment_outliers(images, generator), f"{how}, augmented"
         return Outliers(images, how, parents=parents)
 
@@ -228,6 +246,7 @@ class MarginalLatents(LatentArithmetic):
     """Decoded latents without their class's mean, amplified: G(lambda (w - mu_y))."""
 
     name: ClassVar[str] = "dmr"
+    Options: ClassVar = EmphasisOptions
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         w, labels = self.latents(batch, generator, self.count)
@@ -244,7 +263,7 @@ class MeanMarginalLatents(LatentArithmetic):
     """Decoded means of k latents without their classes' means, amplified: G(lambda 1/k sum (w_i - mu_y(i)))."""
 
     name: ClassVar[str] = "dmr_mlm"
-    Options: ClassVar = MixedLatentOptions
+    Options: ClassVar = MixedEmphasisOptions
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         w, labels, index, valid = self.different_classes(batch, generator)
@@ -254,19 +273,25 @@ class MeanMarginalLatents(LatentArithmetic):
         return self.decoded(w, parents, "mean of latents less their classes' means", generator)
 
 
-class DMROptions(StoredRejectionOptions, LatentOptions):
-    """Options of the head, the store, the latents and the pair; the paper's defaults."""
+class MLMOptions(StoredRejectionOptions, MixedLatentOptions):
+    """The paper's defaults."""
 
 
-class MixedDMROptions(StoredRejectionOptions, MixedLatentOptions):
-    """As `DMROptions`, and `k` latents per outlier."""
+class DMROptions(StoredRejectionOptions, EmphasisOptions):
+    """The paper's defaults."""
 
 
-class DMRKirbyOptions(MixedDMROptions):
-    """As `MixedDMROptions`, and KIRBY's `cam_threshold` and `radius`. `store_size` is each store's."""
+class DMRMLMOptions(StoredRejectionOptions, MixedEmphasisOptions):
+    """The paper's defaults."""
 
-    cam_threshold: float = Field(default=0.3, gt=0, lt=1)
-    radius: float = Field(default=5.0, gt=0)
+
+class DMRKirbyOptions(DMRMLMOptions):
+    """As `DMRMLMOptions`, and KIRBY's; `store_size` is each store's."""
+
+    cam_threshold: float = option(
+        0.3, "From which share of its maximum on the class activation map is a key region.", gt=0, lt=1
+    )
+    radius: float = option(5.0, "Radius of Telea's inpainting, in pixels.", gt=0)
 
 
 @register
@@ -274,7 +299,8 @@ class MLM(StoredRejection):
     """Rejection network on decoded means of latents of different classes (Choi & Na 2024)."""
 
     name = "mlm"
-    Options = MixedDMROptions
+    Options = MLMOptions
+    makers = ("mlm",)
 
 
 @register
@@ -283,6 +309,7 @@ class DMR(StoredRejection):
 
     name = "dmr"
     Options = DMROptions
+    makers = ("dmr",)
 
 
 @register
@@ -290,7 +317,8 @@ class DMRMLM(StoredRejection):
     """Rejection network on decoded means of latents without their classes' means (Choi & Na 2024)."""
 
     name = "dmr_mlm"
-    Options = MixedDMROptions
+    Options = DMRMLMOptions
+    makers = ("dmr_mlm",)
 
 
 @register
@@ -299,12 +327,12 @@ class DMRKirby(StoredRejection):
 
     name = "dmr_kirby"
     Options = DMRKirbyOptions
+    makers = ("dmr_mlm", "kirby")
 
     def made(self, context: MethodContext, count: int) -> Synthesiser:
         o: DMRKirbyOptions = self.options
-        augment = o.variant == "code" if o.augment is None else o.augment
 
         def part(name: str, n: int) -> Synthesiser:
-            return filled_store(name, o, context, n, augment=augment)
+            return filled_store(name, o, context, n, augment_outliers=o.augmented)
 
         return Mixture({"dmr_mlm": 1.0, "kirby": 1.0}, max(2, count), part)

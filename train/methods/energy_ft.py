@@ -1,4 +1,4 @@
-"""Energy-bounded fine-tuning. Source: Liu, Wang, Owens & Li, NeurIPS 2020 (methods.md B5).
+"""Energy-bounded fine-tuning. Source: Liu, Wang, Owens & Li, NeurIPS 2020.
 
     L = CE(f(x), y) + weight * [ mean_in relu(E - m_in)^2 + mean_out relu(m_out - E)^2 ],   E = -logsumexp f
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
+
+from guard.record import option
 
 from ..losses.energy_hinge import EnergyHingeLoss, Margins
 from ..outliers.sources import image_source
@@ -20,15 +22,18 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class EnergyFTOptions(MethodOptions):
-    """The paper's defaults but for the margins. `margin_in`, `margin_out`: energies, None for quantiles; `ratio`:
-    outliers per in-distribution image (256 to 128)."""
+    """The paper's defaults but for the margins."""
 
-    margin_in: float | None = None
-    margin_out: float | None = None
-    weight: float = Field(default=0.1, ge=0)
-    ratio: float = Field(default=2.0, gt=0)
-    finetune_epochs: int = Field(default=10, ge=1)
-    finetune_lr: float = Field(default=1e-3, gt=0)
+    margin_in: float | None = option(
+        None, "Energy that in-distribution images stay below; default a quantile of the starting network's energies."
+    )
+    margin_out: float | None = option(
+        None, "Energy that outliers stay above; default a quantile of the starting network's energies."
+    )
+    weight: float = option(0.1, "Weight of the energy hinge.", common=True, ge=0)
+    ratio: float = option(2.0, "Outliers per in-distribution image of a batch.", common=True, gt=0)
+    tune_epochs: int = option(10, "Epochs of tuning after the classifier's own.", common=True, ge=1)
+    tune_lr: float = option(1e-3, "Peak learning rate of the tuning.", gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -51,5 +56,5 @@ class EnergyFineTuning(Method):
         o: EnergyFTOptions = self.options
         outliers = image_source(context.outliers, context.per_step(o.ratio), context.num_classes)
         hinge = EnergyHingeLoss(Margins(o.margin_in, o.margin_out), outliers, o.weight)
-        finetune = Stage("energy", o.finetune_epochs, o.finetune_lr, outliers, (hinge,), warmup=0.0)
-        return context.after_classifier(finetune)
+        tuning = Stage("energy", o.tune_epochs, o.tune_lr, outliers, (hinge,), warmup=0.0)
+        return context.after_classifier(tuning)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..outliers.base import Synthesiser, create_synthesiser, get_synthesiser
 from ..outliers.matching import Matched, checked
@@ -38,9 +38,11 @@ class DecodedOptions(MethodOptions):
 
 
 class StoredRejectionOptions(RejectionHeadOptions):
-    """As `RejectionHeadOptions`. `store_size`: outliers to make; None: one per training image, at most 50,000."""
+    """As `RejectionHeadOptions`, for a store."""
 
-    store_size: int | None = Field(default=None, ge=1)
+    store_size: int | None = option(
+        None, "Outliers to make; default one per training image, at most 50,000.", common=True, ge=1
+    )
 
 
 class StoredRejection(FrozenRejection):

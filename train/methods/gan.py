@@ -1,4 +1,4 @@
-"""The joint confidence loss. Source: Lee, Lee, Lee & Shin, ICLR 2018 (methods.md B3).
+"""The joint confidence loss. Source: Lee, Lee, Lee & Shin, ICLR 2018.
 
     D           -log D(x) - log(1 - D(G(z)))
     G           -log D(G(z)) + beta KL(U || softmax f(G(z)))
@@ -7,7 +7,8 @@
 Classifier and GAN alternate in every step, from the first one on. ``variant="code"`` (the default) is the generator's
 non-saturating loss, as in the official code; ``variant="paper"`` the minimax form log(1 - D(G(z))), whose gradient
 fades while the discriminator is ahead. beta is 0.1 for CIFAR-10 and 1 for SVHN in the paper. Departures: the classifier
-is trained as by every method here (the paper: Adam 2e-4), and `ngf` is 32 instead of 64. The score is the paper's, MSP.
+is trained as by every method here (the paper: Adam 2e-4), and `gan.width` is 32 instead of 64. The score is the
+paper's, MSP.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.graph.module import GuardModule
+from guard.record import Record, option
 
 from ..cache.keyed import Kept
 from ..engine.modes import evaluating
 from ..engine.precision import mixed_precision
 from ..generators.convolutions import to_signal
-from ..generators.dcgan import DCGAN, DCGANOptions, Generator, build_dcgan, trained_generator
+from ..generators.dcgan import DCGAN, DCGANOptions, Generator, TrainedDCGANOptions, build_dcgan, trained_generator
 from ..losses.uniform_target import UniformTargetLoss, uniform_target_loss
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser, register_synthesiser
 from .base import Method, MethodContext, MethodOptions, Stage, register
@@ -39,17 +40,15 @@ class PretrainedGAN(ImageSynthesiser):
     source: ClassVar[str] = "DCGAN, Radford et al., ICLR 2016"
     prepared: ClassVar[bool] = True
 
-    class Options(DCGANOptions):
-        """`gan_epochs`: passes over the images; None: as many as show it 500,000."""
-
-        gan_epochs: int | None = Field(default=None, ge=1)
+    class Options(Record):
+        gan: TrainedDCGANOptions = option(TrainedDCGANOptions(), "The DCGAN and its training.")
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
         self._generator: Kept[Generator] = Kept()
 
     def prepare(self, context: PrepareContext) -> None:
-        self._generator = Kept([trained_generator(context, self.options, self.options.gan_epochs)])
+        self._generator = Kept([trained_generator(context, self.options.gan)])
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         trained = self._generator.network("synthesiser 'gan'")
@@ -106,12 +105,15 @@ def divergence(module: GuardModule, images: Tensor) -> Tensor:
     return uniform_target_loss(logits.float()) - math.log(logits.shape[-1])
 
 
-class GANOptions(MethodOptions, DCGANOptions):
-    """The paper's defaults for CIFAR-10. `ratio`: generated images per in-distribution image."""
+class GANOptions(MethodOptions):
+    """The paper's defaults for CIFAR-10."""
 
-    beta: float = Field(default=0.1, ge=0)
-    ratio: float = Field(default=1.0, gt=0)
-    variant: Literal["code", "paper"] = "code"
+    beta: float = option(0.1, "Weight of the divergence from uniform, in both losses.", common=True, ge=0)
+    ratio: float = option(1.0, "Generated images per in-distribution image of a batch.", common=True, gt=0)
+    variant: Literal["code", "paper"] = option(
+        "code", "The generator's loss: non-saturating as in the official code, or minimax as in the paper."
+    )
+    gan: DCGANOptions = option(DCGANOptions(), "The DCGAN beside the classifier.")
 
 
 @register
@@ -125,5 +127,5 @@ class JointConfidence(Method):
     def stages(self, context: MethodContext) -> list[Stage]:
         o: GANOptions = self.options
         count = context.per_step(o.ratio)
-        gan = JointGAN(count, o, beta=o.beta, saturating=o.variant == "paper")
+        gan = JointGAN(count, o.gan, beta=o.beta, saturating=o.variant == "paper")
         return [Stage("classifier", context.epochs, context.lr, gan, (UniformTargetLoss(o.beta),))]

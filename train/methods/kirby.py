@@ -19,12 +19,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.errors import ConfigError, MissingExtraError
 from guard.graph.module import GuardModule
-from guard.record import Record
+from guard.record import Record, option
 
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..outliers.class_activation import AT_ONCE, key_regions
@@ -48,6 +47,18 @@ def inpaint(image: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
     return filled.reshape(image.shape)
 
 
+class InpaintingOptions(Record):
+    """The paper's defaults."""
+
+    cam_threshold: float = option(
+        0.3, "From which share of its maximum on the class activation map is a key region.", common=True, gt=0, lt=1
+    )
+    radius: float = option(5.0, "Radius of Telea's inpainting, in pixels.", gt=0)
+    augment_outliers: bool = option(
+        False, "Augment outliers as the official code does, with patches from outside the key region."
+    )
+
+
 @register_synthesiser
 class KeyRegionInpainting(ImageSynthesiser):
     """Images whose key region, found by LayerCAM, is inpainted from its surroundings (Kim et al., AAAI 2023)."""
@@ -56,13 +67,7 @@ class KeyRegionInpainting(ImageSynthesiser):
     source: ClassVar[str] = "KIRBY, Kim et al., AAAI 2023"
     prepared: ClassVar[bool] = True  # nothing is trained, but the inpainting is too slow for training steps
 
-    class Options(Record):
-        """`cam_threshold`: from where on the activation is a key region; `radius`: of Telea's method, in pixels;
-        `augment`: the official augmentation of outliers, with patches from outside the key region."""
-
-        cam_threshold: float = Field(default=0.3, gt=0, lt=1)
-        radius: float = Field(default=5.0, gt=0)
-        augment: bool = False
+    Options: ClassVar = InpaintingOptions
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
@@ -96,7 +101,7 @@ class KeyRegionInpainting(ImageSynthesiser):
             for image, mask in zip(batch.images[rows].cpu().numpy(), masks.cpu().numpy(), strict=True)
         ]
         images = torch.from_numpy(np.stack(painted)).to(device)
-        if self.options.augment:
+        if self.options.augment_outliers:
             images = augment_outliers(images, generator, masks)
         return Outliers(images, "key region inpainted", parents=batch.labels[rows][:, None])
 
@@ -104,14 +109,10 @@ class KeyRegionInpainting(ImageSynthesiser):
         return key_regions(self._module[0], images, self.options.cam_threshold)
 
 
-class KirbyOptions(StoredRejectionOptions):
-    """The paper's defaults. `cam_threshold`: from where on the activation is a key region; `radius`: of Telea's method,
-    in pixels; `augment`: the official augmentation of the outliers."""
+class KirbyOptions(StoredRejectionOptions, InpaintingOptions):
+    """The paper's defaults, but for the head."""
 
-    head_epochs: int = Field(default=5, ge=1)
-    cam_threshold: float = Field(default=0.3, gt=0, lt=1)
-    radius: float = Field(default=5.0, gt=0)
-    augment: bool = False
+    tune_epochs: int = option(5, "Epochs of the rejection network after the classifier's own.", common=True, ge=1)
 
 
 @register
@@ -120,3 +121,4 @@ class Kirby(StoredRejection):
 
     name = "kirby"
     Options = KirbyOptions
+    makers = ("kirby",)

@@ -1,4 +1,4 @@
-"""NPOS, non-parametric outlier synthesis. Source: Tao, Du, Zhu & Li, ICLR 2023 (methods.md B2).
+"""NPOS, non-parametric outlier synthesis. Source: Tao, Du, Zhu & Li, ICLR 2023.
 
     L = compactness + 0.5 dispersion + weight * BCE(MLP(z), in-distribution or not)
 
@@ -7,8 +7,8 @@ The first two terms are the hypersphere head's own. The outliers are noise aroun
 ``score="rejection"`` takes the MLP's logit in its place.
 
 Departures, each on purpose. (1) Features are the head's unit projection z, which is what the score reads: sigma is made
-for unit length, and the paper's penultimate features come in any. (2) The selection is the intended one;
-``variant="code"`` is the scrambled one of all public copies. (3) The queue is kept for the whole run; two public copies
+for unit length, and the paper's penultimate features come in any. (2) The selection is the intended one,
+not the scrambled one of all public copies. (3) The queue is kept for the whole run; two public copies
 empty it every epoch and draw from its zeros. It holds min(queue, smallest class) features; `k` and `select` shrink in
 proportion. (4) Each step draws around `classes` random classes: around all, as published, costs time that grows with
 their number. As published, candidates leave the sphere on which every z lies; ``renormalise=True`` puts them back,
@@ -17,11 +17,12 @@ which made no difference where it was measured (docs/methods.md).
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from guard.errors import ConfigError
+from guard.record import changed, option
 from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
@@ -30,27 +31,30 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class NPOSOptions(MethodOptions):
-    """The official values for CIFAR-10, but for `start` (a share of the epochs) and `classes`.
+    """The official values for CIFAR-10, but for `start` (a share of the epochs) and `classes`."""
 
-    `queue`: features kept per class. `k`, `select`, `pick`, `n_noise`, `sigma`, `keep`, `variant`: as `BoundaryOptions`
-    has them. `hidden`: of the MLP; with ``score="rejection"`` it is that score's.
-    """
-
-    weight: float = Field(default=0.1, ge=0)
-    start: float = Field(default=0.4, ge=0, lt=1)
-    queue: int = Field(default=1000, ge=2)
-    k: int = Field(default=300, ge=1)
-    select: int = Field(default=200, ge=1)
-    pick: int = Field(default=2, ge=1)
-    n_noise: int = Field(default=600, ge=1)
-    sigma: float = Field(default=0.1, gt=0)
-    keep: int = Field(default=200, ge=1)
-    renormalise: bool = False
-    pooled: bool = False
-    classes: int | None = Field(default=2, ge=1)
-    hidden: int = Field(default=128, ge=1)
-    lr_factor: float = Field(default=0.1, gt=0)
-    variant: Literal["paper", "code"] = "paper"
+    weight: float = option(0.1, "Weight of the MLP's loss.", common=True, ge=0)
+    start: float = option(
+        0.4, "Share of the epochs, from 0 to below 1, after which outliers are made.", common=True, ge=0, lt=1
+    )
+    queue: int = option(1000, "Last features kept per class, at most the images of the smallest class.", ge=2)
+    k: int = option(
+        300, "Which neighbour measures sparseness, in a queue of that size; its share of a smaller one.", ge=1
+    )
+    select: int = option(
+        200, "Features that count as boundary, in a queue of that size; their share of a smaller one.", ge=1
+    )
+    pick: int = option(2, "Boundary features per class and step that noise is drawn around.", ge=1)
+    n_noise: int = option(600, "Noise vectors per class and step.", ge=1)
+    sigma: float = option(0.1, "Noise per coordinate, on features of unit length.", common=True, gt=0)
+    keep: int = option(200, "Candidates kept of each boundary feature: those of sparsest surroundings.", ge=1)
+    renormalise: bool = option(False, "Put candidates back on the unit sphere, which the official code does not.")
+    pooled: bool = option(False, "One bank of the features of all classes in place of one per class.")
+    classes: int | None = option(
+        2, "Random classes per step that outliers are drawn around; none: all of them.", read_if={"pooled": False}, ge=1
+    )
+    hidden: int = option(128, "Hidden units of the MLP; score 'rejection' brings its own.", ge=1)
+    lr_factor: float = option(0.1, "Learning rate of the MLP as a factor of the network's.", gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -62,7 +66,7 @@ class NPOSOptions(MethodOptions):
     def boundary(self, queue: int) -> BoundaryOptions:
         """The sampler's options for a queue of that many features; `k` and `select` keep their share of it."""
         share = queue / self.queue
-        names = ("pick", "n_noise", "sigma", "keep", "renormalise", "variant")
+        names = ("pick", "n_noise", "sigma", "keep", "renormalise")
         k, select = max(2, round(self.k * share)), max(self.pick, round(self.select * share))
         return BoundaryOptions(k=k, select=select, **{name: getattr(self, name) for name in names})
 
@@ -103,6 +107,11 @@ class NPOS(Method):
             if isinstance(score, Rejection):
                 if score.uses_map:
                     raise ConfigError("method 'npos' makes features, not maps: score 'rejection' needs tap='pooled'")
+                if "hidden" in changed(self.options):
+                    raise ConfigError(
+                        f"method 'npos' does not read hidden={hidden} with score 'rejection', whose MLP it trains: "
+                        f"give score_options={{'hidden': {hidden}}}"
+                    )
                 hidden = score.options.hidden
         network = Rejection(hidden=hidden)
         network.build(context.num_features)

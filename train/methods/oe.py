@@ -1,4 +1,4 @@
-"""Outlier exposure. Source: Hendrycks, Mazeika & Dietterich, ICLR 2019 (methods.md B4).
+"""Outlier exposure. Source: Hendrycks, Mazeika & Dietterich, ICLR 2019.
 
     L = CE(f(x), y) + weight * mean over outliers of [ logsumexp(f(x~)) - mean_c f_c(x~) ]
 
@@ -8,7 +8,7 @@ trained run, for which the paper uses 10 epochs at lr 0.001.
 
 from __future__ import annotations
 
-from pydantic import Field
+from guard.record import option
 
 from ..losses.uniform_target import UniformTargetLoss
 from ..outliers.sources import image_source
@@ -16,10 +16,10 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class OEOptions(MethodOptions):
-    """The paper's defaults. `ratio`: outliers per in-distribution image (256 to 128)."""
+    """The paper's defaults: 256 outliers to 128 images."""
 
-    weight: float = Field(default=0.5, ge=0)
-    ratio: float = Field(default=2.0, gt=0)
+    weight: float = option(0.5, "Weight of the uniform target on outliers.", common=True, ge=0)
+    ratio: float = option(2.0, "Outliers per in-distribution image of a batch.", common=True, gt=0)
 
 
 @register

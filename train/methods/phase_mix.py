@@ -15,20 +15,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from guard.record import option
 
 from ..losses.uniform_target import UniformTargetLoss
 from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
+TUNED = 0.13  # of the epochs: an eighth
+
 
 class PhaseMixOptions(MethodOptions):
-    """`tune`: epochs of tuning as a share of the epochs; `ratio`: outliers per in-distribution image."""
+    """Ours."""
 
-    weight: float = Field(default=0.5, ge=0)
-    ratio: float = Field(default=0.5, gt=0)
-    tune: float = Field(default=0.13, gt=0, le=1)
-    tune_lr: float = Field(default=0.01, gt=0)
+    weight: float = option(0.5, "Weight of the uniform target on outliers.", common=True, ge=0)
+    ratio: float = option(0.5, "Outliers per in-distribution image of a batch.", common=True, gt=0)
+    tune_epochs: int | None = option(
+        None, "Epochs of tuning after the classifier's own; default an eighth of those.", common=True, ge=1
+    )
+    tune_lr: float = option(0.01, "Peak learning rate of the tuning.", common=True, gt=0)
 
 
 @register
@@ -48,7 +52,7 @@ class PhaseMixTuning(Method):
         count = context.per_step(o.ratio)
         tuning = Stage(
             "tuning",
-            max(1, round(o.tune * context.epochs)),
+            o.tune_epochs or max(1, round(TUNED * context.epochs)),
             o.tune_lr,
             image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes),
             (UniformTargetLoss(o.weight),),

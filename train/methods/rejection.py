@@ -1,4 +1,5 @@
-"""The rejection network on a frozen classifier. Source: DMR's detector (methods.md A4), for any image outliers.
+"""The rejection network on a frozen classifier. Source: DMR's detector (Choi & Na, CVPR 2024
+workshop), for any image outliers.
 
     L = mean binary cross-entropy of B(F(x)), in-distribution = 0, outlier = 1;   B a 2-layer MLP
     head_kind="multiclass" (KIRBY): L = mean cross-entropy of B's C + 1 outputs, outliers being class C
@@ -13,34 +14,37 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from guard.record import option
 from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
 from ..outliers.base import Synthesiser
-from ..outliers.matching import Matched, checked
+from ..outliers.matching import CODING, Matched, checked
 from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
 class RejectionHeadOptions(MethodOptions):
-    """DMR's schedule: 10 epochs at lr 0.01. ``tap="map"`` with ``hidden=2048`` is its head.
+    """DMR's schedule, 10 epochs at lr 0.01; ``tap="map"`` with ``hidden=2048`` is its head."""
 
-    `head_kind`: "binary", or "multiclass" with C + 1 outputs, which KIRBY trains with `ratio` 0.06.
-    `ratio`: outliers per in-distribution image.
-    `match`: what each outlier takes over from an in-distribution image ("spectrum", "contrast" ..., docs/outliers.md).
-    `treat_id`: half of the in-distribution images of every batch take it over from others too.
-    """
-
-    hidden: int = Field(default=512, ge=1)
-    tap: Literal["pooled", "map"] = "pooled"
-    ratio: float = Field(default=1.0, gt=0)
-    head_epochs: int = Field(default=10, ge=1)
-    head_lr: float = Field(default=0.01, gt=0)
-    match: tuple[str, ...] = ()
-    treat_id: bool = False
-    head_kind: Literal["binary", "multiclass"] = "binary"
+    hidden: int = option(512, "Hidden units of the rejection network.", ge=1)
+    tap: Literal["pooled", "map"] = option(
+        "pooled", "What the rejection network reads: pooled features, or the flattened last feature map."
+    )
+    ratio: float = option(1.0, "Outliers per in-distribution image of a batch.", common=True, gt=0)
+    tune_epochs: int = option(10, "Epochs of the rejection network after the classifier's own.", common=True, ge=1)
+    tune_lr: float = option(0.01, "Peak learning rate of the rejection network.", gt=0)
+    match: tuple[str, ...] = option(
+        (), "What each outlier takes over from an in-distribution image: spectrum, contrast ...", common=True
+    )
+    treat_id: bool = option(
+        False, "Whether half of the in-distribution images of every batch take it over from others too."
+    )
+    head_kind: Literal["binary", "multiclass"] = option(
+        "binary", "One output, or C + 1 as in KIRBY, which trains them with ratio 0.06."
+    )
 
     @field_validator("match", mode="before")
     @classmethod
@@ -51,6 +55,11 @@ class RejectionHeadOptions(MethodOptions):
     def _something_to_treat(self) -> Self:
         if self.treat_id and not self.match:
             raise ValueError("treat_id=True needs match= (what is to be treated), got none")
+        if self.treat_id and self.match == (CODING,):
+            raise ValueError(
+                "treat_id=True is not read with match=('coding',): JPEGs are written for stores, not in every step; "
+                "drop it, or match something else as well"
+            )
         return self
 
 
@@ -86,8 +95,8 @@ class FrozenRejection(Method):
         o: RejectionHeadOptions = self.options
         head = Stage(
             "rejection",
-            o.head_epochs,
-            o.head_lr,
+            o.tune_epochs,
+            o.tune_lr,
             self.outliers(context, context.per_step(o.ratio)),
             (RejectionLoss(self._network(context)),),
             trains="nothing",

@@ -1,4 +1,4 @@
-"""VOS, virtual outlier synthesis. Source: Du, Wang, Cai & Li, ICLR 2022 (methods.md B1).
+"""VOS, virtual outlier synthesis. Source: Du, Wang, Cai & Li, ICLR 2022.
 
     queue of the last Q features per class -> mu_c, shared Sigma
     per class: of n draws from N(mu_c, Sigma) keep the `select` least likely  -> C * select outlier features v
@@ -6,7 +6,7 @@
 
 Departures, each on purpose. (1) The least likely of n draws are drawn directly, by their exact law, in place of n
 draws and a sort (`train.outliers.features.class_gaussian`). (2) The link's slope starts positive, so it never works
-against its purpose (methods.md 0.2, note 4); ``link_init="random"`` is the published start. (3) The queue holds
+against its purpose; ``link_init="random"`` is the published start. (3) The queue holds
 min(1000, smallest class) features, so it fills on small data sets too. Gradients reach W and b through the outliers
 and the whole network through the energies of in-distribution images; one public copy has neither.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from guard.record import option
 
 from ..losses.energy_logistic import EnergyLogisticLoss
 from ..outliers.features.class_gaussian import ClassGaussian
@@ -25,13 +25,17 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 class VOSOptions(MethodOptions):
     """Defaults are the paper's, except `start` (a share of the epochs: 40 of 100) and `link_init`."""
 
-    queue: int = Field(default=1000, ge=2)
-    draws: int = Field(default=10_000, ge=1)
-    select: int = Field(default=1, ge=1)
-    weight: float = Field(default=0.1, ge=0)
-    start: float = Field(default=0.4, ge=0, lt=1)
-    jitter: float = Field(default=1e-4, gt=0)
-    link_init: Literal["positive", "random"] = "positive"
+    queue: int = option(1000, "Last features kept per class, at most the images of the smallest class.", ge=2)
+    draws: int = option(10_000, "Draws from each class's Gaussian of which the least likely are kept.", ge=1)
+    select: int = option(1, "Outliers per class and step: how many of the draws are kept.", ge=1)
+    weight: float = option(0.1, "Weight of the regulariser beside the cross-entropy.", common=True, ge=0)
+    start: float = option(
+        0.4, "Share of the epochs, from 0 to below 1, after which outliers are made.", common=True, ge=0, lt=1
+    )
+    jitter: float = option(1e-4, "What is added to the diagonal of the covariance, in squared units of features.", gt=0)
+    link_init: Literal["positive", "random"] = option(
+        "positive", "Where the logistic link starts: with a positive slope, or at random as published."
+    )
 
 
 @register

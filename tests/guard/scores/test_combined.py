@@ -135,7 +135,7 @@ def test_a_guard_takes_half_of_the_calibration_images_for_the_p_values(
 
 def test_a_learned_part_is_combined_with_one_that_is_not(four: Arrays, tiny: dict[str, Any]) -> None:
     data = (four[0][:200], four[1][:200])
-    options = {"method": "rejection", "head_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "seed": 0}
+    options = {"method": "rejection", "tune_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "seed": 0}
     both = guard.train(data, score="rejection+energy", calibration=60, **options)
     alone = guard.train(data, calibration=60, **options)
     part = both.module.score.scores[0]
@@ -150,7 +150,7 @@ def test_what_training_learned_is_carried_over_to_another_fit(
     four: Arrays, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     data = (four[0][:200], four[1][:200])
-    options = {"method": "rejection", "head_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "out": tmp_path / "run"}
+    options = {"method": "rejection", "tune_epochs": 1, "hidden": 8, **tiny, "epochs": 1, "out": tmp_path / "run"}
     trained = guard.train(data, **options)
     both = guard.fit(tmp_path / "run", data, score="rejection+energy", score_options={"rule": "tippett"})
     assert both.manifest.score_options["part_options"]["rejection"]["hidden"] == 8

@@ -13,10 +13,10 @@ from torch import Tensor
 from guard.errors import ArtefactDamagedError
 from train.cache import keyed as kept
 from train.generators.cvae import CVAEOptions, trained_cvae
-from train.generators.dcgan import DCGANOptions, trained_generator
+from train.generators.dcgan import DCGANOptions, TrainedDCGANOptions, trained_generator
 from train.outliers.base import PrepareContext
 
-TINY_GAN, TINY_VAE = DCGANOptions(latent=6, ngf=2), CVAEOptions(latent=4, width=2)
+TINY_GAN, TINY_VAE = TrainedDCGANOptions(latent=6, width=2), CVAEOptions(latent=4, width=2)
 
 
 def state(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -29,8 +29,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def train(kind: str, context: PrepareContext, epochs: int = 3) -> dict[str, Tensor]:
     if kind == "dcgan":
-        return state(trained_generator(context, TINY_GAN, epochs))
-    return state(trained_cvae(context, TINY_VAE, epochs))
+        return state(trained_generator(context, TINY_GAN.model_copy(update={"epochs": epochs})))
+    return state(trained_cvae(context, TINY_VAE.model_copy(update={"epochs": epochs})))
 
 
 @pytest.mark.parametrize("kind", ["dcgan", "cvae"])
@@ -72,7 +72,7 @@ def test_everything_that_decides_the_content_has_a_file_of_its_own(context: Prep
     paths = {
         kept.kept_path(context, "dcgan", TINY_GAN, schedule),
         kept.kept_path(context, "cvae", TINY_VAE, schedule),
-        kept.kept_path(context, "dcgan", DCGANOptions(latent=7, ngf=2), schedule),
+        kept.kept_path(context, "dcgan", DCGANOptions(latent=7, width=2), schedule),
         kept.kept_path(context, "dcgan", TINY_GAN, kept.Schedule(epochs=2)),
         kept.kept_path(replace(context, seed=1), "dcgan", TINY_GAN, schedule),
         kept.kept_path(fewer, "dcgan", TINY_GAN, schedule),
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(context: PrepareContext) -> N
 
 
 def test_nothing_is_left_to_learn_afterwards(context: PrepareContext) -> None:
-    network = trained_generator(context, TINY_GAN, 1)
+    network = trained_generator(context, TINY_GAN.model_copy(update={"epochs": 1}))
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 

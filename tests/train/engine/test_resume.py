@@ -26,8 +26,8 @@ RESUMED = {
     "npos": {**RECIPES["npos"], "epochs": 4},
     # its margins are those of the network that the stage began with
     "energy_ft": {**RECIPES["energy_ft"], "epochs": 2, "outliers": "low_pass_noise"},
-    "rejection": {"method": "rejection", "epochs": 2, "head_epochs": 2, "hidden": 32},
-    "mim": {"method": "mim", "epochs": 2, "finetune_epochs": 2, "finetune_lr": 0.01, "k": 3, "ema": 0.9},
+    "rejection": {"method": "rejection", "epochs": 2, "tune_epochs": 2, "hidden": 32},
+    "mim": {"method": "mim", "epochs": 2, "tune_epochs": 2, "tune_lr": 0.01, "k": 3, "ema": 0.9},
     # heads whose loss has a state of its own
     "adacos": {"head": "adacos", "head_options": {"adaptive": True}, "epochs": 3},
     "sphereface": {"head": "sphereface", "epochs": 3},

@@ -16,7 +16,7 @@ METHODS = ["plain", "vos", "npos", "oe", "mim", "energy_ft", "acet", "rejection"
 @pytest.mark.parametrize("name", METHODS)
 def test_two_runs_of_one_seed_are_equal_and_another_differs(name: str, four: Arrays, tiny: Tiny) -> None:
     options = {**tiny, **RECIPES[name], "epochs": 2, "augment": "crop+flip"}
-    options |= {"head_epochs": 1} if name == "rejection" else {}
+    options |= {"tune_epochs": 1} if name == "rejection" else {}
     a, b = (guard.train(short(four), seed=3, **options) for _ in range(2))
     assert_equal(a, b)
     if name == "plain":

@@ -35,7 +35,7 @@ def test_everything_gets_a_gradient(context: PrepareContext) -> None:
 
 
 def test_it_reconstructs_better_than_the_class_means(context: PrepareContext) -> None:
-    cvae = trained_cvae(context, CVAEOptions(latent=16, width=8, cvae_lr=5e-3), 40)
+    cvae = trained_cvae(context, CVAEOptions(latent=16, width=8, lr=5e-3, epochs=40))
     assert context.data.array is not None
     images, labels = to_signal(torch.tensor(context.data.array)), torch.tensor(context.data.labels)
     with torch.no_grad():

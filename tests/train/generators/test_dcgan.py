@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from train.generators.convolutions import to_signal
-from train.generators.dcgan import DCGANOptions, build_dcgan, trained_generator
+from train.generators.dcgan import DCGANOptions, TrainedDCGANOptions, build_dcgan, trained_generator
 from train.outliers.base import PrepareContext
 
-SMALL = DCGANOptions(latent=8, ngf=4)
+SMALL = DCGANOptions(latent=8, width=4)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -64,7 +64,7 @@ def test_the_discriminator_learns_to_tell(context: PrepareContext) -> None:
 
 def test_the_generators_gradient_points_away_from_the_discriminators_no(context: PrepareContext) -> None:
     """With the discriminator held still, steps of the generator alone raise its logits."""
-    gan = build_dcgan(context, DCGANOptions(latent=8, ngf=4, gan_lr=1e-2))
+    gan = build_dcgan(context, DCGANOptions(latent=8, width=4, lr=1e-2))
     for group in gan.optimizers()["discriminator"].param_groups:
         group["lr"] = 0.0
     images = real(context)
@@ -104,11 +104,11 @@ def test_few_samples_are_the_first_of_more(context: PrepareContext) -> None:
 
 def test_a_trained_generator_makes_images_nearer_to_the_digits_than_an_untrained_one(context: PrepareContext) -> None:
     """The mean image: an untrained generator is grey everywhere, digits are dark at the border."""
-    options = DCGANOptions(latent=8, ngf=8, gan_lr=2e-3)
+    options = TrainedDCGANOptions(latent=8, width=8, lr=2e-3, epochs=40)
     target = real(context, 400).mean(0)
 
     def distance(trained: bool) -> float:
-        made = trained_generator(context, options, 40) if trained else build_dcgan(context, options).generator
+        made = trained_generator(context, options) if trained else build_dcgan(context, options).generator
         return float((to_signal(made.sample(200, generator(3))).mean(0) - target).abs().mean())
 
     assert distance(True) < 0.5 * distance(False)

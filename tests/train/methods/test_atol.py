@@ -10,6 +10,7 @@ import torch
 from guard.data import load
 from guard.errors import ConfigError
 from tests.conftest import Arrays
+from train.generators.dcgan import TrainedDCGANOptions
 from train.methods.atol import AuxiliaryLatents, LatentOptions, ball, class_means, outlier_latents
 from train.outliers.base import IDBatch, PrepareContext
 
@@ -69,7 +70,7 @@ def distinct(seed: int) -> bool:
 
 @pytest.fixture
 def prepared(four: Arrays, tmp_path: Path) -> AuxiliaryLatents:
-    made = AuxiliaryLatents(40, 25, 4, LatentOptions(latent=16, ngf=2, gan_epochs=1))
+    made = AuxiliaryLatents(40, 25, 4, LatentOptions(gan=TrainedDCGANOptions(latent=16, width=2, epochs=1)))
     made.prepare(PrepareContext(None, load(four), tmp_path, 0, torch.device("cpu")))  # type: ignore[arg-type]
     return made
 

@@ -45,7 +45,7 @@ def test_each_coordinate_is_of_one_of_the_two_about_half_of_them_each() -> None:
 
 @pytest.fixture
 def prepared(four: Arrays, tmp_path: Path) -> ClassMixed:
-    made = ClassMixed(64, 4, latent=6, width=2, cvae_epochs=1, spread=5.0)
+    made = ClassMixed(64, 4, cvae={"latent": 6, "width": 2, "epochs": 1}, spread=5.0)
     made.prepare(PrepareContext(None, load(four), tmp_path, 0, torch.device("cpu")))  # type: ignore[arg-type]
     return made
 

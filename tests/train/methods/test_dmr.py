@@ -139,7 +139,7 @@ def test_the_emphasis_is_one_factor_per_outlier(
     variant: str, values: set[float] | None, data: ImageData, batch: IDBatch, tmp_path: Path
 ) -> None:
     pair = DrawingPair()
-    dmr, _ = prepared(MarginalLatents, data, tmp_path, pair, count=400, variant=variant, augment=False)
+    dmr, _ = prepared(MarginalLatents, data, tmp_path, pair, count=400, variant=variant, augment_outliers=False)
     generator = torch.Generator().manual_seed(0)
     factors = dmr.emphasis(generator, torch.device("cpu")).flatten()
     assert factors.min() >= 1
@@ -151,7 +151,7 @@ def test_the_emphasis_is_one_factor_per_outlier(
         counts = torch.histc(factors, 4, 1, 3)
         assert counts.min() > 70
     sampled(dmr, batch)
-    more: dict[str, Any] = {"count": 400, "variant": variant, "augment": False, "lambda_high": 1.0}
+    more: dict[str, Any] = {"count": 400, "variant": variant, "augment_outliers": False, "lambda_high": 1.0}
     plain, plain_pair = prepared(MarginalLatents, data, tmp_path, DrawingPair(), **more)
     sampled(plain, batch)
     ratio = pair.decoded / plain_pair.decoded
@@ -183,7 +183,9 @@ def test_dmr_mlm_is_the_mean_of_marginals_times_the_factor(data: ImageData, batc
 
 
 def test_the_official_code_draws_latents_and_takes_the_generators_means(data: ImageData, tmp_path: Path) -> None:
-    dmr, pair = prepared(MarginalLatents, data, tmp_path, DrawingPair(), count=200, variant="code", augment=False)
+    dmr, pair = prepared(
+        MarginalLatents, data, tmp_path, DrawingPair(), count=200, variant="code", augment_outliers=False
+    )
     expected = torch.arange(CLASSES).view(-1, 1, 1).expand(-1, SIDE, 3 * SIDE).float()
     torch.testing.assert_close(dmr.means, expected, atol=0.02, rtol=0)
     assert pair.encoded == 0
@@ -192,7 +194,9 @@ def test_the_official_code_draws_latents_and_takes_the_generators_means(data: Im
     assert len(made.data) == 200
     assert set(made.parents.flatten().tolist()) == set(range(CLASSES))
     assert pair.decoded.abs().max() < 2  # the classes are gone
-    mlm, pair = prepared(MeanLatents, data, tmp_path, DrawingPair(), count=50, variant="code", augment=False, k=3)
+    mlm, pair = prepared(
+        MeanLatents, data, tmp_path, DrawingPair(), count=50, variant="code", augment_outliers=False, k=3
+    )
     made = sampled(mlm, batch)
     torch.testing.assert_close(pair.decoded.mean((1, 2)), made.parents.float().mean(1), atol=0.1, rtol=0)
     with pytest.raises(ConfigError, match=r"pair 'linear' has no sample\(labels, generator\); use variant='paper'"):
@@ -202,7 +206,7 @@ def test_the_official_code_draws_latents_and_takes_the_generators_means(data: Im
 def test_the_official_code_augments_and_the_paper_does_not(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
     made = {}
     for variant, augment in (("paper", None), ("paper", True), ("code", None), ("code", False)):
-        dmr, _ = prepared(MarginalLatents, data, tmp_path, DrawingPair(), variant=variant, augment=augment)
+        dmr, _ = prepared(MarginalLatents, data, tmp_path, DrawingPair(), variant=variant, augment_outliers=augment)
         made[variant, augment] = sampled(dmr, batch)
     augmented = [key for key, outliers in made.items() if outliers.origin.endswith("augmented")]
     assert augmented == [("paper", True), ("code", None)]

@@ -27,7 +27,7 @@ def test_it_moves_the_energies_apart(
     outliers = PatchShuffle(len(images), 4).sample(batch, torch.Generator().manual_seed(5)).data.numpy()
 
     def tuned(weight: float) -> Any:
-        options = {"finetune_epochs": 2, "finetune_lr": 0.01, "weight": weight, "score": "energy", **tiny}
+        options = {"tune_epochs": 2, "tune_lr": 0.01, "weight": weight, "score": "energy", **tiny}
         return guard.train(four, method="energy_ft", init=run, outliers="patch_shuffle", **options)
 
     def gap(g: guard.Guard) -> float:

@@ -31,8 +31,11 @@ def plain(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def options(name: str) -> dict[str, Any]:
-    return {**HEAD, **({} if name == "kirby" else PAIR), "backbone": "wrn10_2", "batch_size": 32, "device": "cpu"}
+def options(name: str, *, given: bool = False) -> dict[str, Any]:
+    """`given`: where ``outliers=`` names the images, so that the method makes none."""
+    own = {} if given else {"store_size": HEAD["store_size"], **({} if name == "kirby" else PAIR)}
+    head = {key: value for key, value in HEAD.items() if key != "store_size"}
+    return {**head, **own, "backbone": "wrn10_2", "batch_size": 32, "device": "cpu"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -59,15 +62,17 @@ def test_labels_and_probabilities_stay_the_classifiers_to_the_bit_and_the_graph_
 def test_given_outliers_replace_those_of_the_method(plain: Path, four: Arrays, tmp_path: Path) -> None:
     own = guard.train(four, method="kirby", init=plain, out=tmp_path / "a", **options("kirby"))
     store = tmp_path / "a" / "outliers" / "kirby"
-    again = guard.train(four, method="kirby", init=plain, out=tmp_path / "b", outliers=str(store), **options("kirby"))
+    again = guard.train(
+        four, method="kirby", init=plain, out=tmp_path / "b", outliers=str(store), **options("kirby", given=True)
+    )
     assert not (tmp_path / "b" / "outliers").exists()
     assert np.array_equal(own.predict(four[0]).ood_score, again.predict(four[0]).ood_score)
-    other = guard.train(four, method="kirby", init=plain, outliers="patch_shuffle", **options("kirby"))
+    other = guard.train(four, method="kirby", init=plain, outliers="patch_shuffle", **options("kirby", given=True))
     assert not np.array_equal(own.predict(four[0]).ood_score, other.predict(four[0]).ood_score)
 
 
 def test_the_head_tells_kirbys_images_from_the_others(plain: Path, four: Arrays, tmp_path: Path) -> None:
-    o = {**options("kirby"), "store_size": 200, "head_epochs": 20, "hidden": 64, "head_lr": 0.05}
+    o = {**options("kirby"), "store_size": 200, "tune_epochs": 20, "hidden": 64, "tune_lr": 0.05}
     g = guard.train(four, method="kirby", init=plain, out=tmp_path / "run", **o)
     pool = open_store(tmp_path / "run" / "outliers" / "kirby").images()
     assert pool.array is not None
@@ -114,10 +119,10 @@ def test_a_killed_run_goes_on_in_its_store_and_ends_alike(
 def test_methods_hand_their_options_to_the_synthesiser() -> None:
     for name in ("mlm", "dmr", "dmr_mlm", "kirby"):
         assert set(get_synthesiser(name).Options.model_fields) <= set(get_method(name).Options.model_fields)
-    chosen = get_method("dmr_mlm").Options(k=3, pair_width=7, hidden=9)
+    chosen = get_method("dmr_mlm").Options(k=3, pair={"width": 7}, hidden=9)
     handed = shared_options(chosen, get_synthesiser("dmr_mlm").Options)
     assert handed["k"] == 3
-    assert handed["pair_width"] == 7
+    assert handed["pair"].width == 7
     assert "hidden" not in handed
     assert (
         get_method("dmr_mlm").Options().model_dump().items()
@@ -135,4 +140,4 @@ def test_the_rejection_score_belongs_to_methods_that_train_it(four: Arrays) -> N
 def test_coding_is_matched_in_stores_and_not_online(four: Arrays) -> None:
     assert get_method("dmr").Options(match="coding").match == ("coding",)
     with pytest.raises(ConfigError, match="is for stores"):
-        guard.train(four, method="dmr", match="coding", outliers="patch_shuffle", **options("dmr"))
+        guard.train(four, method="dmr", match="coding", outliers="patch_shuffle", **options("dmr", given=True))

@@ -22,7 +22,7 @@ from train.generators.dcgan import DCGANOptions
 from train.methods.gan import JointGAN, PretrainedGAN, divergence
 from train.outliers.base import IDBatch, PrepareContext
 
-SMALL = DCGANOptions(latent=8, ngf=4)
+SMALL = DCGANOptions(latent=8, width=4)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -102,7 +102,7 @@ def test_the_classifier_moves_the_generator_and_not_the_discriminator(context: P
 
 def test_the_divergence_pulls_the_images_to_where_the_classifier_is_uniform(context: PrepareContext) -> None:
     context.module.eval()
-    synthesiser = JointGAN(200, DCGANOptions(latent=8, ngf=4, gan_lr=1e-3), beta=50.0)
+    synthesiser = JointGAN(200, DCGANOptions(latent=8, width=4, lr=1e-3), beta=50.0)
     synthesiser.prepare(context)
 
     def surprise() -> float:
@@ -150,7 +150,7 @@ def test_the_pretrained_one_needs_no_classifier_and_stays_out_of_checkpoints(fou
     grey = load((np.ascontiguousarray(four[0][:60, :12, :9, :1]), four[1][:60] % 2), channels=1)
     made = []
     for folder in ("a", "b"):
-        synthesiser = PretrainedGAN(7, 2, latent=4, ngf=2, gan_epochs=2)
+        synthesiser = PretrainedGAN(7, 2, gan={"latent": 4, "width": 2, "epochs": 2})
         with pytest.raises(ConfigError, match="trains first: call prepare before sample"):
             synthesiser.sample(IDBatch(torch.zeros(0), torch.zeros(0)), generator())
         context = PrepareContext(None, grey, tmp_path / folder, 3, torch.device("cpu"))  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
     name: str, stage: int, four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second epoch of its last stage: weights, GAN, both its optimizers, margins, class means."""
-    more = {"gan": {"epochs": 2}, "atol": {"finetune_epochs": 2}, "cmg_e": {"head_epochs": 2}}[name]
+    more = {"gan": {"epochs": 2}, "atol": {"tune_epochs": 2}, "cmg_e": {"tune_epochs": 2}}[name]
     options = {**tiny, **RECIPES[name], "epochs": 1, "augment": "crop+flip", "seed": 5, **more}
     whole = guard.train(short(four), out=tmp_path / "whole", **options)
     out = tmp_path / "stopped"
@@ -67,7 +67,13 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
 def test_a_run_stopped_while_it_prepares_goes_on_there(
     four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**tiny, **RECIPES["cmg_s"], "epochs": 1, "head_epochs": 1, "cvae_epochs": 3}
+    options = {
+        **tiny,
+        **RECIPES["cmg_s"],
+        "epochs": 1,
+        "tune_epochs": 1,
+        "cvae": {**RECIPES["cmg_s"]["cvae"], "epochs": 3},
+    }
     whole = guard.train(short(four), out=tmp_path / "whole", **options)
     keep, done = kept._keep, []
 
@@ -166,7 +172,7 @@ def test_cmg_trains_the_head_and_nothing_else(name: str, augment: str, four: Arr
     """Its classifier is the plain one of the same seed, to the bit, but for the head."""
     common = {**tiny, "augment": augment, "epochs": 1}
     plain = guard.train(short(four), head="c_plus_1" if name == "cmg_s" else "linear", score="energy", **common)
-    tuned = guard.train(short(four), **{**RECIPES[name], "head_lr": 1e-2, "score": "energy", **common})
+    tuned = guard.train(short(four), **{**RECIPES[name], "tune_lr": 1e-2, "score": "energy", **common})
     assert differing(plain, tuned) == ["classifier.head.linear.weight", "classifier.head.linear.bias"]
     assert any("running_var" in key for key in states(tuned))
 
@@ -174,7 +180,7 @@ def test_cmg_trains_the_head_and_nothing_else(name: str, augment: str, four: Arr
 def test_a_head_with_an_embedding_of_its_own_learns_it(four: Arrays, tiny: Tiny) -> None:
     common = {**tiny, "epochs": 1, "head": "hypersphere", "score": "energy"}
     plain = guard.train(short(four), **common)
-    tuned = guard.train(short(four), **{**RECIPES["cmg_e"], "head_lr": 1e-2, **common})
+    tuned = guard.train(short(four), **{**RECIPES["cmg_e"], "tune_lr": 1e-2, **common})
     changed = differing(plain, tuned)
     assert any("weight" in key for key in changed)
     assert all(key.startswith("classifier.head.") for key in changed)
@@ -183,7 +189,7 @@ def test_a_head_with_an_embedding_of_its_own_learns_it(four: Arrays, tiny: Tiny)
 def test_pooled_features_from_the_cache_teach_the_head_the_same(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**tiny, **RECIPES["cmg_s"], "epochs": 1, "head_lr": 1e-2}
+    options = {**tiny, **RECIPES["cmg_s"], "epochs": 1, "tune_lr": 1e-2}
     pooled, passes = Forward.pooled, []
 
     def counted(self: Forward, images: Tensor) -> Any:
@@ -212,7 +218,7 @@ def test_a_class_for_mixed_images_tells_them_from_digits(four: Arrays, tiny: Tin
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClassMixed, "prepare", spy)
-        g = guard.train(four, **{**tiny, **RECIPES["cmg_s"], "head_lr": 1e-2, "head_epochs": 4})
+        g = guard.train(four, **{**tiny, **RECIPES["cmg_s"], "tune_lr": 1e-2, "tune_epochs": 4})
     pseudo = seen[0].sample(None, torch.Generator().manual_seed(77)).data.numpy()  # type: ignore[arg-type]
     inside, outside = (g.predict(images).ood_score for images in (four[0][g.splits["test"]], pseudo))
     above = (outside[:, None] > inside).mean()
@@ -258,7 +264,7 @@ def test_a_class_for_outliers_needs_a_head_that_has_one(
 def test_frozen_generators_are_not_in_checkpoints(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    guard.train(short(four), out=tmp_path, **{**tiny, **RECIPES["cmg_e"], "epochs": 1, "head_epochs": 1})
+    guard.train(short(four), out=tmp_path, **{**tiny, **RECIPES["cmg_e"], "epochs": 1, "tune_epochs": 1})
     with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
         names = list(file.keys())
     assert any(name.startswith("regulariser1.0/margins") for name in names)

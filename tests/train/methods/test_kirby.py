@@ -84,7 +84,7 @@ def test_grey_images_and_augmentation(tmp_path: Path) -> None:
     data = load((images.numpy(), np.arange(10) % 2), channels=1)
     made = {}
     for augment in (False, True):
-        kirby = KeyRegionInpainting(10, 2, augment=augment)
+        kirby = KeyRegionInpainting(10, 2, augment_outliers=augment)
         kirby.prepare(PrepareContext(module, data, tmp_path, 0, torch.device("cpu")))
         made[augment] = kirby.sample(IDBatch(images, torch.arange(10) % 2), torch.Generator().manual_seed(0)).data
     assert made[True].shape == made[False].shape == (10, 8, 8, 1)

@@ -251,7 +251,7 @@ def test_matched_outliers_keep_their_parents_and_lose_their_rows() -> None:
 
 @pytest.mark.parametrize("treat_id", [False, True])
 def test_the_rejection_method_matches_and_treats(four: Arrays, tiny: dict[str, Any], treat_id: bool) -> None:
-    options = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "head_epochs": 1}
+    options = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "tune_epochs": 1}
     few = four[0][:200], four[1][:200]
     plain = guard.train(few, method="rejection", **options)
     matched = guard.train(few, method="rejection", match="contrast", treat_id=treat_id, **options)

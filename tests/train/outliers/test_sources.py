@@ -93,7 +93,7 @@ def test_a_frozen_stage_looks_once_at_each_image_of_a_union(
         load(np.random.default_rng(i).integers(0, 256, (n, 16, 16, 3), np.uint8), labelled=False)
         for i, n in ((0, 40), (1, 30))
     ]
-    options = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "head_epochs": 2}
+    options = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "tune_epochs": 2}
     mix: Any = {sets[0]: 2.0, sets[1]: 1.0}
     few = four[0][:200], four[1][:200]
     guard.train(few, method="rejection", outliers=mix, **options)
@@ -181,7 +181,7 @@ def test_a_synthesiser_that_prepares_draws_from_a_store_which_a_resumed_run_goes
 ) -> None:
     monkeypatch.setattr(PatchShuffle, "prepared", True)
     monkeypatch.setattr(fill, "SHARD_SIZE", 30)
-    options: dict[str, Any] = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "head_epochs": 2}
+    options: dict[str, Any] = {**tiny, "backbone": "wrn10_2", "epochs": 1, "hidden": 8, "tune_epochs": 2}
     few = four[0][:200], four[1][:200]
     whole = guard.train(few, method="rejection", outliers="patch_shuffle", out=tmp_path / "whole", **options)
     write = fill.write_shard

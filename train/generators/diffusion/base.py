@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -20,6 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
+from guard.record import option
 
 from ...cache.shared_model import SharedOptions
 from ...outliers.base import PrepareContext
@@ -104,7 +106,7 @@ class DiffusionOptions(SharedOptions):
         patch: pixels per side that are folded into channels before the network. None: 1 up to 16 pixels, else 2.
     """
 
-    model: ClassVar = "diffusion"
+    kind: ClassVar = "diffusion"
     ours: ClassVar = "own"
     training: ClassVar = frozenset(
         {
@@ -118,14 +120,13 @@ class DiffusionOptions(SharedOptions):
             "patch",
         }
     )
-    knobs: ClassVar = frozenset({"sampling_batch"})
 
     diffusion: str = "own"
     diffusion_folder: str | None = None
     diffusion_model: str | None = None
     sampling_steps: int | None = Field(default=None, ge=1)
     guidance: float | None = Field(default=None, ge=1)
-    sampling_batch: int = Field(default=64, ge=1)
+    sampling_batch: int = option(64, "Images that are denoised at once.", knob=True, ge=1)
     prompt: str = "A high-quality image of the {}"
     conditioning: Literal["token", "label"] = "token"
     diffusion_epochs: int | None = Field(default=None, ge=1)
@@ -160,10 +161,18 @@ class DiffusionOptions(SharedOptions):
                 )
         return self
 
+    @property
+    def is_ours(self) -> bool:
+        return self.diffusion == self.ours
+
+    @property
+    def named_folder(self) -> Path | None:
+        return None if self.diffusion_folder is None else Path(self.diffusion_folder)
+
     def settled(self) -> frozenset[str]:
         if self.diffusion == "stable-diffusion":  # it is trained already, and its folder holds what is kept beside it
             return self.training | {"diffusion_folder"}
-        return super().settled()
+        return frozenset({"diffusion_folder" if name == "folder" else name for name in super().settled()})
 
 
 DiffusionFactory = Callable[[PrepareContext, DiffusionOptions], Diffusion]

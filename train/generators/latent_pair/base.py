@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import field_validator
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
+from guard.record import option
 
 from ...cache.shared_model import SharedOptions
 from ...outliers.base import PrepareContext
@@ -41,38 +42,45 @@ class SamplingPair(Pair, Protocol):
 
 
 class PairOptions(SharedOptions):
-    """Which pair, and how the default one is trained.
+    """Which pair, and how the default one is trained."""
 
-    Attributes:
-        pair: "style" (trained on the user's images), or a name given to `register_pair`.
-        pair_folder: where the trained pair is kept, and class means of its latents. None: with the run or store that it
-            is trained for. A pair that is found finished in a folder named here is used as it is, whatever the other
-            options say, so that several methods and runs share one.
-        pair_epochs: passes over the images. None: as many as show it at least 150,000 images.
-        pair_batch: images per step.
-        pair_lr: peak learning rate of Adam, divided by the root of each layer's fan-in; a cosine to zero.
-        pair_width: channels at the generator's full resolution, doubled at each halving up to 4 x.
-        pair_latent: d, the width of a style.
-        pair_size: the generator's resolution, a power of two. None: the next one to the images' longer side, at most
-            64; images of another size are resized.
-        pair_adversarial: weight of the adversarial loss beside that of the pixels, in the second half of the training.
-    """
-
-    model: ClassVar = "pair"
+    kind: ClassVar = "pair"
     ours: ClassVar = "style"
-    training: ClassVar = frozenset(
-        {"pair_epochs", "pair_batch", "pair_lr", "pair_width", "pair_latent", "pair_size", "pair_adversarial"}
+    training: ClassVar = frozenset({"epochs", "batch_size", "lr", "width", "latent", "size", "adversarial"})
+
+    model: str = option("style", "The pair: style, trained on your images, or a name given to register_pair.")
+    folder: str | None = option(
+        None,
+        "Where the trained pair and its class means are kept, to be shared by runs; default with the run.",
+        common=True,
+    )
+    epochs: int | None = option(
+        None, "Passes over the images; default as many as show it at least 150,000.", common=True, ge=1
+    )
+    batch_size: int = option(32, "Images per step.", ge=2)
+    lr: float = option(
+        1e-2, "Peak learning rate of Adam, divided by the root of each layer's fan-in; a cosine to zero.", gt=0
+    )
+    width: int = option(
+        32, "Channels at the generator's full resolution, doubled at each halving up to four times.", ge=1
+    )
+    latent: int = option(128, "Width of a style.", ge=1)
+    size: int | None = option(
+        None,
+        "Resolution of the generator, a power of two; default the next one to the images' longer side, at most 64.",
+        ge=8,
+        le=1024,
+    )
+    adversarial: float = option(
+        0.02, "Weight of the adversarial loss beside that of the pixels, in the second half of the training.", ge=0
     )
 
-    pair: str = "style"
-    pair_folder: str | None = None
-    pair_epochs: int | None = Field(default=None, ge=1)
-    pair_batch: int = Field(default=32, ge=2)
-    pair_lr: float = Field(default=1e-2, gt=0)
-    pair_width: int = Field(default=32, ge=1)
-    pair_latent: int = Field(default=128, ge=1)
-    pair_size: int | None = Field(default=None, ge=8, le=1024)
-    pair_adversarial: float = Field(default=0.02, ge=0)
+    @field_validator("size")
+    @classmethod
+    def _power_of_two(cls, size: int | None) -> int | None:
+        if size is not None and size & (size - 1):
+            raise ValueError(f"must be a power of two; use {1 << (size.bit_length() - 1)}")
+        return size
 
 
 PairFactory = Callable[[PrepareContext, PairOptions], Pair]
@@ -81,12 +89,11 @@ _PAIRS: dict[str, PairFactory] = {}
 
 
 def register_pair(name: str, factory: PairFactory) -> None:
-    """Make a pair of your own available as ``pair=name``; a second registration replaces the first.
+    """Make a pair of your own available as ``pair={"model": name}``; a second registration replaces the first.
 
     Args:
-        factory: called when the images are there, with the `PrepareContext` (device, training images, a folder for
-        what takes
-            long, seed) and the options.
+        factory: called when the images are there, with the `PrepareContext` (device, training images, a folder for what
+            takes long, seed) and the options.
 
     Example::
 
@@ -107,12 +114,12 @@ def make_pair(context: PrepareContext, options: PairOptions) -> Pair:
     """
     from . import training  # noqa: F401  (registers "style")
 
-    if options.pair not in _PAIRS:
-        raise UnknownNameError("pair", options.pair, _PAIRS, "Add one with train.generators.register_pair.")
-    pair = _PAIRS[options.pair](context, options)
+    if options.model not in _PAIRS:
+        raise UnknownNameError("pair", options.model, _PAIRS, "Add one with train.generators.register_pair.")
+    pair = _PAIRS[options.model](context, options)
     if not isinstance(pair, Pair):
         raise ConfigError(
-            f"pair {options.pair!r} must have encode(images) -> w (N, L, d) and generate(w) -> images, "
+            f"pair {options.model!r} must have encode(images) -> w (N, L, d) and generate(w) -> images, "
             f"got a {type(pair).__name__}"
         )
     return pair

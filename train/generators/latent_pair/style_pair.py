@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.errors import ConfigError
-
 from .style import START, Mapping, Synthesis
 from .trunk import Encoder
 
@@ -17,8 +15,6 @@ LARGEST = 64  # the resolution "None" goes up to
 def resolution(height: int, width: int, asked: int | None = None) -> int:
     """The generator's side: `asked`, or the smallest power of two that covers the image, from 8 to 64."""
     if asked is not None:
-        if asked & (asked - 1):
-            raise ConfigError(f"pair_size must be a power of two, got {asked}; use {1 << (asked.bit_length() - 1)}")
         return asked
     size = 2 * START
     while size < min(max(height, width), LARGEST):

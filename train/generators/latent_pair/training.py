@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from guard.artefact.files import write_atomic
 from guard.data import ImageData
-from guard.record import Record, part
+from guard.record import Record
 
 from ...cache.shared_model import (
     check_fits,
@@ -53,6 +54,9 @@ CLIP = 1.0  # largest norm of a gradient: a young discriminator's are now and th
 SHOW_IN_GRID = 12
 
 
+_RENAMED = {"pair": "model", "pair_batch": "batch_size"}
+
+
 class PairCard(Record):
     """What decides a trained pair; kept beside it, and compared before it is trained on."""
 
@@ -67,6 +71,14 @@ class PairCard(Record):
     data_fingerprint: str
     rows_digest: str
     images: int
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, options: Any) -> Any:
+        """Their names began with "pair_"."""
+        if not isinstance(options, dict):
+            return options
+        return {_RENAMED.get(name, name.removeprefix("pair_")): value for name, value in options.items()}
 
 
 def style_pair(context: PrepareContext, options: PairOptions) -> StylePair:
@@ -112,9 +124,9 @@ def _card(context: PrepareContext, options: PairOptions) -> PairCard:
         width=p.width,
         channels=p.channels,
         classes=len(data.class_names),
-        size=resolution(p.height, p.width, options.pair_size),
-        options=part(options, PairOptions).model_copy(update={"pair_folder": None}),
-        epochs=options.pair_epochs or -(-SHOWN // len(data)),
+        size=resolution(p.height, p.width, options.size),
+        options=options.model_copy(update={"folder": None}),
+        epochs=options.epochs or -(-SHOWN // len(data)),
         seed=context.seed,
         data_fingerprint=data.fingerprint,
         rows_digest=rows_digest(data),
@@ -124,12 +136,12 @@ def _card(context: PrepareContext, options: PairOptions) -> PairCard:
 
 def _options(card: PairCard) -> dict[str, Any]:
     """The options, with what was chosen for those that may be left open."""
-    return {**card.options.model_dump(exclude={"pair_folder"}), "pair_epochs": card.epochs, "pair_size": card.size}
+    return {**card.options.model_dump(exclude={"folder"}), "epochs": card.epochs, "size": card.size}
 
 
 def _fresh(card: PairCard) -> StylePair:
     o = card.options
-    return StylePair(card.size, o.pair_width, o.pair_latent, card.classes, card.height, card.width, card.channels)
+    return StylePair(card.size, o.width, o.latent, card.classes, card.height, card.width, card.channels)
 
 
 class PairTraining:
@@ -140,13 +152,13 @@ class PairTraining:
         self.card, self.options, self.device, self.feed = card, options, device, Feed(data)
         with seeded(card.seed):
             pair = _fresh(card)
-            discriminator = Discriminator(card.size, max(4, options.pair_width // 2), card.channels, card.classes)
+            discriminator = Discriminator(card.size, max(4, options.width // 2), card.channels, card.classes)
         self.pair = pair.to(device)
         self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         self.averaged = Average(self.pair, EMA)
         self.pair_optimizer = torch.optim.Adam(equalised(self.pair), betas=BETAS)
         self.discriminator_optimizer = torch.optim.Adam(equalised(self.discriminator), betas=BETAS)
-        self.epochs = Epochs("pair", self.feed, card.epochs, options.pair_batch, card.seed, 0, device)
+        self.epochs = Epochs("pair", self.feed, card.epochs, options.batch_size, card.seed, 0, device)
         self.autocast = mixed_precision(device)
 
     def run(self, folder: Path) -> StylePair:
@@ -167,12 +179,12 @@ class PairTraining:
 
     def _set_lr(self, progress: float) -> None:
         for optimizer in (self.pair_optimizer, self.discriminator_optimizer):
-            set_lr(optimizer, self.options.pair_lr, progress)
+            set_lr(optimizer, self.options.lr, progress)
 
     def step(self, batch: IDBatch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """One update of the makers and, once it has joined, one of the discriminator."""
         real, labels = self.pair.to_signal(batch.images), batch.labels
-        joined = self.options.pair_adversarial > 0 and step >= ADVERSARIAL_FROM * self.epochs.count * self.epochs.steps
+        joined = self.options.adversarial > 0 and step >= ADVERSARIAL_FROM * self.epochs.count * self.epochs.steps
         with self.autocast():
             w = self.pair.encoder(real)
             if joined:
@@ -184,7 +196,7 @@ class PairTraining:
         loss = terms["pixels"]
         if joined:
             terms |= self._adversarial_terms(real, made, labels)
-            loss = loss + PERCEPTUAL * terms["features"] + self.options.pair_adversarial * terms["adversarial"]
+            loss = loss + PERCEPTUAL * terms["features"] + self.options.adversarial * terms["adversarial"]
         _update(self.pair_optimizer, loss)
         if joined:
             terms["discriminator"] = self._discriminator_step(real, made.detach(), labels, step)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from guard.data import ImageData
 from guard.errors import ConfigError
-from guard.record import Record
+from guard.record import Record, option
 
 from ...cache.pieces import ALONE, kept_chunks
 from ...engine.adaptive_batches import Batches
@@ -83,7 +83,7 @@ class EmbedOptions(Record):
     embed_noise: Literal["independent", "antithetic"] = "independent"
     embed_scale: float | None = Field(default=None, gt=0)
     embed_per_class: int | None = Field(default=None, ge=2)
-    embed_batch: int | None = Field(default=None, ge=1)
+    embed_batch: int | None = option(None, "Rows that go through the network and back at once.", knob=True, ge=1)
     embed_prompt: str | None = PROMPT
 
     @field_validator("embed_prompt")

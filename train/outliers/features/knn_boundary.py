@@ -26,12 +26,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from guard.errors import ConfigError
 from guard.heads import unit
-from guard.record import Record
+from guard.record import Record, option
 
 from ...engine.precision import cpu_has_bf16
 from ..base import IDBatch, Outliers, Synthesiser
@@ -48,31 +48,20 @@ def check_at_most(options: Record, *pairs: tuple[str, str]) -> None:
 
 
 class BoundaryOptions(Record):
-    """What is drawn around one class (or one pool of features); the defaults are NPOS's for CIFAR.
+    """What is drawn around one class (or one pool of features); the defaults are NPOS's for CIFAR."""
 
-    Attributes:
-        k: K, which neighbour measures sparseness; a row is its own first.
-        select: rows that count as boundary.
-        pick: of them, centres per draw.
-        n_noise: noise vectors per draw, shared by its centres.
-        sigma: their standard deviation per coordinate, on features of unit length: |sigma e| is about sigma sqrt(D).
-        keep: candidates kept per centre.
-        repeats: draws.
-        renormalise: put candidates back on the unit sphere.
-        inlier: the densest places in place of the sparsest.
-        variant: "code" keeps the rows that the public copies keep.
-    """
-
-    k: int = Field(default=300, ge=1)
-    select: int = Field(default=200, ge=1)
-    pick: int = Field(default=2, ge=1)
-    n_noise: int = Field(default=600, ge=1)
-    sigma: float = Field(default=0.1, gt=0)
-    keep: int = Field(default=200, ge=1)
-    repeats: int = Field(default=1, ge=1)
-    renormalise: bool = False
-    inlier: bool = False
-    variant: Literal["paper", "code"] = "paper"
+    k: int = option(300, "Which neighbour measures sparseness; a row is its own first.", ge=1)
+    select: int = option(200, "Rows that count as boundary.", ge=1)
+    pick: int = option(2, "Boundary rows per draw that noise is drawn around.", ge=1)
+    n_noise: int = option(600, "Noise vectors per draw, shared by its centres.", ge=1)
+    sigma: float = option(
+        0.1, "Noise per coordinate, on features of unit length: its vectors are about sigma sqrt(D) long.", gt=0
+    )
+    keep: int = option(200, "Candidates kept per centre.", ge=1)
+    repeats: int = option(1, "Draws.", ge=1)
+    renormalise: bool = option(False, "Put candidates back on the unit sphere.")
+    inlier: bool = option(False, "The densest places in place of the sparsest.")
+    variant: Literal["paper", "code"] = option("paper", "With code, keep the rows that the public copies keep.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
+from guard.record import option
 
 from ...engine.modes import evaluating
 from ...engine.precision import mixed_precision
@@ -59,10 +59,12 @@ def worst_nearby(module: GuardModule, noise: Tensor, epsilon: float, steps: int,
 
 
 class AdversarialOptions(LowPassOptions):
-    """`epsilon`: radius of the ball in units of [0, 1] pixels; `steps`: of the ascent; and those of the noise."""
+    """The published values."""
 
-    epsilon: float = Field(default=0.3, gt=0, le=1)
-    steps: int = Field(default=40, ge=1)
+    epsilon: float = option(
+        0.3, "Radius of the ball around a noise image, as a share of the pixel range.", common=True, gt=0, le=1
+    )
+    steps: int = option(40, "Steps of gradient ascent, each a forward and a backward pass.", common=True, ge=1)
 
 
 @register_synthesiser

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 
@@ -54,10 +54,10 @@ def stretch(images: Tensor) -> Tensor:
 
 
 class LowPassOptions(Record):
-    """`least`, `most`: range of the filter's standard deviation, in pixels."""
+    """The published range."""
 
-    least: float = Field(default=1.0, gt=0)
-    most: float = Field(default=2.5, gt=0)
+    least: float = option(1.0, "Least standard deviation of the filter, in pixels.", common=True, gt=0)
+    most: float = option(2.5, "Largest standard deviation of the filter, in pixels.", common=True, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -37,8 +37,6 @@ class NCISOptions(DiffusionOptions, EmbedOptions, InvariantOptions, LowDensityOp
     each image once by nearest and once by bilinear, so that a random one is drawn from a store.
     """
 
-    knobs: ClassVar = DiffusionOptions.knobs | {"embed_batch"}
-
     resize: ResizeKernel = "both"
 
     @model_validator(mode="after")

@@ -6,9 +6,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 from .pixel_average import pick_different_classes
@@ -21,10 +20,13 @@ class PatchMix(ImageSynthesiser):
     name: ClassVar[str] = "patch_mix"
 
     class Options(Record):
-        """`k`: images per mosaic (all classes once where there are fewer); `grid`: patches per side."""
-
-        k: int = Field(default=4, ge=2)
-        grid: int = Field(default=2, ge=2)
+        k: int = option(
+            4,
+            "Images per mosaic, each of a class of its own; where there are fewer, all classes once.",
+            common=True,
+            ge=2,
+        )
+        grid: int = option(2, "Patches per side.", common=True, ge=2)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         o = self.options

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 
@@ -38,9 +37,7 @@ class PatchShuffle(ImageSynthesiser):
     name: ClassVar[str] = "patch_shuffle"
 
     class Options(Record):
-        """`grid`: patches per side."""
-
-        grid: int = Field(default=4, ge=2)
+        grid: int = option(4, "Patches per side.", common=True, ge=2)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         n, grid = len(batch.images), self.options.grid

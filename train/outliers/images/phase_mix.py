@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 from .pixel_average import pick_different_classes
@@ -46,9 +45,12 @@ class PhaseMix(ImageSynthesiser):
     name: ClassVar[str] = "phase_mix"
 
     class Options(Record):
-        """`k`: images whose phases are mixed (all classes once where there are fewer)."""
-
-        k: int = Field(default=3, ge=2)
+        k: int = option(
+            3,
+            "Images of different classes whose phases are mixed; where there are fewer, all classes once.",
+            common=True,
+            ge=2,
+        )
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         index, valid = pick_different_classes(batch.labels, self.num_classes, self.count, self.options.k, generator)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 
@@ -39,9 +38,12 @@ class PixelAverage(ImageSynthesiser):
     source: ClassVar[str] = "MIM, Choi & Na 2024"
 
     class Options(Record):
-        """`k`: images per average, each of a class of its own (all classes once where there are fewer)."""
-
-        k: int = Field(default=10, ge=2)
+        k: int = option(
+            10,
+            "Images per average, each of a class of its own; where there are fewer, all classes once.",
+            common=True,
+            ge=2,
+        )
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         k = self.options.k

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 
@@ -40,10 +39,8 @@ class SmoothNoise(ImageSynthesiser):
     name: ClassVar[str] = "smooth_noise"
 
     class Options(Record):
-        """`steepest`: largest exponent of the power law; `contrast`: largest standard deviation, in grey levels."""
-
-        steepest: float = Field(default=3.0, ge=0)
-        contrast: float = Field(default=64.0, ge=1)
+        steepest: float = option(3.0, "Largest exponent of the power law; 0 is white noise.", common=True, ge=0)
+        contrast: float = option(64.0, "Largest standard deviation, in grey levels.", common=True, ge=1)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         _, height, width, channels = batch.images.shape

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
 
@@ -42,10 +41,10 @@ class Strokes(ImageSynthesiser):
     name: ClassVar[str] = "strokes"
 
     class Options(Record):
-        """`strokes`: the most per image; `thickest`: the widest stroke as a share of the image's side."""
-
-        strokes: int = Field(default=4, ge=1)
-        thickest: float = Field(default=0.15, gt=0, le=1)
+        strokes: int = option(4, "The most strokes per image.", common=True, ge=1)
+        thickest: float = option(
+            0.15, "Width of the thickest stroke, as a share of the image's side.", common=True, gt=0, le=1
+        )
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         _, height, width, channels = batch.images.shape

@@ -20,6 +20,7 @@ import torch
 
 from guard.errors import ConfigError
 from guard.manifest import versions
+from guard.record import Record, knobs
 
 from ...cache.shared_model import SharedOptions
 from ...engine.checkpoint import weights_bytes
@@ -97,10 +98,9 @@ def _agreed(folder: Path, card: Card, synthesiser: ImageSynthesiser, any_classif
         whole = not missing_shards(folder, held)
         if any_classifier and whole:
             card = card.model_copy(update={"classifier": held.classifier})
-        shared = _shared(synthesiser)
-        if shared is not None and shared.knobs:  # one may have said how many are drawn at once, when it was begun
+        if knobs(synthesiser.Options):  # one may have said how many are drawn at once, when it was begun
             card = card.model_copy(update={"per_draw": held.per_draw})
-        check_same(folder, held, card, _not_compared(held, shared))
+        check_same(folder, held, card, _not_compared(held, synthesiser))
         if whole and held.count == card.count:
             return held, True
         return card.model_copy(update={"model": held.model}), False
@@ -109,17 +109,21 @@ def _agreed(folder: Path, card: Card, synthesiser: ImageSynthesiser, any_classif
     return card, False
 
 
-def _shared(synthesiser: ImageSynthesiser) -> SharedOptions | None:
-    """The options of a model that runs can share, where it decodes with one."""
-    return synthesiser.options if isinstance(synthesiser.options, SharedOptions) else None
+def _shared(options: Record) -> tuple[str, SharedOptions | None]:
+    """The options of a model that runs can share, where the synthesiser decodes with one, and the path before them."""
+    if isinstance(options, SharedOptions):
+        return "", options
+    found = [(f"{name}.", value) for name, value in options if isinstance(value, SharedOptions)]
+    return found[0] if found else ("", None)
 
 
-def _not_compared(held: Card, shared: SharedOptions | None) -> set[str]:
+def _not_compared(held: Card, synthesiser: ImageSynthesiser) -> set[str]:
     """Fields of the card that decide no image: knobs, and those whose place the model's own digest takes."""
-    if shared is None:
-        return set()
-    settled = shared.settled() if held.model is not None or not shared.is_ours else frozenset()
-    return {f"options.{name}" for name in shared.knobs | settled}
+    path, shared = _shared(synthesiser.options)
+    settled: frozenset[str] = frozenset()
+    if shared is not None and (held.model is not None or not shared.is_ours):
+        settled = frozenset(path + name for name in shared.settled())
+    return {f"options.{name}" for name in settled | knobs(type(synthesiser.options))}
 
 
 def _with_model(folder: Path, card: Card, synthesiser: ImageSynthesiser) -> Card:
@@ -128,7 +132,7 @@ def _with_model(folder: Path, card: Card, synthesiser: ImageSynthesiser) -> Card
     Raises:
         ConfigError: what the store holds was made by another.
     """
-    shared = _shared(synthesiser)
+    _, shared = _shared(synthesiser.options)
     if shared is None:
         return card
     found = card.model_copy(update={"model": shared.identity(folder) or card.model})
@@ -152,7 +156,7 @@ def _card(
     if batch_size < 2:
         raise ConfigError(f"batch_size must be at least 2, got {batch_size}")
     used = synthesiser.needs_classifier(synthesiser.options)
-    shared = _shared(synthesiser)
+    _, shared = _shared(synthesiser.options)
     return Card(
         synthesiser=synthesiser.name,
         options=synthesiser.options.model_dump(mode="json"),

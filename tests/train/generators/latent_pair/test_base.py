@@ -40,7 +40,7 @@ def test_a_registered_pair_is_made_by_its_factory(context: PrepareContext) -> No
         return Pixels()
 
     register_pair("pixels", factory)
-    options = PairOptions(pair="pixels")
+    options = PairOptions(model="pixels")
     made = make_pair(context, options)
     assert isinstance(made, Pixels)
     assert not isinstance(made, SamplingPair)
@@ -50,9 +50,9 @@ def test_a_registered_pair_is_made_by_its_factory(context: PrepareContext) -> No
 def test_names_and_objects_that_are_no_pairs_are_refused(context: PrepareContext) -> None:
     register_pair("half", lambda context, options: object())  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"pair 'half' must have encode\(images\)"):
-        make_pair(context, PairOptions(pair="half"))
+        make_pair(context, PairOptions(model="half"))
     with pytest.raises(UnknownNameError, match=r"did you mean .*'style'"):
-        make_pair(context, PairOptions(pair="stile"))
+        make_pair(context, PairOptions(model="stile"))
     with pytest.raises(ConfigError, match="'style' is the pair that comes with ood-guard"):
         register_pair("style", lambda context, options: Pixels())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,9 @@ from train.cache import shared_model as finished
 from train.generators.latent_pair.base import PairOptions
 from train.generators.latent_pair.style_pair import StylePair, resolution
 from train.generators.latent_pair.training import PairTraining, _card, style_pair
-from train.methods.dmr import LatentOptions
-from train.outliers.base import PrepareContext
+from train.outliers.base import PrepareContext, create_synthesiser
 
-TINY = PairOptions(pair_width=4, pair_latent=8, pair_batch=20, pair_epochs=2)
+TINY = PairOptions(width=4, latent=8, batch_size=20, epochs=2)
 
 
 @pytest.fixture
@@ -85,17 +85,17 @@ def test_what_was_trained_otherwise_is_refused_or_taken_where_it_was_named(
 ) -> None:
     caplog.set_level("WARNING", logger="ood_guard")
     style_pair(context(data, tmp_path), TINY)
-    wider = TINY.model_copy(update={"pair_width": 6})
-    with pytest.raises(ConfigError, match=r"holds a pair that does not fit.*pair_width.*choose another folder"):
+    wider = TINY.model_copy(update={"width": 6})
+    with pytest.raises(ConfigError, match=r"holds a pair that does not fit.*'width'.*choose another folder"):
         style_pair(context(data, tmp_path), wider)
     with pytest.raises(ConfigError, match="seed: 0 then, 1 now"):
         style_pair(context(data, tmp_path, seed=1), TINY)
-    named = wider.model_copy(update={"pair_folder": str(tmp_path / "pair")})
-    style_pair(context(data, tmp_path / "other"), TINY.model_copy(update={"pair_folder": named.pair_folder}))
+    named = wider.model_copy(update={"folder": str(tmp_path / "pair")})
+    style_pair(context(data, tmp_path / "other"), TINY.model_copy(update={"folder": named.folder}))
     assert not caplog.text
-    asked = LatentOptions(**{**named.model_dump(), "pair_epochs": 3}, lambda_high=5)  # as a synthesiser's options are
+    asked = named.model_copy(update={"epochs": 3})
     shared = style_pair(context(data, tmp_path / "other", seed=1), asked)
-    said = "is used as it was trained: pair_epochs is 2, not 3; pair_width is 4, not 6"
+    said = "is used as it was trained: epochs is 2, not 3; width is 4, not 6"
     assert caplog.messages == [f"the pair in {tmp_path / 'pair'} {said}"]
     assert weights(shared).equal(weights(style_pair(context(data, tmp_path), TINY)))
     assert not (tmp_path / "other").exists()
@@ -112,7 +112,7 @@ def test_a_pair_that_another_run_trains_is_waited_for(
 ) -> None:
     """It is looked for again once the lock is had."""
     folder = tmp_path / "shared"
-    options = TINY.model_copy(update={"pair_folder": str(folder), "pair_epochs": 1})
+    options = TINY.model_copy(update={"folder": str(folder), "epochs": 1})
     alone = finished._alone
 
     @contextlib.contextmanager
@@ -132,7 +132,7 @@ def test_a_pair_that_another_run_trains_is_waited_for(
 def test_held_out_rows_in_a_shared_pair_are_pointed_out(
     data: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = TINY.model_copy(update={"pair_folder": str(tmp_path / "pair"), "pair_epochs": 1})
+    options = TINY.model_copy(update={"folder": str(tmp_path / "pair"), "epochs": 1})
     style_pair(context(data.subset(np.arange(40)), tmp_path), options)
     assert "held-out" not in caplog.text
     style_pair(context(data.subset(np.arange(20, 60)), tmp_path), options)
@@ -142,7 +142,7 @@ def test_held_out_rows_in_a_shared_pair_are_pointed_out(
 def test_reconstructions_of_digits_beat_the_class_means(four: Arrays, tmp_path: Path) -> None:
     images, labels = four[0][..., :1], four[1]
     data = load((images, labels), channels=1)
-    options = PairOptions(pair_width=8, pair_latent=32, pair_batch=16, pair_epochs=6, pair_adversarial=0.0)
+    options = PairOptions(width=8, latent=32, batch_size=16, epochs=6, adversarial=0.0)
     pair = style_pair(context(data, tmp_path), options)
     x = images.astype(np.float64)
     means = np.stack([x[labels == c].mean(0) for c in range(4)])[labels]
@@ -153,7 +153,7 @@ def test_reconstructions_of_digits_beat_the_class_means(four: Arrays, tmp_path: 
 def test_the_adversarial_part_acts_on_the_mapping(data: ImageData, tmp_path: Path) -> None:
     untrained = PairTraining(data, _card(context(data, tmp_path), TINY), torch.device("cpu")).pair.mapping
     with_judge = style_pair(context(data, tmp_path / "a"), TINY).mapping
-    without = style_pair(context(data, tmp_path / "b"), TINY.model_copy(update={"pair_adversarial": 0.0})).mapping
+    without = style_pair(context(data, tmp_path / "b"), TINY.model_copy(update={"adversarial": 0.0})).mapping
     assert untrained.last.weight.equal(without.last.weight)
     assert not untrained.last.weight.equal(with_judge.last.weight)
 
@@ -165,8 +165,22 @@ def test_the_generators_resolution(sides: tuple[int, int], asked: int | None, ex
 
 
 def test_a_resolution_that_is_no_power_of_two_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must be a power of two, got 48; use 32"):
-        resolution(32, 32, 48)
+    with pytest.raises(ConfigError, match=r"option pair.size: must be a power of two; use 32, got 48"):
+        create_synthesiser("dmr", 4, 3, pair={"size": 48})
+
+
+def test_a_pair_of_an_earlier_version_is_read(data: ImageData, tmp_path: Path) -> None:
+    """Its card has the options under the names that began with "pair_"."""
+    made = style_pair(context(data, tmp_path), TINY)
+    path = tmp_path / "pair" / "pair.json"
+    card = json.loads(path.read_text())
+    old = {"model": "pair", "batch_size": "pair_batch"}
+    card["options"] = {old.get(name, f"pair_{name}"): value for name, value in card["options"].items()}
+    assert {"pair", "pair_folder", "pair_batch", "pair_width"} <= set(card["options"])
+    path.write_text(json.dumps(card))
+    assert weights(style_pair(context(data, tmp_path), TINY)).equal(weights(made))
+    with pytest.raises(ConfigError, match="holds a pair that does not fit"):
+        style_pair(context(data, tmp_path), TINY.model_copy(update={"width": 6}))
 
 
 def test_images_of_other_sizes_come_back_in_their_size() -> None:
