@@ -169,7 +169,7 @@ def test_every_method_trains_every_head(method: str, head: str, four: Arrays, ti
         key: value for key, value in RECIPES.get(method, {}).items() if key not in ("method", "score", "head_options")
     }
     options = {**tiny, "outliers": outliers, **own, "backbone": "wrn10_2", "epochs": 1, "lr": 0.02, "head": head}
-    options |= {key: 1 for key in ("head_epochs", "finetune_epochs") if key in own}
+    options |= {key: 1 for key in ("tune_epochs", "finetune_epochs") if key in own}
     data = (four[0][:160], four[1][:160])
     heads = get_method(method).heads
     if heads and head not in heads:
