@@ -69,20 +69,17 @@ HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "tune_epochs": 2}  # a r
 TAUGHT: dict[str, Any] = {  # a teacher, and a diffusion model that costs nothing (`tests.toy_diffusion`)
     "teacher": "wrn10_2",
     "diffusion": "toy",
-    "n_noise": 20,
-    "repeats": 1,
+    "boundary": {"n_noise": 20, "repeats": 1},
     "num_latents": 20,
-    "finetune_epochs": 2,
+    "tune_epochs": 2,
 }
 
-DECODED: dict[str, Any] = {  # a diffusion model of one's own and an encoder, trained for a moment
+DIFFUSION: dict[str, Any] = {"epochs": 1, "width": 8, "patch": 2, "sampling_steps": 2}
+ENCODER: dict[str, Any] = {"backbone": "wrn10_2", "epochs": 1}
+DECODED: dict[str, Any] = {  # the built-in diffusion model and an encoder, trained for a moment
     "store_size": 64,
-    "diffusion_epochs": 1,
-    "diffusion_width": 8,
-    "patch": 2,
-    "sampling_steps": 2,
-    "encoder_backbone": "wrn10_2",
-    "encoder_epochs": 1,
+    "diffusion": DIFFUSION,
+    "encoder": ENCODER,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -126,21 +123,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fodfom": {
         "method": "fodfom",
         "diffusion": "toy",
-        "encoder_backbone": "wrn10_2",
-        "encoder_epochs": 1,
+        "encoder": ENCODER,
         "store_size": 48,
         "tune_epochs": 1,
-        "max_area": 1.0,
+        "blurred": {"max_area": 1.0},
     },
     "oal": {"method": "oal", **TAUGHT},
-    "ncis": {"method": "ncis", "diffusion": "toy", "store_size": 48, "embed_pairs": 4, "cvpn_epochs": 4},
+    "ncis": {
+        "method": "ncis",
+        "diffusion": "toy",
+        "store_size": 48,
+        "embed": {"pairs": 4},
+        "invariants": {"epochs": 4},
+    },
     "label_mixup": {
         "method": "label_mixup",
         "store_size": 24,
-        "sampling_steps": 2,
-        "diffusion_epochs": 1,
-        "diffusion_width": 8,
-        "patch": 2,
+        "diffusion": DIFFUSION,
         "head": "arcface",
         "lr": 0.02,
     },

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from guard.data import ImageData, load
 from guard.errors import ConfigError, UnknownNameError
+from tests.conftest import DIFFUSION, ENCODER
 from train.outliers.base import PrepareContext, create_synthesiser, get_synthesiser, list_synthesisers
 from train.outliers.store.fill import fill
 from train.outliers.store.shards import read_made
@@ -19,27 +20,20 @@ from train.runs.synth import untrained
 
 SYNTHESISERS = list_synthesisers()
 PAIR = {"pair": {"epochs": 1, "width": 8, "latent": 8, "batch_size": 16}}
-DECODED = {
-    "diffusion_epochs": 1,
-    "diffusion_width": 8,
-    "patch": 2,
-    "sampling_steps": 2,
-    "encoder_backbone": "wrn10_2",
-    "encoder_epochs": 1,
-}
+DECODED = {"diffusion": DIFFUSION, "encoder": ENCODER}
 QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "cmg": {"cvae": {"epochs": 1, "width": 8, "latent": 4}},
     "gan": {"gan": {"epochs": 1, "width": 8, "latent": 8}},
     "bood": DECODED,
     "dmr": PAIR,
     "dmr_mlm": PAIR,
-    "label_mixup": {"diffusion_epochs": 1, "diffusion_width": 8, "patch": 2, "sampling_steps": 2},
+    "label_mixup": {"diffusion": DIFFUSION},
     "blurred_object": {"max_area": 1.0},
     "dream_id": DECODED,
     "dream_ood": DECODED,
     "fodfom": DECODED,
     "mlm": PAIR,
-    "ncis": {"diffusion": "toy", "embed_pairs": 4, "cvpn_epochs": 4},
+    "ncis": {"diffusion": "toy", "embed": {"pairs": 4}, "invariants": {"epochs": 4}, "ridge": 1e-2},
 }
 
 

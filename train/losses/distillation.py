@@ -1,4 +1,5 @@
-"""R-KD: what a teacher makes of the in-distribution images, taught to the network (OAL's IDKD; methods.md 0.2, A1).
+"""R-KD: what a teacher makes of the in-distribution images, taught to the network (IDKD of OAL,
+Gao, He & Pu 2024).
 
     logits      KL( softmax y_T || softmax y_S )
     features    KL( softmax DT(h_T) || softmax h_S ),   DT = BatchNorm, Linear, ReLU, BatchNorm, learned along

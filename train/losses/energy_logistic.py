@@ -1,4 +1,4 @@
-"""R-ELR: energy with a learned logistic link (methods.md 0.2 and B1).
+"""R-ELR: energy with a learned logistic link (Du et al., ICLR 2022).
 
     g(x) = log sum_c relu(w_c) exp f_c(x)
     L = mean over all N + K items of the binary cross-entropy of a g + b, in-distribution = 1, outlier = 0

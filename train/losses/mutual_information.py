@@ -1,7 +1,7 @@
-"""R-MI: an upper bound of the mutual information between in-distribution features and outliers (methods.md 0.2, A1).
+"""R-MI: an upper bound of the mutual information between in-distribution features and outliers.
 
-CLUB, Cheng et al., ICML 2020, as OAL uses it. For pairs (u_i, f_i), i = 1 .. B, of an outlier and a feature, and a
-conditional q(f | u) = N(mu(u), diag exp(lv(u))),
+CLUB, Cheng et al., ICML 2020, as OAL uses it (Gao, He & Pu 2024). For pairs (u_i, f_i), i = 1 .. B, of an outlier and a
+feature, and a conditional q(f | u) = N(mu(u), diag exp(lv(u))),
 
     CLUB = 1/B sum_i [ log q(f_i | u_i) - 1/B sum_j log q(f_j | u_i) ]
          = 1/B sum_i sum_d { (1/B sum_j (mu_id - f_jd)^2) - (mu_id - f_id)^2 } / (2 exp lv_id)
@@ -15,7 +15,7 @@ network, as OAL's code does; the number is no bound then, and falls without end.
 
 *Pairs.* I(u; f) is a property of the joint distribution, and OAL's code pairs every image with any outlier. Averaged
 over all pairings the two sums above are equal: the expected loss and the expected gradient are 0, and what a step sees
-is noise. "class" pairs an image of class c with an outlier that was made for class c; what they share is the class.
+is noise. Here an image of class c is paired with an outlier that was made for class c; what they share is the class.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..engine.seeds import seeded
 from ..outliers.base import PrepareContext
-from ..outliers.features.outlier_bank import OutlierBank, Pairing
+from ..outliers.features.outlier_bank import OutlierBank
 from .base import Batch, Regulariser
 
 QUpdate = Literal["likelihood", "joint"]
@@ -96,7 +96,7 @@ class MutualInformationLoss(Regulariser):
         name: of the term.
         bank: the outliers, made when the stage begins; as wide as they like.
         conditional: makes q from the widths of outliers and features.
-        pairing, q_update: above.
+        q_update: above.
         q_steps, q_lr: with "likelihood": Adam's steps per step of the network, and its learning rate.
         lr_factor: with "joint": q's learning rate as a factor of the stage's.
     """
@@ -108,14 +108,13 @@ class MutualInformationLoss(Regulariser):
         conditional: Callable[[int, int], GaussianConditional],
         weight: float,
         *,
-        pairing: Pairing = "class",
         q_update: QUpdate = "likelihood",
         q_steps: int = 5,
         q_lr: float = 1e-4,
         lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        self.name, self.weight, self.pairing, self.q_update = name, weight, pairing, q_update
+        self.name, self.weight, self.q_update = name, weight, q_update
         self.q_steps, self.q_lr, self.lr_factor = q_steps, q_lr, lr_factor
         self.q: GaussianConditional | None = None
         self._make_bank, self._make_q = bank, conditional
@@ -136,7 +135,7 @@ class MutualInformationLoss(Regulariser):
         q, bank = self.q, self._bank
         assert q is not None and bank is not None  # noqa: PT018  (the loop prepares before its first step)
         features = batch.inliers.features.float()
-        u = bank.draw(batch.labels, self.pairing, batch.generator)
+        u = bank.draw(batch.labels, batch.generator)
         if self.q_update == "likelihood":
             self._fit(q, u, features.detach())
         with torch.set_grad_enabled(self.q_update == "joint"):

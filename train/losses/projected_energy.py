@@ -1,4 +1,5 @@
-"""R-ELR on outliers of another space, projected to the features: OAL's ablation "w/ energy loss" (methods.md A1).
+"""R-ELR on outliers of another space, projected to the features: OAL's ablation "w/ energy loss"
+(Gao, He & Pu 2024).
 
     g(h) = log sum_d exp h_d
     L = mean over all N + N items of the binary cross-entropy of a g + b, in-distribution = 1, outlier = 0
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..engine.seeds import seeded
 from ..outliers.base import PrepareContext
-from ..outliers.features.outlier_bank import OutlierBank, Pairing
+from ..outliers.features.outlier_bank import OutlierBank
 from .base import Batch, Regulariser
 from .distillation import domain_transfer
 from .energy_logistic import energy_logistic_loss
@@ -29,7 +30,6 @@ class ProjectedEnergyLoss(Regulariser):
         name: of the term.
         bank: the outliers, made when the stage begins.
         weight: OAL's code has 2.5.
-        pairing: which outliers are drawn for the images of a batch.
         lr_factor: learning rate of P and of the link as a factor of the stage's.
     """
 
@@ -39,11 +39,10 @@ class ProjectedEnergyLoss(Regulariser):
         bank: Callable[[PrepareContext], OutlierBank],
         weight: float = 2.5,
         *,
-        pairing: Pairing = "class",
         lr_factor: float = 2.0,
     ) -> None:
         super().__init__()
-        self.name, self.weight, self.pairing, self.lr_factor = name, weight, pairing, lr_factor
+        self.name, self.weight, self.lr_factor = name, weight, lr_factor
         self.slope = nn.Parameter(torch.tensor(2.0))  # starts on the side that it should be on
         self.offset = nn.Parameter(torch.tensor(0.0))
         self.projector: nn.Sequential | None = None
@@ -58,6 +57,6 @@ class ProjectedEnergyLoss(Regulariser):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         assert self._bank is not None and self.projector is not None  # noqa: PT018  (prepared before the first step)
-        projected = self.projector(self._bank.draw(batch.labels, self.pairing, batch.generator))
+        projected = self.projector(self._bank.draw(batch.labels, batch.generator))
         inliers, outliers = batch.inliers.features.float().logsumexp(-1), projected.logsumexp(-1)
         return {self.name: self.weight * energy_logistic_loss(inliers, outliers, self.slope, self.offset)}

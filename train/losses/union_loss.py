@@ -1,4 +1,5 @@
-"""The head's own loss over real images and generated ones with a class together, as one data set (Dream-ID, A3).
+"""The head's own loss over real images and generated ones with a class together, as one data set (Dream-ID, Du et al.,
+NeurIPS 2023).
 
     L = mean over all N + K items of the head's loss of (h, f, y)
 

@@ -102,9 +102,10 @@ class Method:
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
         teaches: scores with this in `Score.trained_by` learn from it too: another method's name ("" for its own only).
-        makers: the synthesisers that fill the method's own store, where ``outliers=`` names nothing in its place; their
-            options and `store_size` are then not read.
-        read_anyway: those of their options that the method reads with any outliers.
+        makers: the synthesisers that fill the method's own store, where ``outliers=`` names nothing in its place. Where
+            it does, their options are not read, and those of `own_outliers`.
+        own_outliers: further options that only say how the method makes outliers of its own.
+        read_anyway: options of the makers that the method reads with any outliers.
     """
 
     name: ClassVar[str]
@@ -118,6 +119,7 @@ class Method:
     wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"
     teaches: ClassVar[str] = ""
     makers: ClassVar[tuple[str, ...]] = ()
+    own_outliers: ClassVar[frozenset[str]] = frozenset({"store_size"})
     read_anyway: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, options: Any) -> None:
@@ -134,7 +136,7 @@ class Method:
             ConfigError: naming the first of them.
         """
         makers = [get_synthesiser(name).Options for name in self.makers]
-        own = {"store_size"}.union(*(maker.model_fields for maker in makers)) - self.read_anyway
+        own = self.own_outliers.union(*(maker.model_fields for maker in makers)) - self.read_anyway
         unread = [name for name in changed(self.options) if name in own] if outliers is not None and makers else []
         if unread:
             name = unread[0]

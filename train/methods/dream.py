@@ -1,13 +1,17 @@
-"""Dream-OOD and Dream-ID. Source: Du, Sun, Zhu & Li, NeurIPS 2023 (methods.md A3).
+"""Dream-OOD and Dream-ID. Source: Du, Sun, Zhu & Li, NeurIPS 2023.
 
-    dream_ood   L = CE + weight * R-ELR(g),  g = log sum_c relu(w_c) exp f_c,  outliers decoded from around the sparsest
-                features of each class in the conditioning space of a diffusion model
-    dream_id    L = CE over the union of the images and of more of each class, decoded from around its densest features
+    h: images -> conditioning space, cos(h(x), T(y)) largest for the own class      train.outliers.conditioning.encoder
+    e = |T(c)| unit(z + sigma eps) around the sparsest (Dream-ID: densest) unit features z of class c       .boundary
+    x~ = the diffusion model's image of e in place of the class's own embedding
 
-The images (`train.outliers.images.dream`) go into a store (``out/outliers/dream_ood``) before the classifier's first
-step; ``outliers=`` of dream_ood names images or a store to take in its place. The diffusion model is trained on your
-own images, or is Stable Diffusion (``diffusion="stable-diffusion"``) as published. The encoder and the link's
-parameters are not part of the guard: its score is the energy (``score="energy_logistic"`` takes the link).
+    dream_ood   L = CE + weight * R-ELR(g),  g = log sum_c relu(w_c) exp f_c,  x~ the outliers
+    dream_id    L = CE over the union of the images and of more of each class, x~
+
+The images go into a store (``out/outliers/dream_ood``) before the classifier's first step; ``outliers=`` of dream_ood
+names images or a store to take in its place. The diffusion model is trained on your own images, or is Stable Diffusion
+as published. The encoder and the link's parameters are not part of the guard: its score is the energy
+(``score="energy_logistic"`` takes the link). ``sampler=`` takes what the paper compares with in place of the boundary:
+"interpolation", "gaussian", "learnable".
 
 Defaults are those of CIFAR-100, but for these. (1) The link's slope starts positive, as in `vos`. (2) The store holds
 one image per training image, at most 50,000; published are 1,000 per class, twice the training images. (3) Neighbours
@@ -18,82 +22,158 @@ as there are images to decode (`train.outliers.conditioning.boundary`). ImageNet
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from ..losses.energy_logistic import EnergyLogisticLoss
+from guard.record import option
+
 from ..losses.union_loss import UnionLoss
-from ..outliers.base import Synthesiser
-from ..outliers.images.dream import DreamIDOptions, DreamOptions
-from ..outliers.store.drawing import Stored
+from ..outliers.base import PrepareContext, register_synthesiser
+from ..outliers.conditioning.anchors import interpolated, moved, with_noise
+from ..outliers.conditioning.boundary import (
+    BoundaryEmbeddingOptions,
+    InlierEmbeddingOptions,
+    ScaleOptions,
+    boundary_embeddings,
+)
+from ..outliers.conditioning.encoder import EncoderOptions, trained_encoder, training_features
+from ..outliers.conditioning.table import Embeddings, class_generator, kept_embeddings
+from ..outliers.decoded import DecodedEmbeddings, DecodedImageOptions
 from ..outliers.store.labelled import LabelledStore
-from .base import Method, MethodContext, Stage, register
-from .from_store import DecodedOptions, filled_store, given_or
+from .base import MethodContext, Stage, register
+from .decoded import Decoded, DecodedOptions, EnergyOnDecoded, EnergyOptions
 
 
-class EnergyOptions(DecodedOptions):
-    """As `DecodedOptions`. `weight`: beta. `start`: the share of the epochs before outliers join. `link_init`: see
-    `train.losses.energy_logistic`."""
+class DreamOODImageOptions(DecodedImageOptions):
+    """Options of the images."""
 
-    weight: float = Field(default=2.5, ge=0)
-    start: float = Field(default=0.0, ge=0, lt=1)
-    link_init: Literal["positive", "random"] = "positive"
+    sampler: Literal["boundary", "interpolation", "gaussian", "learnable"] = option(
+        "boundary",
+        "'boundary', or embeddings made from those of the classes: 'interpolation' of two, 'gaussian' noise on one, or "
+        "an offset learned with the encoder ('learnable').",
+    )
+    encoder: EncoderOptions = option(
+        EncoderOptions(), "The image encoder.", read_if={"sampler": ("boundary", "learnable")}
+    )
+    boundary: BoundaryEmbeddingOptions = option(
+        BoundaryEmbeddingOptions(), "Where embeddings lie around features.", read_if={"sampler": "boundary"}
+    )
+    alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = option(
+        (0.3, 0.5, 0.7),
+        "Weights of the first class, each 0 to 1.",
+        min_length=1,
+        read_if={"sampler": "interpolation"},
+    )
+    noise: float = option(
+        0.03,
+        "Noise per coordinate, beside class embeddings of norm 0.39 in 768 dimensions.",
+        gt=0,
+        read_if={"sampler": "gaussian"},
+    )
+    scale_to_width: bool = option(
+        True,
+        "Whether noise per coordinate is taken times sqrt(768 / width), so that it is as long in a conditioning space "
+        "of another width.",
+        read_if={"sampler": ("boundary", "gaussian")},
+    )
 
 
-class Decoded(Method):
-    """A classifier trained beside a store that the synthesiser of the same name fills."""
+class DreamIDImageOptions(DecodedImageOptions, ScaleOptions):
+    """Options of the images."""
 
-    def count(self, context: MethodContext) -> int:
-        """Generated images per step."""
-        return max(1, round(self.options.ratio * context.batch_size))
+    encoder: EncoderOptions = option(EncoderOptions(), "The image encoder.")
+    boundary: InlierEmbeddingOptions = option(InlierEmbeddingOptions(), "Where embeddings lie around features.")
 
-    def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
-        """The method's own images."""
+
+class DreamOODOptions(EnergyOptions, DreamOODImageOptions):
+    """Options of the images and of their use."""
+
+
+class DreamIDOptions(DecodedOptions, DreamIDImageOptions):
+    """Options of the images and of their use."""
+
+
+HOW = {
+    "boundary": "around the sparsest features",
+    "interpolation": "between two classes' embeddings",
+    "gaussian": "a class's embedding with noise",
+    "learnable": "a class's embedding with a learned offset",
+}
+
+
+class AroundFeatures(DecodedEmbeddings):
+    """What both share: an encoder is trained, and embeddings lie around its features of each class."""
+
+    def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
         o = self.options
-        return filled_store(self.name, o, context, self.count(context), at_once=o.sampling_batch, kind=kind)
+        encoder = trained_encoder(context, anchors, o.encoder)
+        features = training_features(context, encoder, o.encoder, augmented=o.boundary.augmented)
+        return kept_embeddings(
+            context,
+            self.name,
+            o.boundary,
+            [*features, anchors, torch.tensor(o.scale_to_width)],
+            lambda: boundary_embeddings(features, anchors, o.boundary, context, scale_to_width=o.scale_to_width),
+        )
 
 
-class EnergyOnDecoded(Decoded):
-    """Cross-entropy, and energies of the store's images told from those of in-distribution images by a learned link."""
+@register_synthesiser
+class DreamOODImages(AroundFeatures):
+    """Decoded noise around the sparsest features of a class in a diffusion model's conditioning space (Dream-OOD)."""
 
-    wants_outliers = "optional"
-    teaches = "vos"  # the link of score "energy_logistic" is learned here too
+    name: ClassVar[str] = "dream_ood"
+    source: ClassVar[str] = "Dream-OOD, Du et al., NeurIPS 2023"
+    Options: ClassVar = DreamOODImageOptions
 
-    def stages(self, context: MethodContext) -> list[Stage]:
-        o: Any = self.options
-        regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
-        start = int(o.start * context.epochs)
-        outliers = self.outliers(context)
-        return [Stage("classifier", context.epochs, context.lr, outliers, (regulariser,), start_epoch=start)]
+    def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
+        o: DreamOODImageOptions = self.options
+        if o.sampler == "boundary":
+            return super().find(context, anchors)
+        if o.sampler == "learnable":
+            encoder = trained_encoder(context, anchors, o.encoder, learned=True)
+            return moved(anchors, encoder.targets() - anchors)
+        count, generator = len(context.data), class_generator(context, -1)
+        if o.sampler == "interpolation":
+            return interpolated(anchors, o.alphas, count, generator)
+        return with_noise(anchors, o.noise, count, generator, scale_to_width=o.scale_to_width)
 
-    def outliers(self, context: MethodContext) -> Synthesiser:
-        """What ``outliers=`` names, or the method's own."""
-        return given_or(lambda: self.store(context, Stored), context, self.count(context), self.options.match)
+    def origin(self) -> str:
+        return f"decoded from {HOW[self.options.sampler]}"
 
 
-class DreamOODMethodOptions(EnergyOptions, DreamOptions):
-    """Options of the loss, the diffusion model, the encoder, the embeddings and the store."""
+@register_synthesiser
+class DreamIDImages(AroundFeatures):
+    """More images of the classes, for training: decoded from the densest places of their features (Dream-ID).
 
+    In-distribution images, not outliers: `parents` are their classes. Method `dream_id` trains with them.
+    """
 
-class DreamIDMethodOptions(DecodedOptions, DreamIDOptions):
-    """Options of the diffusion model, the encoder, the embeddings and the store."""
+    name: ClassVar[str] = "dream_id"
+    source: ClassVar[str] = "Dream-ID, Du et al., NeurIPS 2023"
+    Options: ClassVar = DreamIDImageOptions
+
+    def origin(self) -> str:
+        return "decoded from around the densest features"
 
 
 @register
-class DreamOODMethod(EnergyOnDecoded):
+class DreamOOD(EnergyOnDecoded):
     """Images decoded from around the sparsest features of each class, held apart by energy (Du et al. 2023)."""
 
     name = "dream_ood"
-    Options = DreamOODMethodOptions
+    Options = DreamOODOptions
+    makers: ClassVar[tuple[str, ...]] = ("dream_ood",)
 
 
 @register
-class DreamIDMethod(Decoded):
+class DreamID(Decoded):
     """More images of each class, decoded from around its densest features; no outliers (Du et al. 2023)."""
 
     name = "dream_id"
-    Options = DreamIDMethodOptions
+    Options = DreamIDOptions
 
     def stages(self, context: MethodContext) -> list[Stage]:
         store = self.store(context, LabelledStore)

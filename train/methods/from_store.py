@@ -9,32 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import Field, field_validator
-
 from guard.record import Record, option
 
 from ..outliers.base import Synthesiser, create_synthesiser, get_synthesiser
 from ..outliers.matching import Matched, checked
 from ..outliers.sources import image_source
 from ..outliers.store.drawing import Stored
-from .base import MethodContext, MethodOptions
+from .base import MethodContext
 from .rejection import FrozenRejection, RejectionHeadOptions
 
 PER_DRAW = 128  # outliers that the synthesiser makes at once
-
-
-class DecodedOptions(MethodOptions):
-    """`ratio`: generated images per in-distribution image of a batch. `store_size`: images to generate; None: one per
-    training image, at most 50,000. `match`: what each takes over from an in-distribution image (docs/outliers.md)."""
-
-    ratio: float = Field(default=1.0, gt=0)
-    store_size: int | None = Field(default=None, ge=1)
-    match: tuple[str, ...] = ()
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _known(cls, names: Any) -> tuple[str, ...]:
-        return checked(names)
 
 
 class StoredRejectionOptions(RejectionHeadOptions):

@@ -1,10 +1,14 @@
 """Label-mixup outlier exposure. Source: Assefa Seyoum Wahd, "Deep Metric Learning-Based Out-of-Distribution Detection
-with Synthetic Outlier Exposure", 2024 (methods.md A2).
+with Synthetic Outlier Exposure", 2024.
 
-    x~ = a conditional diffusion model's image of onehot(a) + onehot(b), a != b       into a store, pairs equally often
+    e  = onehot(a) T + onehot(b) T,  a != b;   x~ = a diffusion model's image of e      T (C, E) the class embeddings
     L  = L_head(f(x), y) + weight * mean over x~ of [ logsumexp(f(x~)) - mean_c f_c(x~) ]
     score: max softmax with head "linear", max cosine with the angular ones (cosine, adacos, arcface, cosface,
     sphereface), whose outliers have no margin
+
+The sum is the paper's (entries [1, 1]); ``normalise="mean"`` halves it, ``mix_alpha`` weighs the two. Pairs of classes
+come equally often within what is drawn at once. In the built-in diffusion model e is added to the embedding of the
+time, as the paper conditions its DDPM.
 
 The paper gives no hyperparameters: weight is outlier exposure's, and there is one outlier per in-distribution image.
 ``outliers=`` names images, or a store made before, in place of those.
@@ -14,23 +18,103 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+import torch
+from torch import Tensor
 
+from guard.errors import ConfigError
+from guard.record import option
+
+from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
+from ..generators.diffusion.base import STABLE
 from ..losses.uniform_target import UniformTargetLoss
-from ..outliers.base import Synthesiser
-from ..outliers.images.label_mixup import LabelMixup as Mixed
+from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser, register_synthesiser
+from ..outliers.resize import ResizeOptions, copies, resized
 from .base import Method, MethodContext, Stage, register
-from .from_store import DecodedOptions, filled_store, given_or
+from .decoded import DecodedOptions
+from .from_store import filled_store, given_or
 
 ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
 
 
-class LabelMixupOptions(DecodedOptions, Mixed.Options):
-    """Options of the images (`train.outliers.images.label_mixup`) and of their use. `weight`: of their loss."""
+class LabelDiffusion(DiffusionOptions):
+    """As `DiffusionOptions`, with the classes as the paper gives them to its DDPM."""
 
-    weight: float = Field(default=0.5, ge=0)
+    conditioning: Literal["token", "label"] = option(
+        "label",
+        "'token' gives the classes to cross-attention (UNet2DConditionModel), 'label' adds them to the time embedding "
+        "(UNet2DModel).",
+        unread_if=STABLE,
+    )
+
+
+class LabelMixupImageOptions(ResizeOptions):
+    """Options of the images."""
+
+    diffusion: LabelDiffusion = option(LabelDiffusion(), "The diffusion model that decodes.", common=True)
+    normalise: Literal["none", "mean"] = option(
+        "none",
+        "'none' takes the sum of both embeddings, 'mean' their mean, which suits Stable Diffusion: it knows no tokens "
+        "of twice the length.",
+    )
+    mix_alpha: float | None = option(
+        None, "Weight of the first class beside 1 - mix_alpha of the second, 0 to 1; default 1 and 1.", gt=0, lt=1
+    )
+
+
+class LabelMixupOptions(DecodedOptions, LabelMixupImageOptions):
+    """Options of the images and of their use."""
+
+    weight: float = option(0.5, "Weight of the loss on the outliers.", ge=0, common=True)
+
+
+def spread_pairs(count: int, num_classes: int, generator: torch.Generator) -> Tensor:
+    """Pairs (count, 2) of different classes in either order, each of the C (C - 1) / 2 as often as any other, or once
+    more; int64, C >= 2."""
+    device = generator.device
+    pairs = torch.triu_indices(num_classes, num_classes, 1, device=device).T
+    orders = [torch.randperm(len(pairs), generator=generator, device=device) for _ in range(-(-count // len(pairs)))]
+    drawn = pairs[torch.cat(orders)[:count]]
+    turned = torch.rand(count, 1, generator=generator, device=device) < 0.5
+    return torch.where(turned, drawn.flip(-1), drawn)
+
+
+def pair_weights(pairs: Tensor, num_classes: int, alpha: float | None, normalise: str) -> Tensor:
+    """Weights (K, C) of classes for pairs (K, 2): 1 and 1, or alpha and 1 - alpha; of sum 1 for "mean"."""
+    one_hot = torch.nn.functional.one_hot(pairs, num_classes).float()
+    weights = one_hot.sum(1) if alpha is None else alpha * one_hot[:, 0] + (1 - alpha) * one_hot[:, 1]
+    return weights / weights.sum(-1, keepdim=True) if normalise == "mean" else weights
+
+
+@register_synthesiser
+class LabelMixupImages(ImageSynthesiser):
+    """Decoded from the sum of two classes' embeddings by a diffusion model (label-mixup)."""
+
+    name: ClassVar[str] = "label_mixup"
+    source: ClassVar[str] = "Assefa Seyoum Wahd, 2024"
+    prepared: ClassVar[bool] = True
+    Options: ClassVar = LabelMixupImageOptions
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._model: list[Diffusion] = []  # in a list: no sub-module, its weights have a file of their own
+        self._size = (0, 0)
+
+    def prepare(self, context: PrepareContext) -> None:
+        self._model = [make_diffusion(context, self.options.diffusion)]
+        self._size = (context.data.preprocess.height, context.data.preprocess.width)
+
+    @torch.no_grad()
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        if not self._model:
+            raise ConfigError("synthesiser 'label_mixup' has no diffusion model yet; call prepare before sample")
+        model, o = self._model[0], self.options
+        parents = spread_pairs(self.count, self.num_classes, generator)
+        e = model.condition(pair_weights(parents, self.num_classes, o.mix_alpha, o.normalise))
+        images = model.sample(e, parents[:, 0], generator)
+        parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize), 0)
+        return Outliers(resized(images, *self._size, o.resize), "decoded from two classes at once", parents=parents)
 
 
 @register
@@ -42,12 +126,12 @@ class LabelMixup(Method):
     score = "msp"
     head_scores: ClassVar[Mapping[str, str]] = dict.fromkeys(ANGULAR, "cosine")
     wants_outliers = "optional"
+    makers: ClassVar[tuple[str, ...]] = ("label_mixup",)
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: LabelMixupOptions = self.options
-        count = max(1, round(o.ratio * context.batch_size))
-        regulariser = UniformTargetLoss(o.weight)
-        return [Stage("classifier", context.epochs, context.lr, self.outliers(context, count), (regulariser,))]
+        outliers = self.outliers(context, context.per_step(o.ratio))
+        return [Stage("classifier", context.epochs, context.lr, outliers, (UniformTargetLoss(o.weight),))]
 
     def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         """`count` per step: those that the user names, or a store of its own."""

@@ -1,34 +1,166 @@
-"""NCIS. Source: Doorenbos, Sznitman & Marquez-Neila, "Non-linear Outlier Synthesis", 2024 (methods.md A5).
+"""NCIS, non-linear class-wise invariant sampling. Source: Doorenbos, Sznitman & Marquez-Neila, "Non-linear Outlier
+Synthesis", 2024.
 
-    x' = images decoded from low-density points of the training images' own embeddings   (`train.outliers.images.ncis`)
+    e_i     prompt-tuned embedding of training image i in the diffusion model's conditioning space    (image_embeddings)
+    f       conditional volume-preserving network, some of whose outputs are near 0 on all e_i        (invariants)
+    v'      of low density under N(mu_y, Sigma_y + lambda I), fitted to v_i = f(e_i, y_i)             (low_density)
+    x'      decoded from e' = f^-1(v', y), and resized by a random kernel
     L  = CE + weight * R-ELR(g),   g = log sum_c relu(w_c) exp f_c
 
-Images first go into a store (``out/outliers/ncis``); ``outliers=`` names images or a store to take in its place. The
-diffusion model is trained on your own images, or is Stable Diffusion (``diffusion="stable-diffusion"``) as published.
+The first three are in `train.outliers.conditioning`. e' is left as long as it is. All of it happens in units of a token
+embedding of Stable Diffusion (`prompt_tuning.conditioning_scale`), so that step sizes and lambda mean the same for
+every model. Images first go into a store (``out/outliers/ncis``); ``outliers=`` names images or a store to take in its
+place. The diffusion model is trained on your own images, or is Stable Diffusion as published.
 
 ``variant="code"`` fits invariants as the official code does: another loss, other widths, K counted otherwise, and 5 %
 of the variance in place of 2 %. The default is the paper's, which takes one step per batch where the code takes two.
+Neither says how images are embedded (``embed=``) or how long invariants are fitted (``invariants=``).
 """
 
 from __future__ import annotations
 
-from pydantic import Field
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from ..outliers.images.ncis import NCISOptions
+import torch
+from pydantic import model_validator
+
+from guard.errors import ConfigError
+from guard.record import changed, option
+
+from ..engine.distributed import Processes
+from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
+from ..generators.diffusion.stable_diffusion import StableDiffusion
+from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
+from ..outliers.conditioning.cvpn import Variant
+from ..outliers.conditioning.image_embeddings import embed_images
+from ..outliers.conditioning.invariants import InvariantOptions, Invariants, fitted_invariants
+from ..outliers.conditioning.low_density import ClassGaussians, LowDensityOptions
+from ..outliers.conditioning.prompt_tuning import EmbedOptions, conditioning_scale, tuning_prompt
+from ..outliers.resize import ResizeKernel, copies, resized
 from ..outliers.store.drawing import Stored
 from .base import MethodContext, register
-from .dream import EnergyOnDecoded, EnergyOptions
+from .decoded import EnergyOnDecoded, EnergyOptions
 from .from_store import filled_store
 
+EMBEDDINGS_AT_ONCE = 4096
 STORE = 6400  # images in the paper's ablations
 PER_DRAW = 64
 
 
-class NCISMethodOptions(EnergyOptions, NCISOptions):
-    """As `EnergyOptions`. `weight`: the paper's 1. `store_size`: None: 6,400, or one per training image where these are
-    fewer."""
+class NCISImageOptions(LowDensityOptions):
+    """Options of the images."""
 
-    weight: float = Field(default=1.0, ge=0)
+    diffusion: DiffusionOptions = option(DiffusionOptions(), "The diffusion model that decodes.", common=True)
+    embed: EmbedOptions = option(EmbedOptions(), "How training images are embedded in its conditioning space.")
+    invariants: InvariantOptions = option(InvariantOptions(), "How the invariants are learned.")
+    variant: Variant = option("paper", "'paper', or the loss and the form of the invariants in the official 'code'.")
+    resize: ResizeKernel = option(
+        "both",
+        "Pillow kernel by which decoded images are resized; 'both', as published, takes a random one of nearest and "
+        "bilinear.",
+    )
+
+    @model_validator(mode="after")
+    def _tuned_with_what_there_is(self) -> Self:
+        if "prompt" in changed(self.embed) and self.diffusion.model != "stable-diffusion":
+            raise ConfigError(
+                f"embed.prompt={self.embed.prompt!r} is not read with diffusion.model={self.diffusion.model!r}; "
+                "drop it, or give diffusion.model='stable-diffusion'"
+            )
+        return self
+
+
+class NCISOptions(EnergyOptions, NCISImageOptions):
+    """Options of the images and of their use."""
+
+    weight: float = option(1.0, "Weight beta of the energy loss.", ge=0, common=True)
+    store_size: int | None = option(
+        None,
+        "Images to generate; default 6,400, or one per training image where these are fewer.",
+        ge=1,
+        common=True,
+    )
+
+
+def told_to_tune(diffusion: Diffusion, context: PrepareContext, options: NCISImageOptions) -> Diffusion:
+    """The model that embeddings are tuned with: Stable Diffusion under another prompt, by the parts of the same one."""
+    asked = options.diffusion
+    prompt = tuning_prompt(options.embed, asked)
+    if prompt in (None, asked.prompt) or not isinstance(diffusion, StableDiffusion):
+        return diffusion
+    told = asked.model_copy(update={"prompt": prompt})
+    return StableDiffusion(diffusion.pipeline, context.data.class_names, diffusion.channels, told)
+
+
+@dataclass
+class _Prepared:
+    """What `prepare` makes; no module, so that checkpoints need not hold what has files of its own."""
+
+    diffusion: Diffusion
+    invariants: Invariants
+    gaussians: ClassGaussians
+    scale: float
+    size: tuple[int, int]
+
+
+@register_synthesiser
+class NCISImages(ImageSynthesiser):
+    """Decoded from low-density points of the training images' embeddings, mapped by a volume-preserving network."""
+
+    name: ClassVar[str] = "ncis"
+    source: ClassVar[str] = "NCIS, Doorenbos, Sznitman & Marquez-Neila 2024"
+    prepared: ClassVar[bool] = True
+    Options: ClassVar = NCISImageOptions
+
+    def __init__(self, count: int, num_classes: int, **options: Any) -> None:
+        super().__init__(count, num_classes, **options)
+        self._prepared: _Prepared | None = None
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        o: NCISImageOptions = self.options
+        with us.main_process_first():
+            diffusion = make_diffusion(context, o.diffusion)
+        tuning, shared = told_to_tune(diffusion, context, o), beside_model(context, o.diffusion)
+        embed_images(tuning, shared, o.embed, o.diffusion, us)
+
+    def prepare(self, context: PrepareContext) -> None:
+        o: NCISImageOptions = self.options
+        diffusion, shared = make_diffusion(context, o.diffusion), beside_model(context, o.diffusion)
+        scale = conditioning_scale(diffusion, self.num_classes, context.device, o.embed, o.diffusion)
+        embedded = embed_images(told_to_tune(diffusion, context, o), shared, o.embed, o.diffusion)
+        u = embedded.e / scale
+        invariants = fitted_invariants(shared, u, embedded.classes, o.invariants, o.variant)
+        with torch.no_grad():
+            pairs = zip(u.split(EMBEDDINGS_AT_ONCE), embedded.classes.split(EMBEDDINGS_AT_ONCE), strict=True)
+            v = torch.cat([invariants.cvpn(x.to(context.device), y.to(context.device)) for x, y in pairs])
+        gaussians = ClassGaussians(v, embedded.classes.to(v.device), self.num_classes, o)
+        p = context.data.preprocess
+        self._prepared = _Prepared(diffusion, invariants, gaussians, scale, (p.height, p.width))
+
+    @torch.no_grad()
+    def embeddings(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One outlier's e' (K, E) for each of classes (K,)."""
+        made = self._ready()
+        v = made.gaussians.sample(classes, generator)
+        return made.scale * made.invariants.cvpn.inverse(v, classes)
+
+    @torch.no_grad()
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        made = self._ready()
+        kernel: ResizeKernel = self.options.resize
+        each = copies(made.diffusion.own_size, made.size, kernel)
+        decoded = -(-self.count // each)
+        classes = torch.randint(self.num_classes, (decoded,), generator=generator, device=generator.device)
+        images = made.diffusion.sample(self.embeddings(classes, generator), classes, generator)
+        images = resized(images, *made.size, kernel)[: self.count]
+        parents = classes.repeat_interleave(each)[: self.count, None]
+        return Outliers(images, "low density among non-linear invariants", parents=parents)
+
+    def _ready(self) -> _Prepared:
+        if self._prepared is None:
+            raise ConfigError("synthesiser 'ncis' has no diffusion model yet; call prepare(context) first")
+        return self._prepared
 
 
 @register
@@ -36,9 +168,10 @@ class NCIS(EnergyOnDecoded):
     """Images decoded from low-density embeddings of the training images, held apart by energy (Doorenbos 2024)."""
 
     name = "ncis"
-    Options = NCISMethodOptions
+    Options = NCISOptions
+    makers: ClassVar[tuple[str, ...]] = ("ncis",)
 
     def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
-        o: NCISMethodOptions = self.options
-        total = o.store_size or min(STORE, sum(context.class_counts))
-        return filled_store(self.name, o, context, self.count(context), at_once=PER_DRAW, total=total, kind=kind)
+        o: NCISOptions = self.options
+        total, count = o.store_size or min(STORE, sum(context.class_counts)), context.per_step(o.ratio)
+        return filled_store(self.name, o, context, count, at_once=PER_DRAW, total=total, kind=kind)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from guard.errors import ConfigError
-from guard.record import Record
+from guard.record import Record, option
 
 ResizeKernel = Literal["nearest", "bilinear", "bicubic", "lanczos", "both"]
 
@@ -28,10 +28,12 @@ _EACH: dict[str, tuple[str, ...]] = {"both": ("nearest", "bilinear")}
 
 
 class ResizeOptions(Record):
-    """`resize`: the kernel that generated images are resized with; "both" keeps each image twice, nearest and bilinear,
-    so that a random one is drawn from a store."""
+    """How generated images come to the size of the training images."""
 
-    resize: ResizeKernel = "bilinear"
+    resize: ResizeKernel = option(
+        "bilinear",
+        "Pillow kernel by which generated images are resized; 'both' keeps each twice, by nearest and by bilinear.",
+    )
 
 
 def kernels(kernel: ResizeKernel) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def batch_of(features: Tensor, labels: Tensor) -> Batch:
 
 
 def test_it_is_the_cross_entropy_of_a_logistic_link_of_both_log_sums() -> None:
-    bank = OutlierBank(random(4, W), torch.arange(4), 4)  # one each, so that "class" leaves no choice
+    bank = OutlierBank(random(4, W), torch.arange(4), 4)  # one each, so that nothing is left to chance
     loss, features, labels = made(bank), random(N, D, seed=1), torch.arange(N) % 4
     assert loss.projector is not None
     projected = loss.projector(bank.vectors[labels]).detach().double().numpy()

@@ -22,14 +22,14 @@ log = logging.getLogger("ood_guard")
 
 COMMON: dict[str, Any] = {**TINY, "backbone": "wrn10_2", "epochs": 12, "score": "energy", "in_chans": 1}
 """In grey: the model leaves a trace of colour on grey images, which is all that a detector would learn."""
-ENCODER: dict[str, Any] = {"encoder_backbone": "wrn10_2", "encoder_epochs": 8, "encoder_batch": 32}
+ENCODER: dict[str, Any] = {"encoder": {"backbone": "wrn10_2", "epochs": 8, "batch_size": 32}}
 STORE = {"store_size": 200}
 METHODS: dict[str, dict[str, Any]] = {
     "label_mixup": STORE,
     "dream_ood": {**ENCODER, **STORE},
     "dream_id": {**ENCODER, **STORE},
     "bood": {**ENCODER, **STORE},
-    "ncis": {**STORE, "cvpn_epochs": 100},
+    "ncis": {**STORE, "invariants": {"epochs": 100}},
     "fodfom": {**ENCODER, "store_size": 128, "tune_epochs": 4},
 }
 # Digits are all object, so that a blurred one is too like a digit (docs/diffusion_methods.md).
@@ -42,8 +42,8 @@ Results = dict[str, float]
 def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Options with one diffusion model of the digits 0-3 for all methods, trained until they can be read."""
     folder = tmp_path_factory.mktemp("digits") / "diffusion"
-    form = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32, "sampling_steps": 10}
-    return {"diffusion_folder": str(folder), "conditioning": "token", **form}
+    form = {"epochs": 40, "width": 16, "batch_size": 32, "sampling_steps": 10}
+    return {"diffusion": {"folder": str(folder), "conditioning": "token", **form}}
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from train.losses.base import Batch
 from train.losses.energy_logistic import EnergyLogisticLoss
 from train.losses.union_loss import UnionLoss
 from train.methods.base import Stage
+from train.methods.dream import DreamIDImages
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.dream import DreamID
 from train.outliers.matching import Matched
 from train.outliers.store.drawing import Stored
 from train.outliers.store.labelled import LabelledStore
@@ -57,12 +57,14 @@ def test_outliers_are_told_apart_by_energy_from_the_first_epoch_on(name: str) ->
     assert (made.synthesiser.count, made.synthesiser.total) == (20, None)
     own = made.synthesiser.synthesiser
     assert own.name == name
-    other = stage(name, weight=1.0, ratio=0.5, start=0.3, store_size=7, sampling_steps=3, encoder_epochs=2)
+    other = stage(
+        name, weight=1.0, ratio=0.5, start=0.3, store_size=7, diffusion={"sampling_steps": 3}, encoder={"epochs": 2}
+    )
     assert isinstance(other.synthesiser, Stored)
     assert (other.regularisers[0].weight, other.start_epoch) == (1.0, 3)  # type: ignore[attr-defined]
     assert (other.synthesiser.count, other.synthesiser.total, other.synthesiser.synthesiser.count) == (10, 7, 7)
     options = other.synthesiser.synthesiser.options
-    assert (options.sampling_steps, options.encoder_epochs) == (3, 2)
+    assert (options.diffusion.sampling_steps, options.encoder.epochs) == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["dream_ood", "bood"])
@@ -105,7 +107,7 @@ def test_every_generated_image_of_dream_id_has_its_class(four: Arrays, tmp_path:
     data = load(few(four))
     context = PrepareContext(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
     options = {key: value for key, value in DECODED.items() if key != "store_size"}
-    store = LabelledStore(DreamID(20, 4, **options), 8, 30)
+    store = LabelledStore(DreamIDImages(20, 4, **options), 8, 30)
     store.prepare(context)
     parents, _ = read_made(open_store(tmp_path / "dream_id").paths())
     assert {tuple(row) for row in parents} == {(0,), (1,), (2,), (3,)}
@@ -158,9 +160,9 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
 def test_stable_diffusion_up_to_a_trained_guard(
     name: str, four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    options = {**RECIPES[name], "store_size": 16, "sampling_steps": 2, "epochs": 1}
-    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline)}
-    g = guard.train(few(four), out=tmp_path, **{**tiny, **options, **stable})
+    stable = {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 2}
+    options = {**RECIPES[name], "store_size": 16, "epochs": 1, "diffusion": stable}
+    g = guard.train(few(four), out=tmp_path, **{**tiny, **options})
     store = open_store(tmp_path / "outliers" / name)
     pool = store.images()
     assert pool.array is not None

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import guard
+from guard.errors import ConfigError
+from guard.record import parse_options
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.composition import stages_of, stopped_run
 from tests.conftest import DECODED, RECIPES, Arrays
@@ -18,6 +20,7 @@ from tests.tiny_transformers import save_tiny_detector
 from train.losses.k_plus_1 import KPlusOneLoss
 from train.losses.supcon import SupConLoss
 from train.methods.base import Stage
+from train.methods.fodfom import FodFoMOptions
 from train.outliers.sources import Mixture
 from train.outliers.store.drawing import Stored
 from train.outliers.store.store import open_store
@@ -54,8 +57,8 @@ def test_outliers_of_both_kinds_are_one_more_class_in_both_losses() -> None:
 
 def test_options_reach_their_parts() -> None:
     (tuning,) = stages(
-        initialised=True, weight=0.3, contrast=0.2, temperature=0.5, projection=0, ratio=0.5, store_size=7, outward=2,
-        cam_box=0.6, tune_epochs=3, tune_lr=0.1, match="contrast",
+        initialised=True, weight=0.3, contrast=0.2, temperature=0.5, projection=0, ratio=0.5, store_size=7,
+        edge={"outward": 2}, blurred={"cam_box": 0.6}, tune_epochs=3, tune_lr=0.1, match="contrast",
     )  # fmt: skip
     extra, contrast = tuning.regularisers
     assert (extra.weight, contrast.weight, contrast.temperature) == (0.3, 0.2, 0.5)  # type: ignore[attr-defined]
@@ -65,15 +68,15 @@ def test_options_reach_their_parts() -> None:
     blurred, decoded = (store for store in tuning.synthesiser.parts if isinstance(store, Stored))
     assert (decoded.count, decoded.total, decoded.synthesiser.count) == (5, 7, 7)
     assert decoded.match == blurred.match == ("contrast",)
-    assert (decoded.synthesiser.options.outward, blurred.synthesiser.options.cam_box) == (2, 0.6)
+    assert (decoded.synthesiser.options.edge.outward, blurred.synthesiser.options.cam_box) == (2, 0.6)
 
 
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"detector": "a/b"}, {"fodfom", "blurred_object"}),
+        ({"blurred": {"detector": "a/b"}}, {"fodfom", "blurred_object"}),
         ({"kinds": "decoded"}, {"fodfom"}),
-        ({"kinds": "blurred", "detector": "a/b"}, {"blurred_object"}),
+        ({"kinds": "blurred", "blurred": {"detector": "a/b"}}, {"blurred_object"}),
     ],
 )
 def test_training_starts_from_scratch_where_no_classifier_has_to_find_objects(
@@ -94,6 +97,31 @@ def test_images_can_be_named_in_place_of_its_own(four: Arrays, tiny: dict[str, A
     guard.synth(few(four), method="strokes", out=folder, count=40, device="cpu", gallery=False)
     guard.train(few(four), method="fodfom", outliers=str(folder), out=out, **{**tiny, "epochs": 1})
     assert not (out / "outliers").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ({"kinds": "decoded", "blurred": {"blur": 0.1}}, r"blurred=\{'blur': 0.1\} is not read with kinds='decoded'"),
+        ({"kinds": "blurred", "edge": {"share": 0.1}}, r"edge=\{'share': 0.1\} is not read with kinds='blurred'"),
+        ({"kinds": "blurred", "diffusion": {"width": 8}}, r"diffusion=\{'width': 8\} is not read with kinds='blurred'"),
+        ({"contrast": 0.0, "temperature": 0.2}, "temperature=0.2 is not read with contrast=0.0"),
+        ({"blurred": {"box_threshold": 0.1}}, "option blurred: box_threshold=0.1 is not read with detector=None"),
+        (
+            {"blurred": {"detector": "a/b", "cam_box": 0.1}},
+            "option blurred: cam_box=0.1 is not read with detector='a/b'",
+        ),
+    ],
+)
+def test_options_of_outliers_and_losses_that_are_not_there_are_refused(given: dict[str, Any], unread: str) -> None:
+    with pytest.raises(ConfigError, match=unread):
+        parse_options(FodFoMOptions, given, "method 'fodfom'")
+
+
+@pytest.mark.parametrize("option", [{"blurred": {"blur": 0.1}}, {"kinds": "decoded"}, {"edge": {"share": 0.1}}])
+def test_options_of_its_own_images_are_refused_beside_given_ones(option: dict[str, Any], four: Arrays) -> None:
+    with pytest.raises(ConfigError, match=f"method 'fodfom' does not read {next(iter(option))}=.* where outliers="):
+        guard.train(four, method="fodfom", outliers="strokes", **option)
 
 
 # ------------------------------------------------------------------------------------------------- stopped, resumed
@@ -125,8 +153,8 @@ def test_a_run_that_was_stopped_ends_as_an_uninterrupted_one(
 def test_stable_diffusion_up_to_a_trained_guard(
     four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "sampling_steps": 2}
-    options = {**tiny, **RECIPES["fodfom"], "epochs": 1, "store_size": 16, **stable}
+    stable = {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 2}
+    options = {**tiny, **RECIPES["fodfom"], "epochs": 1, "store_size": 16, "diffusion": stable}
     g = guard.train(few(four), out=tmp_path, **options)
     for name in ("fodfom", "blurred_object"):
         pool = open_store(tmp_path / "outliers" / name).images()
@@ -137,13 +165,13 @@ def test_stable_diffusion_up_to_a_trained_guard(
     assert g.manifest.head == "c_plus_1"
 
 
-def test_its_own_diffusion_model_two_grey_classes_and_a_detector(
+def test_the_built_in_diffusion_model_two_grey_classes_and_a_detector(
     four: Arrays, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = np.flatnonzero(four[1] < 2)[:100]
     grey = four[0][rows][..., :1], four[1][rows]
     detector = {"detector": str(save_tiny_detector(tmp_path / "dino")), "box_threshold": 0.05, "max_area": 1.0}
-    options = {**tiny, **DECODED, **detector, "epochs": 1, "store_size": 16, "in_chans": 1}
+    options = {**tiny, **DECODED, "blurred": detector, "epochs": 1, "store_size": 16, "in_chans": 1}
     g = guard.train(grey, method="fodfom", out=tmp_path / "run", **options)
     for name in ("fodfom", "blurred_object"):
         assert open_store(tmp_path / "run" / "outliers" / name).card.channels == 1

@@ -13,11 +13,11 @@ import guard
 from guard.data import load
 from tests.conftest import Arrays
 from train.generators.diffusion import DiffusionOptions, make_diffusion
+from train.methods.label_mixup import LabelMixupImages
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.label_mixup import LabelMixup
 from train.outliers.store.store import open_store
 
-DIFFUSION: dict[str, Any] = {"diffusion_epochs": 40, "diffusion_width": 16, "diffusion_batch": 32}
+DIFFUSION: dict[str, Any] = {"epochs": 40, "width": 16, "batch_size": 32}
 PER_CLASS = 24
 PER_PAIR = 24
 
@@ -31,7 +31,7 @@ def folder(four: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(folder: Path) -> DiffusionOptions:
-    return DiffusionOptions(conditioning="label", diffusion_folder=str(folder), **DIFFUSION)
+    return DiffusionOptions(conditioning="label", folder=str(folder), **DIFFUSION)
 
 
 def context(four: Arrays, folder: Path) -> PrepareContext:
@@ -42,7 +42,7 @@ def test_stable_diffusion_up_to_a_trained_guard(
     four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     few = four[0][:160], four[1][:160]
-    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "sampling_steps": 2}
+    stable = {"diffusion": {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 2}}
     g = guard.train(
         few, method="label_mixup", store_size=16, normalise="mean", out=tmp_path, **{**tiny, **stable, "epochs": 1}
     )
@@ -62,7 +62,7 @@ def test_mixtures_lie_between_their_classes(four: Arrays, folder: Path, trained:
     of_pure = classifier.predict(pure.numpy()).probabilities
     by_class = np.stack([of_pure[labels.numpy() == c].mean(0) for c in range(4)])  # (class asked for, class seen)
     assert (by_class.argmax(1) == np.arange(4)).all()
-    synthesiser = LabelMixup(6 * PER_PAIR, 4, **options(folder).model_dump())
+    synthesiser = LabelMixupImages(6 * PER_PAIR, 4, diffusion=options(folder).model_dump())
     synthesiser.prepare(context(four, folder))
     none = IDBatch(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), torch.arange(4))
     made = synthesiser.sample(none, torch.Generator().manual_seed(1))

@@ -14,21 +14,21 @@ from scipy.stats import ks_2samp
 
 import guard
 import tests.toy_diffusion  # noqa: F401  (registers "toy")
+from guard.errors import ConfigError
 from tests.composition import stages_of
 from tests.conftest import RECIPES, Arrays
 from train.engine.stage_run import StageRun
 from train.losses.energy_logistic import EnergyLogisticLoss
 from train.methods.base import Stage
-from train.methods.dream import EnergyOptions
-from train.methods.ncis import NCISMethodOptions
-from train.outliers.conditioning import prompt_tuning
-from train.outliers.images.ncis import NCISOptions
+from train.methods.decoded import EnergyOptions
+from train.methods.ncis import NCISImageOptions, NCISOptions
+from train.outliers.conditioning import image_embeddings
 from train.outliers.matching import Matched
 from train.outliers.store.drawing import Stored
 from train.outliers.store.store import open_store
 
 HALF = 160  # images of `four`, to be short
-OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}
+BUILT_IN: dict[str, Any] = {"model": "built-in", "epochs": 1, "width": 8, "sampling_steps": 2}
 
 
 def few(four: Arrays) -> Arrays:
@@ -52,20 +52,20 @@ def test_the_stage_is_the_papers(per_class: int, total: int) -> None:
 
 
 def test_options_reach_the_parts() -> None:
-    made = stage(ratio=0.5, store_size=9, start=0.3, weight=0.2, ridge=0.1, variant="code", embed_pairs=5)
+    made = stage(ratio=0.5, store_size=9, start=0.3, weight=0.2, ridge=0.1, variant="code", embed={"pairs": 5})
     assert isinstance(made.synthesiser, Stored)
     own = made.synthesiser.synthesiser
     assert (made.synthesiser.count, made.synthesiser.total, made.start_epoch, own.count) == (10, 9, 3, 9)
-    assert (own.options.ridge, own.options.variant, own.options.embed_pairs) == (0.1, "code", 5)
+    assert (own.options.ridge, own.options.variant, own.options.embed.pairs) == (0.1, "code", 5)
     assert made.regularisers[0].weight == 0.2  # type: ignore[attr-defined]
 
 
 def test_options_that_others_have_too_are_theirs() -> None:
     """But for the weight, whose default is this paper's."""
-    fields, shared = NCISMethodOptions.model_fields, EnergyOptions.model_fields
+    fields, shared = NCISOptions.model_fields, EnergyOptions.model_fields
     differ = {name for name in shared if fields[name].default != shared[name].default}
     assert differ == {"weight"}
-    assert set(NCISOptions.model_fields) < set(fields)
+    assert set(NCISImageOptions.model_fields) < set(fields)
 
 
 def test_outliers_can_be_matched_to_in_distribution_images(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -86,8 +86,13 @@ def test_a_store_can_be_named_in_place_of_the_methods_own(four: Arrays, tiny: di
     options = {**tiny, **RECIPES["ncis"], "epochs": 1}
     own = guard.train(few(four), out=tmp_path / "a", **options)
     store = tmp_path / "a" / "outliers" / "ncis"
-    again = guard.train(few(four), out=tmp_path / "b", outliers=str(store), **options)
+    read = {
+        key: value for key, value in options.items() if key not in ("diffusion", "store_size", "embed", "invariants")
+    }
+    again = guard.train(few(four), out=tmp_path / "b", outliers=str(store), **read)
     assert not (tmp_path / "b" / "outliers").exists()
+    with pytest.raises(ConfigError, match=r"method 'ncis' does not read .* where outliers= names the images"):
+        guard.train(few(four), outliers=str(store), **options)
     assert np.array_equal(own.predict(four[0]).ood_score, again.predict(four[0]).ood_score)
 
 
@@ -104,9 +109,9 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
 ) -> None:
     """Once among the embeddings, and once in the second epoch."""
     options = {**tiny, **RECIPES["ncis"], "epochs": 2, "augment": "crop+flip", "seed": 5}
-    monkeypatch.setattr(prompt_tuning, "BLOCK", 50)
+    monkeypatch.setattr(image_embeddings, "BLOCK", 50)
     whole = guard.train(few(four), out=tmp_path / "whole", **options)
-    out, epoch, make, made = tmp_path / "stopped", StageRun.epoch, prompt_tuning._block, []
+    out, epoch, make, made = tmp_path / "stopped", StageRun.epoch, image_embeddings._block, []
 
     def killed(*arguments: Any) -> Any:
         if len(made) == 1:
@@ -119,7 +124,7 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
             raise KeyboardInterrupt
         return epoch(self, number)
 
-    for target, name, replacement in ((prompt_tuning, "_block", killed), (StageRun, "epoch", stopped)):
+    for target, name, replacement in ((image_embeddings, "_block", killed), (StageRun, "epoch", stopped)):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, replacement)
             with pytest.raises(KeyboardInterrupt):
@@ -136,10 +141,11 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("conditioning", ["token", "label"])
-def test_a_model_of_ones_own_two_classes_grey(conditioning: str, four: Arrays, tiny: dict[str, Any]) -> None:
+def test_the_built_in_model_two_classes_grey(conditioning: str, four: Arrays, tiny: dict[str, Any]) -> None:
     images, labels = four
     two = labels < 2
-    options = {**tiny, **RECIPES["ncis"], **OWN, "epochs": 1, "store_size": 24, "conditioning": conditioning}
+    model = {**BUILT_IN, "conditioning": conditioning}
+    options = {**tiny, **RECIPES["ncis"], "diffusion": model, "epochs": 1, "store_size": 24}
     g = guard.train((images[two][:, :14, :, :1], labels[two]), in_chans=1, **options)
     assert g.manifest.preprocess.channels == 1
     assert np.isfinite(g.predict(images[two][:5]).ood_score).all()
@@ -149,9 +155,9 @@ def test_a_model_of_ones_own_two_classes_grey(conditioning: str, four: Arrays, t
 def test_stable_diffusion_up_to_a_trained_guard(
     variant: str, four: Arrays, tiny: dict[str, Any], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    options = {**RECIPES["ncis"], "store_size": 16, "sampling_steps": 2, "epochs": 1, "embed_per_class": 8}
-    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "variant": variant}
-    g = guard.train(few(four), out=tmp_path, **{**tiny, **options, **stable})
+    stable = {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 2}
+    options = {**RECIPES["ncis"], "store_size": 16, "epochs": 1, "embed": {"per_class": 8}, "variant": variant}
+    g = guard.train(few(four), out=tmp_path, **{**tiny, **options, "diffusion": stable})
     store = open_store(tmp_path / "outliers" / "ncis")
     pool = store.images()
     assert pool.array is not None

@@ -17,6 +17,7 @@ import guard
 from guard.demo import images as demo_images
 from guard.errors import ConfigError
 from guard.evaluation import metrics
+from guard.record import parse_options
 from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
@@ -27,7 +28,7 @@ from train.methods.base import MethodContext
 from train.methods.oal import OAL, OALOptions
 
 Tiny = dict[str, Any]
-OWN: dict[str, Any] = {"diffusion": "own", "diffusion_epochs": 1, "diffusion_width": 8, "sampling_steps": 2}
+BUILT_IN: dict[str, Any] = {"epochs": 1, "width": 8, "sampling_steps": 2}
 
 
 def short(four: Arrays) -> Arrays:
@@ -87,13 +88,11 @@ def test_the_energy_ablation_takes_the_place_of_the_bounds(four: Arrays, tiny: T
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, ("class", "likelihood", "student_teacher", "paper")),
-        ({"variant": "code"}, ("random", "joint", "teacher_student", "code")),
-        ({"variant": "code", "pairing": "class"}, ("class", "joint", "teacher_student", "code")),
-        ({"q_update": "joint", "direction": "teacher_student"}, ("class", "joint", "teacher_student", "paper")),
+        ({}, ("likelihood", "student_teacher")),
+        ({"q_update": "joint", "direction": "teacher_student"}, ("joint", "teacher_student")),
     ],
 )
-def test_the_variant_is_a_preset_that_options_override(
+def test_how_the_losses_learn_is_said_by_options(
     given: Tiny, expected: tuple[str, ...], four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
@@ -104,8 +103,7 @@ def test_the_variant_is_a_preset_that_options_override(
         assert isinstance(distillation, DistillationLoss)
         for bound in bounds:
             assert isinstance(bound, MutualInformationLoss)
-            outliers = bound._make_bank.__self__  # type: ignore[attr-defined]
-            seen.append([bound.pairing, bound.q_update, distillation.direction, outliers.selection])
+            seen.append([bound.q_update, distillation.direction])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(OAL, "stages", spy)
@@ -125,7 +123,7 @@ def test_the_published_learning_rates_belong_to_the_groups(
         return step(self, *arguments)
 
     monkeypatch.setattr(StageRun, "step", spy)
-    guard.train(short(four), **options(tiny, variant="code"))
+    guard.train(short(four), **options(tiny, q_update="joint"))
     assert set(np.round(rates[0], 7)) == {0.005, 0.01, 0.0001}
     rates.clear()
     guard.train(short(four), **options(tiny))
@@ -135,12 +133,12 @@ def test_the_published_learning_rates_belong_to_the_groups(
 # ------------------------------------------------------------------------------------------------- stopped, resumed
 
 
-@pytest.mark.parametrize("variant", ["paper", "code"])
+@pytest.mark.parametrize("q_update", ["likelihood", "joint"])
 def test_two_runs_are_equal_and_a_stopped_one_ends_alike(
-    variant: str, four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    q_update: str, four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second epoch of its last stage: q, its Adam, the transfer and its batch norms go on."""
-    arguments = options(tiny, variant=variant)
+    arguments = options(tiny, q_update=q_update)
     whole = guard.train(short(four), out=tmp_path / "whole", **arguments)
     out = tmp_path / "stopped"
     with stopped_run(monkeypatch, lambda run, number: (run.stage.name, number) == ("oal", 1)):
@@ -169,18 +167,37 @@ def test_two_classes_in_grey_on_a_trained_network(four: Arrays, tiny: Tiny, tmp_
 
 
 def test_wrong_options_are_one_sentence(four: Arrays, tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"method 'oal' option pairing: .*'class' or 'random'"):
-        guard.train(four, **options(tiny, pairing="nearest"))
+    with pytest.raises(ConfigError, match=r"method 'oal' option q_update: .*'likelihood' or 'joint'"):
+        guard.train(four, **options(tiny, q_update="nearest"))
     with pytest.raises(ConfigError, match="makes its own outliers"):
         guard.train(four, outliers="patch_shuffle", **options(tiny))
-    assert OALOptions().boundary(500, 1.0, "paper").outliers == 1000
+    assert OALOptions().boundary.fitted(500, 1.0).outliers == 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        (
+            {"regulariser": "energy", "boundary_weight": 0.3},
+            "boundary_weight=0.3 is not read with regulariser='energy'",
+        ),
+        ({"regulariser": "energy", "latent_weight": 0.3}, "latent_weight=0.3 is not read with regulariser='energy'"),
+        ({"regulariser": "energy", "q_update": "joint"}, "q_update='joint' is not read with regulariser='energy'"),
+        ({"regulariser": "energy", "q_steps": 2}, "q_steps=2 is not read with regulariser='energy'"),
+        ({"energy_weight": 1.0}, "energy_weight=1.0 is not read with regulariser='mutual_information'"),
+        ({"q_update": "joint", "q_steps": 2}, "q_steps=2 is not read with q_update='joint'"),
+    ],
+)
+def test_options_that_the_chosen_losses_do_not_read_are_refused(given: Tiny, unread: str) -> None:
+    with pytest.raises(ConfigError, match=f"method 'oal': {unread}"):
+        parse_options(OALOptions, given, "method 'oal'")
 
 
 # ------------------------------------------------------------------------------------------------- diffusion models
 
 
-def test_on_a_diffusion_model_of_ones_own(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
-    g = guard.train(short(four), out=tmp_path, **options(tiny, **OWN))
+def test_on_the_built_in_diffusion_model(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    g = guard.train(short(four), out=tmp_path, **options(tiny, diffusion=BUILT_IN))
     assert np.isfinite(g.predict(four[0][:5]).ood_score).all()
     assert len(list((tmp_path / "outliers").glob("latents-*/00000.safetensors"))) == 1
 
@@ -191,7 +208,8 @@ def test_on_stable_diffusion(four: Arrays, tiny: Tiny, tmp_path: Path, tiny_pipe
         (tmp_path / "images" / name).mkdir(parents=True)
         for i, image in enumerate(images[labels == c]):
             Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
-    arguments = options(tiny, diffusion="stable-diffusion", diffusion_model=str(tiny_pipeline), sampling_steps=2)
+    stable = {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 2}
+    arguments = options(tiny, diffusion=stable)
     g = guard.train(tmp_path / "images", out=tmp_path / "run", **{**arguments, "num_latents": 3})
     assert g.manifest.class_names == ("cat", "dog", "frog")
     assert np.isfinite(g.predict(images[:5]).ood_score).all()
@@ -203,13 +221,13 @@ def test_on_digits_it_gains_somewhere_and_loses_little_nearby(digits: Callable[[
     inside, held = digits("0-7"), digits("8-9")[0]
     common: Tiny = {"backbone": "wrn10_2", "batch_size": 32, "device": "cpu", "augment": "crop", "score": "energy"}
     plain = guard.train(inside, out=tmp_path / "plain", epochs=10, **common)
-    own = {"diffusion_epochs": 5, "diffusion_width": 16, "sampling_steps": 10, "n_noise": 300}
+    own: Tiny = {"diffusion": {"epochs": 5, "width": 16, "sampling_steps": 10}, "boundary": {"n_noise": 300}}
     tuned = guard.train(
         inside,
         method="oal",
         init=tmp_path / "plain",
         out=tmp_path / "oal",
-        **{**common, **own, "teacher": {"model": "wrn16_2", "epochs": 12}, "finetune_epochs": 6},
+        **{**common, **own, "teacher": {"model": "wrn16_2", "epochs": 12}, "tune_epochs": 6},
     )
     sets = [held] + [
         np.ascontiguousarray(make(300, 32)[:, ::2, ::2])

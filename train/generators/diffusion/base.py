@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from guard.errors import ConfigError, UnknownNameError
@@ -80,66 +79,96 @@ class Diffusion(Protocol):
         ...
 
 
-class DiffusionOptions(SharedOptions):
-    """Which diffusion model, how it is trained where it is one's own, and how it samples.
+OURS = ("built-in", "stable-diffusion")  # `make_diffusion` knows where they are
 
-    Attributes:
-        diffusion: "own" (trained on the user's images), "stable-diffusion", or a name given to `register_diffusion`.
-        diffusion_folder: where one's own trained model is kept. None: with the run or store that it is trained for. A
-            model that is found finished in a folder named here is used as it is, so that methods and runs share one,
-            and so are encoders and embeddings in its conditioning space, which are kept beside it.
-        diffusion_model: the StableDiffusionPipeline, a folder or a hub id, for "stable-diffusion".
-        sampling_steps: denoising steps per image. None: 50 for Stable Diffusion (DDIM), 20 for one's own
-            (DPM-Solver++).
-        guidance: scale of classifier-free guidance; 1 is none. None: 7.5 for Stable Diffusion, 2 for one's own.
-        sampling_batch: images that are denoised at once.
-        prompt: what Stable Diffusion is asked for; {} is the class's name.
-        conditioning: of one's own model: "token" gives e as a token to cross-attention (UNet2DConditionModel), "label"
-            adds it to the time embedding (UNet2DModel).
-        diffusion_epochs: passes over the images. None: 60, but as many as show it 60,000 images at least and 300,000 at
-            most.
-        diffusion_batch, diffusion_lr: images per step; AdamW's learning rate.
-        diffusion_width: channels at full resolution; deeper levels have twice as many.
-        prediction: what one's own network predicts.
-        latent: whether one's own works on the latents of a small autoencoder, trained first, in place of pixels. None:
-            for images above 64 pixels.
-        patch: pixels per side that are folded into channels before the network. None: 1 up to 16 pixels, else 2.
+STABLE = {"model": "stable-diffusion"}  # it is trained already
+BUILT_IN = {"model": "built-in"}  # it is asked by class and not in words
+
+
+class DiffusionOptions(SharedOptions):
+    """Which diffusion model, how the built-in one is trained, and how images are sampled.
+
+    Methods and runs that name one `folder` share the model in it, and the encoders and embeddings in its conditioning
+    space, which are kept beside it.
     """
 
     kind: ClassVar = "diffusion"
-    ours: ClassVar = "own"
+    ours: ClassVar = "built-in"
     training: ClassVar = frozenset(
-        {
-            "conditioning",
-            "diffusion_epochs",
-            "diffusion_batch",
-            "diffusion_lr",
-            "diffusion_width",
-            "prediction",
-            "latent",
-            "patch",
-        }
+        {"conditioning", "epochs", "batch_size", "lr", "width", "prediction", "latent", "patch"}
     )
 
-    diffusion: str = "own"
-    diffusion_folder: str | None = None
-    diffusion_model: str | None = None
-    sampling_steps: int | None = Field(default=None, ge=1)
-    guidance: float | None = Field(default=None, ge=1)
-    sampling_batch: int = option(64, "Images that are denoised at once.", knob=True, ge=1)
-    prompt: str = "A high-quality image of the {}"
-    conditioning: Literal["token", "label"] = "token"
-    diffusion_epochs: int | None = Field(default=None, ge=1)
-    diffusion_batch: int = Field(default=64, ge=2)
-    diffusion_lr: float = Field(default=1e-3, gt=0)
-    diffusion_width: int = Field(default=64, ge=8, multiple_of=8)
-    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
-    latent: bool | None = None
-    patch: int | None = Field(default=None, ge=1, le=8)
+    model: str = option(
+        "built-in",
+        "'built-in' (trained on your images), 'stable-diffusion', or a name given to register_diffusion.",
+        common=True,
+    )
+    folder: str | None = option(
+        None,
+        "Folder of the trained built-in model, which is used as it is where it is finished, and so shared by runs; "
+        "default with the run or store.",
+        common=True,
+    )
+    pipeline: str | None = option(
+        None, "StableDiffusionPipeline for 'stable-diffusion': a folder or a hub id.", unread_if=BUILT_IN, common=True
+    )
+    sampling_steps: int | None = option(
+        None, "Denoising steps per image; default 50 for Stable Diffusion (DDIM), else 20 (DPM-Solver++).", ge=1
+    )
+    guidance: float | None = option(
+        None,
+        "Scale of classifier-free guidance, 1 being none; default 7.5 for Stable Diffusion, else 2.",
+        ge=1,
+    )
+    sampling_batch: int = option(64, "Images that are denoised at once.", ge=1, knob=True)
+    prompt: str = option(
+        "A high-quality image of the {}",
+        "What Stable Diffusion is asked for; {} is the name of the class.",
+        unread_if=BUILT_IN,
+    )
+    conditioning: Literal["token", "label"] = option(
+        "token",
+        "'token' gives a class to cross-attention (UNet2DConditionModel), 'label' adds it to the time embedding "
+        "(UNet2DModel).",
+        unread_if=STABLE,
+    )
+    epochs: int | None = option(
+        None,
+        "Passes over the images; default 60, but as many as show 60,000 images at least and 300,000 at most.",
+        ge=1,
+        unread_if=STABLE,
+    )
+    batch_size: int = option(64, "Images per training step.", ge=2, unread_if=STABLE)
+    lr: float = option(1e-3, "Learning rate of AdamW.", gt=0, unread_if=STABLE)
+    width: int = option(
+        64,
+        "Channels at full resolution, a multiple of 8; deeper levels have twice as many.",
+        ge=8,
+        multiple_of=8,
+        unread_if=STABLE,
+    )
+    prediction: Literal["epsilon", "v_prediction"] = option(
+        "v_prediction", "What the network predicts: the noise, or v (Salimans & Ho, ICLR 2022).", unread_if=STABLE
+    )
+    latent: bool | None = option(
+        None,
+        "Whether it works on the latents of a small autoencoder, trained first, in place of pixels; default for images "
+        "above 64 pixels.",
+        unread_if=STABLE,
+    )
+    patch: int | None = option(
+        None,
+        "Pixels per side that are folded into channels before the network, 1 to 8; default 1 up to 16 pixels, else 2.",
+        ge=1,
+        le=8,
+        unread_if=STABLE,
+    )
 
-    @field_validator("diffusion")
+    @field_validator("model")
     @classmethod
     def _registered(cls, name: str) -> str:
+        if name == "own":
+            raise ConfigError("diffusion model 'own' is now called 'built-in'")
         if name not in (*OURS, *_MODELS):
             hint = "Add one with train.generators.diffusion.register_diffusion."
             raise UnknownNameError("diffusion model", name, (*OURS, *_MODELS), hint)
@@ -147,37 +176,24 @@ class DiffusionOptions(SharedOptions):
 
     @model_validator(mode="after")
     def _known_before_anything_is_trained(self) -> Self:
-        if self.diffusion == "stable-diffusion":
-            check_name(self.diffusion_model)
-            if "{}" not in self.prompt:
-                raise ConfigError(
-                    f"prompt={self.prompt!r} has no place for the class's name; put {{}} where it belongs"
-                )
-        for name in ("diffusion_model", "prompt") if self.diffusion == "own" else ():
-            value = getattr(self, name)
-            if value != DiffusionOptions.model_fields[name].default:
-                raise ConfigError(
-                    f"diffusion='own' does not read {name}={value!r}; add diffusion='stable-diffusion', or drop it"
-                )
+        if self.model == "stable-diffusion":
+            check_name(self.pipeline)
+            check_prompt("prompt", self.prompt)
         return self
 
-    @property
-    def is_ours(self) -> bool:
-        return self.diffusion == self.ours
-
-    @property
-    def named_folder(self) -> Path | None:
-        return None if self.diffusion_folder is None else Path(self.diffusion_folder)
-
     def settled(self) -> frozenset[str]:
-        if self.diffusion == "stable-diffusion":  # it is trained already, and its folder holds what is kept beside it
-            return self.training | {"diffusion_folder"}
-        return frozenset({"diffusion_folder" if name == "folder" else name for name in super().settled()})
+        if self.model == "stable-diffusion":  # its folder holds what is kept beside it
+            return self.training | {"folder"}
+        return super().settled()
+
+
+def check_prompt(option: str, prompt: str) -> None:
+    """Raises ConfigError where the prompt has no place for the class's name."""
+    if "{}" not in prompt:
+        raise ConfigError(f"{option}={prompt!r} has no place for the class's name; put {{}} where it belongs")
 
 
 DiffusionFactory = Callable[[PrepareContext, DiffusionOptions], Diffusion]
-
-OURS = ("own", "stable-diffusion")  # in their modules, which `make_diffusion` loads
 
 _MODELS: dict[str, DiffusionFactory] = {}
 
@@ -187,8 +203,7 @@ def register_diffusion(name: str, factory: DiffusionFactory) -> None:
 
     Args:
         factory: called when the images are there, with the `PrepareContext` (device, training images and their class
-        names, a
-            folder for what takes long, seed) and the options.
+            names, a folder for what takes long, seed) and the options.
 
     Raises:
         ConfigError: the name is one of those that come with ood-guard.
@@ -196,24 +211,6 @@ def register_diffusion(name: str, factory: DiffusionFactory) -> None:
     if name in OURS:
         raise ConfigError(f"{name!r} comes with ood-guard; register yours under another name")
     _MODELS[name] = factory
-
-
-def make_diffusion(context: PrepareContext, options: DiffusionOptions) -> Diffusion:
-    """The model that `options` name, trained or loaded.
-
-    Raises:
-        ConfigError: what the factory made does not speak the interface.
-    """
-    from .own import own
-    from .stable_diffusion import stable_diffusion
-
-    factories: dict[str, DiffusionFactory] = {"own": own, "stable-diffusion": stable_diffusion, **_MODELS}
-    model = factories[options.diffusion](context, options)
-    if not isinstance(model, Diffusion):
-        wanted = [*Diffusion.__annotations__, *(name for name in vars(Diffusion) if not name.startswith("_"))]
-        lacking = ", ".join(name for name in wanted if not hasattr(model, name))
-        raise ConfigError(f"diffusion model {options.diffusion!r} is a {type(model).__name__} that lacks {lacking}")
-    return model
 
 
 def beside_model(context: PrepareContext, options: DiffusionOptions) -> PrepareContext:

@@ -1,4 +1,4 @@
-"""The networks of one's own diffusion model: diffusers' UNets with a learned table of class embeddings.
+"""The networks of the built-in diffusion model: diffusers' UNets with a learned table of class embeddings.
 
     conditioning "token"   UNet2DConditionModel; e is the one token that all layers with attention attend to
     conditioning "label"   UNet2DModel; e is added to the embedding of the time

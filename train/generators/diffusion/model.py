@@ -34,7 +34,7 @@ LARGEST_IN_PIXELS = 64  # larger images are denoised as latents by default
 
 
 class ModelCard(Record):
-    """What decides the form of a model; the options are those of `DiffusionOptions`."""
+    """What decides the form of a model; the options are those of `DiffusionOptions`, `diffusion_width` its width."""
 
     height: int = Field(ge=1)
     width: int = Field(ge=1)

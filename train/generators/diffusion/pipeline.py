@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from guard.errors import ConfigError, MissingExtraError
+from guard.record import spelled
 
 KIND = "StableDiffusionPipeline"
 EXAMPLE = "CompVis/stable-diffusion-v1-4"
@@ -40,7 +41,7 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
             )
     except Exception as error:  # diffusers raises OSError, ValueError and more, each with its own sentence
         raise ConfigError(
-            f"no {KIND} can be loaded from diffusion_model={name!r}: {_first_sentence(error)}. Its weights must be "
+            f"no {KIND} can be loaded from diffusion.pipeline={name!r}: {_first_sentence(error)}. Its weights must be "
             "safetensors (pipeline.save_pretrained(folder) writes them)"
         ) from error
     # Stable Diffusion by DDIM, whatever scheduler it came with, whose config need not say so: latents have no range
@@ -64,14 +65,14 @@ def check_name(name: str | None) -> str:
     """
     if not name:
         raise ConfigError(
-            f"diffusion='stable-diffusion' needs diffusion_model=: the folder of a {KIND} (as save_pretrained writes "
-            f"it), or a hub id such as {EXAMPLE!r}; or use diffusion='own'"
+            f"model='stable-diffusion' needs the folder of a {KIND} (as save_pretrained writes it), or a hub id "
+            f"such as {EXAMPLE!r}: {spelled('diffusion.pipeline')}; or use model='built-in'"
         )
     path = Path(name)
     if not path.is_dir() and (path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)):
-        found = "is no folder" if path.exists() else "does not exist"
+        found = "is not a folder" if path.exists() else "does not exist"
         raise ConfigError(
-            f"diffusion_model={name!r} {found}; give the folder of a {KIND}, or a hub id like {EXAMPLE!r}"
+            f"diffusion.pipeline={name!r} {found}; give the folder of a {KIND}, or a hub id like {EXAMPLE!r}"
         )
     return name
 
@@ -80,7 +81,7 @@ def _check_kind(diffusers: Any, name: str) -> None:
     if Path(name).is_dir():
         where, fix = f"the folder {name}", "give the folder that pipeline.save_pretrained(folder) wrote"
     else:
-        where = f"{name!r} (no folder here, so taken for a hub id)"
+        where = f"{name!r} (not a folder here, so taken for a hub id)"
         fix = "check the id and the network; without one, give the folder of a pipeline downloaded elsewhere"
     try:
         config = diffusers.DiffusionPipeline.load_config(name)
@@ -90,7 +91,7 @@ def _check_kind(diffusers: Any, name: str) -> None:
         ) from error
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != KIND:
-        raise ConfigError(f"diffusion_model={name!r} is a {kind}; diffusion='stable-diffusion' takes a {KIND}")
+        raise ConfigError(f"diffusion.pipeline={name!r} is a {kind}; Stable Diffusion takes a {KIND}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Prompts in which one token is a vector of one's own: embedding substitution (methods.md 0.4).
+"""Prompts in which one token is a vector of any kind: embedding substitution (Du et al., NeurIPS 2023).
 
     "A high-quality image of the cat" --tokenizer--> ids --token table--> rows --text encoder--> hidden (L, width)
                                                               row of "cat" := e

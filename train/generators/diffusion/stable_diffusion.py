@@ -1,6 +1,6 @@
 """Stable Diffusion by the interface of `train.generators.diffusion.base`, on the parts of any StableDiffusionPipeline.
 
-e               rows of the text encoder's input token table (methods.md 0.4); T(y) is the row of the class's name
+e               rows of the text encoder's input token table; T(y) is the row of the class's name (Dream-OOD's)
 encode, decode  the VAE's mode and its decoder, latents scaled to about unit variance
 latents         the pipeline's own loop: DDIM, eta 0, 50 steps, guidance 7.5 unless the options say otherwise
 noise_loss      z_t = alpha_t z + sigma_t eps;  mean (eps - eps_theta(z_t, t, hidden(e)))^2, where a v-predicting
@@ -161,6 +161,6 @@ def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 def stable_diffusion(context: PrepareContext, options: DiffusionOptions) -> StableDiffusion:
-    """The pipeline that ``diffusion_model=`` names, for the classes and channels of the context's images."""
-    pipeline = open_pipeline(options.diffusion_model, context.device)
+    """The pipeline that the options name, for the classes and channels of the context's images."""
+    pipeline = open_pipeline(options.pipeline, context.device)
     return StableDiffusion(pipeline, context.data.class_names, context.data.preprocess.channels, options)

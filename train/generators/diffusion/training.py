@@ -102,7 +102,7 @@ def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -
     card, state = found
     then, now = _flat(card), _flat(asked)
     check_fits(folder, "diffusion model", then, now, IMAGES if any_options else now)
-    report_differing(folder, "diffusion model", then, now, [key for key in now if key in DiffusionOptions.model_fields])
+    report_differing(folder, "diffusion model", then, now, [key for key in now if key.startswith("diffusion.")])
     if card.rows_digest != asked.rows_digest or card.data_fingerprint != asked.data_fingerprint:
         log.warning("the diffusion model in %s was trained on other images; it may have seen held-out ones", folder)
     model = OwnDiffusion(card.model)
@@ -116,10 +116,12 @@ def epochs_for(images: int) -> int:
 
 
 def _flat(card: DiffusionCard) -> dict[str, object]:
-    """Its fields, those that are options by their names."""
+    """Its fields, those that are options by the paths that users write."""
     fields = card.model_dump()
-    options = {"diffusion_epochs": "epochs", "diffusion_batch": "batch_size", "diffusion_lr": "lr"}
-    return {**fields.pop("model"), **{name: fields.pop(field) for name, field in options.items()}, **fields}
+    fields = {**fields.pop("model"), **fields}
+    options = {name: "width" if name == "diffusion_width" else name for name in fields if name not in IMAGES}
+    paths = {name: f"diffusion.{option}" for name, option in options.items() if option in DiffusionOptions.training}
+    return {paths.get(name, name): value for name, value in fields.items()}
 
 
 def _card(context: PrepareContext, options: DiffusionOptions) -> DiffusionCard:
@@ -132,15 +134,15 @@ def _card(context: PrepareContext, options: DiffusionOptions) -> DiffusionCard:
         class_names=list(data.class_names),
         conditioning=options.conditioning,
         prediction=options.prediction,
-        diffusion_width=options.diffusion_width,
+        diffusion_width=options.width,
         latent=latent,
         patch=options.patch,
     )
     return DiffusionCard(
         model=model,
-        epochs=options.diffusion_epochs or epochs_for(len(data)),
-        batch_size=options.diffusion_batch,
-        lr=options.diffusion_lr,
+        epochs=options.epochs or epochs_for(len(data)),
+        batch_size=options.batch_size,
+        lr=options.lr,
         seed=context.seed,
         data_fingerprint=data.fingerprint,
         rows_digest=rows_digest(data),

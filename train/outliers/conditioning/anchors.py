@@ -1,5 +1,5 @@
-"""Embeddings made from the anchors T(y) alone, which the paper compares its boundary samples with. Source: Dream-OOD's
-appendices E and F (methods.md A3).
+"""Embeddings made from the anchors T(y) alone, which the paper compares its boundary samples with. Source: Dream-OOD,
+Du et al., NeurIPS 2023, appendices E and F.
 
     interpolation   e = alpha T(a) + (1 - alpha) T(b),  a != b       in-distribution-like images
     gaussian        e = T(y) + sigma eps,  eps ~ N(0, I)             in-distribution-like, or far off

@@ -1,4 +1,4 @@
-"""Embeddings around the boundary of a class's features. Source: Dream-OOD, Du et al., NeurIPS 2023 (methods.md A3).
+"""Embeddings around the boundary of a class's features. Source: Dream-OOD, Du et al., NeurIPS 2023.
 
     Z = h / |h| of one class;   v = unit(centre + sigma eps), the `keep` candidates of each centre with the farthest
     K-th neighbour in Z (`train.outliers.features.knn_boundary`);   e = |T(c)| v
@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ...engine.progress import progress_bar
 from ..base import PrepareContext
@@ -26,46 +26,38 @@ MOST_REPEATS = 100  # by default, as published
 
 
 class BoundaryEmbeddingOptions(Record):
-    """What is drawn around the features of a class; the defaults are Dream-OOD's for CIFAR-100.
-
-    Attributes:
-        k, select: which neighbour measures sparseness, and how many features count as boundary, in a class of
-            `class_size` images. In a smaller class both keep their share of it.
-        class_size: the images per class that k and select are meant for.
-        features_per_class: features of a class that are looked at, the first ones; published as many as `class_size`.
-        pick: centres per draw, at most `select`.
-        n_noise: noise vectors per draw, shared by its centres.
-        sigma: of the noise, per coordinate, on features of unit length.
-        sigma_is: what sigma is; the paper calls it the variance, its code multiplies by it.
-        keep: candidates kept per centre.
-        repeats: draws. None: as many as give an embedding for each image of the class, at most 100. (Published: 100,
-            of whose embeddings a tenth are decoded.)
-        scale_to_width: take sigma times sqrt(768 / E), so that the noise is as long in a conditioning space of another
-            width E: its length decides how far out the embeddings lie.
-        variant: "code" keeps the candidates that the official code keeps, and looks at features of augmented images.
-    """
+    """What is drawn around the features of a class; the defaults are Dream-OOD's for CIFAR-100."""
 
     inlier: ClassVar[bool] = False
 
-    k: int = Field(default=300, ge=1)
-    select: int = Field(default=50, ge=1)
-    class_size: int = Field(default=500, ge=1)
-    features_per_class: int = Field(default=1000, ge=1)
-    pick: int = Field(default=50, ge=1)
-    n_noise: int = Field(default=1500, ge=1)
-    sigma: float = Field(default=0.07, gt=0)
-    sigma_is: Literal["std", "variance"] = "std"
-    keep: int = Field(default=2, ge=1)
-    repeats: int | None = Field(default=None, ge=1)
-    scale_to_width: bool = True
-    variant: Literal["paper", "code"] = "paper"
+    k: int = option(
+        300, "Which neighbour measures sparseness, in a class of class_size images; its share of a smaller one.", ge=1
+    )
+    select: int = option(
+        50, "Features that count as boundary, in a class of class_size images; their share of a smaller one.", ge=1
+    )
+    class_size: int = option(500, "Images per class that k and select are meant for.", ge=1)
+    features_per_class: int = option(1000, "Features of a class that are looked at, the first ones.", ge=1)
+    pick: int = option(50, "Centres per draw, at most select.", ge=1)
+    n_noise: int = option(1500, "Noise vectors per draw, shared by its centres.", ge=1)
+    sigma: float = option(0.07, "Noise per coordinate, on features of unit length.", gt=0)
+    sigma_is: Literal["std", "variance"] = option(
+        "std", "What sigma is; the paper calls it the variance, its code multiplies by it."
+    )
+    keep: int = option(2, "Candidates kept per centre.", ge=1)
+    repeats: int | None = option(
+        None, "Draws; default as many as give an embedding for each image of the class, at most 100 as published.", ge=1
+    )
+    augmented: bool = option(
+        False, "Whether features are those of augmented images, as in the official code, in place of the images' own."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         check_at_most(self, ("pick", "select"), ("keep", "n_noise"), ("k", "class_size"), ("select", "class_size"))
         return self
 
-    def fitted(self, images: int, width: int) -> BoundaryOptions:
+    def fitted(self, images: int, width: int, scale_to_width: bool = True) -> BoundaryOptions:
         """The sampler's options for a class of so many images, in a space of that width."""
         n = min(images, self.features_per_class)
         share = min(1.0, n / self.class_size)
@@ -77,18 +69,17 @@ class BoundaryEmbeddingOptions(Record):
             select=select,
             pick=pick,
             n_noise=self.n_noise,
-            sigma=self.standard_deviation(width),
+            sigma=self.standard_deviation(width, scale_to_width),
             keep=self.keep,
             repeats=self.repeats or min(MOST_REPEATS, -(-images // (pick * self.keep))),
             renormalise=True,
             inlier=self.inlier,
-            variant=self.variant,
         )
 
-    def standard_deviation(self, width: int) -> float:
-        """Of the noise per coordinate, in a space of that width."""
+    def standard_deviation(self, width: int, scale_to_width: bool = True) -> float:
+        """Of the noise per coordinate, in a space of that width (`boundary_embeddings`)."""
         deviation = self.sigma if self.sigma_is == "std" else self.sigma**0.5
-        return deviation * (width_factor(width) if self.scale_to_width else 1.0)
+        return deviation * (width_factor(width) if scale_to_width else 1.0)
 
 
 class InlierEmbeddingOptions(BoundaryEmbeddingOptions):
@@ -96,27 +87,46 @@ class InlierEmbeddingOptions(BoundaryEmbeddingOptions):
 
     inlier: ClassVar[bool] = True
 
-    select: int = Field(default=1000, ge=1)
-    class_size: int = Field(default=1000, ge=1)
-    pick: int = Field(default=100, ge=1)
-    sigma: float = Field(default=0.01, gt=0)
-    keep: int = Field(default=1, ge=1)
+    select: int = option(
+        1000, "Features that count as dense, in a class of class_size images; their share of a smaller one.", ge=1
+    )
+    class_size: int = option(1000, "Images per class that k and select are meant for.", ge=1)
+    pick: int = option(100, "Centres per draw, at most select.", ge=1)
+    sigma: float = option(0.01, "Noise per coordinate, on features of unit length.", gt=0)
+    keep: int = option(1, "Candidates kept per centre.", ge=1)
+
+
+class ScaleOptions(Record):
+    """Whether published lengths are carried over to a conditioning space of another width."""
+
+    scale_to_width: bool = option(
+        True,
+        "Whether noise and steps per coordinate are taken times sqrt(768 / width), so that they are as long in a "
+        "conditioning space of another width.",
+    )
 
 
 def boundary_embeddings(
-    features: Features, anchors: Tensor, options: BoundaryEmbeddingOptions, context: PrepareContext
+    features: Features,
+    anchors: Tensor,
+    options: BoundaryEmbeddingOptions,
+    context: PrepareContext,
+    *,
+    scale_to_width: bool = True,
 ) -> tuple[Embeddings, Values]:
     """Embeddings around each class, of its anchor's length; and the values used for each class.
 
     Args:
         features: of the training images, of any length; every class has some.
         anchors: T (C, E).
+        scale_to_width: take sigma times sqrt(768 / E), so that the noise is as long in a conditioning space of another
+            width E: its length decides how far out the embeddings lie.
     """
     made, classes, values = [], [], []
     with progress_bar("boundary", len(anchors)) as advance:
         for c, anchor in enumerate(anchors):
             own = features.data[features.labels == c]
-            fitted = options.fitted(len(own), anchors.shape[1])
+            fitted = options.fitted(len(own), anchors.shape[1], scale_to_width)
             unit_rows = boundary_outliers(own[: options.features_per_class], fitted, class_generator(context, c))
             made.append(unit_rows * torch.linalg.vector_norm(anchor))
             classes.append(torch.full((len(unit_rows),), c, device=unit_rows.device))

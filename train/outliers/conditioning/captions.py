@@ -1,4 +1,4 @@
-"""Text features of captions. Source: FodFoM, Chen et al., ACM MM 2024 (methods.md B9).
+"""Text features of captions. Source: FodFoM, Chen et al., ACM MM 2024.
 
     caption(x) from an image-to-text model;   f(x) = the text encoder's output at the end token of
     "This is a photo of <class> and <caption(x)>"
@@ -81,8 +81,8 @@ def captioned(diffusion: Diffusion, options: DiffusionOptions) -> TextDiffusion:
     """
     if not isinstance(diffusion, TextDiffusion):
         raise ConfigError(
-            f"captioner= needs a diffusion model with a text encoder, and diffusion={options.diffusion!r} has none; "
-            "use diffusion='stable-diffusion', or leave captioner= away"
+            f"captioner= needs a diffusion model with a text encoder, and diffusion.model={options.model!r} has none; "
+            "use 'stable-diffusion', or omit captioner="
         )
     return diffusion
 
@@ -121,6 +121,6 @@ def _folder(context: PrepareContext, options: DiffusionOptions, captioner: str) 
     data = context.data
     rows = hashlib.sha256(data.rows.tobytes()).hexdigest()
     pixels = data.preprocess.model_dump(mode="json")
-    identity = [captioner, options.diffusion, options.diffusion_model, data.fingerprint, rows, data.class_names, pixels]
+    identity = [captioner, options.model, options.pipeline, data.fingerprint, rows, data.class_names, pixels]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return context.folder / f"captions-{digest}"

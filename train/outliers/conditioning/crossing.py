@@ -1,5 +1,4 @@
-"""Embeddings of features that are pushed over the decision boundary. Source: BOOD, Liao et al., ICML 2025 (methods.md
-B10).
+"""Embeddings of features that are pushed over the decision boundary. Source: BOOD, Liao et al., ICML 2025.
 
     z = h / |h|;   z <- unit(z + alpha sign(dL/dz)),   L = -log softmax_c( cos(z, T(c)) / t )_y
     steps = how many until argmax_c cos(z, T(c)) != y: the fewer, the nearer the boundary
@@ -13,35 +12,27 @@ taken only where a class has too few others; one that never crosses comes last.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.heads import unit
-from guard.record import Record
+from guard.record import option
 
+from .boundary import ScaleOptions
 from .encoder import Features
 from .table import Embeddings, Values, width_factor
 
 ROWS = 8192  # features that are pushed at once
 
 
-class CrossingOptions(Record):
-    """BOOD's published values.
+class CrossingOptions(ScaleOptions):
+    """BOOD's published values."""
 
-    Attributes:
-        step: alpha.
-        further_steps: c.
-        share: r.
-        most_steps: after which a feature that has not crossed is given up.
-        scale_to_width: take alpha times sqrt(768 / E), so that a step is as long in a conditioning space of another
-            width E.
-    """
-
-    step: float = Field(default=0.015, gt=0)
-    further_steps: int = Field(default=2, ge=0)
-    share: float = Field(default=0.05, gt=0, le=1)
-    most_steps: int = Field(default=100, ge=1)
-    scale_to_width: bool = True
+    step: float = option(0.015, "Step per coordinate, on features of unit length.", gt=0)
+    further_steps: int = option(2, "Steps beyond the boundary.", ge=0)
+    share: float = option(
+        0.05, "Share of a class's features, those nearest the boundary, that are decoded.", gt=0, le=1
+    )
+    most_steps: int = option(100, "Steps after which a feature that has not crossed is given up.", ge=1)
 
     def step_in(self, width: int) -> float:
         """alpha in a space of that width."""

@@ -1,4 +1,5 @@
-"""A conditional volume-preserving network f(., y): R^E -> R^E, a bijection for every class. From NCIS (methods.md A5).
+"""A conditional volume-preserving network f(., y): R^E -> R^E, a bijection for every class. From NCIS, Doorenbos
+et al. 2024.
 
     f = 4 blocks of [Orthogonal, ConditionalCoupling], then Orthogonal
     Orthogonal            y = Q x + b,   Q = exp(A - A^T), A strictly upper triangular;     x = Q^T (y - b)

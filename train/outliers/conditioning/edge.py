@@ -1,12 +1,12 @@
-"""Embeddings beyond the edge of a class's features. Source: FodFoM, Chen et al., ACM MM 2024 (methods.md B9).
+"""Embeddings beyond the edge of a class's features. Source: FodFoM, Chen et al., ACM MM 2024.
 
     m = mean of the class's features f;   edge = the share of them that is least like m
     e_k = f + k step (f - m),   k = 1 .. outward,   f on the edge
 
 In the official code the direction is a number, |f - m|, that is added to every coordinate: e_k = f + k step |f - m| 1,
-with step 3e-5 (``variant="code"``). That moves a feature of 768 coordinates by at most 0.004 |f - m|, and so does 3e-5
-along the vector f - m, as the paper has it, by less still: what is decoded are the edge features themselves. Along the
-vector the default step is therefore 0.2, which takes the last of five to twice the distance.
+with step 3e-5. That moves a feature of 768 coordinates by at most 0.004 |f - m|, and so does 3e-5 along the vector f -
+m, as the paper has it, by less still: what is decoded there are the edge features themselves. Along the vector the
+default step is therefore 0.2, which takes the last of five to twice the distance.
 """
 
 from __future__ import annotations
@@ -14,33 +14,23 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from guard.record import Record
+from guard.record import Record, option
 
-STEPS = {"paper": 0.2, "code": 3e-5}
 SHRINKAGE = 0.1  # of a covariance: with fewer features than coordinates all would be equally far
 
 
 class EdgeOptions(Record):
-    """Which features are the edge of their class, and how far beyond it embeddings lie.
+    """Which features are the edge of their class, and how far beyond it embeddings lie."""
 
-    Attributes:
-        edge_share: of a class's features, at least one.
-        edge_by: what being like the mean is measured by: the cosine, or the Mahalanobis distance (the official choice
-            for CIFAR-10).
-        outward: embeddings per edge feature.
-        step: between them, in distances from the mean. None: 0.2, and 3e-5 for variant "code".
-        variant: "paper" moves along the vector from the mean, "code" adds its length to every coordinate.
-    """
-
-    edge_share: float = Field(default=0.2, gt=0, le=1)
-    edge_by: Literal["cosine", "mahalanobis"] = "cosine"
-    outward: int = Field(default=5, ge=1)
-    step: float | None = Field(default=None, gt=0)
-    variant: Literal["paper", "code"] = "paper"
+    share: float = option(0.2, "Share of a class's features, least like their mean, that are its edge.", gt=0, le=1)
+    by: Literal["cosine", "mahalanobis"] = option(
+        "cosine", "How likeness to the mean is measured; the official code takes Mahalanobis for CIFAR-10."
+    )
+    outward: int = option(5, "Embeddings per edge feature, each a step farther out.", ge=1)
+    step: float = option(0.2, "Step between them, in distances from the mean.", gt=0)
 
 
 class Beyond(NamedTuple):
@@ -64,14 +54,11 @@ def beyond_edges(features: Tensor, labels: Tensor, num_classes: int, options: Ed
 def beyond_edge(features: Tensor, options: EdgeOptions) -> Tensor:
     """The points of one class, (M, D), of its features (n, D); those of one edge feature follow each other."""
     mean = features.mean(0)
-    count = max(1, round(options.edge_share * len(features)))
-    edge = features[likeness(features, mean, options.edge_by).argsort(stable=True)[:count]]
+    count = max(1, round(options.share * len(features)))
+    edge = features[likeness(features, mean, options.by).argsort(stable=True)[:count]]
     direction = edge - mean
-    if options.variant == "code":
-        direction = torch.linalg.vector_norm(direction, dim=-1, keepdim=True).expand_as(edge)
-    step = STEPS[options.variant] if options.step is None else options.step
     k = torch.arange(1, options.outward + 1, device=features.device, dtype=features.dtype)
-    return (edge[:, None] + k[:, None] * step * direction[:, None]).flatten(0, 1)
+    return (edge[:, None] + k[:, None] * options.step * direction[:, None]).flatten(0, 1)
 
 
 def likeness(features: Tensor, mean: Tensor, by: Literal["cosine", "mahalanobis"]) -> Tensor:

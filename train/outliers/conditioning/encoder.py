@@ -1,5 +1,5 @@
-"""An image encoder into a diffusion model's conditioning space. Source: Dream-OOD, Du et al., NeurIPS 2023
-(methods.md A3, step 1); BOOD and FodFoM start from it too.
+"""An image encoder into a diffusion model's conditioning space. Source: Dream-OOD, Du et al., NeurIPS 2023;
+BOOD and FodFoM start from it too.
 
     h(x) = A backbone(x) + a in R^E,   T(y) in R^E the frozen anchor of class y (`Diffusion.condition`)
     L = -log softmax_c( cos(h(x), T(c)) / t )_y,   t = 0.1
@@ -20,7 +20,7 @@ import logging
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from guard.artefact.files import write_atomic
 from guard.errors import ArtefactDamagedError
 from guard.heads import unit
-from guard.record import Record
+from guard.record import Record, option
 
 from ...backbones import automatic_backbone, check_backbone, create_backbone
 from ...cache.keyed import Schedule, kept_path, train_kept
@@ -52,27 +52,22 @@ SAME_DIRECTION = 0.9999  # cosine from which two anchors cannot be told apart
 
 
 class EncoderOptions(Record):
-    """Form and learning of the encoder.
+    """Form and learning of the encoder."""
 
-    Attributes:
-        encoder_backbone: a name of `train.backbones`. None: wrn16_2 up to 64 pixels, resnet18 above. (Published:
-            resnet34_small.)
-        encoder_epochs: passes over the images. None: as many as show it 300,000, at most 50. (Published: 200.)
-        encoder_batch, encoder_lr: images per step; peak learning rate of SGD (momentum 0.9, Nesterov, weight decay
-            5e-4), a cosine to zero.
-        encoder_temperature: t.
-        encoder_augment: how its training images vary, as ``augment=`` of `guard.train`: "auto" is "crop" for the
-            bundled digits, else "crop+flip".
-    """
+    backbone: str | None = option(
+        None, "Backbone, see guard backbones; default wrn16_2 up to 64 pixels, else resnet18 (published: ResNet-34)."
+    )
+    epochs: int | None = option(
+        None, "Passes over the images; default as many as show 300,000, at most 50 (published: 200).", ge=1
+    )
+    batch_size: int = option(128, "Images per training step.", ge=2)
+    lr: float = option(0.1, "Peak learning rate of SGD, which a cosine takes to zero.", gt=0)
+    temperature: float = option(0.1, "Temperature of the softmax over cosines, above 0.", gt=0)
+    augment: Literal["auto", "none", "crop", "crop+flip"] = option(
+        "auto", "How its training images vary: none, crop, crop+flip, or auto as augment= of guard.train."
+    )
 
-    encoder_backbone: str | None = None
-    encoder_epochs: int | None = Field(default=None, ge=1)
-    encoder_batch: int = Field(default=128, ge=2)
-    encoder_lr: float = Field(default=0.1, gt=0)
-    encoder_temperature: float = Field(default=0.1, gt=0)
-    encoder_augment: Literal["auto", "none", "crop", "crop+flip"] = "auto"
-
-    @field_validator("encoder_backbone")
+    @field_validator("backbone")
     @classmethod
     def _is_one(cls, name: str | None) -> str | None:
         if name is not None:
@@ -187,8 +182,8 @@ def trained_encoder(
             anchors,
             channels=p.channels,
             image_size=max(p.height, p.width),
-            temperature=options.encoder_temperature,
-            lr=options.encoder_lr,
+            temperature=options.temperature,
+            lr=options.lr,
             learned=learned,
         )
     encoder.to(context.device)
@@ -203,9 +198,9 @@ def trained_encoder(
 
 
 def _augment(context: PrepareContext, options: EncoderOptions) -> Literal["none", "crop", "crop+flip"]:
-    if options.encoder_augment == "auto":
+    if options.augment == "auto":
         return "crop" if context.data.name.startswith("digits") else "crop+flip"
-    return options.encoder_augment
+    return options.augment
 
 
 def varied(images: Tensor, how: str, pad: int, generator: torch.Generator) -> Tensor:
@@ -246,7 +241,7 @@ def training_features(
             return Features(kept["features"].to(context.device), kept["labels"].to(context.device))
         except (SafetensorError, KeyError) as error:
             raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to compute it anew") from None
-    feed, size = Feed(context.data), options.encoder_batch
+    feed, size = Feed(context.data), options.batch_size
     generator = torch.Generator(context.device).manual_seed(epoch_seed(context.seed, PREPARED_STAGE + 1, 0))
     how, pad = _augment(context, options) if augmented else "none", max(1, context.data.preprocess.height // 8)
     parts, labels = [], []
@@ -263,19 +258,19 @@ def training_features(
 
 def _backbone(context: PrepareContext, options: EncoderOptions) -> str:
     p = context.data.preprocess
-    return options.encoder_backbone or automatic_backbone(max(p.height, p.width))
+    return options.backbone or automatic_backbone(max(p.height, p.width))
 
 
 def _schedule(context: PrepareContext, options: EncoderOptions) -> Schedule:
     default = min(MOST_EPOCHS, epochs_showing(SHOWN, len(context.data)))
-    return Schedule(epochs=options.encoder_epochs or default, batch_size=options.encoder_batch)
+    return Schedule(epochs=options.epochs or default, batch_size=options.batch_size)
 
 
 def _identity(context: PrepareContext, anchors: Tensor, options: EncoderOptions, learned: bool) -> EncoderIdentity:
     return EncoderIdentity(
         backbone=_backbone(context, options),
-        lr=options.encoder_lr,
-        temperature=options.encoder_temperature,
+        lr=options.lr,
+        temperature=options.temperature,
         augment=_augment(context, options),
         learned=learned,
         anchors=hashlib.sha256(anchors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16],

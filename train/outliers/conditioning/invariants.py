@@ -1,4 +1,5 @@
-"""Class-conditional invariants of embeddings: what a cVPN makes nearly zero on them. Source: NCIS (methods.md A5).
+"""Class-conditional invariants of embeddings: what a cVPN makes nearly zero on them. Source: NCIS, Doorenbos
+et al. 2024.
 
     paper   min sum_i |g(e_i, y_i)|^2,   g the first K coordinates of f (`cvpn`)
     code    per batch two steps of one Adam: mean square of g, the last K coordinates; then, with g set to zero, mean
@@ -11,13 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from guard.record import Record
+from guard.record import Record, option
 
 from ...cache.keyed import Schedule, train_kept
 from ...engine.epochs import epochs_showing
@@ -34,23 +33,26 @@ LAST_LR = 0.1  # of the first
 
 
 class InvariantOptions(Record):
-    """Form and learning.
+    """Learning of the invariants; their form is the method's `variant`."""
 
-    Attributes:
-        variant: "paper" or "code": the loss, which coordinates are the invariants, how K is counted, the network's
-            widths, and the default of `share`.
-        share: p, the share of a class's variance that the invariants' directions hold. None: 2 % (paper), 5 % (code).
-        cvpn_epochs: passes over the embeddings. None: 200 as published, fewer where these would show more than
-            2,000,000 embeddings.
-        cvpn_lr: Adam's, falling linearly to a tenth. Published: 1e-4, for 150,000 steps.
-        standardise: whether the network sees embeddings in units of their root mean square. Published: no.
-    """
-
-    variant: Literal["paper", "code"] = "paper"
-    share: float | None = Field(default=None, gt=0, lt=1)
-    cvpn_epochs: int | None = Field(default=None, ge=1)
-    cvpn_lr: float = Field(default=1e-3, gt=0)
-    standardise: bool = True
+    share: float | None = option(
+        None,
+        "Share of a class's variance in the directions of the invariants, 0 to 1; default 0.02, or 0.05 for "
+        "variant 'code'.",
+        gt=0,
+        lt=1,
+    )
+    epochs: int | None = option(
+        None,
+        "Passes over the embeddings; default 200, fewer where these would show more than 2,000,000 embeddings.",
+        ge=1,
+    )
+    lr: float = option(
+        1e-3, "Learning rate of Adam, which falls linearly to a tenth (published: 1e-4, for 150,000 steps).", gt=0
+    )
+    standardise: bool = option(
+        True, "Whether the network sees embeddings in units of their root mean square (published: no)."
+    )
 
 
 def count_invariants(x: Tensor, classes: Tensor, share: float, variant: Variant = "paper") -> int:
@@ -81,10 +83,12 @@ class Invariants(Learner):
     count: K. unit: of the embeddings (`CVPN`); losses are in it.
     """
 
-    def __init__(self, width: int, classes: int, count: int, options: InvariantOptions, unit: float = 1.0) -> None:
+    def __init__(
+        self, width: int, classes: int, count: int, variant: Variant = "paper", lr: float = 1e-3, unit: float = 1.0
+    ) -> None:
         super().__init__()
-        self.cvpn = CVPN(width, classes, options.variant, unit)
-        self.count, self.variant, self.lr = count, options.variant, options.cvpn_lr
+        self.cvpn = CVPN(width, classes, variant, unit)
+        self.count, self.variant, self.lr = count, variant, lr
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -152,26 +156,32 @@ class Vectors:
 class _Identity(InvariantOptions):
     """What decides a trained cVPN."""
 
+    variant: Variant
     count: int
     embeddings: str
 
 
-def fitted_invariants(context: PrepareContext, x: Tensor, classes: Tensor, options: InvariantOptions) -> Invariants:
+def fitted_invariants(
+    context: PrepareContext, x: Tensor, classes: Tensor, options: InvariantOptions, variant: Variant = "paper"
+) -> Invariants:
     """Invariants of embeddings x (N, E) of classes (N,), kept in the context's folder.
 
-    Training that was killed goes on, and what is finished is read.
+    Training that was killed resumes, and what is finished is read.
+
+    Args:
+        variant: "paper" or "code": the loss, which coordinates are the invariants, how K is counted, the network's
+            widths, and the default of `share`.
     """
-    count = count_invariants(x, classes, options.share or SHARE[options.variant], options.variant)
-    epochs = options.cvpn_epochs or min(MOST_EPOCHS, epochs_showing(SHOWN, len(x)))
+    count = count_invariants(x, classes, options.share or SHARE[variant], variant)
+    epochs = options.epochs or min(MOST_EPOCHS, epochs_showing(SHOWN, len(x)))
     schedule = Schedule(epochs=-(-epochs // epochs_showing(KEPT_EVERY * BATCH, len(x))), batch_size=BATCH)
     together = -(-epochs // schedule.epochs)  # passes over few embeddings are short: it is not kept after each
     unit = float(x.square().mean().sqrt()) or 1.0 if options.standardise else 1.0
     with seeded(context.seed):
-        network = Invariants(x.shape[1], len(context.data.class_names), count, options, unit)
+        network = Invariants(x.shape[1], len(context.data.class_names), count, variant, options.lr, unit)
     network.to(context.device)
     digest = hashlib.sha256(x.numpy().tobytes() + classes.numpy().tobytes()).hexdigest()[:16]
-    mine = {name: getattr(options, name) for name in InvariantOptions.model_fields}
-    identity = _Identity(**mine, count=count, embeddings=digest)
+    identity = _Identity(**options.model_dump(), variant=variant, count=count, embeddings=digest)
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return network.update(batch.images, batch.labels)

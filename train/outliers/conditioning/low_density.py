@@ -1,4 +1,5 @@
-"""Points of low density under one Gaussian per class, each with a covariance of its own. Source: NCIS (methods.md A5).
+"""Points of low density under one Gaussian per class, each with a covariance of its own. Source: NCIS, Doorenbos
+et al. 2024.
 
     v ~ N(mu_y, Sigma_y + lambda I), one of the `keep` least likely of `draws`
 
@@ -11,27 +12,20 @@ of 3,330 have a radius only 7 to 8 % above the typical one.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from guard.errors import ConfigError
-from guard.record import Record
+from guard.record import Record, option
 
 from ..features.class_gaussian import largest_radii, radius_table
 
 
 class LowDensityOptions(Record):
-    """Published defaults.
+    """Published defaults."""
 
-    Attributes:
-        ridge: lambda, added to the covariances' diagonals.
-        draws: n of which the least likely are kept.
-        keep: how many are.
-    """
-
-    ridge: float = Field(default=1e-5, ge=0)
-    draws: int = Field(default=3330, ge=1)
-    keep: int = Field(default=10, ge=1)
+    ridge: float = option(1e-5, "Number that is added to the diagonals of the covariances.", ge=0)
+    draws: int = option(3330, "Draws of which the least likely are kept.", ge=1)
+    keep: int = option(10, "How many of the least likely are kept, at most draws.", ge=1)
 
 
 class ClassGaussians(nn.Module):

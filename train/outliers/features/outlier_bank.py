@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from guard.errors import ConfigError
-
-Pairing = Literal["class", "random"]
 
 
 class OutlierBank:
@@ -46,20 +42,7 @@ class OutlierBank:
         """The same on `device`."""
         return OutlierBank(self.vectors.to(device), self.classes.to(device), len(self.counts))
 
-    def rows(self, labels: Tensor, pairing: Pairing, generator: torch.Generator | None) -> Tensor:
-        """Rows (N,) of an outlier for each label (N,).
-
-        "class": any of those made for the label's class. "random": any at all, whatever the label; without replacement
-        as long as there are enough.
-        """
-        n, device = len(labels), labels.device
-        if pairing == "random" and n <= len(self):
-            return torch.randperm(len(self), generator=generator, device=device)[:n]
-        drawn = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
-        if pairing == "random":
-            return (drawn * len(self)).long()
-        return self.starts[labels] + (drawn * self.counts[labels]).long()
-
-    def draw(self, labels: Tensor, pairing: Pairing, generator: torch.Generator | None) -> Tensor:
-        """The outliers (N, W) of `rows`."""
-        return self.vectors[self.rows(labels, pairing, generator)]
+    def draw(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """An outlier (N, W) for each label (N,): any of those made for the label's class."""
+        drawn = torch.rand(len(labels), generator=generator, device=labels.device, dtype=torch.float64)
+        return self.vectors[self.starts[labels] + (drawn * self.counts[labels]).long()]

@@ -1,4 +1,5 @@
-"""OAL's two kinds of outliers, made once: a teacher's boundary samples, and latents denoised from them (A1, 0.3, 0.4).
+"""OAL's two kinds of outliers, made once: a teacher's boundary samples, and latents denoised from them (Gao,
+He & Pu 2024).
 
 Of every class c, with T(c) the diffusion model's anchor of the class (a token embedding, a row of its table):
 
@@ -18,18 +19,19 @@ import hashlib
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from guard.artefact.files import write_atomic
 from guard.heads import unit
-from guard.record import Record
+from guard.record import Record, option
 
 from ...cache.keyed import kept_path
 from ...cache.pieces import kept_chunks
 from ...engine.seeds import PREPARED_STAGE, epoch_seed
 from ...features.extract import stream_outputs
 from ...generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
+from ...generators.diffusion.identity import weights_digest
 from ...generators.grid import png_grid
 from ...teacher import Teacher, TeacherSource
 from ..base import PrepareContext
@@ -41,35 +43,31 @@ RIDGE = 1e-4  # of the mean square of a feature
 SHOWN = 12  # decoded latents in the picture beside them
 
 
-class TeacherOutlierOptions(Record):
-    """How both kinds are made; the published values.
+class TeacherBoundaryOptions(Record):
+    """How boundary samples are drawn around a class's features; the published values.
 
-    Attributes:
-        k, select, pick, n_noise, sigma, keep, repeats: as `BoundaryOptions` has them, per class; `repeats` is 10 for
-            CIFAR-10 and 100 for CIFAR-100. Of a class of fewer than 500 images, k, select and pick keep their share.
-        noise: "sphere": noise around the unit feature, which goes back to unit length and is then scaled, as in the
-            code. "scaled": around the scaled feature, as in the paper, where sigma is in units of the anchors.
-        num_latents: latents to denoise, evenly divided over the classes; at least one each.
-        project: whether boundary samples are projected to the conditioning space; None: where the widths differ.
+    Of a class of fewer than 500 images, k, select and pick keep their share.
     """
 
-    k: int = Field(default=300, ge=1)
-    select: int = Field(default=50, ge=1)
-    pick: int = Field(default=50, ge=1)
-    n_noise: int = Field(default=1500, ge=1)
-    sigma: float = Field(default=0.07, gt=0)
-    keep: int = Field(default=2, ge=1)
-    repeats: int = Field(default=10, ge=1)
-    noise: Literal["sphere", "scaled"] = "sphere"
-    num_latents: int = Field(default=300, ge=1)
-    project: bool | None = None
+    k: int = option(300, "Which neighbour measures sparseness, in a class of 500 images or more.", ge=1)
+    select: int = option(50, "Features that count as boundary, in a class of 500 images or more.", ge=1)
+    pick: int = option(50, "Centres per draw, at most select.", ge=1)
+    n_noise: int = option(1500, "Noise vectors per draw, shared by its centres.", ge=1)
+    sigma: float = option(0.07, "Noise per coordinate.", gt=0)
+    keep: int = option(2, "Candidates kept per centre.", ge=1)
+    repeats: int = option(10, "Draws per class; published 10 for CIFAR-10 and 100 for CIFAR-100.", ge=1)
+    noise: Literal["sphere", "scaled"] = option(
+        "sphere",
+        "'sphere': noise around the unit feature, as in the code; 'scaled': around the scaled feature, with sigma in "
+        "units of the class embeddings, as in the paper.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         check_at_most(self, ("pick", "select"), ("keep", "n_noise"))
         return self
 
-    def boundary(self, images: int, scale: float, selection: Literal["paper", "code"]) -> BoundaryOptions:
+    def fitted(self, images: int, scale: float) -> BoundaryOptions:
         """The sampler's options for a class of that many images whose anchor has length `scale`."""
         share = min(1.0, images / FULL_CLASS)
         select = min(images, max(1, round(self.select * share)))
@@ -82,8 +80,20 @@ class TeacherOutlierOptions(Record):
             keep=self.keep,
             repeats=self.repeats,
             renormalise=self.noise == "sphere",
-            variant=selection,
         )
+
+
+class TeacherOutlierOptions(Record):
+    """How both kinds are made; the published values."""
+
+    boundary: TeacherBoundaryOptions = option(
+        TeacherBoundaryOptions(), "How boundary samples are drawn around the teacher's features."
+    )
+    num_latents: int = option(300, "Latents to denoise, evenly divided over the classes, at least one each.", ge=1)
+    project: bool | None = option(
+        None,
+        "Whether boundary samples are projected to the conditioning space; default where the widths differ.",
+    )
 
 
 class _Identity(Record):
@@ -95,20 +105,10 @@ class _Identity(Record):
 
 
 class TeacherOutliers:
-    """Both banks, each made when first asked for and kept under `PrepareContext.folder`.
+    """Both banks, each made when first asked for and kept under `PrepareContext.folder`."""
 
-    Args:
-        selection: "code" keeps the boundary samples that the public copies keep (`knn_boundary`).
-    """
-
-    def __init__(
-        self,
-        teacher: TeacherSource,
-        options: TeacherOutlierOptions,
-        diffusion: DiffusionOptions,
-        selection: Literal["paper", "code"] = "paper",
-    ) -> None:
-        self.teacher, self.options, self.diffusion, self.selection = teacher, options, diffusion, selection
+    def __init__(self, teacher: TeacherSource, options: TeacherOutlierOptions, diffusion: DiffusionOptions) -> None:
+        self.teacher, self.options, self.diffusion = teacher, options, diffusion
         self._model: Diffusion | None = None
         self._features: list[Tensor] | None = None
         self._projection: Tensor | None = None
@@ -134,7 +134,7 @@ class TeacherOutliers:
 
         def make(c: int) -> dict[str, Tensor]:
             features = self._class_features(context)[c]
-            options = self.options.boundary(len(features), float(scales[c]), self.selection)
+            options = self.options.boundary.fitted(len(features), float(scales[c]))
             generator = torch.Generator(context.device).manual_seed(_seed(context, c))
             made = scales[c] * boundary_outliers(features, options, generator)
             return {"vectors": made, "classes": torch.full((len(made),), c)}
@@ -147,7 +147,7 @@ class TeacherOutliers:
         count, size = max(o.num_latents, len(anchors)), self.diffusion.sampling_batch
         classes = torch.arange(count, device=context.device) % len(anchors)
         generator = torch.Generator(context.device).manual_seed(_seed(context, len(anchors)))
-        outliers = bank.draw(classes, "class", generator)
+        outliers = bank.draw(classes, generator)
         folder = kept_path(context, "latents", self._latents_identity(context)).with_suffix("")
 
         def make(i: int) -> dict[str, Tensor]:
@@ -190,16 +190,17 @@ class TeacherOutliers:
             return model.condition(every).float()
 
     def _boundary_identity(self, context: PrepareContext) -> _Identity:
-        fields = set(TeacherOutlierOptions.model_fields) - {"num_latents", "project"}
         return _Identity(
-            options={"selection": self.selection, **self.options.model_dump(mode="json", include=fields)},
+            options=self.options.boundary.model_dump(mode="json"),
             teacher=self.teacher(context).identity,
             anchors=_digest(self._anchors(context)),
         )
 
     def _latents_identity(self, context: PrepareContext) -> _Identity:
         before = self._boundary_identity(context)
-        mine = {**self.options.model_dump(mode="json"), **self.diffusion.model_dump(mode="json")}
+        asked = self.diffusion.model_dump(mode="json", exclude={"folder"})
+        model = weights_digest(self._diffusion(context))
+        mine = {**self.options.model_dump(mode="json"), "diffusion": asked, "weights": model}
         return before.model_copy(update={"options": {**before.options, **mine}})
 
 

@@ -1,5 +1,5 @@
-"""Images whose object is blurred, so that its surroundings remain. Source: FodFoM, Chen et al., ACM MM 2024
-(methods.md B9), its second kind of outlier.
+"""Images whose object is blurred, so that its surroundings remain. Source: FodFoM, Chen et al., ACM MM 2024,
+its second kind of outlier.
 
     box = where the object is;   x~ = x with a box blur inside the box, of 50/224 of the image's size
 
@@ -17,12 +17,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from guard.errors import ConfigError, MissingExtraError
 from guard.graph.module import GuardModule
-from guard.record import Record
+from guard.record import Record, option
 
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..class_activation import AT_ONCE, key_regions
@@ -46,22 +45,26 @@ class Box(NamedTuple):
 
 
 class BlurredObjectOptions(Record):
-    """Where the object is, and how it is blurred.
+    """Where the object is, and how it is blurred."""
 
-    Attributes:
-        detector: folder or hub id of a zero-shot detector of transformers (GroundingDINO). None: the box around the
-            class activation map.
-        box_threshold: the detector's least confidence.
-        cam_box: from which share of its maximum on the activation counts as the object.
-        max_area: boxes above this share of the image are left alone.
-        blur: side of the blur's kernel, as a share of the image's longer side.
-    """
-
-    detector: str | None = None
-    box_threshold: float = Field(default=0.3, gt=0, lt=1)
-    cam_box: float = Field(default=0.5, gt=0, lt=1)
-    max_area: float = Field(default=0.5, gt=0, le=1)
-    blur: float = Field(default=BLUR, gt=0, le=1)
+    detector: str | None = option(
+        None,
+        "Folder or hub id of a zero-shot detector of transformers (GroundingDINO); default the box around the class "
+        "activation map.",
+        common=True,
+    )
+    box_threshold: float = option(
+        0.3, "Least confidence of the detector, 0 to 1.", gt=0, lt=1, unread_if={"detector": None}
+    )
+    cam_box: float = option(
+        0.5,
+        "Share of its maximum from which on the activation counts as the object, 0 to 1.",
+        gt=0,
+        lt=1,
+        read_if={"detector": None},
+    )
+    max_area: float = option(0.5, "Share of the image above which a box is left alone, 0 to 1.", gt=0, le=1)
+    blur: float = option(BLUR, "Side of the blurring kernel, as a share of the image's longer side.", gt=0, le=1)
 
 
 @register_synthesiser

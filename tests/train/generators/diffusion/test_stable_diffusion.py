@@ -44,9 +44,7 @@ def context(folder: Path, names: tuple[str, ...] = NAMES, channels: int = 3) -> 
 def made(
     pipeline: Path, folder: Path, names: tuple[str, ...] = NAMES, channels: int = 3, **options: Any
 ) -> StableDiffusion:
-    asked = DiffusionOptions(
-        **{"diffusion": "stable-diffusion", "diffusion_model": str(pipeline), "sampling_steps": 3, **options}
-    )
+    asked = DiffusionOptions(**{"model": "stable-diffusion", "pipeline": str(pipeline), "sampling_steps": 3, **options})
     model = make_diffusion(context(folder, names, channels), asked)
     assert isinstance(model, StableDiffusion)
     return model
@@ -391,33 +389,33 @@ def test_a_pipeline_of_another_scheduler_samples_by_ddim(tiny_pipeline: Path, tm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"diffusion='stable-diffusion' needs diffusion_model=: the folder .*, or a hub id such as"),
         (
-            {"diffusion_model": "/no/such/folder"},
-            "diffusion_model='/no/such/folder' does not exist; give the folder of a Stable",
+            {},
+            r"option diffusion: model='stable-diffusion' needs the folder .*, or a hub id .*: diffusion={'pip",
         ),
-        ({"diffusion_model": "nowhere"}, "diffusion_model='nowhere' does not exist"),
-        ({"diffusion_model": "./some/model"}, "diffusion_model='./some/model' does not exist"),
-        ({"diffusion_model": "a/b", "prompt": "A photo"}, "prompt='A photo' has no place for the class's name"),
         (
-            {"diffusion": "own", "diffusion_model": "a/b"},
-            "'own' does not read diffusion_model='a/b'; add diffusion=",
+            {"pipeline": "/no/such/folder"},
+            r"diffusion\.pipeline='/no/such/folder' does not exist; give the folder of a Stable",
         ),
-        ({"diffusion": "own", "prompt": "a {}"}, "diffusion='own' does not read prompt='a {}'"),
+        ({"pipeline": "nowhere"}, r"diffusion\.pipeline='nowhere' does not exist"),
+        ({"pipeline": "./some/model"}, r"diffusion\.pipeline='./some/model' does not exist"),
+        ({"pipeline": "a/b", "prompt": "A photo"}, "prompt='A photo' has no place for the class's name"),
+        ({"model": "built-in", "pipeline": "a/b"}, "pipeline='a/b' is not read with model='built-in'; drop it, or"),
+        ({"model": "built-in", "prompt": "a {}"}, "prompt='a {}' is not read with model='built-in'"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
     four: Arrays, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        guard.train(four, method="oal", out=tmp_path / "run", **{"diffusion": "stable-diffusion", **options})
+        guard.train(four, method="oal", out=tmp_path / "run", diffusion={"model": "stable-diffusion", **options})
     assert not (tmp_path / "run").exists()
 
 
 def test_a_hub_id_without_network_is_said_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"'some/model' \(no folder here, so taken for a hub id\).*without one, give"):
-        make_diffusion(context(tmp_path), DiffusionOptions(diffusion="stable-diffusion", diffusion_model="some/model"))
+    with pytest.raises(ConfigError, match=r"'some/model' \(not a folder here, so .* hub id\).*without one, give"):
+        make_diffusion(context(tmp_path), DiffusionOptions(model="stable-diffusion", pipeline="some/model"))
 
 
 def test_other_pipelines_and_pickled_weights_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -425,7 +423,7 @@ def test_other_pipelines_and_pickled_weights_are_refused(tiny_pipeline: Path, tm
     with pytest.raises(ConfigError, match=r"no diffusion pipeline can be opened from the folder .*save_pretrained"):
         made(tmp_path / "empty", tmp_path)
     other = with_config(tiny_pipeline, tmp_path / "xl", "model_index.json", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(ConfigError, match="is a StableDiffusionXLPipeline; diffusion='stable-diffusion' takes a"):
+    with pytest.raises(ConfigError, match="is a StableDiffusionXLPipeline; Stable Diffusion takes a"):
         made(other, tmp_path)
     sample = with_config(tiny_pipeline, tmp_path / "x0", "scheduler/scheduler_config.json", prediction_type="sample")
     with pytest.raises(ConfigError, match="predicts 'sample'; accepted: epsilon, v_prediction"):

@@ -72,3 +72,38 @@ def larger(context: PrepareContext, options: DiffusionOptions) -> SolvableDiffus
 
 register_diffusion("solvable", solvable)
 register_diffusion("solvable-larger", larger)
+
+
+CLASSES, SIDE = 3, 4
+
+
+def solvable() -> SolvableDiffusion:
+    """Of three classes of grey images, 4 x 4."""
+    return SolvableDiffusion(CLASSES, (SIDE, SIDE), 1)
+
+
+def generators(n: int, first: int = 0) -> list[torch.Generator]:
+    """With seeds first, first + 1 ..."""
+    return [torch.Generator().manual_seed(first + i) for i in range(n)]
+
+
+class Cramped(SolvableDiffusion):
+    """One that runs out of memory beyond so many rows, on the way there or back; `passes` are those that did not."""
+
+    def __init__(self, limit: int, where: str) -> None:
+        super().__init__(CLASSES, (SIDE, SIDE), 1)
+        self.limit, self.where, self.passes = limit, where, list[int]()
+
+    def noise_loss(self, latents: Tensor, e: Tensor, classes: Tensor, *, times: Tensor, noise: Tensor) -> Tensor:
+        assert e.requires_grad
+        loss = super().noise_loss(latents, e, classes, times=times, noise=noise)
+        if len(e) <= self.limit:
+            self.passes.append(len(e))
+        elif self.where == "there":
+            raise torch.OutOfMemoryError
+        else:
+            e.register_hook(self._full)  # when the gradient is there
+        return loss
+
+    def _full(self, _: Tensor) -> None:
+        raise torch.OutOfMemoryError

@@ -81,13 +81,14 @@ def test_outliers_lie_farther_out_than_inliers(context: PrepareContext) -> None:
     assert cosines[0] < cosines[1] - 0.1
 
 
-def test_the_code_variant_keeps_other_candidates(context: PrepareContext) -> None:
+def test_noise_is_longer_in_a_narrow_space_unless_it_is_told_not_to_be(context: PrepareContext) -> None:
     features, anchors = some(), anchors_of(10)
-    paper, code = (
-        boundary_embeddings(features, anchors, BoundaryEmbeddingOptions(**SMALL, variant=v), context)[0].data
-        for v in ("paper", "code")
+    options = BoundaryEmbeddingOptions(**SMALL, sigma=0.01)
+    scaled, plain = (
+        boundary_embeddings(features, anchors, options, context, scale_to_width=scale)[1]["per_class"][0]["sigma"]
+        for scale in (True, False)
     )
-    assert not paper.equal(code)
+    assert (scaled, plain) == (pytest.approx(0.01 * (768 / 10) ** 0.5), 0.01)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_sigma_is_a_deviation_or_a_variance_and_as_long_in_any_width() -> None:
     assert BoundaryEmbeddingOptions(sigma=0.04, sigma_is="variance").standard_deviation(768) == pytest.approx(0.2)
     narrow = BoundaryEmbeddingOptions(sigma=0.04)
     assert narrow.standard_deviation(48) * 48**0.5 == pytest.approx(0.04 * 768**0.5)
-    assert BoundaryEmbeddingOptions(sigma=0.04, scale_to_width=False).standard_deviation(48) == 0.04
+    assert narrow.standard_deviation(48, scale_to_width=False) == 0.04
 
 
 def test_options_that_cannot_be_are_refused() -> None:

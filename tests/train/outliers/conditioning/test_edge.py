@@ -19,19 +19,18 @@ def features(count: int = 40, width: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(width, generator=g) + 0.5 * torch.randn(count, width, generator=g)
 
 
-@pytest.mark.parametrize("variant", ["paper", "code"])
-@pytest.mark.parametrize("options", [{}, {"edge_share": 0.5, "outward": 3, "step": 0.3}, {"edge_share": 0.01}])
-def test_they_are_those_of_the_definition(options: dict[str, Any], variant: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"share": 0.5, "outward": 3, "step": 0.3}, {"share": 0.01}])
+def test_they_are_those_of_the_definition(options: dict[str, Any]) -> None:
     given = features()
-    asked = EdgeOptions(variant=variant, **options)
-    step = asked.step or {"paper": 0.2, "code": 3e-5}[variant]
-    expected = naive_beyond_edge(given.numpy(), asked.edge_share, asked.outward, step, code=variant == "code")
+    asked = EdgeOptions(**options)
+    expected = naive_beyond_edge(given.numpy(), asked.share, asked.outward, asked.step)
     found = beyond_edge(given, asked)
-    assert len(found) == max(1, round(asked.edge_share * 40)) * asked.outward
+    assert len(found) == max(1, round(asked.share * 40)) * asked.outward
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_each_step_along_the_vector_is_farther_and_the_code_s_hardly_moves() -> None:
+def test_each_step_along_the_vector_is_farther_and_the_published_codes_hardly_moves() -> None:
+    """That adds the length of the vector from the mean to every coordinate."""
     given = features(100, 20)
     mean = given.mean(0)
     found = beyond_edge(given, EdgeOptions()).unflatten(0, (-1, 5))
@@ -40,7 +39,8 @@ def test_each_step_along_the_vector_is_farther_and_the_code_s_hardly_moves() -> 
     cosines = F.cosine_similarity(found, mean[None, None], dim=-1)
     assert (cosines.diff(dim=1) < 0).all()
     edge = given[likeness(given, mean, "cosine").argsort()[:20]]
-    code = beyond_edge(given, EdgeOptions(variant="code")).unflatten(0, (-1, 5))
+    published = naive_beyond_edge(given.numpy(), 0.2, 5, 3e-5, code=True)
+    code = torch.from_numpy(published).unflatten(0, (-1, 5))
     moved = (code - edge[:, None]).norm(dim=-1) / (edge - mean).norm(dim=-1, keepdim=True)
     assert moved.max().item() == pytest.approx(5 * 3e-5 * 20**0.5, rel=0.02)
 
@@ -66,7 +66,7 @@ def test_mahalanobis_is_the_distance_under_the_shrunk_covariance() -> None:
     centred = (given - mean).double().numpy()
     expected = [-float(d @ np.linalg.inv(shrunk) @ d) for d in centred]
     np.testing.assert_allclose(likeness(given, mean, "mahalanobis").numpy(), expected, rtol=1e-4)
-    by = {name: beyond_edge(given, EdgeOptions(edge_by=name)) for name in ("cosine", "mahalanobis")}  # type: ignore[arg-type]
+    by = {name: beyond_edge(given, EdgeOptions(by=name)) for name in ("cosine", "mahalanobis")}  # type: ignore[arg-type]
     assert not by["cosine"].equal(by["mahalanobis"])
 
 
@@ -75,7 +75,7 @@ def test_mahalanobis_is_the_distance_under_the_shrunk_covariance() -> None:
 def test_small_classes_have_an_edge_and_nothing_is_infinite(count: int, by: Any) -> None:
     """Without shrinkage, fewer features than coordinates are all equally far."""
     given = features(count, 12)
-    found = beyond_edge(given, EdgeOptions(edge_by=by))
+    found = beyond_edge(given, EdgeOptions(by=by))
     assert found.shape == (5, 12)
     assert found.isfinite().all()
     if count == 5 and by == "mahalanobis":

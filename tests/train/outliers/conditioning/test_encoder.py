@@ -27,8 +27,8 @@ from train.outliers.conditioning.encoder import (
 )
 from train.runs.synth import untrained
 
-OPTIONS = EncoderOptions(encoder_backbone="wrn10_2", encoder_epochs=4, encoder_batch=20, encoder_augment="crop")
-SHORT = OPTIONS.model_copy(update={"encoder_epochs": 2})
+OPTIONS = EncoderOptions(backbone="wrn10_2", epochs=4, batch_size=20, augment="crop")
+SHORT = OPTIONS.model_copy(update={"epochs": 2})
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -116,7 +116,7 @@ def test_two_grey_classes(tmp_path: Path) -> None:
     images[::2, :6] += 100
     data = load((images, np.arange(24) % 2), channels=1)
     grey = PrepareContext(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
-    options = OPTIONS.model_copy(update={"encoder_batch": 8, "encoder_epochs": 6})
+    options = OPTIONS.model_copy(update={"batch_size": 8, "epochs": 15})
     encoder = trained_encoder(grey, torch.eye(2, 5), options)
     features, labels = training_features(grey, encoder, options)
     assert (encoder.logits(features).argmax(-1) == labels).float().mean() > 0.9
@@ -135,7 +135,7 @@ def test_anchors_that_are_the_same_are_named(
 ) -> None:
     twin = anchors.clone()
     twin[3] = 2 * twin[1]
-    one = SHORT.model_copy(update={"encoder_epochs": 1})
+    one = SHORT.model_copy(update={"epochs": 1})
     with caplog.at_level(logging.WARNING, logger="ood_guard"):
         trained_encoder(context, anchors, one)
         assert not caplog.records
@@ -147,5 +147,5 @@ def test_anchors_that_are_the_same_are_named(
 @pytest.mark.parametrize("method", ["dream_ood", "dream_id", "bood", "fodfom"])
 def test_an_unknown_backbone_is_named_before_anything_is_trained(method: str, four: Arrays, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown backbone 'wrn16_3'; did you mean .*wrn16_2"):
-        guard.train(four, method=method, out=tmp_path / "run", encoder_backbone="wrn16_3")
+        guard.train(four, method=method, out=tmp_path / "run", encoder={"backbone": "wrn16_3"})
     assert not (tmp_path / "run").exists()

@@ -90,9 +90,7 @@ def test_invariants_are_small_on_the_data_and_larger_on_outliers(
 ) -> None:
     """On held-out data, against the method's own outliers, other classes' data, and coordinates put together anew."""
     x, y = curved(320)
-    fitted = fitted_invariants(
-        context, x, y, InvariantOptions(variant=variant, share=0.05, cvpn_epochs=epochs, cvpn_lr=0.02)
-    )
+    fitted = fitted_invariants(context, x, y, InvariantOptions(share=0.05, epochs=epochs, lr=0.02), variant)
     held, classes = curved(300, seed=5)
 
     def size(of: Tensor, of_classes: Tensor) -> float:
@@ -116,8 +114,8 @@ def test_invariants_are_small_on_the_data_and_larger_on_outliers(
 def test_the_two_variants_take_different_coordinates_and_losses() -> None:
     x, y = curved(64)
     torch.manual_seed(0)
-    paper = Invariants(WIDTH, CLASSES, 3, InvariantOptions())
-    code = Invariants(WIDTH, CLASSES, 3, InvariantOptions(variant="code"))
+    paper = Invariants(WIDTH, CLASSES, 3)
+    code = Invariants(WIDTH, CLASSES, 3, "code")
     v = torch.arange(16.0).view(2, 8)
     assert paper.of(v)[0].tolist() == [0, 1, 2]
     assert code.of(v)[0].tolist() == [5, 6, 7]
@@ -145,7 +143,7 @@ def test_steps_are_those_of_the_losses_as_they_are_written(variant: Variant) -> 
     """Two batches: one Adam, of the sum over coordinates (paper) or of means over all numbers (code)."""
     x, y = curved(64)
     torch.manual_seed(0)
-    ours = Invariants(WIDTH, CLASSES, 3, InvariantOptions(variant=variant, cvpn_lr=0.05), unit=0.5)
+    ours = Invariants(WIDTH, CLASSES, 3, variant, lr=0.05, unit=0.5)
     plain = copy.deepcopy(ours)
     adam = torch.optim.Adam(plain.parameters(), lr=0.05)
     for _ in range(2):
@@ -173,7 +171,7 @@ def test_steps_are_those_of_the_losses_as_they_are_written(variant: Variant) -> 
 def test_small_embeddings_are_learned_as_large_ones(context: PrepareContext) -> None:
     """In units of their own size: the same invariants, as small beside the embeddings."""
     x, y = curved(150)
-    options = InvariantOptions(cvpn_epochs=20, cvpn_lr=0.02)
+    options = InvariantOptions(epochs=20, lr=0.02)
     large, small = fitted_invariants(context, x, y, options), fitted_invariants(context, 0.01 * x, y, options)
     as_they_are = fitted_invariants(context, 0.01 * x, y, options.model_copy(update={"standardise": False}))
     assert float(large.cvpn.unit) == pytest.approx(float(x.square().mean().sqrt()))
@@ -185,7 +183,7 @@ def test_small_embeddings_are_learned_as_large_ones(context: PrepareContext) -> 
 
 
 def test_the_learning_rate_falls_to_a_tenth() -> None:
-    network = Invariants(WIDTH, CLASSES, 3, InvariantOptions(cvpn_lr=1e-3))
+    network = Invariants(WIDTH, CLASSES, 3, lr=1e-3)
     rates = []
     for progress in (0.0, 0.5, 1.0):
         network.at(progress)
@@ -198,8 +196,8 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(
 ) -> None:
     x, y = curved(150)
     monkeypatch.setattr(invariants, "KEPT_EVERY", 2)
-    options = InvariantOptions(cvpn_epochs=3, cvpn_lr=1e-2, variant="code")
-    whole = fitted_invariants(context, x, y, options).state_dict()
+    options = InvariantOptions(epochs=3, lr=1e-2)
+    whole = fitted_invariants(context, x, y, options, "code").state_dict()
     (path,) = context.folder.iterdir()
     path.unlink()
     keep, epochs = kept._keep, []
@@ -213,16 +211,16 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(kept, "_keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            fitted_invariants(context, x, y, options)
+            fitted_invariants(context, x, y, options, "code")
         torch.manual_seed(77)  # what was drawn in between does not matter
-        again = fitted_invariants(context, x, y, options).state_dict()
+        again = fitted_invariants(context, x, y, options, "code").state_dict()
     assert epochs == [1, 2, 3]
     assert all(value.equal(again[name]) for name, value in whole.items())
-    fitted_invariants(context, x + 1, y, options)
-    fitted_invariants(context, x, y, options.model_copy(update={"cvpn_lr": 1e-3}))
+    fitted_invariants(context, x + 1, y, options, "code")
+    fitted_invariants(context, x, y, options.model_copy(update={"lr": 1e-3}), "code")
     assert len(list(context.folder.iterdir())) == 3  # other embeddings, other options
     monkeypatch.setattr(Invariants, "update", lambda *_: pytest.fail("trained again"))
-    taken = fitted_invariants(context, x, y, options).state_dict()
+    taken = fitted_invariants(context, x, y, options, "code").state_dict()
     assert all(value.equal(taken[name]) for name, value in whole.items())
 
 
@@ -233,7 +231,7 @@ def test_two_hundred_passes_unless_there_are_many_embeddings(
     asked: list[Any] = []
     monkeypatch.setattr(invariants, "train_kept", lambda *arguments: asked.extend(arguments[5:]))
     x, y = curved(n)
-    fitted_invariants(context, x, y, InvariantOptions(cvpn_epochs=given))
+    fitted_invariants(context, x, y, InvariantOptions(epochs=given))
     schedule, _, source = asked
     assert schedule.batch_size == 64
     assert schedule.epochs * len(source) == pytest.approx(passes * n, rel=0.2)

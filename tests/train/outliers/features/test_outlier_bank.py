@@ -21,25 +21,16 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_pairs_of_a_class_are_of_that_class_and_evenly_drawn() -> None:
     labels = torch.arange(3).repeat(2000)
-    drawn = bank().draw(labels, "class", generator())[:, 0].long()
+    drawn = bank().draw(labels, generator())[:, 0].long()
     assert CLASSES[drawn].equal(labels)
     counts = drawn.bincount(minlength=6)
     expected = torch.tensor([2000 / 3, 1000, 2000, 1000, 2000 / 3, 2000 / 3])
     assert ((counts - expected).abs() < 110).all()  # 4.5 standard deviations
 
 
-def test_random_pairs_do_not_know_the_label_and_are_without_replacement_while_there_are_enough() -> None:
-    labels = torch.zeros(6, dtype=torch.int64)
-    assert bank().draw(labels, "random", generator())[:, 0].sort().values.equal(torch.arange(6.0))
-    assert len(bank().draw(labels[:4], "random", generator()).unique()) == 4
-    many = bank().draw(torch.zeros(600, dtype=torch.int64), "random", generator())[:, 0].long()
-    assert (many.bincount(minlength=6) > 60).all()
-
-
-@pytest.mark.parametrize("pairing", ["class", "random"])
-def test_the_seed_decides(pairing: str) -> None:
+def test_the_seed_decides() -> None:
     labels = torch.arange(3).repeat(20)
-    one, same, other = (bank().draw(labels, pairing, generator(s)) for s in (1, 1, 2))  # type: ignore[arg-type]
+    one, same, other = (bank().draw(labels, generator(s)) for s in (1, 1, 2))
     assert one.equal(same)
     assert not one.equal(other)
 

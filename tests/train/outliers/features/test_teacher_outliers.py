@@ -19,6 +19,7 @@ from tests.toy_diffusion import SHAPE, WIDTH, ToyDiffusion
 from train.generators.diffusion import DiffusionOptions, register_diffusion
 from train.outliers.base import PrepareContext
 from train.outliers.features.teacher_outliers import (
+    TeacherBoundaryOptions,
     TeacherOutlierOptions,
     TeacherOutliers,
     anchor_projection,
@@ -28,7 +29,8 @@ from train.runs.synth import untrained
 from train.teacher import Teacher
 
 CPU = torch.device("cpu")
-OPTIONS: dict[str, Any] = {"n_noise": 40, "repeats": 2, "num_latents": 22}
+BOUNDARY: dict[str, Any] = {"n_noise": 40, "repeats": 2}
+OPTIONS: dict[str, Any] = {"boundary": BOUNDARY, "num_latents": 22}
 
 
 class Wide(ToyDiffusion):
@@ -68,7 +70,7 @@ def outliers(context: PrepareContext, diffusion: str = "toy", batch: int = 8, **
     return TeacherOutliers(
         lambda _: teacher,  # type: ignore[arg-type]
         TeacherOutlierOptions(**{**OPTIONS, **options}),
-        DiffusionOptions(diffusion=diffusion, sampling_batch=batch),
+        DiffusionOptions(model=diffusion, sampling_batch=batch),
     )
 
 
@@ -81,15 +83,15 @@ def scales(context: PrepareContext) -> Tensor:
 
 def test_the_published_values_belong_to_500_images_a_class_and_smaller_classes_keep_their_share() -> None:
     for images in (500, 5000):
-        full = TeacherOutlierOptions().boundary(images, 0.4, "paper")
+        full = TeacherBoundaryOptions().fitted(images, 0.4)
         assert (full.k, full.select, full.pick, full.n_noise, full.sigma) == (300, 50, 50, 1500, 0.07)
-        assert (full.keep, full.repeats, full.renormalise, full.variant) == (2, 10, True, "paper")
-    small = TeacherOutlierOptions().boundary(80, 0.4, "code")
-    assert (small.k, small.select, small.pick, small.variant) == (48, 8, 8, "code")
+        assert (full.keep, full.repeats, full.renormalise) == (2, 10, True)
+    small = TeacherBoundaryOptions().fitted(80, 0.4)
+    assert (small.k, small.select, small.pick) == (48, 8, 8)
     for images in (1, 2, 3):
-        least = TeacherOutlierOptions().boundary(images, 0.4, "paper")
+        least = TeacherBoundaryOptions().fitted(images, 0.4)
         assert max(least.k, least.select) <= images
-    scaled = TeacherOutlierOptions(noise="scaled").boundary(500, 0.4, "paper")
+    scaled = TeacherBoundaryOptions(noise="scaled").fitted(500, 0.4)
     assert (scaled.sigma, scaled.renormalise) == (pytest.approx(0.175), False)
 
 
@@ -99,7 +101,7 @@ def test_the_published_values_belong_to_500_images_a_class_and_smaller_classes_k
 def test_boundary_samples_have_the_length_of_their_classes_anchor_and_lie_beside_their_class(
     context: PrepareContext, models: list[ToyDiffusion]
 ) -> None:
-    bank = outliers(context, sigma=0.02).boundary(context)
+    bank = outliers(context, boundary={**BOUNDARY, "sigma": 0.02}).boundary(context)
     assert bank.counts.tolist() == [2 * 4 * 2] * 4  # repeats x pick x keep
     torch.testing.assert_close(bank.vectors.norm(dim=-1), scales(context)[bank.classes])
     features = class_features(Teacher(context.module, ""), context)
@@ -112,7 +114,7 @@ def test_noise_around_scaled_features_is_as_the_paper_has_it(
     context: PrepareContext, models: list[ToyDiffusion]
 ) -> None:
     """Distance sigma sqrt(D) from |T(c)| z of some z of the class, whatever |T(c)| is."""
-    bank = outliers(context, noise="scaled", sigma=0.1).boundary(context)
+    bank = outliers(context, boundary={**BOUNDARY, "noise": "scaled", "sigma": 0.1}).boundary(context)
     features = class_features(Teacher(context.module, ""), context)
     expected = 0.1 * 128**0.5
     for c, rows in enumerate(features):
@@ -124,7 +126,7 @@ def test_noise_around_scaled_features_is_as_the_paper_has_it(
 @pytest.mark.parametrize(("few", "many"), [("pick", "select"), ("keep", "n_noise")])
 def test_more_of_fewer_is_refused(few: str, many: str) -> None:
     with pytest.raises(ConfigError, match=f"method 'oal': {few} must be at most {many}=5, got 6"):
-        parse_options(TeacherOutlierOptions, {few: 6, many: 5}, "method 'oal'")
+        parse_options(TeacherBoundaryOptions, {few: 6, many: 5}, "method 'oal'")
 
 
 def test_class_features_are_the_teachers(context: PrepareContext) -> None:
@@ -151,7 +153,7 @@ def test_the_projection_is_least_squares() -> None:
 def test_conditions_of_another_width_are_projected_towards_their_class(
     context: PrepareContext, models: list[ToyDiffusion]
 ) -> None:
-    made = outliers(context, sigma=0.005)
+    made = outliers(context, boundary={**BOUNDARY, "sigma": 0.005})
     made.latents(context)
     asked = torch.cat([e for e, _ in models[0].asked])
     classes = torch.cat([c for _, c in models[0].asked])

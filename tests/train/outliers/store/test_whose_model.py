@@ -18,19 +18,19 @@ from train.generators.diffusion import DiffusionOptions
 from train.generators.diffusion import base as diffusion_base
 from train.generators.latent_pair import PairOptions
 from train.methods.dmr import MeanLatents
+from train.methods.label_mixup import LabelMixupImages
+from train.methods.ncis import NCISImageOptions
 from train.outliers.base import PrepareContext
-from train.outliers.images.label_mixup import LabelMixup
-from train.outliers.images.ncis import NCISOptions
 from train.outliers.store import fill as fill_module
 from train.outliers.store.shards import Rows
 from train.outliers.store.store import open_store
 
-FORM: dict[str, Any] = {"diffusion_width": 8, "diffusion_batch": 16, "sampling_steps": 2, "guidance": 1}
+FORM: dict[str, Any] = {"width": 8, "batch_size": 16, "sampling_steps": 2, "guidance": 1}
 
 
-def mixup(diffusion_folder: Path | str | None, per_draw: int = 16, epochs: int = 1, **options: Any) -> LabelMixup:
-    folder = None if diffusion_folder is None else str(diffusion_folder)
-    return LabelMixup(per_draw, 3, diffusion_folder=folder, diffusion_epochs=epochs, **{**FORM, **options})
+def mixup(folder: Path | str | None, per_draw: int = 16, epochs: int = 1, **options: Any) -> LabelMixupImages:
+    named = None if folder is None else str(folder)
+    return LabelMixupImages(per_draw, 3, diffusion={"folder": named, "epochs": epochs, **FORM, **options})
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_whole_store_needs_its_model_no_more(
     context: PrepareContext, shared: Path, decoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = held(decoded)
-    monkeypatch.setattr(LabelMixup, "prepare", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr(LabelMixupImages, "prepare", lambda *_: pytest.fail("prepared"))
     small(decoded, context, 30, synthesiser=mixup(shared))
     shutil.rmtree(shared)
     small(decoded, context, 30, synthesiser=mixup(shared))
@@ -84,7 +84,7 @@ def test_what_does_not_decide_the_images_is_not_compared(
 ) -> None:
     """Another way to the folder, how a model that is finished there would be trained, how many images fit in memory."""
     monkeypatch.chdir(tmp_path)
-    others = {"diffusion_lr": 0.1, "conditioning": "token", "diffusion_width": 16, "sampling_batch": 8}
+    others = {"lr": 0.1, "conditioning": "token", "width": 16, "sampling_batch": 8}
     grown = small(decoded, context, 50, synthesiser=mixup("shared", per_draw=8, epochs=7, **others))
     once = small(tmp_path / "once", context, 50, synthesiser=mixup(shared))
     assert grown.card.per_draw == 16  # as many as when it was begun
@@ -93,15 +93,15 @@ def test_what_does_not_decide_the_images_is_not_compared(
     assert pixels[1] is not None
     np.testing.assert_allclose(pixels[0].astype(int), pixels[1], atol=1)  # sums in another order
     assert content(grown.folder)["shard-00000.parquet"] == content(once.folder)["shard-00000.parquet"]
-    with pytest.raises(ConfigError, match=r"\(options\.guidance: 1\.0 then, 3\.0 now\)"):
+    with pytest.raises(ConfigError, match=r"\(options\.diffusion\.guidance: 1\.0 then, 3\.0 now\)"):
         small(decoded, context, 60, synthesiser=mixup(shared, guidance=3))
 
 
 def test_a_model_of_the_stores_own_is_trained_as_it_was(tmp_path: Path, context: PrepareContext) -> None:
     own = small(tmp_path / "s", context, 30, synthesiser=mixup(None))
     assert own.card.model is not None
-    with pytest.raises(ConfigError, match=r"\(options\.diffusion_lr: 0\.001 then, 0\.01 now\)"):
-        small(own.folder, context, 50, synthesiser=mixup(None, diffusion_lr=0.01))
+    with pytest.raises(ConfigError, match=r"\(options\.diffusion\.lr: 0\.001 then, 0\.01 now\)"):
+        small(own.folder, context, 50, synthesiser=mixup(None, lr=0.01))
     small(own.folder, context, 50, synthesiser=mixup(None))
 
 
@@ -113,7 +113,7 @@ def test_stores_that_do_not_know_their_model_go_on_and_learn_it(
     (decoded / "card.json").write_text(json.dumps(card))  # as earlier versions wrote it
     assert small(decoded, context, 30, synthesiser=mixup(shared)).card.model is None
     elsewhere = shared.rename(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=r"options\.diffusion_folder: "):  # nothing else tells models apart there
+    with pytest.raises(ConfigError, match=r"options\.diffusion\.folder: "):  # nothing else tells models apart there
         small(decoded, context, 50, synthesiser=mixup(elsewhere))
     elsewhere.rename(shared)
     assert small(decoded, context, 50, synthesiser=mixup(shared)).card.model == model == open_store(decoded).card.model
@@ -155,12 +155,12 @@ def test_options_of_models_that_are_not_trained_here_stay_what_they_are(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(diffusion_base._MODELS, "mine", lambda *_: pytest.fail("made"))
-    assert not DiffusionOptions(diffusion="mine", diffusion_folder="x").settled()
-    stable = DiffusionOptions(diffusion="stable-diffusion", diffusion_model=str(tiny_pipeline)).settled()
-    assert {"diffusion_folder", "diffusion_lr"} <= stable
-    assert not {"diffusion_model", "prompt", "sampling_steps", "guidance"} & stable
-    assert DiffusionOptions().settled() == {"diffusion_folder"}
-    assert DiffusionOptions(diffusion_folder="x").settled() >= DiffusionOptions.training
+    assert not DiffusionOptions(model="mine", folder="x").settled()
+    stable = DiffusionOptions(model="stable-diffusion", pipeline=str(tiny_pipeline)).settled()
+    assert {"folder", "lr"} <= stable
+    assert not {"pipeline", "prompt", "sampling_steps", "guidance"} & stable
+    assert DiffusionOptions().settled() == {"folder"}
+    assert DiffusionOptions(folder="x").settled() >= DiffusionOptions.training
     for kind in (DiffusionOptions, PairOptions):
         assert kind.training <= set(kind.model_fields)
-    assert knobs(NCISOptions) == {"sampling_batch", "embed_batch"}
+    assert knobs(NCISImageOptions) == {"diffusion.sampling_batch", "embed.batch_size"}

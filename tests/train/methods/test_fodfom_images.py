@@ -1,4 +1,4 @@
-"""FodFoM's decoded outliers: from image features or from captions, on a toy, one's own, or Stable Diffusion."""
+"""FodFoM's decoded outliers: from image features or from captions, on a toy or Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from guard.record import parse_options
 from tests import toy_diffusion
 from tests.conftest import Arrays
 from tests.tiny_transformers import save_tiny_captioner
+from train.generators.diffusion import DiffusionOptions
+from train.methods.fodfom import FodFoMImageOptions, FodFoMImages
 from train.outliers.base import IDBatch, Outliers, PrepareContext
 from train.outliers.conditioning.captions import PROMPT, Captioner, caption_features
 from train.outliers.conditioning.encoder import trained_encoder, training_features
-from train.outliers.images.fodfom import FodFoM, FodFoMOptions
 from train.runs.synth import untrained
 
 CPU = torch.device("cpu")
-TOY = {"diffusion": "toy", "encoder_backbone": "wrn10_2", "encoder_epochs": 3, "encoder_batch": 20}
+TOY: dict[str, Any] = {"diffusion": "toy", "encoder": {"backbone": "wrn10_2", "epochs": 3, "batch_size": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +40,21 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_captioner(tmp_path_factory.mktemp("captioner") / "blip")
 
 
-def sampled(synthesiser: FodFoM, context: PrepareContext, seed: int = 1) -> Outliers:
+def sampled(synthesiser: FodFoMImages, context: PrepareContext, seed: int = 1) -> Outliers:
     synthesiser.prepare(context)
     images = torch.from_numpy(context.data.take(np.arange(8)).copy())
     return synthesiser.sample(IDBatch(images, torch.arange(8) % 2), torch.Generator().manual_seed(seed))
 
 
 def test_embeddings_lead_from_the_class_through_its_edge_and_beyond(context: PrepareContext) -> None:
-    synthesiser = FodFoM(12, 4, **TOY)
+    synthesiser = FodFoMImages(12, 4, **TOY)
     made = sampled(synthesiser, context)
-    anchors = toy_diffusion.ToyDiffusion(context, FodFoMOptions()).condition(torch.arange(4))
+    anchors = toy_diffusion.ToyDiffusion(context, DiffusionOptions()).condition(torch.arange(4))
     e, classes, parents = synthesiser.table.embeddings
     assert torch.bincount(classes).tolist() == [4 * 5] * 4  # a fifth of 20, five of each
     assert parents.equal(classes[:, None])
     torch.testing.assert_close(e.norm(dim=1), anchors[classes].norm(dim=1))
-    options = FodFoMOptions(**TOY)
+    options = FodFoMImageOptions(**TOY).encoder
     features = training_features(context, trained_encoder(context, anchors, options), options)
     z = F.normalize(features.data, dim=-1)
     for c in range(4):
@@ -67,18 +68,18 @@ def test_embeddings_lead_from_the_class_through_its_edge_and_beyond(context: Pre
 
 
 def test_the_published_step_leaves_features_where_they_are(context: PrepareContext) -> None:
-    far, code = (FodFoM(4, 4, **TOY, variant=v) for v in ("paper", "code"))
-    for synthesiser in (far, code):
+    far, published = (FodFoMImages(4, 4, **TOY, edge=edge) for edge in ({}, {"step": 3e-5}))
+    for synthesiser in (far, published):
         sampled(synthesiser, context)
-    spread = [s.table.embeddings.data.unflatten(0, (-1, 5)) for s in (far, code)]
+    spread = [s.table.embeddings.data.unflatten(0, (-1, 5)) for s in (far, published)]
     moved = [(x[:, 4] - x[:, 0]).norm(dim=-1).mean().item() for x in spread]
     assert moved[1] < 0.01 * moved[0]
 
 
 def test_other_edges_and_steps_are_other_embeddings(context: PrepareContext) -> None:
     tables = []
-    for options in ({}, {"edge_by": "mahalanobis"}, {"edge_share": 0.5}, {"outward": 2}, {"step": 0.5}):
-        synthesiser = FodFoM(4, 4, **TOY, **options)
+    for options in ({}, {"by": "mahalanobis"}, {"share": 0.5}, {"outward": 2}, {"step": 0.5}):
+        synthesiser = FodFoMImages(4, 4, **TOY, edge=options)
         sampled(synthesiser, context)
         tables.append(synthesiser.table.embeddings.data)
     assert [len(t) for t in tables] == [80, 80, 200, 32, 80]
@@ -102,8 +103,8 @@ def named(tmp_path: Path) -> PrepareContext:
 
 
 def with_captions(pipeline: Path, captioner: Path, **options: Any) -> dict[str, Any]:
-    model = {"diffusion": "stable-diffusion", "diffusion_model": str(pipeline), "sampling_steps": 2}
-    return {**model, "captioner": str(captioner), **options}
+    model = {"model": "stable-diffusion", "pipeline": str(pipeline), "sampling_steps": 2}
+    return {"diffusion": model, "captioner": str(captioner), **options}
 
 
 def test_features_are_the_text_encoders_of_the_captions(
@@ -111,10 +112,10 @@ def test_features_are_the_text_encoders_of_the_captions(
 ) -> None:
     from diffusers import StableDiffusionPipeline
 
-    options = FodFoMOptions(**with_captions(tiny_pipeline, captioner))
-    synthesiser = FodFoM(4, 2, **options.model_dump())
+    options = FodFoMImageOptions(**with_captions(tiny_pipeline, captioner))
+    synthesiser = FodFoMImages(4, 2, **options.model_dump())
     sampled(synthesiser, named)
-    found = caption_features(named, synthesiser._model[0], options, str(captioner))
+    found = caption_features(named, synthesiser._model[0], options.diffusion, str(captioner))
     images = torch.from_numpy(named.data.take(np.arange(16)).copy())
     said = Captioner(str(captioner), CPU).captions(images)
     assert len(set(said)) > 8
@@ -132,7 +133,7 @@ def test_features_are_the_text_encoders_of_the_captions(
         raise AssertionError("captions are kept")
 
     monkeypatch.setattr(Captioner, "__init__", never)
-    again = caption_features(named, synthesiser._model[0], options, str(captioner))
+    again = caption_features(named, synthesiser._model[0], options.diffusion, str(captioner))
     assert again.data.equal(found.data)
 
 
@@ -142,7 +143,7 @@ def test_images_are_of_the_published_prompt_that_ends_in_the_feature(
     from diffusers import StableDiffusionPipeline
 
     options = with_captions(tiny_pipeline, captioner)
-    synthesiser = FodFoM(3, 2, **options, resize="nearest")
+    synthesiser = FodFoMImages(3, 2, **options, resize="nearest")
     made = sampled(synthesiser, named)
     generator = torch.Generator().manual_seed(1)
     features, _, parents = synthesiser.table.draw(3, generator)
@@ -168,9 +169,12 @@ def test_images_are_of_the_published_prompt_that_ends_in_the_feature(
 def test_captions_need_a_text_encoder_and_a_captioner(
     named: PrepareContext, context: PrepareContext, tiny_pipeline: Path, captioner: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="needs a text encoder, which diffusion='own' has not: add diffusion='stable"):
-        parse_options(FodFoMOptions, {"captioner": str(captioner)}, "method 'fodfom'")
+    with pytest.raises(ConfigError, match=r"needs a text encoder, and diffusion\.model='built-in' has none"):
+        parse_options(FodFoMImageOptions, {"captioner": str(captioner)}, "method 'fodfom'")
     with pytest.raises(ConfigError, match=r"captioner= needs a diffusion model with a text encoder, .*'toy'"):
-        FodFoM(4, 4, **TOY, captioner=str(captioner)).prepare(context)
+        FodFoMImages(4, 4, diffusion="toy", captioner=str(captioner)).prepare(context)
+    unread = {"diffusion": "toy", "captioner": str(captioner), "encoder": {"epochs": 2}}
+    with pytest.raises(ConfigError, match=r"encoder={'epochs': 2} is not read with captioner='.*'; drop it"):
+        parse_options(FodFoMImageOptions, unread, "method 'fodfom'")
     with pytest.raises(ConfigError, match=r"no captioning model can be loaded from captioner='.*none'"):
-        FodFoM(4, 2, **with_captions(tiny_pipeline, tmp_path / "none")).prepare(named)
+        FodFoMImages(4, 2, **with_captions(tiny_pipeline, tmp_path / "none")).prepare(named)

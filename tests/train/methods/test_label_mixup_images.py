@@ -17,8 +17,8 @@ from tests.composition import stages_of
 from tests.conftest import Arrays
 from train.generators.diffusion import DiffusionOptions, register_diffusion
 from train.methods import get_method
+from train.methods.label_mixup import LabelMixupImages, pair_weights, spread_pairs
 from train.outliers.base import IDBatch, PrepareContext
-from train.outliers.images.label_mixup import LabelMixup, pair_weights, spread_pairs
 from train.outliers.store.drawing import Stored
 from train.runs.train import _trained_score
 
@@ -86,12 +86,12 @@ def test_weights_are_sums_of_one_hots_unless_asked_otherwise() -> None:
 
 @pytest.mark.parametrize(
     ("options", "shown"),
-    [({}, (50, 50)), ({"normalise": "mean"}, (25, 25)), ({"alpha": 0.8}, (40, 10))],
+    [({}, (50, 50)), ({"normalise": "mean"}, (25, 25)), ({"mix_alpha": 0.8}, (40, 10))],
 )
 def test_what_is_decoded_is_the_mixture_of_its_parents(
     context: PrepareContext, options: dict[str, Any], shown: tuple[int, int]
 ) -> None:
-    synthesiser = LabelMixup(12, 4, diffusion="weights", **options)
+    synthesiser = LabelMixupImages(12, 4, diffusion="weights", **options)
     with pytest.raises(ConfigError, match="call prepare before sample"):
         synthesiser.sample(NO_BATCH, torch.Generator())
     synthesiser.prepare(context)
@@ -106,7 +106,7 @@ def test_what_is_decoded_is_the_mixture_of_its_parents(
 
 def test_images_of_another_size_are_resized_by_the_kernel_asked_for(context: PrepareContext) -> None:
     small = replace(context, data=load((np.zeros((8, 6, 6, 3), np.uint8), np.arange(8) % 4)))
-    synthesiser = LabelMixup(6, 4, diffusion="weights", resize="both")
+    synthesiser = LabelMixupImages(6, 4, diffusion="weights", resize="both")
     synthesiser.prepare(small)
     made = synthesiser.sample(NO_BATCH, torch.Generator().manual_seed(0))
     assert made.data.shape == (12, 6, 6, 3)

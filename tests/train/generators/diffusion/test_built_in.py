@@ -1,4 +1,4 @@
-"""One's own diffusion model: forms, training, resuming, sharing."""
+"""The built-in diffusion model: forms, training, resuming, sharing."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.conftest import Arrays
 from train.generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from train.generators.diffusion import training as training_module
 from train.generators.diffusion.model import OwnDiffusion
+from train.methods.label_mixup import LabelMixupImages
 from train.outliers.base import PrepareContext
-from train.outliers.images.label_mixup import LabelMixup
 
-SMALL: dict[str, Any] = {"diffusion_epochs": 2, "diffusion_width": 8, "diffusion_batch": 16, "sampling_steps": 2}
+SMALL: dict[str, Any] = {"epochs": 2, "width": 8, "batch_size": 16, "sampling_steps": 2}
 
 
 def setting_of(arrays: Arrays, folder: Path, seed: int = 0) -> PrepareContext:
     return PrepareContext(None, load(arrays, channels=arrays[0].shape[-1]), folder, seed, torch.device("cpu"))  # type: ignore[arg-type]
 
 
-def own(arrays: Arrays, folder: Path, **options: Any) -> OwnDiffusion:
+def own(arrays: Arrays, folder: Path, /, **options: Any) -> OwnDiffusion:
     made = make_diffusion(setting_of(arrays, folder), DiffusionOptions(**{**SMALL, **options}))
     assert isinstance(made, OwnDiffusion)
     return made
@@ -53,7 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "token": {},
     "label": {"conditioning": "label", "prediction": "epsilon"},
     "patch": {"patch": 2},
-    "latent": {"latent": True, "diffusion_epochs": 1},
+    "latent": {"latent": True, "epochs": 1},
 }
 
 
@@ -161,36 +161,34 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 
 def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path / "shared")
-    first = own(some, tmp_path / "a", diffusion_folder=folder, diffusion_epochs=1)
+    first = own(some, tmp_path / "a", folder=folder, epochs=1)
     monkeypatch.setattr(training_module.Training, "run", lambda self: pytest.fail("trained again"))
-    other = own(
-        some, tmp_path / "b", diffusion_folder=folder, conditioning="label", diffusion_width=16, sampling_steps=3
-    )
+    other = own(some, tmp_path / "b", folder=folder, conditioning="label", width=16, sampling_steps=3)
     assert drawn(first, [0]).shape == drawn(other, [0]).shape
     assert other.steps == 3
     assert first.denoiser.table.equal(other.denoiser.table)
     with pytest.raises(ConfigError, match=r"class_names: \['0', '1', '2', '3'\] then, \['0', '1'\] now"):
-        own((some[0], some[1] % 2), tmp_path, diffusion_folder=folder)
+        own((some[0], some[1] % 2), tmp_path, folder=folder)
     with pytest.raises(ConfigError, match="height: 16 then, 8 now; width: 16 then, 8 now"):
-        own((np.ascontiguousarray(some[0][:, ::2, ::2]), some[1]), tmp_path, diffusion_folder=folder)
+        own((np.ascontiguousarray(some[0][:, ::2, ::2]), some[1]), tmp_path, folder=folder)
     (tmp_path / "shared" / "diffusion.safetensors").write_bytes(b"short")
     with pytest.raises(ArtefactDamagedError, match="is damaged"):
-        own(some, tmp_path, diffusion_folder=folder)
+        own(some, tmp_path, folder=folder)
 
 
 def test_options_that_a_shared_model_was_not_trained_with_are_named(
     some: Arrays, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shared = {"diffusion_folder": str(tmp_path / "shared"), "diffusion_epochs": 1}
+    shared = {"folder": str(tmp_path / "shared"), "epochs": 1}
     own(some, tmp_path / "a", **shared)
     own(some, tmp_path / "b", **shared, sampling_steps=3, guidance=1, sampling_batch=2)
     assert "is used as it was trained" not in caplog.text
-    mixup = LabelMixup(4, 4, **{**SMALL, **shared, "diffusion_epochs": 3, "diffusion_lr": 0.01, "patch": 2})
+    mixup = LabelMixupImages(4, 4, diffusion={**SMALL, **shared, "epochs": 3, "lr": 0.01, "patch": 2})
     mixup.prepare(setting_of(some, tmp_path / "c"))
     assert (
         f"the diffusion model in {tmp_path / 'shared'} is used as it was trained: "
-        "conditioning is 'token', not 'label'; patch is None, not 2; "
-        "diffusion_epochs is 1, not 3; diffusion_lr is 0.001, not 0.01\n"
+        "diffusion.conditioning is 'token', not 'label'; diffusion.patch is None, not 2; "
+        "diffusion.epochs is 1, not 3; diffusion.lr is 0.001, not 0.01\n"
     ) in caplog.text
 
 
@@ -208,7 +206,7 @@ def test_two_runs_that_begin_together_train_one_model(
         return real(self, epoch)
 
     def run(name: str) -> OwnDiffusion:
-        return own(some, tmp_path / name, diffusion_folder=str(tmp_path / "shared"), diffusion_epochs=1)
+        return own(some, tmp_path / name, folder=str(tmp_path / "shared"), epochs=1)
 
     monkeypatch.setattr(training_module.Training, "epoch", slow)
     with ThreadPoolExecutor(2, "run") as pool:
@@ -225,7 +223,7 @@ def test_two_runs_that_begin_together_train_one_model(
 
 
 def test_a_runs_own_model_is_not_mixed_with_other_options(some: Arrays, tmp_path: Path) -> None:
-    own(some, tmp_path, diffusion_epochs=1)
-    with pytest.raises(ConfigError, match="diffusion_epochs: 1 then, 2 now"):
+    own(some, tmp_path, epochs=1)
+    with pytest.raises(ConfigError, match=r"diffusion\.epochs: 1 then, 2 now"):
         own(some, tmp_path)
-    assert own(some, tmp_path, diffusion_epochs=1, sampling_steps=5, guidance=1).steps == 5
+    assert own(some, tmp_path, epochs=1, sampling_steps=5, guidance=1).steps == 5

@@ -1,6 +1,7 @@
 """Images that a diffusion model decodes from embeddings of its conditioning space, which are found first.
 
-What Dream-OOD, Dream-ID and BOOD share; they differ in how embeddings are found (`train.outliers.conditioning`).
+What Dream-OOD, Dream-ID, BOOD and FodFoM share; they differ in how embeddings are found
+(`train.outliers.conditioning`).
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import torch
 from torch import Tensor
 
 from guard.errors import ConfigError
+from guard.record import option
 
-from ...generators.diffusion import Diffusion, beside_model, make_diffusion
-from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
-from ..conditioning.table import Embeddings, EmbeddingTable
-from ..resize import copies, resized
+from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
+from .base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
+from .conditioning.table import Embeddings, EmbeddingTable
+from .resize import ResizeOptions, copies, resized
+
+
+class DecodedImageOptions(ResizeOptions):
+    """Which diffusion model decodes, and how its images are resized."""
+
+    diffusion: DiffusionOptions = option(DiffusionOptions(), "The diffusion model that decodes.", common=True)
 
 
 class DecodedEmbeddings(ImageSynthesiser):
     """Subclasses find the embeddings (`find`) and say how (`origin`).
 
-    Their options extend `DiffusionOptions` and `ResizeOptions`. Each image is of an embedding of its own draw, classes
+    Their options are `DecodedImageOptions`. Each image is of an embedding of its own draw, classes
     equally often, and of the size of the training images; `parents` are the classes that the embedding was made from.
     """
 
@@ -42,11 +50,13 @@ class DecodedEmbeddings(ImageSynthesiser):
         raise NotImplementedError(f"{type(self).__name__} must define origin")
 
     def prepare(self, context: PrepareContext) -> None:
-        self._model = [make_diffusion(context, self.options)]
+        self._model = [make_diffusion(context, self.options.diffusion)]
         classes = torch.arange(self.num_classes, device=context.device)
         with torch.no_grad():
             anchors = self._model[0].condition(classes).float()
-        self._table = [EmbeddingTable(self.find(beside_model(context, self.options), anchors), self.num_classes)]
+        self._table = [
+            EmbeddingTable(self.find(beside_model(context, self.options.diffusion), anchors), self.num_classes)
+        ]
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
 
     @property

@@ -1,4 +1,4 @@
-"""``diffusion="own"``: a small class-conditional diffusion model of the user's own images.
+"""``diffusion="built-in"``: a small class-conditional diffusion model of the user's own images.
 
 noise         how much of it at which time, and what a network may say of it
 denoiser      UNet2DConditionModel ("token") or UNet2DModel ("label") with a table of class embeddings
@@ -16,7 +16,7 @@ from ...outliers.base import PrepareContext
 from .base import Diffusion, DiffusionOptions
 
 
-def own(context: PrepareContext, options: DiffusionOptions) -> Diffusion:
+def built_in(context: PrepareContext, options: DiffusionOptions) -> Diffusion:
     """The model of the context's images: loaded where its folder has a finished one, else trained (further).
 
     Raises:

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from guard.data import load
 from guard.errors import ConfigError
+from guard.record import parse_options
 from tests.conftest import Arrays
 from train.generators.diffusion import DiffusionOptions, register_diffusion
+from train.methods.bood import BOODImages
+from train.methods.dream import DreamIDImages, DreamOODImages, DreamOODOptions
 from train.outliers.base import IDBatch, Outliers, PrepareContext
 from train.outliers.conditioning import encoder
-from train.outliers.images.bood import BOOD
-from train.outliers.images.decoded import DecodedEmbeddings
-from train.outliers.images.dream import DreamID, DreamOOD
+from train.outliers.decoded import DecodedEmbeddings
 from train.outliers.store.fill import fill
 from train.outliers.store.shards import read_made
 from train.runs.synth import untrained
@@ -73,15 +74,15 @@ def larger(context: PrepareContext, options: DiffusionOptions) -> Recorded:
 register_diffusion("dream-toy", same_size)
 register_diffusion("dream-toy-larger", larger)
 
-ENCODER = {"encoder_backbone": "wrn10_2", "encoder_epochs": 4, "encoder_batch": 20, "encoder_augment": "none"}
-QUICK = {"diffusion": "dream-toy", **ENCODER}
+ENCODER: dict[str, Any] = {"backbone": "wrn10_2", "epochs": 4, "batch_size": 20, "augment": "none"}
+QUICK: dict[str, Any] = {"diffusion": "dream-toy", "encoder": ENCODER}
 KINDS: dict[str, tuple[type[DecodedEmbeddings], dict[str, Any]]] = {
-    "dream_ood": (DreamOOD, {}),
-    "interpolation": (DreamOOD, {"sampler": "interpolation"}),
-    "gaussian": (DreamOOD, {"sampler": "gaussian"}),
-    "learnable": (DreamOOD, {"sampler": "learnable"}),
-    "dream_id": (DreamID, {}),
-    "bood": (BOOD, {}),
+    "dream_ood": (DreamOODImages, {}),
+    "interpolation": (DreamOODImages, {"sampler": "interpolation", "encoder": {}}),
+    "gaussian": (DreamOODImages, {"sampler": "gaussian", "encoder": {}}),
+    "learnable": (DreamOODImages, {"sampler": "learnable"}),
+    "dream_id": (DreamIDImages, {}),
+    "bood": (BOODImages, {}),
 }
 
 
@@ -162,14 +163,18 @@ def test_what_each_kind_of_embedding_is(context: PrepareContext) -> None:
 
 def test_an_option_changes_what_is_decoded(context: PrepareContext) -> None:
     """And the boundary's own options reach the sampler: less noise, shorter ways."""
-    near, far = (cosines(made_by(context, "dream_ood", sigma=s)[0]) for s in (0.001, 0.1))
+    near, far = (cosines(made_by(context, "dream_ood", boundary={"sigma": s})[0]) for s in (0.001, 0.1))
     assert near.max(1).values.mean() > far.max(1).values.mean() + 0.2
     few, many = (made_by(context, "bood", share=s)[0].table.embeddings.data for s in (0.05, 0.5))
     assert len(many) == 4 * 25 > len(few) == 4 * 2
     wide = made_by(context, "interpolation", alphas=(1.0,))[0]
     assert cosines(wide).max(1).values.min() == pytest.approx(1)
-    paper, code = (made_by(context, "dream_ood", variant=v)[0].table.embeddings.data for v in ("paper", "code"))
-    assert not paper.equal(code)
+    shifting = {**ENCODER, "epochs": 1, "augment": "crop"}
+    plain, varied = (
+        made_by(context, "dream_ood", encoder=shifting, boundary={"augmented": a})[0].table.embeddings.data
+        for a in (False, True)
+    )
+    assert not plain.equal(varied)
     assert len(list(context.folder.glob("features-augmented-*"))) == 1
 
 
@@ -204,11 +209,11 @@ def test_the_seed_decides_and_what_is_kept_is_taken(
 def test_methods_share_an_encoder_beside_the_diffusion_model(
     context: PrepareContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = str(tmp_path / "diffusion")
+    shared, model = str(tmp_path / "diffusion"), {"model": "dream-toy"}
     alone = made_by(replace(context, folder=tmp_path / "alone"), "bood")[1]
-    made_by(replace(context, folder=tmp_path / "a"), "dream_ood", diffusion_folder=shared)
+    made_by(replace(context, folder=tmp_path / "a"), "dream_ood", diffusion={**model, "folder": shared})
     monkeypatch.setattr(encoder.AnchoredEncoder, "update", lambda *_: pytest.fail("trained again"))
-    second = made_by(replace(context, folder=tmp_path / "b"), "bood", diffusion_folder=shared)[1]
+    second = made_by(replace(context, folder=tmp_path / "b"), "bood", diffusion={**model, "folder": shared})[1]
     assert second.data.equal(alone.data)
     assert len(list(Path(shared).glob("encoder-*"))) == 1
     assert not (tmp_path / "a").exists()
@@ -228,7 +233,8 @@ def test_two_grey_classes_fill_a_store(name: str, tmp_path: Path) -> None:
     data = load((images, np.arange(24) % 2), channels=1)
     grey = PrepareContext(untrained(data, torch.device("cpu")), data, tmp_path, 0, torch.device("cpu"))
     kind, own = KINDS[name]
-    store = fill(tmp_path / "store", kind(5, 2, **{**QUICK, **own, "encoder_batch": 8}), grey, 12)
+    options = {"diffusion": "dream-toy", "encoder": {**ENCODER, "batch_size": 8}, **own}
+    store = fill(tmp_path / "store", kind(5, 2, **options), grey, 12)
     pool = store.images()
     assert pool.array is not None
     assert pool.array.shape == (12, 8, 12, 1)
@@ -236,12 +242,32 @@ def test_two_grey_classes_fill_a_store(name: str, tmp_path: Path) -> None:
     assert {p for row in parents for p in row} == {0, 1}
 
 
-@pytest.mark.parametrize("options", [{"alphas": ()}, {"alphas": (0.5, 1.2)}, {"sampler": "pixels"}, {"pick": 60}])
+@pytest.mark.parametrize(
+    "options", [{"alphas": ()}, {"alphas": (0.5, 1.2)}, {"sampler": "pixels"}, {"boundary": {"pick": 60}}]
+)
 def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"synthesiser 'dream_ood'.*{next(iter(options))}"):
-        DreamOOD(4, 2, **options)
+        DreamOODImages(4, 2, **{"sampler": "interpolation", **options} if "alphas" in options else options)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "unread"),
+    [
+        ("boundary", {"alphas": (0.2,), "noise": 0.1}),
+        (
+            "interpolation",
+            {"boundary": {"sigma": 0.1}, "encoder": {"epochs": 3}, "scale_to_width": False, "noise": 0.1},
+        ),
+        ("gaussian", {"boundary": {"k": 3}, "encoder": {"epochs": 3}, "alphas": (0.2,)}),
+        ("learnable", {"boundary": {"augmented": True}, "scale_to_width": False, "alphas": (0.2,), "noise": 0.1}),
+    ],
+)
+def test_what_another_sampler_reads_is_refused(sampler: str, unread: dict[str, Any]) -> None:
+    for name, value in unread.items():
+        with pytest.raises(ConfigError, match=f"method 'dream_ood': {name}=.* is not read with sampler='{sampler}'"):
+            parse_options(DreamOODOptions, {"sampler": sampler, name: value}, "method 'dream_ood'")
 
 
 def test_nothing_is_decoded_before_prepare() -> None:
     with pytest.raises(ConfigError, match="synthesiser 'bood' has no embeddings to decode yet; call prepare"):
-        BOOD(4, 2).sample(IDBatch(torch.zeros(1, 8, 8, 3), torch.zeros(1)), torch.Generator())
+        BOODImages(4, 2).sample(IDBatch(torch.zeros(1, 8, 8, 3), torch.zeros(1)), torch.Generator())

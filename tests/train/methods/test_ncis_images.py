@@ -17,24 +17,24 @@ import tests.train.outliers.conditioning.solvable_diffusion as solvable
 from guard.data import ImageData, load
 from guard.errors import ConfigError
 from train.engine.distributed import Processes
+from train.methods.ncis import NCISImageOptions, NCISImages
 from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
+from train.outliers.conditioning import image_embeddings
 from train.outliers.conditioning import invariants as fitting
-from train.outliers.conditioning import prompt_tuning
 from train.outliers.conditioning.low_density import ClassGaussians
-from train.outliers.images.ncis import NCIS, NCISOptions
 from train.outliers.resize import resized
 from train.outliers.store.fill import fill
 from train.outliers.store.store import Store
 from train.runs.synth import untrained
 
 CLASSES, SIDE = 3, 8
-SHORT: dict[str, Any] = {"diffusion": "solvable", "embed_pairs": 4, "cvpn_epochs": 4}
+SHORT: dict[str, Any] = {"diffusion": "solvable", "embed": {"pairs": 4}, "invariants": {"epochs": 4}}
 NO_BATCH = IDBatch(torch.zeros(0), torch.zeros(0))
 
 
-def made_of(data: ImageData, folder: Path, count: int = 12, **options: Any) -> NCIS:
+def made_of(data: ImageData, folder: Path, count: int = 12, **options: Any) -> NCISImages:
     made = create_synthesiser("ncis", count, CLASSES, **{**SHORT, **options})
-    assert isinstance(made, NCIS)
+    assert isinstance(made, NCISImages)
     made.prepare(setting_of(data, folder))
     return made
 
@@ -54,18 +54,18 @@ def data() -> ImageData:
 def test_processes_divide_the_embedding_and_get_what_one_gets(
     data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_tuning, "BLOCK", 8)  # 8 blocks over 3 processes
+    monkeypatch.setattr(image_embeddings, "BLOCK", 8)  # 8 blocks over 3 processes
     alone = fill(tmp_path / "alone", create_synthesiser("ncis", 12, CLASSES, **SHORT), setting_of(data, tmp_path), 40)
     barrier, ranks, made = threading.Barrier(3, timeout=60), threading.local(), dict[int, list[int]]()
     monkeypatch.setattr(Processes, "wait", lambda _: barrier.wait())
     monkeypatch.setattr("train.outliers.store.fill.processes", lambda: Processes(ranks.rank, 3))
-    block = prompt_tuning._block
+    block = image_embeddings._block
 
     def noted(*arguments: Any) -> Any:
         made.setdefault(ranks.rank, []).append(int(arguments[-1][0]))
         return block(*arguments)
 
-    monkeypatch.setattr(prompt_tuning, "_block", noted)
+    monkeypatch.setattr(image_embeddings, "_block", noted)
 
     def run(rank: int) -> Store:
         ranks.rank = rank
@@ -96,11 +96,13 @@ def test_embeddings_are_low_density_points_through_the_inverse(
         init(self, v, classes, *more)
 
     monkeypatch.setattr(ClassGaussians, "__init__", spy)
-    made = made_of(data, tmp_path, embed_per_class=15)
+    made = made_of(data, tmp_path, embed={"pairs": 4, "per_class": 15})
     ready = made._ready()
     (v, fitted_classes), *_ = seen
     assert torch.bincount(fitted_classes).tolist() == [15] * CLASSES
-    embedded = prompt_tuning.embed_images(ready.diffusion, setting_of(data, tmp_path), made.options)
+    embedded = image_embeddings.embed_images(
+        ready.diffusion, setting_of(data, tmp_path), made.options.embed, made.options.diffusion
+    )
     with torch.no_grad():
         torch.testing.assert_close(ready.invariants.cvpn(embedded.e / ready.scale, embedded.classes), v)
         classes = torch.arange(60) % CLASSES
@@ -166,8 +168,8 @@ def test_larger_images_are_resized_by_the_kernel(data: ImageData, tmp_path: Path
     ("more", "tuned_with"),
     [
         ({}, "An image of a {}"),
-        ({"embed_prompt": "this is the {}"}, "this is the {}"),
-        ({"embed_prompt": None}, "A high-quality image of the {}"),
+        ({"prompt": "this is the {}"}, "this is the {}"),
+        ({"prompt": None}, "A high-quality image of the {}"),
     ],
 )
 def test_stable_diffusion_is_told_one_prompt_and_asked_another(
@@ -187,8 +189,8 @@ def test_stable_diffusion_is_told_one_prompt_and_asked_another(
         return encode(self, prompt, *others, **named)
 
     monkeypatch.setattr(StableDiffusionPipeline, "encode_prompt", spy)
-    stable = {"diffusion": "stable-diffusion", "diffusion_model": str(tiny_pipeline), "sampling_steps": 1, **more}
-    made = made_of(data, tmp_path, embed_per_class=2, **stable)
+    stable = {"model": "stable-diffusion", "pipeline": str(tiny_pipeline), "sampling_steps": 1}
+    made = made_of(data, tmp_path, diffusion=stable, embed={"pairs": 4, "per_class": 2, **more})
     assert seen == {"", *(tuned_with.replace("{}", name) for name in data.class_names)}
     seen.clear()
     made.sample(NO_BATCH, generator())
@@ -196,32 +198,32 @@ def test_stable_diffusion_is_told_one_prompt_and_asked_another(
 
 
 def test_prompts_for_tuning_are_checked_before_anything_is_trained() -> None:
-    with pytest.raises(ValidationError, match=r"embed_prompt='an image' has no place for the class's name; put \{\}"):
-        NCISOptions(embed_prompt="an image")
+    with pytest.raises(ValidationError, match=r"prompt='an image' has no place for the class's name; put \{\}"):
+        NCISImageOptions(embed={"prompt": "an image"})
     for prompt in ("this is the {}", None):
         with pytest.raises(
-            ValidationError, match=r"diffusion='own' does not read embed_prompt=.*; add diffusion='stable-"
+            ValidationError, match=r"embed\.prompt=.* is not read with diffusion\.model='built-in'; drop it, or"
         ):
-            NCISOptions(embed_prompt=prompt)
+            NCISImageOptions(embed={"prompt": prompt})
 
 
 def test_both_kernels_are_the_default() -> None:
-    assert NCISOptions().resize == "both"
-    assert (NCISOptions().ridge, NCISOptions().draws, NCISOptions().keep) == (1e-5, 3330, 10)
+    assert NCISImageOptions().resize == "both"
+    assert (NCISImageOptions().ridge, NCISImageOptions().draws, NCISImageOptions().keep) == (1e-5, 3330, 10)
 
 
 def test_what_takes_long_is_kept(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = made_of(data, tmp_path)
     names = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
     assert names == ["cvpn", "embeddings"]
-    monkeypatch.setattr(prompt_tuning, "tuned", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(image_embeddings, "tuned", lambda *_: pytest.fail("embedded again"))
     monkeypatch.setattr(fitting.Invariants, "update", lambda *_: pytest.fail("trained again"))
     again = made_of(data, tmp_path)
     assert again.sample(NO_BATCH, generator()).data.equal(first.sample(NO_BATCH, generator()).data)
 
 
 def test_embeddings_lie_with_a_model_that_is_shared(data: ImageData, tmp_path: Path) -> None:
-    made_of(data, tmp_path / "run", diffusion_folder=str(tmp_path / "model"))
+    made_of(data, tmp_path / "run", diffusion={"model": "solvable", "folder": str(tmp_path / "model")})
     assert list((tmp_path / "model").glob("embeddings-*"))
     assert not list((tmp_path / "run").glob("embeddings-*"))
 

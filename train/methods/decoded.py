@@ -1,0 +1,75 @@
+"""What methods share whose images a diffusion model decodes into a store before the classifier's first step.
+
+No method by itself: their options, and a classifier whose energies tell the store's images from the in-distribution
+ones (Dream-OOD, BOOD, NCIS).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from guard.record import option
+
+from ..losses.energy_logistic import EnergyLogisticLoss
+from ..outliers.base import Synthesiser
+from ..outliers.matching import checked
+from ..outliers.store.drawing import Stored
+from .base import Method, MethodContext, MethodOptions, Stage
+from .from_store import filled_store, given_or
+
+
+class DecodedOptions(MethodOptions):
+    """How many images are generated and used, and what they are matched in."""
+
+    ratio: float = option(1.0, "Generated images per in-distribution image of a batch.", gt=0)
+    store_size: int | None = option(
+        None, "Images to generate; default one per training image, at most 50,000.", ge=1, common=True
+    )
+    match: tuple[str, ...] = option(
+        (), "What each takes over from an in-distribution image: spectrum, colour, saturation, contrast ..."
+    )
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names)
+
+
+class EnergyOptions(DecodedOptions):
+    """As `DecodedOptions`, and the loss."""
+
+    weight: float = option(2.5, "Weight beta of the energy loss.", ge=0, common=True)
+    start: float = option(0.0, "Share of the epochs before outliers join, 0 to 1.", ge=0, lt=1)
+    link_init: Literal["positive", "random"] = option(
+        "positive", "Start of the learned link: a plain energy ('positive'), or random as published."
+    )
+
+
+class Decoded(Method):
+    """A classifier trained beside a store that the synthesiser of the same name fills."""
+
+    def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
+        """The method's own images."""
+        o, count = self.options, context.per_step(self.options.ratio)
+        return filled_store(self.name, o, context, count, at_once=o.diffusion.sampling_batch, kind=kind)
+
+
+class EnergyOnDecoded(Decoded):
+    """Cross-entropy, and energies of the store's images told from those of in-distribution images by a learned link."""
+
+    wants_outliers = "optional"
+    teaches = "vos"  # the link of score "energy_logistic" is learned here too
+
+    def stages(self, context: MethodContext) -> list[Stage]:
+        o: Any = self.options
+        regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
+        start = int(o.start * context.epochs)
+        outliers = self.outliers(context)
+        return [Stage("classifier", context.epochs, context.lr, outliers, (regulariser,), start_epoch=start)]
+
+    def outliers(self, context: MethodContext) -> Synthesiser:
+        """What ``outliers=`` names, or the method's own."""
+        count = context.per_step(self.options.ratio)
+        return given_or(lambda: self.store(context, Stored), context, count, self.options.match)
