@@ -10,6 +10,20 @@
 `ood_score` is higher for images that are more out-of-distribution, everywhere; an image is flagged when its score is
 above the threshold, which is calibrated on held-out images to a stated false-alarm rate.
 
+    api/           the public functions; requests.py is what they were asked for
+    detector.py    `Guard`, what they make: classifier, score, threshold; verdict.py its answers
+    manifest.py    everything about a guard except its weights; errors.py every error a user can cause
+    record.py      options that explain themselves, and the registry of what has them; renamed.py their old names
+    data/          images in any form, their classes and splits; preprocess.py one image
+    scores/        outputs -> ood_score, a file per score
+    heads/         features -> logits, a file per head
+    calibration/   thresholds, per class too, p-values, temperature
+    graph/         the module that is exported, and ONNX classifiers
+    runtimes/      torch, ONNX Runtime, TensorRT
+    artefact/      what is written to disk and read again
+    evaluation/    metrics, tables, charts, the report
+    cli/, demo/    the command line; everything once on handwritten digits
+
 `import guard` loads numpy and pydantic only. Training and export (torch) and the runtimes load when called.
 """
 

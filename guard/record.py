@@ -31,7 +31,7 @@ def option(
         default: its value where the user gives none; ``...`` where one must be given.
         description: what it is, with unit and range, as one sentence for ``guard methods NAME`` and ``--help``.
         read_if: the other options of the record that decide whether it is read, each with the value, or the tuple of
-            values, at which it is; ``{"model": "built-in"}``. A value of one's own is refused at any other.
+            values, at which it is; ``{"model": "built-in"}``. A value that was given is refused at any other.
         unread_if: likewise the values at which it is not read, where those at which it is cannot be listed (names that
             users register).
         common: shown before the others.
@@ -152,7 +152,7 @@ def one_sentence(error: ValidationError, record: type[Record], owner: str, also:
 
 
 def _short(value: Any) -> str:
-    """A value as it was typed; of one that is no text or number, or long, what it is."""
+    """A value as it was typed; of a long one its type."""
     shown = repr(value)
     return shown if len(shown) <= 120 and "\n" not in shown else type(value).__name__
 

@@ -139,7 +139,7 @@ class SynthRequest(Request):
         ge=1,
         rule="must be a number of images, at least 1",
     )
-    classifier: Any = option(None, "A guard to look at the outliers with: a run folder or an exported file.")
+    classifier: Any = option(None, "A guard to score the outliers with: a run folder or an exported file.")
     match: Sequence[str] = option(
         (),
         "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast, "

@@ -73,12 +73,12 @@ def train(
             weights, of which every step takes shares: ``{"stores/dmr": 2, "stores/kirby": 1, "strokes": 1}``.
         ood_val: out-of-distribution images to report AUROC on after training; never trained on.
         out: run folder: checkpoint, metrics.jsonl, guard.safetensors and guard.json. None keeps nothing on disk.
-        resume: go on from the checkpoint in `out`, to the same end result as an uninterrupted run.
+        resume: continue from the checkpoint in `out`, to the same end result as an uninterrupted run.
         alpha: target false-alarm rate on in-distribution images.
         class_conditional: a threshold for every predicted class with at least 50 calibration images, so that each class
             is flagged at most at `alpha`; default one threshold, which promises it for all images together.
         temperature_scaling: divide the logits by a number fitted on the calibration images, so that the probabilities
-            are honest; labels and ood_scores stay as they are.
+            are calibrated; labels and ood_scores stay as they are.
         image_size: side of the square input in pixels; default the images' own size where all are alike and at most
             64, else 224.
         in_chans: 3 (grey images are repeated to RGB) or 1 (everything is converted to grey).
@@ -182,7 +182,7 @@ def fit(
         processor: a Hugging Face model's image processor, or the folder of one; default the one beside the model. It
             becomes the guard's preprocessing, or is refused with the difference named.
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own
-            ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is said aloud.
+            ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is logged.
         calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
 
     Returns:
@@ -239,11 +239,11 @@ def synth(
 ) -> Store:
     """Make outlier images from in-distribution ones: a store, which ``guard.train(..., outliers="the/store")`` takes.
 
-    The store is a folder of Parquet shards with a card that says how they were made. A run that was killed goes on at
+    The store is a folder of Parquet shards with a card that says how they were made. A run that was killed resumes at
     the first missing shard and ends with the same images; a larger `count` makes the store grow; a folder that was
-    made otherwise is refused. An audit says how the outliers differ from in-distribution images in trivial numbers
-    (sharpness, contrast ...), which a detector would learn in place of anything useful, and goes into the card and
-    the gallery.
+    made otherwise is refused. An audit says how the outliers differ from in-distribution images in low-level
+    statistics (sharpness, contrast ...), which a detector would learn in place of anything useful, and goes into the
+    card and the gallery.
 
     Args:
         data: labelled images in any form that `train` takes. Outliers are made from the images that `train` would
@@ -251,7 +251,7 @@ def synth(
         method: the synthesiser; ``guard synthesisers`` lists them.
         out: the store's folder.
         count: outliers in all; default one per training image, at most 50,000.
-        classifier: a guard (or the path of one) to look at the outliers with. Where it was trained on this data, the
+        classifier: a guard (or the path of one) to score the outliers with. Where it was trained on this data, the
             images it held out stay out. Some synthesisers need one; they take a run folder.
         match: what each outlier takes over from a random in-distribution image: any of "spectrum", "colour",
             "saturation", "contrast", "brightness", "coding".

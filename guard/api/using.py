@@ -75,7 +75,7 @@ def export(
 def verify(
     path: str | Path | Guard, *, against: Guard | str | Path, data: Any, batch_size: int = 64, max_flag_flips: int = 0
 ) -> ParityReport:
-    """Run `data` through two runtimes and compare numbers and decisions (design, section 4.6).
+    """Run `data` through two runtimes and compare numbers and decisions.
 
     Args:
         path: the exported guard.

@@ -54,8 +54,8 @@ def settings(pairs: Iterable[str], *, flag: str = "--set", beside: type[Record] 
 def _has_a_flag(name: str) -> str:
     renamed = RENAMED.get(name, ())
     now = " or ".join((renamed,) if isinstance(renamed, str) else renamed)
-    also = f", or --set {now}=... for what some methods call so now" if now else ""
-    return f"{name} is no option of the method or score; use --{name.replace('_', '-')}{also}"
+    also = f", or --set {now}=... which some methods read" if now else ""
+    return f"{name} is not an option of the method or score; use --{name.replace('_', '-')}{also}"
 
 
 def _put(options: dict[str, Any], names: list[str], given: Any, twice: str) -> None:

@@ -110,7 +110,7 @@ def _with_weights(model: Any, weights: dict[str, Any], name: str, checkpoint: Pa
 
 
 def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_size: int | None) -> Any:
-    """A timm model with as many classes as the checkpoint's last layer has rows; `guard.fit` judges other names."""
+    """A timm model with as many classes as the checkpoint's last layer has rows; `guard.fit` checks other names."""
     try:
         import timm
 

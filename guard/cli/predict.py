@@ -1,4 +1,4 @@
-"""``guard predict``: label and judge images."""
+"""``guard predict``: label images and flag those that are out-of-distribution."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def predict(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Label and judge images.
+    """Label images and flag those that are out-of-distribution.
 
     A file that is not an image is named on standard error, the others are answered, and the exit code is 2.
     """

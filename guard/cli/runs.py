@@ -25,7 +25,7 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # not there, or not empty: a checkpoint to go on from
+        with suppress(OSError):  # not there, or not empty: a checkpoint to continue from
             folder.rmdir()
         raise
 

@@ -83,7 +83,7 @@ def run(out: Path = Path("runs/demo"), *, keep_serving: bool = False, console: C
         show.print(f"{model}: {model.stat().st_size / 1e6:.1f} MB; it runs without torch")
     with _stage(show, "3/5 verify: does the file decide like the classifier that was trained?"):
         show.print(str(api.verify(model, against=g, data=INSIDE)))
-    with _stage(show, "4/5 evaluate: false alarms on held-out digits, detection of what is no digit 0 to 7"):
+    with _stage(show, "4/5 evaluate: false alarms on held-out digits, detection of what is not a digit 0 to 7"):
         evaluation = api.evaluate(model, id=INSIDE, ood=_ood_sets(g), near=[NEAR], out=report)
         show.print(evaluation.table())
     with _stage(show, "5/5 serve: the same file over HTTP"), running_service(model) as address:
@@ -104,7 +104,7 @@ def _fresh_folder(out: Path) -> None:
     if (out / MARKER).is_file():
         shutil.rmtree(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out} is there already and is no earlier demo; choose another folder with --out")
+        raise ConfigError(f"{out} exists already and is not an earlier demo; choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
 

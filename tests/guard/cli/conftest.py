@@ -45,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder: red.png and deep/blue.jpg are in-distribution, black.png is not; notes.txt is no image."""
+    """A folder: red.png and deep/blue.jpg are in-distribution, black.png is not; notes.txt is not an image."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "deep").mkdir()
     Image.new("RGB", (8, 8), (255, 0, 0)).save(folder / "red.png")

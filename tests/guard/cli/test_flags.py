@@ -64,7 +64,7 @@ def test_every_type_is_parsed() -> None:
     [
         (("--batch-size", "0"), "batch_size must be at least 1, got 0"),
         (("--kind", "c"), "guard.toy option kind: Input should be 'a' or 'b', got 'c'"),
-        (("--set", "lr=3"), "lr is no option of the method or score; use --lr"),
+        (("--set", "lr=3"), "lr is not an option of the method or score; use --lr"),
     ],
 )
 def test_what_is_refused_is_refused_in_one_sentence(words: tuple[str, ...], sentence: str) -> None:

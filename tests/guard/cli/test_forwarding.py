@@ -177,7 +177,7 @@ def test_eval_forwards_sets_by_name(run: Command, calls: dict[str, dict[str, Any
     [
         (["--resume"], "--resume needs --out"),
         (["--set", "weight"], "--set takes name=value"),
-        (["--set", "epochs=3"], "epochs is no option of the method or score; use --epochs"),
+        (["--set", "epochs=3"], "epochs is not an option of the method or score; use --epochs"),
         (["--set", "batch-size=3"], "use --batch-size"),
         (["--set", "a=1", "--set", "a=2"], "--set a was given twice"),
         (["--head-set", "margin"], "--head-set takes name=value, like --head-set weight=0.1, got 'margin'"),

@@ -82,9 +82,9 @@ def test_an_earlier_demo_is_replaced_and_anything_else_is_left_alone(tmp_path: P
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="is no earlier demo; choose another folder with --out"):
+    with pytest.raises(ConfigError, match="is not an earlier demo; choose another folder with --out"):
         demo._fresh_folder(mine)
-    with pytest.raises(ConfigError, match="is no earlier demo"):
+    with pytest.raises(ConfigError, match="is not an earlier demo"):
         demo._fresh_folder(mine / "thesis.txt")
     assert (mine / "thesis.txt").read_text() == "years of work"
 
