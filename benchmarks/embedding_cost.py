@@ -1,9 +1,9 @@
-"""What an image's embedding in a diffusion model's conditioning space costs, by what it is worth (NCIS, methods.md A5).
+"""What embedding an image in a diffusion model's conditioning space costs, by what it is worth (NCIS, Doorenbos 2024).
 
     python -m benchmarks.embedding_cost            # about 5 minutes on one core; results/embedding_cost.json and .md
     python -m benchmarks.embedding_cost --quick    # 8 images, to the terminal only
 
-A model of one's own is trained on scikit-learn's digits at 16 pixels (--folder keeps it). Training images are embedded
+The built-in model is trained on scikit-learn's digits at 16 pixels (--folder keeps it). Training images are embedded
 by each procedure; its cost is calls of the network per image (each forward and backward), its worth the held-out
 denoising loss: the mean squared error of the noise at each of the 50 times of the grid, with noises that no procedure
 has seen and that are the same for all. Differences, to the anchor T(y), which costs nothing, and to the official
@@ -29,9 +29,9 @@ from benchmarks.machine import describe, machine
 from guard.data import ImageData, load
 from train.generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from train.outliers.base import PrepareContext
+from train.outliers.conditioning.image_embeddings import SHARED
 from train.outliers.conditioning.prompt_tuning import (
     GRID,
-    SHARED,
     EmbedOptions,
     conditioning_scale,
     time_grid,
@@ -43,18 +43,18 @@ from train.runs.synth import untrained
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 AT_ONCE = 16  # images
-OFFICIAL: dict[str, Any] = {"embed_pairs": 32, "embed_lr": 1e-2, "embed_times": "random"}
+OFFICIAL: dict[str, Any] = {"pairs": 32, "lr": 1e-2, "times": "random"}
 GOAL = 5.0  # times as few calls as the official procedure's, at its loss or below
 PROCEDURES: dict[str, dict[str, Any]] = {
     "official": OFFICIAL,
     "importance (default)": {},
-    "importance, the official step": {"embed_lr": 1e-2},
-    "importance, half the pairs, half the step": {"embed_pairs": 3, "embed_lr": 2.5e-3},
-    "importance, antithetic noise": {"embed_noise": "antithetic"},
-    "stratified": {"embed_times": "stratified"},
-    "random": {"embed_times": "random"},
-    "random, the official step": {**OFFICIAL, "embed_pairs": 6},
-    "official, half the step": {**OFFICIAL, "embed_lr": 5e-3},
+    "importance, the official step": {"lr": 1e-2},
+    "importance, half the pairs, half the step": {"pairs": 3, "lr": 2.5e-3},
+    "importance, antithetic noise": {"noise": "antithetic"},
+    "stratified": {"times": "stratified"},
+    "random": {"times": "random"},
+    "random, the official step": {**OFFICIAL, "pairs": 6},
+    "official, half the step": {**OFFICIAL, "lr": 5e-3},
 }
 
 
@@ -85,7 +85,7 @@ def embedded(
     parts = []
     for part in torch.arange(len(latents)).split(AT_ONCE):
         generators = [torch.Generator().manual_seed(1000 + i) for i in part.tolist()]
-        uneven = shares if options.embed_times == "importance" else None
+        uneven = shares if options.times == "importance" else None
         parts.append(tuned(diffusion, latents[part], classes[part], generators, options, scale, uneven)[0])
     return torch.cat(parts)
 
@@ -99,7 +99,7 @@ def compare(diffusion: Diffusion, data: ImageData, images: int) -> dict[str, Any
     some = np.linspace(0, len(data) - 1, SHARED).astype(np.int64)
     profile = diffusion.encode(torch.from_numpy(data.take(some).copy())), torch.from_numpy(data.labels[some].copy())
     shares = time_shares(diffusion, *profile, torch.Generator().manual_seed(0))
-    scale = conditioning_scale(diffusion, len(data.class_names), CPU, EmbedOptions())
+    scale = conditioning_scale(diffusion, len(data.class_names), CPU, EmbedOptions(), DiffusionOptions())
     anchors = diffusion.condition(classes)
     base = held_out_loss(diffusion, latents, anchors, classes)
     found: dict[str, Any] = {}
@@ -112,8 +112,8 @@ def compare(diffusion: Diffusion, data: ImageData, images: int) -> dict[str, Any
         gain = held_out_loss(diffusion, latents, e, classes) - base
         official = gain.mean(1) if name == "official" else official
         beside = gain.mean(1) - official
-        calls = options.embed_iterations * options.embed_pairs
-        once = SHARED * GRID / len(data) if options.embed_times == "importance" else 0.0
+        calls = options.iterations * options.pairs
+        once = SHARED * GRID / len(data) if options.times == "importance" else 0.0
         found[name] = {
             "options": options.model_dump(),
             "calls": calls,
@@ -152,8 +152,8 @@ def table(found: dict[str, Any]) -> str:
         o = r["options"]
         cells = [
             name,
-            f"{o['embed_iterations']} x {o['embed_pairs']}",
-            f"{o['embed_lr']:g}",
+            f"{o['iterations']} x {o['pairs']}",
+            f"{o['lr']:g}",
             str(r["calls"]),
             f"{1e4 * r['difference']:+.1f} ± {1e4 * r['standard_error']:.1f}",
             f"{1e4 * r['difference_at_first_time'] / GRID:+.1f}",
@@ -173,7 +173,7 @@ def report(result: dict[str, Any]) -> str:
     best, default = cheapest(found), found["importance (default)"]
     return f"""# The cost of embeddings
 
-{settings["images"]} of 1,437 digits at 16 pixels; own model, width {settings["diffusion_width"]}, \
+{settings["images"]} of 1,437 digits at 16 pixels; built-in model, width {settings["diffusion_width"]}, \
 {settings["diffusion_epochs"]} epochs. `benchmarks/embedding_cost.py` says what is compared. Goal: {GOAL:.0f} times as \
 few calls as the official procedure's at its held-out loss.
 
@@ -204,12 +204,12 @@ def main() -> None:
     began, facts, data = time.perf_counter(), machine(), digits()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        options = DiffusionOptions(diffusion_epochs=16, diffusion_width=32, diffusion_folder=str(folder))
+        options = DiffusionOptions(epochs=16, width=32, folder=str(folder))
         diffusion = make_diffusion(PrepareContext(untrained(data, CPU), data, folder, 0, CPU), options)
     settings: dict[str, Any] = {
         "images": 8 if args.quick else args.images,
-        "diffusion_epochs": options.diffusion_epochs,
-        "diffusion_width": options.diffusion_width,
+        "diffusion_epochs": options.epochs,
+        "diffusion_width": options.width,
     }
     result = {
         "benchmark": "embedding_cost",

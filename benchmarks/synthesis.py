@@ -1,4 +1,4 @@
-"""What sampling from one's own diffusion model costs, and how many steps its outliers need.
+"""What sampling from the built-in diffusion model costs, and how many steps its outliers need.
 
     python -m benchmarks.synthesis speed                    # about 5 minutes; results/synthesis_speed.json and .md
     python -m benchmarks.synthesis speed --quick            # a rough answer, to the terminal only
@@ -60,7 +60,7 @@ def untrained(conditioning: str, side: int, **more: Any) -> OwnDiffusion:
         class_names=[str(c) for c in range(10)],
         conditioning=options.conditioning,
         prediction=options.prediction,
-        diffusion_width=options.diffusion_width,
+        diffusion_width=options.width,
         latent=False,
         patch=options.patch,
     )
@@ -176,8 +176,8 @@ def steps_against_quality(a: argparse.Namespace) -> list[dict[str, Any]]:
     data, given_test, ood = parquet_sets(a) if a.train else digits_sets()
     source, runs = load(data), Path(a.runs)
     folder = a.diffusion_folder or str(runs / "diffusion")
-    shape = {"conditioning": a.conditioning, "diffusion_width": a.diffusion_width}
-    shared = {**shape, "diffusion_epochs": a.diffusion_epochs, "diffusion_folder": folder}
+    shape = {"conditioning": a.conditioning, "width": a.diffusion_width}
+    shared = {**shape, "epochs": a.diffusion_epochs, "folder": folder}
     common: dict[str, Any] = {"backbone": a.backbone, "epochs": a.epochs, "seed": 0}
     rows = []
     for steps in (None, *a.steps):
@@ -185,7 +185,7 @@ def steps_against_quality(a: argparse.Namespace) -> list[dict[str, Any]]:
         out = runs / name
         own: dict[str, Any] = {"method": "plain", "score": "msp"}
         if steps is not None:
-            own = {"method": "label_mixup", "store_size": a.store, "sampling_steps": steps, **shared}
+            own = {"method": "label_mixup", "store_size": a.store, "diffusion": {**shared, "sampling_steps": steps}}
         done = (out / "guard.json").exists()
         g = guard.load(out) if done else guard.train(data, out=out, resume=out.exists(), **own, **common)
         test = given_test

@@ -10,7 +10,7 @@ from benchmarks.synthesis import bare, untrained
 
 @pytest.mark.parametrize("conditioning", ["token", "label"])
 def test_the_bare_loop_makes_the_images_that_are_sampled(conditioning: str) -> None:
-    model = untrained(conditioning, 8, diffusion_width=8)
+    model = untrained(conditioning, 8, width=8)
     model.steps = 3
     classes = torch.tensor([1, 7, 7])
     e = model.condition(classes)
