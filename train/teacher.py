@@ -23,7 +23,8 @@ from guard.record import Record, option
 from guard.scores import create_score
 
 from .backbones import automatic_teacher, check_backbone, pretrained_normalisation
-from .cache.keyed import Schedule, kept_path
+from .cache.keyed import kept_path
+from .cache.trained_network import Schedule
 from .classifiers.fresh import build_classifier
 from .classifiers.input import data_normalisation
 from .engine.loader import Feed

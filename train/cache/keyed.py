@@ -1,132 +1,111 @@
-"""Networks that are trained on the user's images before a stage begins, and kept so that a killed run goes on.
+"""Names that hold a digest of what determines a content, so that it is made once and never mistaken for another.
 
-One safetensors file, replaced after every epoch, whose name holds a digest of everything that decides its content:
-kind, options, seed, and which images. Random numbers come from (seed, epoch) alone, so a training that was killed ends
-where an uninterrupted one does.
+A record of what determines it (options, seed, which images, which model) becomes one key, by content and never by
+measurement: tensors and networks count as the bytes of their numbers, which are equal in every process, on every rank
+and machine, whatever the precision of the computation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import BaseModel
 from torch import Tensor, nn
 
-from guard.artefact.files import write_atomic
-from guard.errors import ArtefactDamagedError, ConfigError
-from guard.record import Record
+from ..engine.checkpoint import weights_bytes
 
-from ..engine.checkpoint import gather, put_back
-from ..engine.epochs import Epochs
-from ..engine.journal import log_epoch
-from ..engine.loader import Feed, Source
-from ..engine.seeds import PREPARED_STAGE
-from ..outliers.base import IDBatch, Learner, PrepareContext
+if TYPE_CHECKING:
+    from guard.data import ImageData
 
-Network = TypeVar("Network", bound=nn.Module)
-Update = Callable[[IDBatch, torch.Generator], dict[str, Tensor]]
+    from ..outliers.base import PrepareContext
+
+SHORT, LONG = 12, 16  # hex digits, in file names and in records
 
 
-class Schedule(Record):
-    """How long such a network is trained: passes over the data in batches of `batch_size`."""
-
-    epochs: int
-    batch_size: int = 128
+def digest(record: Any, length: int = SHORT) -> str:
+    """Hex digits of a record: of records, mappings, sequences, texts, numbers, None; of tensors, arrays, networks."""
+    return hashlib.sha256(json.dumps(_plain(record), sort_keys=True).encode()).hexdigest()[:length]
 
 
-class Kept(tuple[Network, ...]):
-    """At most one trained network, as a synthesiser holds it: it has a file of its own, so that checkpoints, which
-    hold every submodule, need not hold it again."""
-
-    def network(self, owner: str) -> Network:
-        """The network.
-
-        Raises:
-            ConfigError: there is none yet.
-        """
-        if not self:
-            raise ConfigError(f"{owner} decodes with a network that it trains first: call prepare before sample")
-        return self[0]
+def _plain(value: Any) -> Any:
+    """JSON, with contents in place of tensors and networks."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Tensor | np.ndarray):
+        return content_digest(value)
+    return weights_digest(value) if isinstance(value, nn.Module) else value
 
 
-def kept_path(context: PrepareContext, kind: str, options: Record, schedule: Schedule | None = None) -> Path:
-    """Where the network is kept, under a name of its own for everything that decides what it learns.
-
-    Of what is made and not learned, too: that has no `schedule`.
-    """
-    data = context.data
-    identity = {
-        "options": options.model_dump(mode="json"),
-        **({} if schedule is None else {"schedule": schedule.model_dump(mode="json")}),
-        "seed": context.seed,
-        "data": data.fingerprint,
-        "rows": hashlib.sha256(data.rows.tobytes()).hexdigest(),
-        "pixels": data.preprocess.model_dump(mode="json"),
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return context.folder / f"{kind}-{digest}.safetensors"
+def content_digest(values: Tensor | np.ndarray, length: int = LONG) -> str:
+    """Hex digits of the numbers of a tensor or array, of their type and shape."""
+    array = values.detach().cpu().contiguous() if isinstance(values, Tensor) else np.ascontiguousarray(values)
+    content = hashlib.sha256(f"{array.dtype} {tuple(array.shape)}".removeprefix("torch.").encode())
+    flat = array.reshape(-1)
+    content.update((flat.view(torch.uint8).numpy() if isinstance(flat, Tensor) else flat.view(np.uint8)).data)
+    return content.hexdigest()[:length]
 
 
-def train_kept(
-    context: PrepareContext,
-    network: Learner,
-    update: Update,
-    kind: str,
-    options: Record,
-    schedule: Schedule,
-    before_step: Callable[[float], None] | None = None,
-    source: Source | None = None,
-) -> None:
-    """Train `network` on the context's images, or go on where a killed run stopped, or take what is finished.
-
-    It is in eval mode and without gradients afterwards.
+def weights_digest(network: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """16 hex digits of a network's state: those of a safetensors file of it.
 
     Args:
-        network: on the context's device; its optimizers are kept with it until it is finished.
-        update: one step on a batch, with all randomness from the generator; scalars to log, by name.
-        kind: what it is called in file names and progress bars.
-        options: what decides its form and its learning.
-        before_step: called with the share of the training that is done, in [0, 1): for a schedule of learning rates.
-        source: what to learn from in place of the images; `options` then say what it is.
-
-    Raises:
-        ArtefactDamagedError: the kept file cannot be read.
+        dtype: that its floating-point numbers are taken in, for networks that machines load in different precisions.
     """
-    path = kept_path(context, kind, options, schedule)
-    done = _load(path, network)
-    items: Source = Feed(context.data) if source is None else source
-    epochs = Epochs(kind, items, schedule.epochs, schedule.batch_size, context.seed, PREPARED_STAGE, context.device)
-
-    def step(batch: IDBatch, generator: torch.Generator, number: int) -> dict[str, Tensor]:
-        return update(batch, generator)
-
-    for epoch in range(done, schedule.epochs):
-        network.train()
-        log_epoch(kind, epoch, schedule.epochs, epochs.means(epoch, step, before_step=before_step))
-        _keep(path, network, epoch + 1, schedule)
-    network.eval().requires_grad_(False)
+    return hashlib.sha256(weights_bytes(network, dtype)).hexdigest()[:LONG]
 
 
-def _keep(path: Path, network: Learner, done: int, schedule: Schedule) -> None:
-    optimizers = network.optimizers() if done < schedule.epochs else {}
-    write_atomic(path, save(gather({"network": network}, optimizers), {"epochs": str(done)}))
+def file_digest(path: Path) -> str:
+    """16 hex digits of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:LONG]
 
 
-def _load(path: Path, network: Learner) -> int:
-    """Put what is kept into the network; how many epochs it has been trained."""
-    if not path.exists():
-        return 0
-    try:
-        with safe_open(path, "pt") as file:
-            done = int(file.metadata()["epochs"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
-        put_back(tensors, {"network": network}, network.optimizers())
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to train it anew") from None
-    return done
+def model_identity(model: Any) -> str:
+    """Which model it is, for keys: what it says itself (a text, `identity`), else by its weights.
+
+    Those are its own where it is a network, and else of the networks and tensors among its attributes. A model of which
+    more counts (a number that changes what it makes) says so.
+    """
+    said = getattr(model, "identity", None)
+    if isinstance(said, str):
+        return said
+    if isinstance(model, nn.Module):
+        return weights_digest(model)
+    parts = {name: part for name, part in vars(model).items() if isinstance(part, Tensor | nn.Module)}
+    return digest([type(model).__qualname__, parts], LONG)
+
+
+def rows_digest(rows: np.ndarray) -> str:
+    """Hex digits of numbers of rows, in their order."""
+    return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+
+
+def images_identity(data: ImageData, rows: np.ndarray | None = None) -> dict[str, Any]:
+    """Which images these are, and how they were read. `rows`: which of them, where not all."""
+    return {
+        "data": data.fingerprint,
+        "rows": rows_digest(data.rows if rows is None else data.rows[rows]),
+        "pixels": data.preprocess.model_dump(mode="json"),
+    }
+
+
+def keyed_path(folder: Path, kind: str, identity: Mapping[str, Any], suffix: str = ".safetensors") -> Path:
+    """The file of that kind, or folder where `suffix` is empty, whose content `identity` determines."""
+    return folder / f"{kind}-{digest(identity)}{suffix}"
+
+
+def kept_path(context: PrepareContext, kind: str, options: BaseModel, schedule: BaseModel | None = None) -> Path:
+    """The file of what is made from the context's images: by options and, where it is learned, a schedule."""
+    learned = {} if schedule is None else {"schedule": schedule}
+    identity = {"options": options, **learned, "seed": context.seed, **images_identity(context.data)}
+    return keyed_path(context.folder, kind, identity)

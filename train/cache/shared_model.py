@@ -6,7 +6,6 @@ It is trained by one run at a time, which holds ``training.lock``.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from guard.artefact.files import write_atomic
 from guard.data import ImageData
 from guard.errors import ArtefactDamagedError, ConfigError
 from guard.record import Record
+
+from . import keyed
 
 log = logging.getLogger("ood_guard")
 
@@ -82,8 +83,7 @@ class SharedOptions(Record):
         if not self.is_ours or not (found / f"{self.kind}.json").exists():
             return None
         try:
-            with open(found / f"{self.kind}.safetensors", "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return keyed.file_digest(found / f"{self.kind}.safetensors")
         except FileNotFoundError:
             return None
 
@@ -174,4 +174,4 @@ def report_differing(
 
 def rows_digest(data: ImageData) -> str:
     """Which rows of the data these are, in any order."""
-    return hashlib.sha256(np.sort(data.rows).tobytes()).hexdigest()[:16]
+    return keyed.rows_digest(np.sort(data.rows))[: keyed.LONG]

@@ -18,14 +18,17 @@ from guard.record import Record
 NAME = "checkpoint.safetensors"
 
 
-def weights_bytes(module: nn.Module) -> bytes:
-    """A module's state as safetensors."""
-    return save(_plain(module.state_dict()))
+def weights_bytes(module: nn.Module, dtype: torch.dtype | None = None) -> bytes:
+    """A module's state as safetensors; its floating-point numbers in `dtype`, where one is given."""
+    return save(_plain(module.state_dict(), dtype))
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plain(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Own, contiguous copies on the CPU: safetensors refuses tensors that share memory."""
-    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+    return {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None, copy=True).contiguous()
+        for key, value in tensors.items()
+    }
 
 
 @dataclass

@@ -21,16 +21,31 @@ def stage_optimizer(
     Args:
         trained: the part of the classifier that learns; None where only regularisers do.
     """
-    parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
-    parts += [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
-    others = [group for r in regularisers for o in r.optimizers().values() for group in o.param_groups]
-    own = {id(p) for group in others for p in group["params"]}
-    groups: list[dict[str, Any]] = []
-    for factor in dict.fromkeys(factor for _, factor in parts):
-        free = [p for part, f in parts if f == factor for p in part.parameters() if id(p) not in own]
-        decayed, rest = [p for p in free if p.ndim >= 2], [p for p in free if p.ndim < 2]
-        groups.append({"params": decayed, "weight_decay": stage.weight_decay, "factor": factor})
-        groups.append({"params": rest, "weight_decay": 0.0, "factor": factor})  # norms, biases, scales, links
+    groups = _groups(trained, regularisers, stage.weight_decay)
     if stage.optimizer == "adam":
         return torch.optim.Adam(groups, lr=stage.lr, betas=(stage.momentum, 0.999))
     return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, nesterov=stage.nesterov)
+
+
+def _groups(
+    trained: nn.Module | None, regularisers: Sequence[Regulariser], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two for each factor of the learning rate; norms, biases, scales and links are not decayed."""
+    parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
+    parts += [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
+    own = _with_optimizers(regularisers)
+    groups: list[dict[str, Any]] = []
+    for factor in dict.fromkeys(factor for _, factor in parts):
+        decayed, rest = [], []
+        for parameter in nn.ModuleList([part for part, f in parts if f == factor]).parameters():
+            if id(parameter) not in own:
+                (decayed if parameter.ndim >= 2 else rest).append(parameter)
+        groups.append({"params": decayed, "weight_decay": weight_decay, "factor": factor})
+        groups.append({"params": rest, "weight_decay": 0.0, "factor": factor})
+    return groups
+
+
+def _with_optimizers(regularisers: Sequence[Regulariser]) -> set[int]:
+    """The parameters that regularisers have optimizers of their own for."""
+    others = [group for r in regularisers for o in r.optimizers().values() for group in o.param_groups]
+    return {id(p) for group in others for p in group["params"]}

@@ -54,12 +54,17 @@ def train_stages(
                 if epoch + 1 == stage.epochs:
                     run.finish()
                 if out is not None:
-                    ended = epoch + 1 == stage.epochs and index + 1 < len(stages)
-                    position = Progress(index + 1, 0) if ended else Progress(index, epoch + 1)
+                    position = _after(epoch, index, stages)
                     save_checkpoint(out, config, position, learned(stages[:index]) | run.modules(), run.optimizers())
             start, resumed = Progress(index + 1, 0), None
     _hand_over(stages, module)
     return numbers
+
+
+def _after(epoch: int, index: int, stages: list[Stage]) -> Progress:
+    """Where a run is after that epoch of that stage."""
+    ended = epoch + 1 == stages[index].epochs and index + 1 < len(stages)
+    return Progress(index + 1, 0) if ended else Progress(index, epoch + 1)
 
 
 @contextlib.contextmanager

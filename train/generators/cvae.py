@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guard.record import Record, option, part
 
-from ..cache.keyed import Schedule, train_kept
+from ..cache.trained_network import Schedule, train_kept
 from ..engine.epochs import epochs_showing
 from ..engine.seeds import seeded
 from ..outliers.base import IDBatch, Learner, PrepareContext

@@ -22,7 +22,7 @@ from torch import Tensor
 from guard.errors import ConfigError
 from guard.record import Record, option
 
-from ..cache.keyed import Kept
+from ..cache.held import Held
 from ..generators.dcgan import Generator, TrainedDCGANOptions, trained_generator
 from ..losses.smoothed_cross_entropy import SmoothedCrossEntropyLoss
 from ..losses.supcon import SupConLoss
@@ -88,12 +88,14 @@ class AuxiliaryLatents(Synthesiser):
         self.classes, self.count, self.options = classes, count, options
         self.radius = ball(options.gan.latent, options.std) if options.reject else 0.0
         self.register_buffer("means", torch.zeros(num_classes, options.gan.latent))
-        self._generator: Kept[Generator] = Kept()
+        self._generator: Held[Generator] = Held(
+            "method 'atol' decodes with a network that it trains first: call prepare before sample"
+        )
 
     def prepare(self, context: PrepareContext) -> None:
         signs = torch.Generator().manual_seed(context.seed)
         self.means.copy_(class_means(len(self.means), self.options.gan.latent, self.options.mean, signs))
-        self._generator = Kept([trained_generator(context, self.options.gan)])
+        self._generator.put(trained_generator(context, self.options.gan))
 
     def latents(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents (classes + count, latent) and their labels, for a batch of in-distribution labels (N,)."""
@@ -105,7 +107,7 @@ class AuxiliaryLatents(Synthesiser):
         return z, torch.cat([inside, inside.new_full((self.count,), -1)])
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        trained = self._generator.network("method 'atol'")
+        trained = self._generator.get()
         z, labels = self.latents(batch.labels, generator)
         images = torch.cat([trained.decode(part) for part in (z[: self.classes], z[self.classes :])])
         return Outliers(images, "auxiliary images of crafted latents", labels=labels)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from guard.record import Record, option
 
-from ..cache.keyed import Kept
+from ..cache.held import Held
 from ..generators.convolutions import to_pixels
 from ..generators.cvae import CVAE, CVAEOptions, trained_cvae
 from ..losses.base import Regulariser
@@ -65,14 +65,16 @@ class ClassMixed(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._cvae: Kept[CVAE] = Kept()
+        self._cvae: Held[CVAE] = Held(
+            "synthesiser 'cmg' decodes with a network that it trains first: call prepare before sample"
+        )
 
     def prepare(self, context: PrepareContext) -> None:
-        self._cvae = Kept([trained_cvae(context, self.options.cvae)])
+        self._cvae.put(trained_cvae(context, self.options.cvae))
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        cvae = self._cvae.network("synthesiser 'cmg'")
+        cvae = self._cvae.get()
         parents = different_classes(self.count, self.num_classes, generator)
         embedded = mixed(cvae.embedding(parents), generator)
         z = self.options.spread * torch.randn(embedded.shape, generator=generator, device=embedded.device)

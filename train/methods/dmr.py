@@ -17,7 +17,6 @@ The row that the paper calls DMR, and combines with KIRBY, is DMR+MLM.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -30,6 +29,8 @@ from guard.data import ImageData
 from guard.errors import ConfigError
 from guard.record import Record, option
 
+from ..cache.held import Held
+from ..cache.keyed import images_identity, keyed_path, model_identity
 from ..engine.loader import Feed
 from ..engine.progress import progress_bar
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
@@ -155,18 +156,16 @@ class LatentArithmetic(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._pair: list[Pair] = []  # in a list: no sub-module, its weights have a file of their own
+        self._pair: Held[Pair] = Held(f"synthesiser {self.name!r} has no generator yet; call prepare(context) first")
         self.register_buffer("means", torch.zeros(0), persistent=False)
 
     @property
     def pair(self) -> Pair:
         """The encoder and generator; there after `prepare`."""
-        if not self._pair:
-            raise ConfigError(f"synthesiser {self.name!r} has no generator yet; call prepare(context) first")
-        return self._pair[0]
+        return self._pair.get()
 
     def prepare(self, context: PrepareContext) -> None:
-        self._pair = [make_pair(context, self.options.pair)]
+        self._pair.put(make_pair(context, self.options.pair))
         drawn = self._sampling() if self.options.variant == "code" else None
         if self.subtracts:
             if drawn is None:
@@ -176,10 +175,8 @@ class LatentArithmetic(ImageSynthesiser):
 
     def _kept_means(self, context: PrepareContext) -> Tensor:
         """`class_means`, from a file where this pair and these rows are those it was made of."""
-        probe = torch.from_numpy(context.data.take(torch.arange(min(8, len(context.data))).numpy()).copy())
-        answer = self.pair.encode(probe.to(context.device)).cpu().contiguous()
-        digest = hashlib.sha256(answer.numpy().tobytes() + context.data.rows.tobytes()).hexdigest()[:16]
-        path = (self.options.pair.named_folder or context.folder) / f"class_means-{digest}.safetensors"
+        identity = {"pair": model_identity(self.pair), **images_identity(context.data)}
+        path = keyed_path(self.options.pair.named_folder or context.folder, "class_means", identity)
         if path.exists():
             return load(path.read_bytes())["means"].to(context.device)
         means = class_means(self.pair, context.data, context.device)

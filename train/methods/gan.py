@@ -22,7 +22,7 @@ from torch import Tensor
 from guard.graph.module import GuardModule
 from guard.record import Record, option
 
-from ..cache.keyed import Kept
+from ..cache.held import Held
 from ..engine.modes import evaluating
 from ..engine.precision import mixed_precision
 from ..generators.convolutions import to_signal
@@ -45,13 +45,15 @@ class PretrainedGAN(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._generator: Kept[Generator] = Kept()
+        self._generator: Held[Generator] = Held(
+            "synthesiser 'gan' decodes with a network that it trains first: call prepare before sample"
+        )
 
     def prepare(self, context: PrepareContext) -> None:
-        self._generator = Kept([trained_generator(context, self.options.gan)])
+        self._generator.put(trained_generator(context, self.options.gan))
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        trained = self._generator.network("synthesiser 'gan'")
+        trained = self._generator.get()
         return Outliers(trained.sample(self.count, generator), "samples of a DCGAN of the in-distribution images")
 
 

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from guard.errors import ConfigError, MissingExtraError
 from guard.graph.module import GuardModule
 from guard.record import Record, option
 
+from ..cache.held import Held
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..outliers.class_activation import AT_ONCE, key_regions
 from ..outliers.published_augmentation import augment_outliers
@@ -71,22 +71,22 @@ class KeyRegionInpainting(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._module: list[GuardModule] = []  # in a list: no sub-module, it is the classifier's
+        self._module: Held[GuardModule] = Held("synthesiser 'kirby' has no classifier yet; call prepare(context) first")
 
     @classmethod
     def needs_classifier(cls, options: Any) -> bool:
         return True
 
     def prepare(self, context: PrepareContext) -> None:
-        self._module = [context.module]
+        self._module.put(context.module)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         """Waits for the device: for stores."""
-        if not self._module:
-            raise ConfigError("synthesiser 'kirby' has no classifier yet; call prepare(context) first")
+        module = self._module.get()
         device = batch.images.device
         order = torch.randperm(len(batch.images), generator=generator, device=device)
-        masks = torch.cat([self._regions(batch.images[rows]) for rows in order.split(AT_ONCE)])
+        threshold = self.options.cam_threshold
+        masks = torch.cat([key_regions(module, batch.images[rows], threshold) for rows in order.split(AT_ONCE)])
         covered = masks.flatten(1).float().mean(1)
         usable = torch.nonzero((covered > 0) & (covered < 1)).flatten()
         if not len(usable):
@@ -104,9 +104,6 @@ class KeyRegionInpainting(ImageSynthesiser):
         if self.options.augment_outliers:
             images = augment_outliers(images, generator, masks)
         return Outliers(images, "key region inpainted", parents=batch.labels[rows][:, None])
-
-    def _regions(self, images: Tensor) -> Tensor:
-        return key_regions(self._module[0], images, self.options.cam_threshold)
 
 
 class KirbyOptions(StoredRejectionOptions, InpaintingOptions):

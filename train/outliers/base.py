@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from guard.graph.module import GuardModule
 from guard.record import Record, Registry, parse_options
 
+from ..cache.held import Held
 from ..engine.distributed import Processes
 
 if TYPE_CHECKING:
@@ -115,6 +116,12 @@ class Synthesiser(Learner):
         `batch` is as it came, before augmentation: what is sampled is augmented with the in-distribution images.
         """
         return {}
+
+    def release(self) -> None:
+        """Called where nothing will be drawn from it any more: models that it holds (`Held`) are let go."""
+        for part in vars(self).values():
+            if isinstance(part, Held):
+                part.release()
 
 
 class NoOutliers(Synthesiser):

@@ -64,7 +64,7 @@ def test_what_is_decoded(prepared: ClassMixed, monkeypatch: pytest.MonkeyPatch) 
     ((z, embedded),) = given
     assert z.std().item() == pytest.approx(5, rel=0.15)
     assert made.parents is not None
-    of_parents = prepared._cvae[0].embedding.weight[made.parents]  # (64, 2, 6)
+    of_parents = prepared._cvae.get().embedding.weight[made.parents]  # (64, 2, 6)
     assert ((embedded == of_parents[:, 0]) | (embedded == of_parents[:, 1])).all()
     assert made.data.shape == (64, 16, 16, 3)
     assert made.data.dtype == torch.uint8

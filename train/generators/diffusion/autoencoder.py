@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from guard.data import ImageData
 from guard.record import Record
 
-from ...cache.keyed import Schedule, train_kept
+from ...cache.trained_network import Schedule, train_kept
 from ...engine.loader import Feed
 from ...engine.precision import mixed_precision
 from ...engine.seeds import seeded

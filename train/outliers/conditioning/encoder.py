@@ -32,7 +32,8 @@ from guard.heads import unit
 from guard.record import Record, option
 
 from ...backbones import automatic_backbone, check_backbone, create_backbone
-from ...cache.keyed import Schedule, kept_path, train_kept
+from ...cache.keyed import kept_path
+from ...cache.trained_network import Schedule, train_kept
 from ...engine.augment import augment
 from ...engine.epochs import epochs_showing
 from ...engine.loader import Feed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from guard.record import Record, option
 
-from ...cache.keyed import Schedule, train_kept
+from ...cache.trained_network import Schedule, train_kept
 from ...engine.epochs import epochs_showing
 from ...engine.seeds import seeded
 from ..base import IDBatch, Learner, PrepareContext

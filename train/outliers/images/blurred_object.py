@@ -23,6 +23,7 @@ from guard.errors import ConfigError, MissingExtraError
 from guard.graph.module import GuardModule
 from guard.record import Record, option
 
+from ...cache.held import Held
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..class_activation import AT_ONCE, key_regions
 from ..object_boxes import Detector
@@ -78,27 +79,28 @@ class BlurredObject(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._module: list[GuardModule] = []  # in lists: no sub-modules, they are others'
-        self._detector: list[Detector] = []
+        self._module: Held[GuardModule] = Held(
+            "synthesiser 'blurred_object' has no classifier yet; call prepare(context) first"
+        )
+        self._detector: Held[Detector] = Held("synthesiser 'blurred_object' was told of no detector")
 
     @classmethod
     def needs_classifier(cls, options: BlurredObjectOptions) -> bool:
         return options.detector is None
 
     def prepare(self, context: PrepareContext) -> None:
-        self._module = [context.module]
+        self._module.put(context.module)
         o: BlurredObjectOptions = self.options
         if o.detector is not None:
-            self._detector = [Detector(o.detector, context.data.class_names, o.box_threshold, context.device)]
+            self._detector.put(Detector(o.detector, context.data.class_names, o.box_threshold, context.device))
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         """At most `count`, for each image is taken once. Waits for the device: for stores."""
-        if not self._module:
-            raise ConfigError("synthesiser 'blurred_object' has no classifier yet; call prepare(context) first")
+        module = self._module.get()
         device = batch.images.device
         order = torch.randperm(len(batch.images), generator=generator, device=device)
         images, labels = batch.images[order], batch.labels[order]
-        boxes = [self._small(found, images) for found in self._boxes(images, labels)]
+        boxes = [self._small(found, images) for found in self._boxes(module, images, labels)]
         usable = [i for i, found in enumerate(boxes) if found]
         if not usable:
             raise ConfigError(
@@ -110,12 +112,12 @@ class BlurredObject(ImageSynthesiser):
         made = np.stack([blurred(pixels[i], boxes[i], self.options.blur) for i in pick])
         return Outliers(torch.from_numpy(made).to(device), "object blurred", parents=labels[pick][:, None])
 
-    def _boxes(self, images: Tensor, labels: Tensor) -> list[list[Box]]:
+    def _boxes(self, module: GuardModule, images: Tensor, labels: Tensor) -> list[list[Box]]:
         """Of any size, for each image."""
         if self._detector:
-            found = self._detector[0].boxes(images, labels)
+            found = self._detector.get().boxes(images, labels)
             return [[_clipped(box, images.shape[1], images.shape[2]) for box in each] for each in found]
-        masks = torch.cat([key_regions(self._module[0], part, self.options.cam_box) for part in images.split(AT_ONCE)])
+        masks = torch.cat([key_regions(module, part, self.options.cam_box) for part in images.split(AT_ONCE)])
         return [around(mask) for mask in masks.cpu().numpy()]
 
     def _small(self, boxes: list[Box], images: Tensor) -> list[Box]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from guard.errors import ConfigError
-
+from ...cache.held import Held
 from ...engine.loader import Feed
 from .. import matching
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser
@@ -72,32 +71,31 @@ class Stored(Synthesiser):
         super().__init__()
         self.count, self.total, self.match = count_per_step, total, matching.checked(match)
         self.name = name or synthesiser.name
-        self._wrapped = [synthesiser]  # no sub-module: checkpoints need not hold what the folder holds
-        self._source: Synthesiser | None = None
+        self._synthesiser: Held[ImageSynthesiser] = Held(f"the store of {self.name!r} has no synthesiser")
+        self._synthesiser.put(synthesiser)
+        self._source: Held[Synthesiser] = Held(
+            f"the store of {self.name!r} is not filled yet; call prepare(context) first"
+        )
 
     @property
     def synthesiser(self) -> ImageSynthesiser:
         """What makes the images."""
-        return self._wrapped[0]
+        return self._synthesiser.get()
 
     def prepare(self, context: PrepareContext) -> None:
         total = self.total or min(MOST_BY_DEFAULT, len(context.data))
         store = fill(
             context.folder / self.name, self.synthesiser, context, total, match=self.match, any_classifier=True
         )
+        self.synthesiser.release()  # what it decodes with is not needed while the classifier learns
         self.synthesiser.to("cpu")
-        self._source = Given(store.images(context.data.preprocess), self.count)
+        self._source.put(Given(store.images(context.data.preprocess), self.count))
 
     def pool(self) -> ImageData | None:
-        return self._drawn_from().pool()
+        return self._source.get().pool()
 
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
-        self._drawn_from().start_epoch(steps, generator)
+        self._source.get().start_epoch(steps, generator)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        return self._drawn_from().sample(batch, generator)._replace(origin=self.name)
-
-    def _drawn_from(self) -> Synthesiser:
-        if self._source is None:
-            raise ConfigError(f"the store of {self.name!r} is not filled yet; call prepare(context) first")
-        return self._source
+        return self._source.get().sample(batch, generator)._replace(origin=self.name)

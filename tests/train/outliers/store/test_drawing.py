@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -12,7 +14,8 @@ import torch
 from guard.data import ImageData, load
 from guard.errors import ConfigError
 from tests.train.outliers.store.stores import Counting, shuffler
-from train.outliers.base import IDBatch, PrepareContext
+from train.cache.held import Held
+from train.outliers.base import IDBatch, Outliers, PrepareContext
 from train.outliers.store.drawing import Given, Stored
 from train.outliers.store.fill import fill
 from train.outliers.store.store import open_store
@@ -104,3 +107,27 @@ def test_stored_makes_as_many_as_there_are_training_images(context: PrepareConte
     source = Stored(shuffler(), 8)
     source.prepare(context)
     assert len(source.pool() or ()) == 60
+
+
+def test_what_a_synthesiser_decodes_with_leaves_memory_once_the_store_is_filled(context: PrepareContext) -> None:
+    made: list[weakref.ref[torch.nn.Module]] = []
+
+    class Decoding(Counting):
+        """Holds a network, as those do that decode with a diffusion model."""
+
+        name: ClassVar[str] = "decoding"
+
+        def prepare(self, context: PrepareContext) -> None:
+            self.held: Held[torch.nn.Module] = Held("call prepare first")
+            made.append(weakref.ref(self.held.put(torch.nn.Linear(1, 1))))
+
+        def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+            self.held.get()
+            return super().sample(batch, generator)
+
+    source = Stored(Decoding(8, 2), 8, total=30)
+    source.prepare(context)
+    gc.collect()
+    assert [gone() for gone in made] == [None]
+    source.start_epoch(1, generator())
+    assert len(source.sample(IDBatch(torch.zeros(0), torch.zeros(0)), generator()).data) == 8
