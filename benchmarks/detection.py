@@ -6,7 +6,7 @@
         --runs runs/cifar --epochs 15 --seeds 3 --only plain vos dmr
 
 Each training method is run once per seed with the same backbone and epochs; run folders are kept and reused under
---runs, and a stopped one goes on. Methods that fine-tune or add a rejection network to a classifier start from the
+--runs, and a stopped one resumes. Methods that fine-tune or add a rejection network to a classifier start from the
 plain run of their seed, and their time is that run's and their own; MLM, DMR and DMR+MLM share one generator, and the
 methods that decode with a diffusion model share one of these, which the first of them trains; OAL's teacher is the
 plain network. Every score is then fitted on that same network.

@@ -142,8 +142,8 @@ class DCGAN(Learner):
         made = self.generator(self.generator.latents(len(real), generator))
         loss_d = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(made.detach())).mean()
         descend(optimizers["discriminator"], self.discriminator, loss_d)
-        judged = self.discriminator(made)
-        loss_g = -F.softplus(judged).mean() if self.saturating else F.softplus(-judged).mean()
+        logits = self.discriminator(made)
+        loss_g = -F.softplus(logits).mean() if self.saturating else F.softplus(-logits).mean()
         losses = {"gan_d": loss_d.detach(), "gan_g": loss_g.detach()}
         if penalty is not None:
             extra = penalty(made)

@@ -1,4 +1,4 @@
-"""Losses that teach the difference between in-distribution images and outliers. One per file (methods.md 0.2).
+"""Losses that teach the difference between in-distribution images and outliers. One per file.
 
 energy_logistic   R-ELR      binary cross-entropy of a learned logistic link of the energy
 energy_hinge      R-EH       energies held on their sides of two margins

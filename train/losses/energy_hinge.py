@@ -1,4 +1,4 @@
-"""R-EH: energies held on their sides of two margins (methods.md 0.2, B5 and B12; Liu et al., NeurIPS 2020).
+"""R-EH: energies held on their sides of two margins (Liu et al., NeurIPS 2020).
 
     E(x) = -logsumexp f(x)
     L = mean_in relu(E - m_in)^2 + mean_out relu(m_out - E)^2,   m_in < m_out

@@ -1,4 +1,4 @@
-"""R-K+1: outliers as one more class (methods.md 0.2; CMG, KIRBY, FodFoM).
+"""R-K+1: outliers as one more class (CMG, KIRBY, FodFoM).
 
     L = mean over outliers of -log softmax([f_1 .. f_C, r])_{C+1},   r the extra logit of head "c_plus_1"
 

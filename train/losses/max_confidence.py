@@ -1,4 +1,4 @@
-"""R-MAXCONF: outliers must not be classified with confidence (methods.md 0.2 and B6; Hein et al., CVPR 2019).
+"""R-MAXCONF: outliers must not be classified with confidence (Hein et al., CVPR 2019).
 
 L = mean over outliers of log max_c softmax(f)_c, minimised; in [-log C, 0]
 """

@@ -1,4 +1,4 @@
-"""R-BCE and R-K+1 of a rejection network on frozen features (methods.md 0.2, A4 and B8)."""
+"""R-BCE and R-K+1 of a rejection network on frozen features (DMR, Choi & Na 2024; KIRBY, Kim et al., AAAI 2023)."""
 
 from __future__ import annotations
 

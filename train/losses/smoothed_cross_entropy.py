@@ -1,4 +1,5 @@
-"""Cross-entropy with smoothed labels, of real images and of auxiliary ones that have a class (ATOL, methods.md B11).
+"""Cross-entropy with smoothed labels, of real images and of auxiliary ones that have a class (ATOL,
+Zheng et al., NeurIPS 2023).
 
     L = mean over items with a class of  - sum_c q_c log softmax(f)_c,   q = (1 - a) onehot(y) + a / C
 

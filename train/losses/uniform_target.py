@@ -1,4 +1,4 @@
-"""R-OE: outliers get the uniform distribution as target (methods.md 0.2; Hendrycks et al., ICLR 2019).
+"""R-OE: outliers get the uniform distribution as target (Hendrycks et al., ICLR 2019).
 
 L = mean over outliers of [ logsumexp(f) - mean_c f_c ] = CE(U, softmax f) >= log C
 """

@@ -60,7 +60,7 @@ class PretrainedGAN(ImageSynthesiser):
 class JointGAN(Synthesiser):
     """`count` images G(z) per step of a GAN that learns in every step, after the classifier.
 
-    The classifier judges the generator's images in eval mode: its parameters get no gradient from that, and its
+    The generator's images go through the classifier in eval mode: its parameters get no gradient from that, and its
     batch-norm statistics do not move.
 
     Args:

@@ -93,7 +93,7 @@ class Synthesiser(Learner):
     def prepare(self, context: PrepareContext) -> None:
         """Called when its stage begins, and again where a run is resumed in it: train a generator, fill a store.
 
-        Must go on where a killed run stopped, and return at once where everything is there.
+        Must resume where a killed run stopped, and return at once where everything is there.
         """
 
     def pool(self) -> ImageData | None:

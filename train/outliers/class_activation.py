@@ -50,15 +50,15 @@ def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor
         )
     module.eval()
     with torch.no_grad():
-        tapped = classifier.backbone.forward_map(module.normalise(images))
+        feature_map = classifier.backbone.forward_map(module.normalise(images))
     with torch.enable_grad():  # a store is filled without gradients
-        tapped = tapped.detach().float().requires_grad_()
-        logits = classifier.head(classifier.head.embed(classifier.backbone.pool(tapped)))
-        (gradient,) = torch.autograd.grad(logits.amax(-1).sum(), tapped)
-    if tapped.ndim == 3 and not as_grid(gradient).any():
+        feature_map = feature_map.detach().float().requires_grad_()
+        logits = classifier.head(classifier.head.embed(classifier.backbone.pool(feature_map)))
+        (gradient,) = torch.autograd.grad(logits.amax(-1).sum(), feature_map)
+    if feature_map.ndim == 3 and not as_grid(gradient).any():
         raise ModelError(
             "a class activation map needs the class's gradient at the places of the image, and this transformer's "
             "logits come from its class token alone; use a backbone that averages its patches, or a convolutional one"
         )
-    cam = unit_range(layer_cam(as_grid(tapped.detach()), as_grid(gradient)))
+    cam = unit_range(layer_cam(as_grid(feature_map.detach()), as_grid(gradient)))
     return F.interpolate(cam[:, None], images.shape[1:3], mode="bilinear", align_corners=False)[:, 0] >= threshold

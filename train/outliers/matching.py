@@ -1,8 +1,8 @@
 """Match outliers to in-distribution images in what no detector should learn (sharpness, contrast, colour, coding).
 
-Outliers that differ from in-distribution images in a trivial number teach that number: averages of images are soft,
-and a head trained on them learns softness. Each function gives every outlier the number of one in-distribution image,
-so that over a set both have the same distribution of it (before pixels are rounded and cut to 0..255).
+Outliers that differ from in-distribution images in a low-level statistic teach that statistic: averages of images are
+soft, and a head trained on them learns softness. Each function gives every outlier the statistic of one in-distribution
+image, so that over a set both have the same distribution of it (before pixels are rounded and cut to 0..255).
 
     spectrum     power at each radius of the Fourier plane, per channel; phases stay          sharpness, contrast, mean
     colour       mean and standard deviation of each channel

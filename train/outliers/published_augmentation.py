@@ -1,4 +1,4 @@
-"""The augmentation of outliers in the official code of KIRBY and DMR (methods.md A4, B8), as batched operations.
+"""The augmentation of outliers in the official code of KIRBY and DMR, as batched operations.
 
     mirror                          probability 1/2
     enlarge by 1.0 .. 1.5           about the centre

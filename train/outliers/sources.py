@@ -38,7 +38,7 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
         Images, or a synthesiser's name, with a weight each; None for None.
 
     Raises:
-        ConfigError: a weight that is no number above 0, or an empty list or mapping.
+        ConfigError: a weight that is not a number above 0, or an empty list or mapping.
     """
     if given is None:
         return None
@@ -49,7 +49,7 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
     else:
         weighted = [(given, 1.0)]
     if not weighted:
-        raise ConfigError("outliers= is empty; name at least one source, or leave it away")
+        raise ConfigError("outliers= is empty; name at least one source, or omit it")
     mix: dict[ImageData | str, float] = {}
     for what, weight in weighted:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):

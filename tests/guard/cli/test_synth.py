@@ -75,7 +75,7 @@ def test_a_store_is_made_described_and_then_only_opened(run: Command, tmp_path: 
     shown = " ".join(first.out.split())
     assert "40 by pixel_average (k 3)" in shown
     assert f"contrast AUROC {audit.separation['contrast']:.3f} (above 0.7)" in shown
-    assert "warning: one trivial number is enough" in shown
+    assert "warning: one low-level statistic is enough" in shown
     assert f"--outliers {tmp_path / 's'}" in shown
     assert (tmp_path / "s" / "gallery.html").exists()
     times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.parquet")}

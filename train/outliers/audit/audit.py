@@ -1,7 +1,7 @@
 """How outliers differ from in-distribution images in ways that teach a detector the wrong thing.
 
-For a store beside its in-distribution images: how well each trivial number tells the two apart, duplicates and copies,
-and, with a classifier, what it makes of them. Up to 5,000 images of each side are looked at, evenly spaced.
+For a store beside its in-distribution images: how well each low-level statistic tells the two apart, duplicates and
+copies, and, with a classifier, what it makes of them. Up to 5,000 images of each side are looked at, evenly spaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...features.extract import stream_outputs
 from ..matching import CODING
 from ..store.store import Store
 from .duplicates import NEAR_RMS, describe, digests, nearest, rms
-from .low_level import REMEDIES, TRIVIAL
+from .low_level import REMEDIES, STATISTICS
 from .record import WARN_AUROC, Audit, ClassifierAudit, Histogram
 
 log = logging.getLogger("ood_guard")
@@ -58,7 +58,7 @@ def audit(
     """
     outside, inside = spread(outliers, MOST), spread(inliers, MOST)
     ours, theirs = _numbers(outside, "audit: outliers"), _numbers(inside, "audit: in-distribution")
-    separation = {name: folded_auroc(theirs[name], ours[name]) for name in TRIVIAL}
+    separation = {name: folded_auroc(theirs[name], ours[name]) for name in STATISTICS}
     found = Audit(
         outliers=len(outside),
         inliers=len(inside),
@@ -91,8 +91,8 @@ def _batches(data: ImageData, title: str) -> Iterator[np.ndarray]:
 
 
 def _numbers(data: ImageData, title: str) -> dict[str, np.ndarray]:
-    parts = [{name: number(images) for name, number in TRIVIAL.items()} for images in _batches(data, title)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in TRIVIAL}
+    parts = [{name: number(images) for name, number in STATISTICS.items()} for images in _batches(data, title)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in STATISTICS}
 
 
 class _Counts(TypedDict):
@@ -218,7 +218,7 @@ def _warnings(found: Audit, matched: tuple[str, ...], coded: bool) -> Iterator[s
         left = _remedies(high, matched, coded)
         fix = f"match them ({' '.join(f'--match {what}' for what in left)}), or " if left else ""
         yield (
-            f"one trivial number is enough to tell the outliers from in-distribution images (AUROC): {named}; a "
+            f"one low-level statistic is enough to tell the outliers from in-distribution images (AUROC): {named}; a "
             f"detector may learn it and nothing else: {fix}mix in outliers of another synthesiser"
         )
     if found.exact_copies:

@@ -63,7 +63,7 @@ def _jpeg_length(pixels: np.ndarray) -> int:
     return buffer.tell()
 
 
-TRIVIAL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sharpness": sharpness,
     "relative sharpness": relative_sharpness,
     "contrast": contrast,

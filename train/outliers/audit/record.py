@@ -50,7 +50,7 @@ class Audit(Record):
 
     Attributes:
         outliers, inliers: images that were looked at.
-        separation: trivial number -> AUROC folded to [0.5, 1]; 0.5 is what cannot be told apart by it.
+        separation: low-level statistic -> AUROC folded to [0.5, 1]; 0.5 is what cannot be told apart by it.
         exact_duplicates: outliers equal to an earlier one; exact_copies: equal to an in-distribution image.
         near_duplicates, near_copies: the same within `near_rms` grey levels (root mean square).
         warnings: sentences, each with what to do.

@@ -1,4 +1,4 @@
-"""The least likely of n draws from a Gaussian, drawn directly. Used by VOS (methods.md B1).
+"""The least likely of n draws from a Gaussian, drawn directly. Used by VOS (Du et al., ICLR 2022).
 
 The naive way draws n = 10,000 vectors x = mu + L e (Sigma = L L') per class and keeps those of lowest density, that
 is of largest squared Mahalanobis radius r^2 = |e|^2. But e has a direction uniform on the sphere, independent of its

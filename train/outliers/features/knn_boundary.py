@@ -1,5 +1,5 @@
 """Outliers around the boundary points of a class, without a model of its density. Source: NPOS (Tao et al., ICLR 2023);
-also the first half of Dream-OOD and OAL (methods.md 0.3).
+also the first half of Dream-OOD and OAL.
 
 For unit features Z of one class, n x D, and kth(v) = squared distance from v to its K-th nearest row of Z (a row of Z
 is its own first neighbour, as in all public code):

@@ -1,4 +1,4 @@
-"""The noise that the network is surest of, nearby (ACET, methods.md B6).
+"""The noise that the network is surest of, nearby (ACET, Hein et al., CVPR 2019).
 
     argmax_u  log max_c softmax(f(u))_c,   |u - z|_inf <= eps,   u in [0, 1]^d,   z low-pass noise
 
@@ -81,7 +81,7 @@ class AdversarialNoise(LowPassNoise):
         return True
 
     def prepare(self, context: PrepareContext) -> None:
-        self._network = (context.module,)  # in a tuple: it is no part of this synthesiser's state
+        self._network = (context.module,)  # in a tuple: it is not part of this synthesiser's state
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         if not hasattr(self, "_network"):

@@ -1,4 +1,4 @@
-"""Noise without an object: shuffled pixels and uniform noise, low-pass filtered (CEDA and ACET, methods.md B6).
+"""Shuffled pixels and uniform noise, low-pass filtered, without an object (CEDA, Hein et al., CVPR 2019).
 
     z = stretch(Gaussian filter of std U(1, 2.5) of [permuted pixels of a training image | uniform noise])
 

@@ -1,4 +1,4 @@
-"""Means of k images of different classes (MIM, methods.md B7), from the current batch."""
+"""Means of k images of different classes (MIM, Choi & Na 2024), from the current batch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Images turned by 90, 180 or 270 degrees (CSI, Tack et al., NeurIPS 2020, takes such images for outliers).
 
-Every statistic that has no direction stays exactly as it is, so nothing trivial can be learned from them; but where
+Every statistic that has no direction stays exactly as it is, so none can be learned from them; but where
 in-distribution images may be turned (textures, cells, aerial views) they are in-distribution: do not use it there.
 """
 

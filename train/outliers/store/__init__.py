@@ -1,7 +1,7 @@
 """Outliers on disk: Parquet shards and a card.
 
 store     a folder of them, read as images
-fill      filling one, or going on with one that was begun
+fill      filling one, or continuing one that was begun
 drawing   drawing from one, or from images of the user's own, in training
 card      how it was made; a store that was made otherwise is refused
 shards    files that are written whole or not at all

@@ -143,12 +143,12 @@ def existing_card(folder: Path) -> Card:
     """The card of a store that must be there."""
     card = read_card(folder)
     if card is None:
-        raise ArtefactNotFoundError(f"{folder} is no outlier store (it has no {NAME}); make one with guard synth")
+        raise ArtefactNotFoundError(f"{folder} is not an outlier store (it has no {NAME}); make one with guard synth")
     return card
 
 
 def check_same(folder: Path, card: Card, asked: Card, ignore: Collection[str] = ()) -> None:
-    """Refuse to go on with a store that was made otherwise.
+    """Refuse to continue a store that was made otherwise.
 
     Raises:
         ConfigError: names every field that differs, and a store that holds more images than are asked for.

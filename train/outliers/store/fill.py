@@ -1,4 +1,4 @@
-"""Filling an outlier store, or going on with one.
+"""Filling an outlier store, or continuing one.
 
 A shard is written whole or not at all and depends on (seed, its number) alone: a run that was killed resumes at the
 first missing shard and ends with the same bytes, and a store that is asked for more images grows. A folder whose card
@@ -52,7 +52,7 @@ def fill(
     shard_size: int | None = None,
     any_classifier: bool = False,
 ) -> Store:
-    """Make a store, go on with one, or open one that is whole already (without any work).
+    """Make a store, continue one, or open one that is whole already (without any work).
 
     Random in-distribution batches with their classes mixed -> `synthesiser.sample` -> `match` -> PNG.
 
@@ -91,7 +91,7 @@ def fill(
 
 
 def _agreed(folder: Path, card: Card, synthesiser: ImageSynthesiser, any_classifier: bool) -> tuple[Card, bool]:
-    """The card to go on with where `card` is asked for, and whether nothing is left to be made."""
+    """The card to continue with where `card` is asked for, and whether nothing is left to be made."""
     held = read_card(folder)
     begun = folder.is_dir() and any(folder.glob("*.parquet"))
     if held is not None and begun:  # a card alone is of a run that was stopped before it made anything
@@ -221,7 +221,7 @@ def _shard(
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no seed."""
+    """Refuse what is not a seed."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
 

@@ -87,7 +87,7 @@ def _warnings(audit: Audit | None) -> str:
         return ""
     good = not audit.warnings
     path = "M5 12.5l4.5 4.5L19 7.5" if good else "M12 8v5m0 3.5v.01M12 3l10 18H2z"
-    title = "No trivial number gives these outliers away" if good else "These outliers teach something trivial"
+    title = "No low-level statistic gives these outliers away" if good else "These outliers teach a low-level statistic"
     lines = "".join(f"<span>{escape(w[:1].upper() + w[1:])}.</span><br>" for w in audit.warnings)
     lines = lines or f"<span>Each alone reaches an AUROC of at most {WARN_AUROC}, and there are no copies.</span>"
     return (

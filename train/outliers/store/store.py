@@ -53,7 +53,7 @@ class Store:
         if missing:
             raise ArtefactDamagedError(
                 f"{self.folder} lacks {len(missing)} of its {len(card.shards())} shards "
-                f"(the first is {shard_path(self.folder, missing[0]).name}); make the store again, which goes on there"
+                f"(the first is {shard_path(self.folder, missing[0]).name}); make the store again, which resumes there"
             )
         own = Preprocess(height=card.height, width=card.width, channels=1 if card.channels == 1 else 3)
         found = load(str(self.folder), preprocess=preprocess or own, labelled=False, workers=workers)

@@ -1,4 +1,4 @@
-"""The audit's numbers against slow or independent ones, and what it says about stores that teach something trivial."""
+"""The audit's numbers against slow or independent ones, and what it says of stores that teach a low-level statistic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import Arrays
 from train.features.extract import stream_outputs
 from train.outliers.audit.audit import _remedies, audit, folded_auroc, histogram, spread
 from train.outliers.audit.duplicates import NEAR_RMS, describe, rms
-from train.outliers.audit.low_level import REMEDIES, TRIVIAL
+from train.outliers.audit.low_level import REMEDIES, STATISTICS
 from train.outliers.audit.record import Audit
 from train.outliers.store.gallery import render, sheet
 from train.outliers.store.store import Store, open_store
@@ -44,31 +44,31 @@ def labelled(images: np.ndarray, classes: int = 2) -> ImageData:
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 3), (7, 9, 1)])
-def test_trivial_numbers_are_scipys_and_pillows(shape: tuple[int, ...]) -> None:
+def test_low_level_statistics_are_scipys_and_pillows(shape: tuple[int, ...]) -> None:
     images = noise(6, shape)
     kernel = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
     for i, image in enumerate(images):
         grey = image[..., 0].astype(float) if shape[-1] == 1 else image @ [0.299, 0.587, 0.114]
         sharp = np.abs(ndimage.convolve(grey, kernel)[1:-1, 1:-1]).mean()
-        assert TRIVIAL["sharpness"](images)[i] == pytest.approx(sharp)
-        assert TRIVIAL["relative sharpness"](images)[i] == pytest.approx(sharp / np.std(grey))
-        assert TRIVIAL["contrast"](images)[i] == pytest.approx(np.std(grey))
-        assert TRIVIAL["brightness"](images)[i] == pytest.approx(np.mean(grey))
+        assert STATISTICS["sharpness"](images)[i] == pytest.approx(sharp)
+        assert STATISTICS["relative sharpness"](images)[i] == pytest.approx(sharp / np.std(grey))
+        assert STATISTICS["contrast"](images)[i] == pytest.approx(np.std(grey))
+        assert STATISTICS["brightness"](images)[i] == pytest.approx(np.mean(grey))
         spread_ = [int(pixel.max()) - int(pixel.min()) for row in image for pixel in row]
-        assert TRIVIAL["saturation"](images)[i] == pytest.approx(np.mean(spread_))
+        assert STATISTICS["saturation"](images)[i] == pytest.approx(np.mean(spread_))
         buffer = io.BytesIO()
         Image.fromarray(image.squeeze()).save(buffer, "JPEG", quality=95, subsampling=0)
-        assert TRIVIAL["coded bytes"](images)[i] == len(buffer.getvalue())
+        assert STATISTICS["coded bytes"](images)[i] == len(buffer.getvalue())
 
 
 def test_images_too_small_or_too_flat_have_numbers_too() -> None:
     for images in (noise(3, (2, 2, 3)), np.full((3, 8, 8, 1), 7, np.uint8)):
-        for number in TRIVIAL.values():
+        for number in STATISTICS.values():
             assert np.isfinite(number(images)).all()
 
 
-def test_every_trivial_number_has_a_remedy() -> None:
-    assert set(REMEDIES) == set(TRIVIAL)
+def test_every_low_level_statistic_has_a_remedy() -> None:
+    assert set(REMEDIES) == set(STATISTICS)
 
 
 @pytest.mark.parametrize("shift", [-30, 0, 30])

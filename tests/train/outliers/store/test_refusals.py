@@ -55,7 +55,7 @@ def test_fewer_images_than_there_are_and_folders_of_something_else(tmp_path: Pat
     (tmp_path / "s" / "card.json").unlink()
     with pytest.raises(ConfigError, match="holds Parquet files and no store"):
         small(tmp_path / "s", context)
-    with pytest.raises(ArtefactNotFoundError, match="is no outlier store"):
+    with pytest.raises(ArtefactNotFoundError, match="is not an outlier store"):
         open_store(tmp_path)
 
 
