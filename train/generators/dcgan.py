@@ -75,7 +75,8 @@ class Discriminator(nn.Module):
         self.last = nn.Conv2d(convolutions.widths(self.size, width)[0], 1, convolutions.START, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.last(self.down(convolutions.resized(images, self.size, self.size))).flatten()
+        logits: Tensor = self.last(self.down(convolutions.resized(images, self.size, self.size))).flatten()
+        return logits
 
 
 class DCGANOptions(Record):

@@ -59,7 +59,8 @@ def ball(latent: int, std: float) -> float:
     """Radius within which 99.9 % of N(0, std^2 I) in R^latent lies."""
     from scipy.stats import chi2
 
-    return std * float(chi2.ppf(HELD, latent)) ** 0.5
+    radius: float = std * float(chi2.ppf(HELD, latent)) ** 0.5
+    return radius
 
 
 def outlier_latents(means: Tensor, count: int, side: float, radius: float, generator: torch.Generator) -> Tensor:

@@ -207,7 +207,8 @@ class LatentArithmetic(ImageSynthesiser):
         u = torch.rand(self.count, generator=generator, device=device)
         if self.options.variant == "code":
             u = (u < 0.5).float()
-        return (low + (high - low) * u).view(-1, 1, 1)
+        factor: Tensor = (low + (high - low) * u).view(-1, 1, 1)
+        return factor
 
     def decoded(self, w: Tensor, parents: Tensor, how: str, generator: torch.Generator) -> Outliers:
         """The images of w (K, L, d), augmented where the options say so."""

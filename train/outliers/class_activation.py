@@ -37,7 +37,8 @@ def as_grid(feature_map: Tensor) -> Tensor:
     if feature_map.ndim == 4:
         return feature_map
     side = math.isqrt(feature_map.shape[1])
-    return feature_map[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    grid: Tensor = feature_map[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    return grid
 
 
 def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor:

@@ -38,7 +38,8 @@ def luminance(images: Tensor) -> Tensor:
     if images.shape[-1] == 1:
         return images
     red, green, blue = images.split(1, dim=-1)  # scalars: a tensor of weights would be a copy to the device
-    return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+    grey: Tensor = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
+    return grey
 
 
 def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
@@ -60,7 +61,8 @@ def match_spectrum(images: Tensor, like: Tensor) -> Tensor:
     floor = _TINY**2 * images.shape[1] * images.shape[2]
     gain = torch.where(ours > floor, (theirs / ours.clamp_min(floor)).sqrt(), 1.0)
     scaled = spectrum * gain[:, ring.flatten()].view(spectrum.shape)
-    return torch.fft.irfft2(scaled, s=images.shape[1:3], dim=(1, 2))
+    matched: Tensor = torch.fft.irfft2(scaled, s=images.shape[1:3], dim=(1, 2))
+    return matched
 
 
 def _rings(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ class Mapping(nn.Module):
         self.last = nn.Linear(latent, latent)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return self.last(self.layers(torch.cat([unit_rms(z), unit_rms(self.classes(labels))], -1)))
+        w: Tensor = self.last(self.layers(torch.cat([unit_rms(z), unit_rms(self.classes(labels))], -1)))
+        return w
 
 
 def unit_rms(x: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class StylePair(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(self.to_signal(images))
+        w: Tensor = self.encoder(self.to_signal(images))
+        return w
 
     @torch.no_grad()
     def generate(self, w: Tensor) -> Tensor:

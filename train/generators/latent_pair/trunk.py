@@ -22,7 +22,8 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.halve(F.leaky_relu(x, 0.2))
-        return x + self.conv(F.leaky_relu(x, 0.2))
+        out: Tensor = x + self.conv(F.leaky_relu(x, 0.2))
+        return out
 
 
 class Trunk(nn.Module):
@@ -54,7 +55,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         top = F.leaky_relu(self.trunk(x)[-1], 0.2).flatten(1)
-        return self.to_styles(top).float().unflatten(1, self.shape)
+        w: Tensor = self.to_styles(top).float().unflatten(1, self.shape)
+        return w
 
 
 class Discriminator(nn.Module):

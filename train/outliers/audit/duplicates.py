@@ -20,7 +20,8 @@ def digests(images: np.ndarray) -> list[bytes]:
 
 def rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Root mean square difference in grey levels, (n,), of uint8 images (n, H, W, channels)."""
-    return np.sqrt(np.square(a.astype(np.float32) - b).mean((1, 2, 3)))
+    difference: np.ndarray = np.sqrt(np.square(a.astype(np.float32) - b).mean((1, 2, 3)))
+    return difference
 
 
 def describe(images: np.ndarray) -> np.ndarray:

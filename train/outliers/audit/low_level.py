@@ -32,25 +32,30 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     if min(g.shape[1:]) < 3:
         return np.zeros(len(g))
     around = g[:, :-2, 1:-1] + g[:, 2:, 1:-1] + g[:, 1:-1, :-2] + g[:, 1:-1, 2:]
-    return np.abs(4 * g[:, 1:-1, 1:-1] - around).mean((1, 2))
+    magnitude: np.ndarray = np.abs(4 * g[:, 1:-1, 1:-1] - around).mean((1, 2))
+    return magnitude
 
 
 def relative_sharpness(images: np.ndarray) -> np.ndarray:
     """Sharpness that scaling the contrast does not change."""
-    return sharpness(images) / contrast(images).clip(_FLAT)
+    ratio: np.ndarray = sharpness(images) / contrast(images).clip(_FLAT)
+    return ratio
 
 
 def contrast(images: np.ndarray) -> np.ndarray:
-    return luminance(images).std((1, 2))
+    deviation: np.ndarray = luminance(images).std((1, 2))
+    return deviation
 
 
 def saturation(images: np.ndarray) -> np.ndarray:
     """0 for grey images."""
-    return (images.max(-1).astype(np.float64) - images.min(-1)).mean((1, 2))
+    spread: np.ndarray = (images.max(-1).astype(np.float64) - images.min(-1)).mean((1, 2))
+    return spread
 
 
 def brightness(images: np.ndarray) -> np.ndarray:
-    return luminance(images).mean((1, 2))
+    mean: np.ndarray = luminance(images).mean((1, 2))
+    return mean
 
 
 def coded_bytes(images: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ class Bank:
 
     def blocks(self, rows: Tensor, others: int) -> tuple[Tensor, ...]:
         """`rows` in parts whose distances to `others` rows fit into memory."""
-        return rows.split(max(1, CHUNK // max(1, others)))
+        parts: tuple[Tensor, ...] = rows.split(max(1, CHUNK // max(1, others)))
+        return parts
 
     def distances(self, rows: Tensor, others: Tensor | slice) -> Tensor:
         """Squared distances (N, M) between two sets of rows, rounded: `rounding` bounds the error."""

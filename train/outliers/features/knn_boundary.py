@@ -115,7 +115,8 @@ def candidate_kth(
     candidates = make_candidates(centres, noise, options.sigma)
     length = torch.linalg.vector_norm(candidates, dim=-1)
     product = candidates @ mean + torch.cat(found, 1)
-    return 2 - 2 * product / length if options.renormalise else length.square() + 1 - 2 * product
+    kth: Tensor = 2 - 2 * product / length if options.renormalise else length.square() + 1 - 2 * product
+    return kth
 
 
 def make_candidates(centres: Tensor, noise: Tensor, sigma: float) -> Tensor:
@@ -238,4 +239,5 @@ class KNNBoundary(Synthesiser):
         bank = unit(bank)
         boundary = kth_of_bank(bank, o.k, precision).topk(o.select, largest=not o.inlier).indices
         outliers, centres = around(bank, boundary, o, generator, precision)
-        return outliers * length[centres, None]
+        made: Tensor = outliers * length[centres, None]
+        return made

@@ -35,7 +35,8 @@ def mix_phases(images: Tensor, sources: Tensor) -> Tensor:
     index = sources[:, None, None].expand(-1, 1, spectra.shape[2], -1, -1)
     mixed = torch.polar(spectra[:, 0].abs(), spectra.angle().gather(1, index).squeeze(1))
     mixed[..., 0, 0] = spectra[:, 0, :, 0, 0]
-    return torch.fft.irfft2(mixed, s=(height, width))
+    made: Tensor = torch.fft.irfft2(mixed, s=(height, width))
+    return made
 
 
 @register_synthesiser

@@ -29,7 +29,8 @@ def power_law_fields(shape: tuple[int, int, int, int], slope: Tensor, generator:
     falling = frequency.log()[None, None] * -slope[:, None, None, None]
     field = torch.fft.irfft2(torch.fft.rfft2(white) * falling.exp(), s=(height, width))
     field = field - field.mean((-2, -1), keepdim=True)
-    return field / field.std((-2, -1), keepdim=True).clamp_min(1e-12)
+    unit: Tensor = field / field.std((-2, -1), keepdim=True).clamp_min(1e-12)
+    return unit
 
 
 @register_synthesiser
