@@ -11,6 +11,7 @@ from guard.errors import ConfigError
 from guard.record import parse_options
 from guard.scores import create_score
 from tests.composition import stages_of
+from train.generators.latent_pair import register_pair
 from train.methods import get_method
 from train.outliers.base import create_synthesiser
 
@@ -18,7 +19,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "dmr": {"pair": {"width": 8}, "variant": "code", "lambda_low": 0.5, "augment_outliers": True, "store_size": 9},
     "mlm": {"pair": {"epochs": 3}, "k": 3, "store_size": 9},
     "dmr_mlm": {"k": 3, "lambda_high": 4.0},
-    "dmr_kirby": {"cam_threshold": 0.4, "radius": 3.0, "pair": "style2"},
+    "dmr_kirby": {"cam_threshold": 0.4, "radius": 3.0, "pair": {"width": 8}},
     "kirby": {"cam_threshold": 0.4, "radius": 3.0, "augment_outliers": True, "store_size": 9},
 }
 
@@ -89,8 +90,14 @@ def test_an_old_name_is_refused_with_the_new_one(name: str, old: str, new: str) 
 
 
 def test_a_plain_string_names_the_pair() -> None:
+    register_pair("mine", lambda *_: pytest.fail("made"))
     assert get_method("dmr").Options(pair="mine").pair.model == "mine"
     assert get_method("dmr").Options().pair.model == "style"
+
+
+def test_a_pair_that_is_not_there_is_refused_before_images_are_read() -> None:
+    with pytest.raises(ConfigError, match=r"option pair.model: unknown pair 'stile'.*did you mean .*'style'"):
+        guard.train("no/such/folder", method="dmr", pair="stile")
 
 
 def test_an_unread_option_is_refused_before_images_are_read() -> None:

@@ -75,6 +75,14 @@ class PairOptions(SharedOptions):
         0.02, "Weight of the adversarial loss beside that of the pixels, in the second half of the training.", ge=0
     )
 
+    @field_validator("model")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name != cls.ours and name not in _PAIRS:
+            hint = "Add one with train.generators.register_pair."
+            raise UnknownNameError("pair", name, (cls.ours, *_PAIRS), hint)
+        return name
+
     @field_validator("size")
     @classmethod
     def _power_of_two(cls, size: int | None) -> int | None:
@@ -100,26 +108,6 @@ def register_pair(name: str, factory: PairFactory) -> None:
         register_pair("mine", lambda context, options: MyPair(device=context.device))
         guard.train(data, method="dmr", pair="mine")
     """
-    if name == "style" and "style" in _PAIRS:
+    if name == "style":
         raise ConfigError("'style' is the pair that comes with ood-guard; register yours under another name")
     _PAIRS[name] = factory
-
-
-def make_pair(context: PrepareContext, options: PairOptions) -> Pair:
-    """The pair that `options` name, trained or loaded.
-
-    Raises:
-        UnknownNameError: no such pair.
-        ConfigError: what the factory made has no `encode` or no `generate`.
-    """
-    from . import training  # noqa: F401  (registers "style")
-
-    if options.model not in _PAIRS:
-        raise UnknownNameError("pair", options.model, _PAIRS, "Add one with train.generators.register_pair.")
-    pair = _PAIRS[options.model](context, options)
-    if not isinstance(pair, Pair):
-        raise ConfigError(
-            f"pair {options.model!r} must have encode(images) -> w (N, L, d) and generate(w) -> images, "
-            f"got a {type(pair).__name__}"
-        )
-    return pair

@@ -37,7 +37,7 @@ from ...engine.schedule import set_lr
 from ...engine.seeds import seeded
 from ...outliers.base import IDBatch, PrepareContext
 from ..grid import png_grid
-from .base import PairOptions, register_pair
+from .base import PairOptions
 from .losses import discriminator_loss, feature_distance, non_saturating, r1_penalty
 from .style_pair import StylePair, resolution
 from .trunk import Discriminator
@@ -265,6 +265,3 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP)
     optimizer.step()
-
-
-register_pair("style", style_pair)

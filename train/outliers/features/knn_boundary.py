@@ -9,9 +9,9 @@ is its own first neighbour, as in all public code):
     candidates centre + sigma e_j,  j = 1 .. n_noise,  the same Gaussian e_j for every centre
     outliers   of each centre's own candidates the `keep` of largest kth
 
-``inlier=True`` takes the smallest kth in both places (Dream-ID). ``variant="code"`` reproduces all public copies: they
-lay the candidates out centre by centre, read the distances as if they lay noise by noise, and so keep rows whose
-distance was never looked at; with ``pick=1`` the two agree. Centres, too, are drawn anew in every repeat.
+``inlier=True`` takes the smallest kth in both places (Dream-ID). All public copies lay the candidates out centre by
+centre, read the distances as if they lay noise by noise, and so keep rows whose distance was never looked at (with
+``pick=1`` the two agree); here the rows are kept that were meant. Centres, too, are drawn anew in every repeat.
 
 Rows of Z have unit length, so kth needs no distances, only the K-th largest of products. With m the mean of Z,
 
@@ -23,7 +23,7 @@ GPUs multiply fast costs little: its error in kth is below 0.001 where candidate
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import model_validator
@@ -61,7 +61,6 @@ class BoundaryOptions(Record):
     repeats: int = option(1, "Draws.", ge=1)
     renormalise: bool = option(False, "Put candidates back on the unit sphere.")
     inlier: bool = option(False, "The densest places in place of the sparsest.")
-    variant: Literal["paper", "code"] = option("paper", "With code, keep the rows that the public copies keep.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -127,8 +126,6 @@ def make_candidates(centres: Tensor, noise: Tensor, sigma: float) -> Tensor:
 def kept_candidates(kth: Tensor, options: BoundaryOptions) -> Tensor:
     """Rows (pick * keep,) of the candidates that are kept, centre by centre, given the kth (pick, n_noise) of all."""
     pick, n_noise = kth.shape
-    if options.variant == "code":  # (pick * n_noise) numbers read as (n_noise, pick): the best of each column
-        kth = kth.reshape(n_noise, pick).T
     best = kth.topk(options.keep, dim=1, largest=not options.inlier).indices
     return (best + n_noise * torch.arange(pick, device=kth.device)[:, None]).flatten()
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from guard.data import load
-from guard.errors import ConfigError, UnknownNameError
+from guard.errors import ConfigError
 from train.generators.latent_pair import PairOptions, SamplingPair, StyleGANPair, make_pair, register_pair
-from train.outliers.base import PrepareContext
+from train.outliers.base import PrepareContext, create_synthesiser
 
 
 class Pixels:
@@ -51,8 +51,8 @@ def test_names_and_objects_that_are_no_pairs_are_refused(context: PrepareContext
     register_pair("half", lambda context, options: object())  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"pair 'half' must have encode\(images\)"):
         make_pair(context, PairOptions(model="half"))
-    with pytest.raises(UnknownNameError, match=r"did you mean .*'style'"):
-        make_pair(context, PairOptions(model="stile"))
+    with pytest.raises(ConfigError, match=r"did you mean .*'style'"):
+        create_synthesiser("dmr", 4, 3, pair="stile")
     with pytest.raises(ConfigError, match="'style' is the pair that comes with ood-guard"):
         register_pair("style", lambda context, options: Pixels())
 
