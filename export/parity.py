@@ -10,7 +10,7 @@ import numpy as np
 from guard._siblings import sibling
 from guard.artefact.load import opened
 from guard.calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE
-from guard.data.test_images import match_classes
+from guard.data.classes import match_classes
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingDataError, ParityError
 from guard.evaluation import metrics

@@ -51,7 +51,8 @@ class WideBlock(nn.Module):
         y = F.relu(self.norm2(self.conv1(y)), inplace=True)
         if self.dropout:
             y = F.dropout(y, self.dropout, self.training)
-        return self.conv2(y) + residual
+        merged: Tensor = self.conv2(y) + residual
+        return merged
 
 
 class WideResNet(Backbone):
@@ -91,10 +92,12 @@ class TimmBackbone(Backbone):
         self.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
 
     def forward_map(self, x: Tensor) -> Tensor:
-        return self.model.forward_features(x)
+        feature_map: Tensor = self.model.forward_features(x)
+        return feature_map
 
     def pool(self, feature_map: Tensor) -> Tensor:
-        return self.model.forward_head(feature_map, pre_logits=True)
+        features: Tensor = self.model.forward_head(feature_map, pre_logits=True)
+        return features
 
 
 def create_backbone(

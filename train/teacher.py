@@ -22,11 +22,10 @@ from guard.manifest import Preprocess
 from guard.record import Record, option
 from guard.scores import create_score
 
-from .backbones import automatic_teacher, check_backbone, pretrained_normalisation
+from .backbones import automatic_teacher, check_backbone
 from .cache.keyed import kept_path
 from .cache.trained_network import Schedule
-from .classifiers.fresh import build_classifier
-from .classifiers.input import data_normalisation
+from .classifiers.fresh import fresh_classifier
 from .engine.loader import Feed
 from .engine.precision import mixed_precision
 from .engine.seeds import seeded
@@ -158,20 +157,11 @@ def check_teacher(name: str) -> None:
 
 
 def fresh_teacher(config: TrainConfig, context: PrepareContext) -> GuardModule:
-    """An untrained classifier of the context's classes with a linear head, or one with published weights below it."""
+    """An untrained classifier of the context's classes, or one with published weights below its head."""
     with seeded(context.seed):
-        classifier = build_classifier(
-            config.backbone,
-            config.head,
-            len(context.data.class_names),
-            in_chans=config.in_chans,
-            image_size=config.image_size,
-            pretrained=config.pretrained,
-        )
-    published = pretrained_normalisation(classifier.backbone, config.in_chans) if config.pretrained else None
+        classifier, normalisation = fresh_classifier(config, context.data)
     classifier = classifier.to(memory_format=torch.channels_last)
-    module = GuardModule(classifier, create_score(config.score), published or data_normalisation(context.data))
-    return module.to(context.device)
+    return GuardModule(classifier, create_score(config.score), normalisation).to(context.device)
 
 
 def given_teacher(folder: Path, context: PrepareContext) -> Teacher:

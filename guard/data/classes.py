@@ -1,4 +1,8 @@
-"""Which logit each class of the data is: by name where the model's classes have names, else in the order given."""
+"""Which class of a model each class of the data is: by name where there are names, else in the order given.
+
+class_order      for `guard.fit`: the model's logits may have no names yet
+match_classes    for images of a guard's own classes, which have names
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import ConfigError, DataError, ModelError
-from . import ImageData
-from .held_out import Splits
+from .image_data import ImageData
 
 log = logging.getLogger("ood_guard")
 
@@ -22,15 +25,11 @@ class ClassOrder:
     names: tuple[str, ...]
     positions: np.ndarray
 
-    def reordered(self, splits: Splits) -> Splits:
-        """The same images with labels in the order of the logits."""
-        train, calibration = self._part(splits.train), self._part(splits.calibration)
-        return replace(splits, train=train, calibration=calibration, test=splits.test and self._part(splits.test))
-
-    def _part(self, part: ImageData) -> ImageData:
-        if part.labels is None:
-            return part
-        return replace(part, labels=self.positions[part.labels], class_names=self.names)
+    def reordered(self, images: ImageData) -> ImageData:
+        """The same images with labels in the order of the logits; unlabelled ones as they are."""
+        if images.labels is None:
+            return images
+        return replace(images, labels=self.positions[images.labels], class_names=self.names)
 
 
 def class_order(
@@ -39,7 +38,7 @@ def class_order(
     """Match the data's classes to the model's logits.
 
     By name, where every class of the data is one of `given` or of the model's own; classes without images are allowed
-    then, and said aloud. Otherwise there must be as many of them as logits, in the order of the logits.
+    then, and logged. Otherwise there must be as many of them as logits, in the order of the logits.
 
     Args:
         answers: how many logits the model gives.
@@ -54,7 +53,7 @@ def class_order(
     """
     data_names, names = tuple(data_names), tuple(given or model_names)
     in_order = np.arange(len(data_names))
-    nameless = data_names == tuple(str(i) for i in range(len(data_names)))
+    nameless = _nameless(data_names)
     if given and len(names) != answers and len(data_names) == answers:
         raise ConfigError(f"class_names has {len(names)} names for {answers} classes")
     if len(names) != answers:
@@ -88,6 +87,29 @@ def class_order(
     return ClassOrder(data_names, in_order)
 
 
+def match_classes(
+    labels: np.ndarray, names: tuple[str, ...], guard_names: tuple[str, ...], data_name: str
+) -> tuple[np.ndarray, str]:
+    """Labels (N,) into `names` -> labels (N,) into `guard_names`, matched by name; and a note where that was not
+    possible: arrays come with labels only (their classes are named "0", "1", ...), which are then indices.
+
+    Raises:
+        DataError: names that the guard does not have.
+    """
+    labels = np.asarray(labels)
+    if names == guard_names:
+        return labels, ""
+    unknown = [name for name in names if name not in guard_names]
+    if not unknown:
+        return _positions(names, guard_names)[labels], ""
+    if _nameless(names) and len(names) <= len(guard_names):
+        return labels, f"{data_name} has no class names; its labels are taken as the guard's class indices."
+    raise DataError(
+        f"{data_name} has classes that the guard does not know: {_listed(unknown, 20)}; the guard's are: "
+        f"{_listed(guard_names, 20)}. Rename the classes, or give these images as an OOD set"
+    )
+
+
 def _by_name(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
     twice = [name for name in data_names if names.count(name) > 1]
     if twice:
@@ -95,7 +117,6 @@ def _by_name(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
             f"two of the model's classes are named {twice[0]!r}, so the data's cannot be matched to them; "
             "tell them apart with class_names="
         )
-    positions = {name: index for index, name in enumerate(names)}
     missing = [name for name in names if name not in data_names]
     if missing:
         log.warning(
@@ -105,7 +126,18 @@ def _by_name(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
             len(names),
             _listed(missing),
         )
+    return _positions(data_names, names)
+
+
+def _positions(data_names: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """int64 (classes of the data,): where each is in `names`."""
+    positions = {name: index for index, name in enumerate(names)}
     return np.array([positions[name] for name in data_names], dtype=np.int64)
+
+
+def _nameless(names: tuple[str, ...]) -> bool:
+    """Whether these are "0", "1", ..., what classes are called that came without names."""
+    return names == tuple(str(i) for i in range(len(names)))
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

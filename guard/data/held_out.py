@@ -1,4 +1,11 @@
-"""Which images train, which choose the threshold, which measure: disjoint, by seed."""
+"""Which images train, which choose the threshold, which measure: disjoint, by seed, and drawn here alone.
+
+    Draw      how many images are held out, and the seed; the same draw of the same labels is the same split
+    Splits    the images of a draw
+
+`guard.train` draws. `guard.fit`, `synth`, `evaluate` and `calibrate` draw again what a guard was made with
+(`Draw.of_guard`), so that nobody calibrates, measures or makes outliers with images of the wrong part.
+"""
 
 from __future__ import annotations
 
@@ -7,114 +14,139 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-
-from train.features.extract import stream_outputs
 
 from ..calibration.conformal import reachable_rank
-from ..errors import CalibrationError, ConfigError, DataError
-from ..graph.module import GuardModule
-from . import ImageData, load, split
-from .test_images import match_classes
+from ..errors import ConfigError, DataError
+from ..manifest import DataCard, Manifest
+from .classes import ClassOrder, match_classes
+from .image_data import ImageData
+from .loading import load
+from .splits import split
 
 log = logging.getLogger("ood_guard")
 
-MIN_SETTLED = 20  # images; a table of p-values from fewer says nothing
+Rows = dict[str, np.ndarray]  # "train", "calibration", "test": int64 indices
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How images are held out.
+
+    Attributes:
+        seed: of the draw, 0 .. 2^31 - 1.
+        calibration, test: how many images, which share of them, None for the default; or images of their own, and then
+            none are held out for that part.
+    """
+
+    seed: int
+    calibration: Any = None
+    test: Any = None
+
+    @classmethod
+    def of_guard(cls, manifest: Manifest | None, source: ImageData) -> Draw | None:
+        """The draw that a guard's splits came from, where `source` is all of the data it was made from; else None."""
+        card = None if manifest is None else own_card(manifest, source)
+        if manifest is None or card is None or card.images != len(source) or not any(card.splits.values()):
+            return None
+        return cls(manifest.seed, card.splits.get("calibration", 0), card.splits.get("test", 0))
+
+    def kept(self, earlier: Draw) -> Draw:
+        """`earlier`, with images of their own as here; numbers that ask for something else are ignored, and logged."""
+        parts = {}
+        for name in ("calibration", "test"):
+            asked, drawn = getattr(self, name), getattr(earlier, name)
+            parts[name] = drawn if is_amount(asked) else asked
+            if asked is not None and is_amount(asked) and asked != drawn:
+                log.warning("%s=%s is ignored: the split this network was trained with is kept", name, asked)
+        return Draw(earlier.seed, **parts)
+
+    def rows(self, source: ImageData) -> Rows:
+        """Indices into `source`, ascending.
+
+        Raises:
+            ConfigError: an impossible seed.
+            DataError: no labels, or more images than can be held out.
+        """
+        seed = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
+        if source.labels is None:
+            raise DataError("training needs labelled images: a folder per class, or a label column")
+        counts = {name: part if is_amount(part) else 0 for name, part in self._parts()}
+        return split(source.labels, seed=seed, **counts)
+
+    def own(self) -> dict[str, Any]:
+        """The parts that are images of their own."""
+        return {name: part for name, part in self._parts() if not is_amount(part)}
+
+    def _parts(self) -> tuple[tuple[str, Any], tuple[str, Any]]:
+        return ("calibration", self.calibration), ("test", self.test)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three disjoint parts of the user's data; `rows` are indices into it (empty for parts given apart)."""
+    """The three disjoint parts of the user's data.
 
+    Attributes:
+        source: all of it; `rows` are indices into it (empty for parts given apart).
+    """
+
+    source: ImageData
     train: ImageData
     calibration: ImageData
     test: ImageData | None
-    rows: dict[str, np.ndarray]
+    rows: Rows
+
+    @classmethod
+    def draw(cls, source: ImageData, draw: Draw, *, alpha: float, labelled_calibration: bool = False) -> Splits:
+        """Hold out calibration and test images, or take those of their own.
+
+        Args:
+            alpha: the false-alarm rate that the calibration images must be able to support.
+            labelled_calibration: a calibration set of its own must have labels; for a threshold images are enough.
+
+        Raises:
+            ConfigError, CalibrationError, DataError: a seed, alpha or number of images that cannot be.
+        """
+        rows, own = draw.rows(source), draw.own()
+        calibration = source.subset(rows["calibration"])
+        if "calibration" in own and labelled_calibration:
+            calibration = _named_like(source, own["calibration"])
+        elif "calibration" in own:
+            calibration = load(own["calibration"], preprocess=source.preprocess, labelled=False)
+        test = source.subset(rows["test"]) if len(rows["test"]) else None
+        if "test" in own:
+            test = _named_like(source, own["test"])
+        reachable_rank(len(calibration), alpha)  # before training
+        return cls(source, source.subset(rows["train"]), calibration, test, rows)
+
+    def in_order(self, order: ClassOrder) -> Splits:
+        """The same images with labels in the order of a model's logits."""
+        test = self.test and order.reordered(self.test)
+        return replace(
+            self, train=order.reordered(self.train), calibration=order.reordered(self.calibration), test=test
+        )
+
+    def card(self) -> DataCard:
+        """The data and the sizes of its parts, from which they can be drawn again."""
+        return self.source.card({name: len(rows) for name, rows in self.rows.items()})
 
 
-def make_splits(
-    source: ImageData, calibration: Any, test: Any, seed: int, alpha: float, labelled_calibration: bool = False
-) -> Splits:
-    """Hold out calibration and test images by seed, or take data sets of their own for them.
-
-    Args:
-        labelled_calibration: a calibration set of its own must have labels; for a threshold images are enough.
-
-    Raises:
-        ConfigError, CalibrationError, DataError: a seed, alpha or number of images that cannot be.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
-    own = {name: part for name, part in (("calibration", calibration), ("test", test)) if not is_amount(part)}
-    if source.labels is None:
-        raise DataError("training needs labelled images: a folder per class, or a label column")
-    rows = split(
-        source.labels,
-        seed=seed,
-        calibration=0 if "calibration" in own else calibration,
-        test=0 if "test" in own else test,
-    )
-    held_out, tested = source.subset(rows["calibration"]), source.subset(rows["test"]) if len(rows["test"]) else None
-    if "calibration" in own and labelled_calibration:
-        held_out = _named_like(source, load(own["calibration"], preprocess=source.preprocess, all_classes=False))
-    elif "calibration" in own:
-        held_out = load(own["calibration"], preprocess=source.preprocess, labelled=False)
-    if "test" in own:
-        tested = _named_like(source, load(own["test"], preprocess=source.preprocess, all_classes=False))
-    reachable_rank(len(held_out), alpha)  # before training
-    return Splits(source.subset(rows["train"]), held_out, tested, rows)
-
-
-def _named_like(source: ImageData, part: ImageData) -> ImageData:
-    """`part` with its labels in the order of the source's classes, matched by name."""
-    assert part.labels is not None  # loaded as labelled
-    labels, note = match_classes(part.labels, part.class_names, source.class_names, part.name)
-    if note:
-        log.info("%s", note)
-    return replace(part, labels=labels, class_names=source.class_names)
-
-
-def settled(module: GuardModule, splits: Splits, alpha: float) -> Splits:
-    """Give half of the calibration images to a score that `takes_held_out`; the splits with the other half.
-
-    The threshold and its guarantee need images on which no part of the score depends. Where half of them could not
-    reach `alpha`, all stay for the threshold, and the score keeps what it took from its fitting images.
-    """
-    if not module.score.takes_held_out:
-        return splits
-    order = np.random.default_rng(0).permutation(len(splits.calibration))
-    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
-    try:
-        reachable_rank(len(kept), alpha)
-    except CalibrationError:
-        given = given[:0]
-    if len(given) < MIN_SETTLED:
-        log.warning("%d calibration images are too few to share with score %r", len(order), module.score.name)
-        return splits
-    outputs = list(stream_outputs(module, splits.calibration.subset(np.sort(given))))
-    maps = [t.feature_map for t in outputs if t.feature_map is not None and module.score.uses_map]
-    features, logits = torch.cat([t.features for t in outputs]), torch.cat([t.logits for t in outputs])
-    module.score.settle(features, logits, torch.cat(maps) if maps else None)
-    return replace(splits, calibration=splits.calibration.subset(kept))
-
-
-def open_ood_val(given: Any, splits: Splits, workers: int | None) -> dict[str, ImageData]:
-    """The OOD sets to report on, opened before training so that a wrong path costs nothing.
-
-    Raises:
-        ConfigError: there are no test images to compare them with.
-    """
-    if given is None:
-        return {}
-    if splits.test is None:
-        raise ConfigError("ood_val is compared with test images, and test=0 holds none out; give test= some")
-    preprocess = splits.train.preprocess
-    named = given if isinstance(given, dict) else {"ood_val": given}
-    return {
-        name: load(images, preprocess=preprocess, labelled=False, workers=workers) for name, images in named.items()
-    }
+def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:
+    """The card of `source` in the manifest of a guard that was made from it, or from something it is a part of."""
+    return next((card for card in manifest.data if card.fingerprint == source.fingerprint), None)
 
 
 def is_amount(value: Any) -> bool:
     """Whether `calibration=` or `test=` says how many images to hold out, rather than giving some."""
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _named_like(source: ImageData, given: Any) -> ImageData:
+    """Images with their labels in the order of the source's classes, matched by name."""
+    part = load(given, preprocess=source.preprocess, all_classes=False)
+    assert part.labels is not None  # loaded as labelled
+    labels, note = match_classes(part.labels, part.class_names, source.class_names, part.name)
+    if note:
+        log.info("%s", note)
+    return replace(part, labels=labels, class_names=source.class_names)

@@ -79,7 +79,7 @@ class ImageData:
             return whole
         if len(self) * int(np.prod(whole.shape[1:])) > _GATHER_LIMIT_BYTES:
             return None
-        return whole[self._positions]
+        return np.asarray(whole[self._positions])
 
     def subset(self, indices: np.ndarray) -> ImageData:
         """The images at `indices` (int64 (n,), any order, repeats allowed), sharing pixels and fingerprint."""

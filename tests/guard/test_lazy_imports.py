@@ -19,7 +19,6 @@ from tests.serving.conftest import colour_graph, colour_manifest
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnx", "onnxruntime", "pyarrow", "sklearn", "scipy", "datasets", "matplotlib", "timm", "bentoml")
 NEED_TORCH = ("guard.graph.", "guard.heads.", "guard.scores.", "guard.runtimes.torch_module")
-NEED_TORCH += ("guard.data.held_out", "guard.data.classes")
 SIBLINGS = ("train", "export", "serving", "guard._train", "guard._export")
 
 

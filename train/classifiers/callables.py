@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from guard.errors import ConfigError, ModelError
 from guard.graph.outputs import FeatureClassifier, Outputs, as_vector
 from guard.heads import LastLayer
+from guard.requests import FitRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores.base import Need
 
 from ..features.extract import first_line
 from .base import GivenClassifier
 from .fresh import CUSTOM
-from .input import example_batch
+from .input import example_batch, normalised
 from .torch_models import of_module
 
 KIND = "callables"  # in a manifest's backbone_options
@@ -45,7 +46,7 @@ class TwoCallables(FeatureClassifier):
         features, logits = copy.deepcopy((features, logits))  # together: they may share a module
         self.features = _as_module(features)
         self.logits = _as_module(logits)
-        self.num_features = 0  # and the rest: set by `look_at` or from a manifest
+        self.num_features = 0  # and the rest: set by `learn_from` or from a manifest
         self.linear: str | None = None
         self.lacks: frozenset[Need] = frozenset()
         self.float().eval().requires_grad_(False)
@@ -68,13 +69,13 @@ class TwoCallables(FeatureClassifier):
         if self.linear is None:
             return None
         layer = self.logits.get_submodule(self.linear)
-        assert isinstance(layer, nn.Linear)  # `look_at` found it
+        assert isinstance(layer, nn.Linear)  # `learn_from` found it
         return LastLayer(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
     def shows(self) -> frozenset[Need]:
         return super().shows() - self.lacks
 
-    def look_at(self, example: Tensor) -> None:
+    def learn_from(self, example: Tensor) -> None:
         """Learn from a batch of normalised images what the two show.
 
         Raises:
@@ -88,8 +89,8 @@ class TwoCallables(FeatureClassifier):
             and ((outputs.logits.sum(-1) - 1).abs() < 1e-4).all()
         ):
             raise ModelError(
-                "logits, the second of the two callables, returns probabilities (rows that sum to 1); leave the "
-                "softmax away, the guard's graph has one of its own"
+                "logits, the second of the two callables, returns probabilities (rows that sum to 1); omit the "
+                "softmax, the guard's graph has its own"
             )
         self.num_features = outputs.features.shape[1]
         self.linear = _linear_layer(self.logits, outputs)
@@ -127,25 +128,21 @@ def is_two_callables(model: Any) -> bool:
     return isinstance(model, (tuple, list)) and len(model) == 2 and all(callable(part) for part in model)
 
 
-def of_callables(model: Any, a: dict[str, Any], data: Any) -> GivenClassifier:
-    """The two as one classifier, looked at with noise of the input's size.
+def of_callables(model: Any, request: FitRequest) -> GivenClassifier:
+    """The two as one classifier, which noise of the input's size has shown.
 
     Raises:
         ConfigError: `features=`, which names a layer, was given too.
-        ModelError: as `TwoCallables.look_at`.
+        ModelError: as `TwoCallables.learn_from`.
     """
-    if a["features"] is not None:
+    if request.features is not None:
         raise ConfigError(
-            f"features={a['features']!r} names a layer; the first of the two callables gives them already"
+            f"features={request.features!r} names a layer; the first of the two callables gives them already"
         )
-    device = resolve_device(a["device"])
+    device = resolve_device(request.device)
     classifier = TwoCallables(*model).to(device)
-    base = of_module(classifier, a, data)
-    noise = example_batch(base.preprocess, device).permute(0, 3, 1, 2) / 255
-    mean, std = (
-        torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (base.normalisation.mean, base.normalisation.std)
-    )
-    classifier.look_at((noise - mean) / std)
+    base = of_module(classifier, request)
+    classifier.learn_from(normalised(example_batch(base.preprocess, device), base.normalisation))
     return GivenClassifier(
         classifier,
         base.preprocess,
@@ -211,7 +208,8 @@ def _run(classifier: TwoCallables, example: Tensor) -> Outputs:
             vector = as_vector(shown, "features")
             which, given = "logits, the second", f"features {tuple(vector.shape)}"
             classifier.logits(vector)
-        return classifier(example)
+        outputs: Outputs = classifier(example)
+        return outputs
     except ModelError:
         raise
     except Exception as error:
@@ -234,4 +232,5 @@ def _linear_layer(logits: nn.Module, outputs: Outputs) -> str | None:
 
 def _has_gradient(classifier: TwoCallables, example: Tensor) -> bool:
     with torch.enable_grad():
-        return classifier(example.clone().requires_grad_()).logits.requires_grad
+        outputs: Outputs = classifier(example.clone().requires_grad_())
+        return outputs.logits.requires_grad

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from torch import nn
 
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.outputs import HookedClassifier
+from guard.requests import FitRequest
 
 from .base import GivenClassifier
+from .input import given_input
 
 
-def of_guard(g: Guard, a: dict[str, Any]) -> GivenClassifier:
-    """A copy of the classifier inside a guard, with the input that the guard has."""
+def of_guard(g: Guard, request: FitRequest) -> GivenClassifier:
+    """A copy of the classifier inside a guard, with the input that the guard has.
+
+    Raises:
+        ConfigError: another input, or other features, were asked for.
+    """
     m, inner = g.manifest, copy.deepcopy(g.module.classifier)
-    own = ["image_size", "in_chans", "mean", "std"] + (["features"] if not isinstance(inner, HookedClassifier) else [])
-    given = [name for name in own if a[name] is not None]
+    given = given_input(request)
+    if request.features is not None and not isinstance(inner, HookedClassifier):
+        given = (*given, "features")
     if given:
         raise ConfigError(
-            f"the guard {m.name!r} has its own {', '.join(given)}; leave {'it' if len(given) == 1 else 'them'} away"
+            f"the guard {m.name!r} has its own {', '.join(given)}; omit {'it' if len(given) == 1 else 'them'}"
         )
     model: nn.Module = inner
     layer, rebuild = None, m.backbone_options

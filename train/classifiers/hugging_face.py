@@ -18,10 +18,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from guard.errors import ConfigError, MissingExtraError, ModelError
+from guard.requests import FitRequest
 
 from .base import GivenClassifier
 from .fresh import CUSTOM
 from .image_processors import input_of
+from .input import given_input
 from .torch_models import of_module
 
 log = logging.getLogger("ood_guard")
@@ -96,19 +98,20 @@ def untrained(name: str | Path) -> nn.Module:
     transformers = _transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(str(name))
-        return transformers.AutoModelForImageClassification.from_config(config)
+        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
+        return model
     except Exception as error:
         raise ModelError(f"no image classifier can be built from {str(name)!r}: {_first_sentence(error)}") from error
 
 
-def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: Any = None) -> GivenClassifier:
+def of_hugging_face(model: nn.Module, request: FitRequest, processor: Any = None) -> GivenClassifier:
     """The classifier with the input its image processor makes.
+
+    The data is opened only where neither a processor nor image_size nor the config says the size.
 
     Args:
         model: a transformers model that answers with logits.
-        a: the other arguments of `guard.fit`.
-        data: opened only where neither a processor nor image_size nor the config says the size.
-        processor: what lay beside the model. `a["processor"]` (an image processor or the folder of one) comes first; an
+        processor: what lay beside the model. The request's (an image processor or the folder of one) comes first; an
             image_size, mean or std given instead of it leaves out what was found.
 
     Raises:
@@ -117,26 +120,24 @@ def of_hugging_face(model: nn.Module, a: dict[str, Any], data: Any, processor: A
     if hasattr(model, "timm_model"):
         raise ModelError(f"{type(model).__name__} wraps a timm model; give that: guard.fit(model.timm_model, ...)")
     config: Any = model.config
-    own = [name for name in ("image_size", "in_chans", "mean", "std") if a[name] is not None]
-    given = a["processor"]
+    own, given = given_input(request), request.processor
     if given is not None and own:
         raise ConfigError(
-            f"the image processor says what the model's input is; leave {', '.join(own)} away, or give no processor"
+            f"the image processor says what the model's input is; omit {', '.join(own)}, or give no processor"
         )
     if isinstance(given, (str, Path)):
         given = _processor_from(given)
     if given is None and not own:
         given = processor or _own_processor(config._name_or_path)
     wrapped = LogitsOnly(model)
-    channels = getattr(config, "num_channels", 3)
+    side, channels = _side(getattr(config, "image_size", None)), getattr(config, "num_channels", 3)
     if given is None:
         if not own:
             log.warning("no image processor was given or found beside the %s; give processor=", type(model).__name__)
-        size = a["image_size"] or _side(getattr(config, "image_size", None))
-        base = of_module(wrapped, {**a, "image_size": size, "in_chans": a["in_chans"] or channels}, data)
+        base = of_module(wrapped, request, side=side, channels=channels)
         preprocess, normalisation, loaded = base.preprocess, base.normalisation, base.data
     else:
-        preprocess, normalisation = input_of(given, channels, _side(getattr(config, "image_size", None)))
+        preprocess, normalisation = input_of(given, channels, side)
         loaded = None
     return GivenClassifier(
         wrapped,

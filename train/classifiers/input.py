@@ -12,6 +12,7 @@ from torch import Tensor
 from guard.data import ImageData
 from guard.errors import ConfigError
 from guard.manifest import Normalisation, Preprocess
+from guard.requests import FitRequest
 
 log = logging.getLogger("ood_guard")
 
@@ -24,11 +25,29 @@ def check_channels(in_chans: int) -> None:
         raise ConfigError(f"in_chans must be 3 (grey images are repeated) or 1 (colour becomes grey), got {in_chans!r}")
 
 
+def given_input(request: FitRequest) -> tuple[str, ...]:
+    """Which arguments of `guard.fit` about the model's input were given."""
+    values = {
+        "image_size": request.image_size,
+        "in_chans": request.in_chans,
+        "mean": request.mean,
+        "std": request.std,
+    }
+    return tuple(name for name, value in values.items() if value is not None)
+
+
 def example_batch(preprocess: Preprocess, device: torch.device | str = "cpu", n: int = 2) -> Tensor:
     """uint8 noise (n, height, width, channels), the same at every call."""
     generator = torch.Generator().manual_seed(0)
     shape = (n, preprocess.height, preprocess.width, preprocess.channels)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+
+
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """uint8 (n, height, width, channels) -> float (n, channels, height, width), as a `GuardModule` does it."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (normalisation.mean, normalisation.std))
+    scale, shift = (v.view(1, -1, 1, 1) for v in (1 / (255 * std), -mean / std))
+    return images.to(torch.float32).permute(0, 3, 1, 2) * scale + shift
 
 
 def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ from torch import nn
 
 from guard.detector import Guard
 from guard.errors import DataError, GuardError, ModelError
-from guard.graph.module import GuardModule
 from guard.graph.outputs import FeatureClassifier
-from guard.manifest import Normalisation
+from guard.requests import FitRequest
 
 from ..features.extract import hook_features
-from . import hugging_face, open_classifier
-from .input import example_batch
+from . import hugging_face
+from .input import example_batch, normalised
+from .open import open_classifier
 
 SIDES = (224, 64, 32)  # tried in turn on a model that does not say what it was made for
 
@@ -38,11 +37,11 @@ def open_without_data(model: Any) -> FeatureClassifier:
     elif isinstance(model, str) and not Path(model).exists():
         model = _timm_without_weights(model)
     if isinstance(model, Guard) or (isinstance(model, (str, Path)) and Path(model).is_dir()):
-        return _opened(model, None, own_input=True)
+        return _opened(FitRequest(model=model, data=None, device="cpu"))
     first: GuardError | None = None
     for side in (None, *SIDES):
         try:
-            return _opened(model, side)
+            return _opened(_request(model, side))
         except DataError:  # it does not say its size, and there is no data to find one in
             continue
         except GuardError as error:
@@ -52,27 +51,28 @@ def open_without_data(model: Any) -> FeatureClassifier:
     raise first
 
 
-def _opened(model: Any, side: int | None, own_input: bool = False) -> FeatureClassifier:
-    from guard.api import fit
+def _request(model: Any, side: int | None) -> FitRequest:
+    """What `guard.fit` would be asked for."""
+    if _is_onnx(model):
+        return FitRequest(model=model, data=None, device="cpu", image_size=side)
+    half, channels = (0.5,) * 3, _channels(model)  # normalised in whatever way, a model shows the same
+    return FitRequest(model=model, data=None, device="cpu", image_size=side, in_chans=channels, mean=half, std=half)
 
-    arguments = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
-    arguments |= {"device": "cpu", "image_size": side}
-    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+
+def _opened(request: FitRequest) -> FeatureClassifier:
+    if _is_onnx(request.model):
         from .onnx.file import open_graph  # onnx takes a while to import
 
-        return open_graph(Path(model), arguments, None).classifier
-    if not own_input:  # these numbers change nothing here
-        arguments |= {"mean": (0.5,) * 3, "std": (0.5,) * 3, "in_chans": _channels(model)}
-    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
-        from .onnx.file import open_graph  # onnx takes a while to import
+        return open_graph(Path(request.model), request).classifier
+    given = open_classifier(request)
+    if isinstance(given.model, FeatureClassifier):
+        return given.model
+    example = normalised(example_batch(given.preprocess), given.normalisation)
+    return hook_features(given.model, example, given.layer)
 
-        return open_graph(Path(model), arguments | {"mean": None, "std": None, "in_chans": None}, None).classifier
-    base = open_classifier(model, arguments, None)
-    if isinstance(base.model, FeatureClassifier):
-        return base.model
-    plain = Normalisation(mean=(0.5,) * base.preprocess.channels, std=(0.5,) * base.preprocess.channels)
-    probe = GuardModule(nn.Module(), None, plain)  # type: ignore[arg-type]  # only normalises
-    return hook_features(base.model, probe.normalise(example_batch(base.preprocess)), base.layer)
+
+def _is_onnx(model: Any) -> bool:
+    return isinstance(model, (str, Path)) and Path(model).suffix == ".onnx"
 
 
 def _channels(model: Any) -> int | None:

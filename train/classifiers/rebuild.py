@@ -53,7 +53,7 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
     options = manifest.backbone_options
     if options.get("kind") == "onnx":
         if model is not None:
-            raise ConfigError(f"this guard holds its classifier, the graph of {options['file']}; leave model= away")
+            raise ConfigError(f"this guard holds its classifier, the graph of {options['file']}; omit model=")
         return OnnxClassifier.allocate(options)
     if options.get("kind") == "callables":
         return callables.rebuilt(options, model)

@@ -6,6 +6,7 @@ import copy
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from guard.data import load
 from guard.errors import ModelError
 from guard.manifest import Preprocess
 from guard.record import parse_options
+from guard.requests import FitRequest
 
 from .base import GivenClassifier
 from .fresh import CUSTOM, timm_model
@@ -21,34 +23,42 @@ from .input import check_channels, normalisation
 log = logging.getLogger("ood_guard")
 
 
-def of_module(model: nn.Module, a: dict[str, Any], data: Any) -> GivenClassifier:
-    """A torch module: normalised images (N, channels, H, W) -> logits (N, C)."""
+def of_module(model: nn.Module, request: FitRequest, *, side: int | None = None, channels: int = 3) -> GivenClassifier:
+    """A torch module: normalised images (N, channels, H, W) -> logits (N, C).
+
+    Args:
+        side, channels: of its input, where neither the request nor a `pretrained_cfg` of timm's says.
+    """
     given = getattr(model, "pretrained_cfg", None) or {}
-    channels: Any = int((given.get("input_size") or (3,))[0]) if a["in_chans"] is None else a["in_chans"]
+    expected = given.get("input_size") or (channels, side, side)
+    channels = int(expected[0]) if request.in_chans is None else request.in_chans
     check_channels(channels)
-    size, source = a["image_size"], None
-    if size is None and given.get("input_size"):
-        size = given["input_size"][-1]
+    size, source = expected[-1] if request.image_size is None else request.image_size, None
     if size is None:
-        source = load(data, channels=channels, workers=a["workers"])
+        source = load(request.data, channels=channels, workers=request.workers)
         preprocess = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
     else:
         options: dict[str, Any] = {}
-        if given.get("crop_pct") and not a["image_size"]:
+        if given.get("crop_pct") and request.image_size is None:
             options["crop_scale"] = round(1 / given["crop_pct"], 6)
         if given.get("interpolation") in ("bilinear", "bicubic"):
             options["interpolation"] = given["interpolation"]
         values = {"height": size, "width": size, "channels": channels, **options}
         preprocess = parse_options(Preprocess, values, "guard.fit: image_size as")
-    mean, std = a["mean"] or given.get("mean"), a["std"] or given.get("std")
-    if mean is not None and std is not None and channels == 1 and len(mean) == 3:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    mean = given.get("mean") if request.mean is None else request.mean
+    std = given.get("std") if request.std is None else request.std
+    if channels == 1 and _per_colour(mean) and _per_colour(std):
+        mean, std = np.mean(mean, keepdims=True), np.mean(std, keepdims=True)
     name = _timm_name(model, channels, preprocess.height)
     return GivenClassifier(model, preprocess, normalisation(mean, std, channels), name, data=source)
 
 
-def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
+def _per_colour(numbers: Any) -> bool:
+    return hasattr(numbers, "__len__") and len(numbers) == 3
+
+
+def timm_by_name(name: str, request: FitRequest) -> nn.Module:
     """A timm model with its published weights."""
     import timm
 
@@ -59,9 +69,9 @@ def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
         raise ModelError(
             f"{name!r} is a backbone without trained weights; train it: guard.train(..., backbone={name!r})"
         )
-    classes = len(load(data, image_size=a["image_size"], workers=a["workers"]).class_names)
+    classes = len(load(request.data, image_size=request.image_size, workers=request.workers).class_names)
     try:
-        return timm_model(name, classes, a["in_chans"] or 3, a["image_size"] or 224, pretrained=True)
+        return timm_model(name, classes, request.in_chans or 3, request.image_size or 224, pretrained=True)
     except Exception as error:
         raise ModelError(
             f"the published weights of {name!r} cannot be loaded ({error}); pass the model itself: "
@@ -71,7 +81,7 @@ def timm_by_name(name: str, a: dict[str, Any], data: Any) -> nn.Module:
 
 def _timm_name(model: nn.Module, channels: int, size: int) -> str:
     """timm's name where what timm builds under it answers alike with these weights, so that a run folder can be
-    reloaded by name; a model made with arguments of its own (another activation, say) is `CUSTOM`."""
+    reloaded by name; a model made with other arguments (another activation, say) is `CUSTOM`."""
     given = getattr(model, "pretrained_cfg", None) or {}
     name = given.get("architecture")
     if not name:

@@ -66,8 +66,8 @@ def check_logits(output: Any) -> None:
         raise ModelError(f"the model must return logits (N, C), got {got}; wrap it in a module that does")
     if output.shape[1] > 1 and (output >= 0).all() and ((output.sum(-1) - 1).abs() < 1e-4).all():
         raise ModelError(
-            "the model returns probabilities (rows that sum to 1); it must return logits: leave its softmax away, "
-            "the guard's graph has one of its own"
+            "the model returns probabilities (rows that sum to 1); it must return logits: omit its softmax, "
+            "the guard's graph has its own"
         )
 
 

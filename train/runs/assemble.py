@@ -1,16 +1,20 @@
-"""The end of `guard.train` and `guard.fit`: threshold, numbers on held-out images, run folder."""
+"""The end of `guard.train` and `guard.fit`: score, manifest, threshold, numbers on held-out images, run folder."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.calibration.by_class import expected_flags
+from guard.calibration.conformal import reachable_rank
 from guard.calibration.temperature import Labelled
 from guard.data import ImageData
 from guard.data.held_out import Splits
@@ -18,67 +22,148 @@ from guard.detector import Guard
 from guard.errors import CalibrationError, ConfigError
 from guard.evaluation import metrics
 from guard.graph.module import GuardModule
-from guard.manifest import Manifest
+from guard.manifest import Manifest, Normalisation, versions
+from guard.requests import HeldOut
 from guard.runtimes.torch_module import TorchModule
 from guard.verdict import Verdicts
 
+from ..classifiers.rebuild import score_shapes
 from ..engine.checkpoint import NAME as CHECKPOINT
+from ..features.extract import stream_outputs
 
 log = logging.getLogger("ood_guard")
 
+MIN_SETTLED = 20  # images; a table of p-values from fewer says nothing
 
-def calibrated(
-    manifest: Manifest,
+
+@dataclass(frozen=True)
+class Made:
+    """What a guard was made from, beside its data and its score; fields of the manifest."""
+
+    name: str
+    normalisation: Normalisation
+    method: str
+    backbone: str
+    head: str
+    seed: int
+    method_options: dict[str, Any] = field(default_factory=dict)
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    head_options: dict[str, Any] = field(default_factory=dict)
+
+
+def assembled(
     module: GuardModule,
     splits: Splits,
-    a: Mapping[str, Any],
+    made: Made,
+    asked: HeldOut,
+    *,
     device: torch.device,
-    ood_val: Mapping[str, ImageData],
+    out: Path | None,
+    ood_val: Mapping[str, ImageData] | None = None,
 ) -> Guard:
-    """Threshold and, where wanted, temperature from the calibration split; accuracy and false-alarm rate on the test
-    split.
+    """The calibrated guard of a classifier whose score is fitted, also written to `out`.
 
     Args:
-        a: the arguments of `guard.train` or `guard.fit`; of them alpha, class_conditional and temperature_scaling.
+        splits: classes in the order of the logits.
+        asked: alpha, class_conditional and temperature_scaling.
+        ood_val: OOD sets to report AUROC on.
     """
+    splits = settled(module, splits, asked.alpha)
+    manifest = _manifest(module, splits, made)
     runtime = TorchModule(module, manifest.preprocess, str(device))
     g = Guard(manifest, runtime, splits=splits.rows, calibration_images=splits.calibration)
     held_out = g.predict_batches(images for images, _ in splits.calibration.batches(256))
     g = g.with_calibration(
-        held_out.ood_score, alpha=a["alpha"], predicted=held_out.label if a["class_conditional"] else None
+        held_out.ood_score, alpha=asked.alpha, predicted=held_out.label if asked.class_conditional else None
     )
-    numbers: dict[str, float] = {}
-    calibration = g.manifest.calibration
-    verdicts = None
-    if splits.test is not None and calibration is not None:
-        verdicts = g.predict_batches(images for images, _ in splits.test.batches(256))
-        numbers["test_images"] = float(len(splits.test))
-        numbers["test_accuracy"] = float((verdicts.label == splits.test.labels).mean())
-        numbers["test_false_alarm_rate"] = float(verdicts.is_ood.mean())
-        n, interval = len(splits.test), expected_flags(verdicts.label, calibration)
-        log.info(
-            "test: accuracy %.2f %%, false alarms %.1f %% (target %.1f %%%s) of %d images",
-            100 * numbers["test_accuracy"],
-            100 * numbers["test_false_alarm_rate"],
-            100 * a["alpha"],
-            "" if interval is None else f", expected {100 * interval[0] / n:.1f}-{100 * interval[1] / n:.1f} %",
-            n,
-        )
-        for name, other in ood_val.items():
-            scores = g.predict_batches(batch for batch, _ in other.batches(256)).ood_score
-            numbers[f"{name}_auroc"] = metrics.auroc(verdicts.ood_score, scores)
-            log.info("%s: AUROC %.4f on %d images", name, numbers[f"{name}_auroc"], len(other))
-    if a["temperature_scaling"]:
-        g = _tempered(g, held_out, verdicts, splits)
-    return g._with(g.manifest.model_copy(update={"metrics": numbers}))
+    tested = None if splits.test is None else g.predict_batches(images for images, _ in splits.test.batches(256))
+    numbers = _measured(g, tested, splits.test, ood_val or {}, asked.alpha)
+    if asked.temperature_scaling:
+        g = _tempered(g, held_out, tested, splits)
+    g = g._with(g.manifest.model_copy(update={"metrics": numbers}))
+    if out is not None:
+        g.save_pretrained(out)
+    return g
 
 
-def _tempered(g: Guard, held_out: Verdicts, test: Verdicts | None, splits: Splits) -> Guard:
+def settled(module: GuardModule, splits: Splits, alpha: float) -> Splits:
+    """Give half of the calibration images to a score that `takes_held_out`; the splits with the other half.
+
+    The threshold and its guarantee need images on which no part of the score depends. Where half of them could not
+    reach `alpha`, all stay for the threshold, and the score keeps what it took from its fitting images.
+    """
+    if not module.score.takes_held_out:
+        return splits
+    order = np.random.default_rng(0).permutation(len(splits.calibration))
+    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
+    try:
+        reachable_rank(len(kept), alpha)
+    except CalibrationError:
+        given = given[:0]
+    if len(given) < MIN_SETTLED:
+        log.warning("%d calibration images are too few to share with score %r", len(order), module.score.name)
+        return splits
+    outputs = list(stream_outputs(module, splits.calibration.subset(np.sort(given))))
+    maps = [t.feature_map for t in outputs if t.feature_map is not None and module.score.uses_map]
+    features, logits = torch.cat([t.features for t in outputs]), torch.cat([t.logits for t in outputs])
+    module.score.settle(features, logits, torch.cat(maps) if maps else None)
+    return replace(splits, calibration=splits.calibration.subset(kept))
+
+
+def _manifest(module: GuardModule, splits: Splits, made: Made) -> Manifest:
+    return Manifest(
+        name=made.name,
+        class_names=splits.train.class_names,
+        preprocess=splits.train.preprocess,
+        normalisation=made.normalisation,
+        method=made.method,
+        method_options=made.method_options,
+        backbone=made.backbone,
+        backbone_options=made.backbone_options,
+        head=made.head,
+        head_options=made.head_options,
+        score=module.score.name,
+        score_options=module.score.options.model_dump(),
+        score_shapes=score_shapes(module.score),
+        seed=made.seed,
+        data=(splits.card(),),
+        versions=versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measured(
+    g: Guard, tested: Verdicts | None, test: ImageData | None, ood_val: Mapping[str, ImageData], alpha: float
+) -> dict[str, float]:
+    """Accuracy and false-alarm rate on the test split, and AUROC of its scores against each OOD set; logged."""
+    calibration, numbers = g.manifest.calibration, {}
+    if test is None or tested is None or calibration is None:
+        return {}
+    numbers["test_images"] = float(len(test))
+    numbers["test_accuracy"] = float((tested.label == test.labels).mean())
+    numbers["test_false_alarm_rate"] = float(tested.is_ood.mean())
+    n, interval = len(test), expected_flags(tested.label, calibration)
+    log.info(
+        "test: accuracy %.2f %%, false alarms %.1f %% (target %.1f %%%s) of %d images",
+        100 * numbers["test_accuracy"],
+        100 * numbers["test_false_alarm_rate"],
+        100 * alpha,
+        "" if interval is None else f", expected {100 * interval[0] / n:.1f}-{100 * interval[1] / n:.1f} %",
+        n,
+    )
+    for name, images in ood_val.items():
+        scores = g.predict_batches(batch for batch, _ in images.batches(256)).ood_score
+        numbers[f"{name}_auroc"] = metrics.auroc(tested.ood_score, scores)
+        log.info("%s: AUROC %.4f on %d images", name, numbers[f"{name}_auroc"], len(images))
+    return numbers
+
+
+def _tempered(g: Guard, held_out: Verdicts, tested: Verdicts | None, splits: Splits) -> Guard:
     """With a temperature fitted on the calibration split and measured on the test split; a guard is not lost because
     none can be fitted."""
     labels, test_labels = splits.calibration.labels, splits.test.labels if splits.test is not None else None
-    assert labels is not None  # make_splits was told that they are needed
-    measured = None if test is None or test_labels is None else Labelled(test.probabilities, test_labels)
+    assert labels is not None  # the splits were drawn with labelled_calibration
+    measured = None if tested is None or test_labels is None else Labelled(tested.probabilities, test_labels)
     try:
         g = g.with_temperature(Labelled(held_out.probabilities, labels), measured)
     except CalibrationError as error:
@@ -97,7 +182,7 @@ def _tempered(g: Guard, held_out: Verdicts, test: Verdicts | None, splits: Split
     return g
 
 
-def run_folder(out: str | Path | None, resume: bool, data: Any = None) -> Path | None:
+def run_folder(out: str | Path | None, data: Any = None, *, resume: bool = False) -> Path | None:
     """The folder a run is written to, made if missing; None where nothing is to be kept.
 
     Raises:
@@ -107,11 +192,7 @@ def run_folder(out: str | Path | None, resume: bool, data: Any = None) -> Path |
         if resume:
             raise ConfigError("resume=True needs the run's folder: out='runs/...'")
         return None
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"out={str(path)!r} is a file; give a folder")
-    if isinstance(data, (str, Path)) and Path(data).is_dir() and Path(data).resolve() == path.resolve():
-        raise ConfigError(f"out={str(path)!r} is the folder of the images; choose another, e.g. out='runs/a'")
+    path = own_folder(out, data, "runs/a")
     held = [name for name in (CHECKPOINT, FOLDER_MANIFEST) if (path / name).exists()]
     if held and not resume:
         raise ConfigError(
@@ -122,7 +203,15 @@ def run_folder(out: str | Path | None, resume: bool, data: Any = None) -> Path |
     return path
 
 
-def written(g: Guard, out: Path | None) -> Guard:
-    if out is not None:
-        g.save_pretrained(out)
-    return g
+def own_folder(out: str | Path, data: Any, example: str) -> Path:
+    """A folder to write to.
+
+    Raises:
+        ConfigError: it is a file, or the folder of the images; `example` is what to give instead.
+    """
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"out={str(path)!r} is a file; give a folder")
+    if isinstance(data, (str, Path)) and Path(data).is_dir() and Path(data).resolve() == path.resolve():
+        raise ConfigError(f"out={str(path)!r} is the folder of the images; choose another, e.g. out={example!r}")
+    return path

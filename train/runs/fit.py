@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.data import ImageData, load
 from guard.data.classes import class_order
-from guard.data.held_out import Splits, is_amount, make_splits, settled
+from guard.data.held_out import Draw, Splits
 from guard.detector import Guard
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
-from guard.graph.outputs import FeatureClassifier, HookedClassifier
-from guard.manifest import Manifest, Preprocess, versions
+from guard.graph.outputs import FeatureClassifier, HookedClassifier, Outputs
 from guard.requests import FitRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score, create_score
@@ -28,41 +25,66 @@ from guard.scores.combined import Combined
 from guard.scores.table import check_applies
 
 from ..classifiers import GivenClassifier, open_classifier
-from ..classifiers.input import example_batch
-from ..classifiers.rebuild import score_shapes
+from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
-from .assemble import calibrated, run_folder, written
+from .assemble import Made, assembled, run_folder
 
 log = logging.getLogger("ood_guard")
 
 
 def fit(request: FitRequest) -> Guard:
     """See `guard.fit`."""
-    a, model, data = dict(request), request.model, request.data
     score = create_score(request.score, **request.score_options)
-    if not is_guard(model):  # a guard may bring what only training gives
+    if not is_guard(request.model):  # a guard may bring what only training gives
         check_applies(score)
-    device = resolve_device(a["device"])
-    out = run_folder(a["out"], False, data)
-    base = open_classifier(model, a, data)
-    score = carried_over(score, base.score)
+    device = resolve_device(request.device)
+    out = run_folder(request.out, request.data)
+    given = open_classifier(request)
+    score = carried_over(score, given.score)
     check_applies(score)
-    source = base.data or load(data, preprocess=base.preprocess, workers=a["workers"])
-    splits = _fit_splits(base, source, a)
-    classifier: FeatureClassifier
-    if isinstance(base.model, FeatureClassifier):
-        classifier = base.model
-    else:
-        probe = GuardModule(_Plain(), score, base.normalisation)  # type: ignore[arg-type]  # only normalises
-        example = probe.normalise(torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source)))))))
-        classifier = hook_features(base.model, example.to(device), a["features"] or base.layer)
+    source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers)
+    splits = _splits(given, source, request)
+    classifier = _with_features(given, source, request, device)
     check_applies(score, classifier)
-    module = GuardModule(classifier, score, base.normalisation).to(device).eval()
-    answers = _answers(module, base.preprocess, device)
-    order = class_order(answers, source.class_names, base.class_names, a["class_names"])
-    splits, names = order.reordered(splits), order.names
-    accuracy = fit_score(module, splits.train, batch_size=a["batch_size"])
-    splits = settled(module, splits, a["alpha"])
+    module = GuardModule(classifier, score, given.normalisation).to(device).eval()
+    order = class_order(_answers(module, given, device), source.class_names, given.class_names, request.class_names)
+    splits = splits.in_order(order)
+    accuracy = fit_score(module, splits.train, batch_size=request.batch_size)
+    _warn_near_chance(accuracy, order.names)
+    made = Made(
+        name=request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}"),
+        normalisation=given.normalisation,
+        method="fit",
+        backbone=given.backbone,
+        backbone_options=_backbone_options(classifier, given),
+        head=given.head,
+        head_options=given.trained.head_options if given.trained else {},
+        seed=given.trained.seed if given.trained else request.seed,
+    )
+    return assembled(module, splits, made, request, device=device, out=out)
+
+
+def _splits(given: GivenClassifier, source: ImageData, request: FitRequest) -> Splits:
+    """As `guard.train` draws them; but where the network was trained by ood-guard on this very data, its own splits:
+    another seed would calibrate on images it was trained on."""
+    draw = Draw(request.seed, request.calibration, request.test)
+    earlier = Draw.of_guard(given.trained, source)
+    draw = draw if earlier is None else draw.kept(earlier)
+    return Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
+
+
+def _with_features(
+    given: GivenClassifier, source: ImageData, request: FitRequest, device: torch.device
+) -> FeatureClassifier:
+    """The classifier with its features in view; two images show where they are."""
+    if isinstance(given.model, FeatureClassifier):
+        return given.model
+    two = torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source))))))
+    example = normalised(two, given.normalisation).to(device)
+    return hook_features(given.model, example, request.features or given.layer)
+
+
+def _warn_near_chance(accuracy: float, names: tuple[str, ...]) -> None:
     if accuracy < min(1.5 / len(names), 0.5):
         log.warning(
             "the classifier is right on %.1f %% of its own data, near chance: check mean, std, image_size and the "
@@ -70,40 +92,6 @@ def fit(request: FitRequest) -> Guard:
             100 * accuracy,
             ", ".join(names[:3]),
         )
-    manifest = Manifest(
-        name=a["name"] or (out.resolve().name if out else f"{base.backbone}-{score.name}"),
-        class_names=names,
-        preprocess=base.preprocess,
-        normalisation=base.normalisation,
-        method="fit",
-        backbone=base.backbone,
-        backbone_options=_backbone_options(classifier, base),
-        head=base.head,
-        head_options=base.trained.head_options if base.trained else {},
-        score=score.name,
-        score_options=score.options.model_dump(),
-        score_shapes=score_shapes(module.score),
-        seed=base.trained.seed if base.trained else a["seed"],
-        data=(source.card({k: len(v) for k, v in splits.rows.items()}),),
-        versions=versions(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    return written(calibrated(manifest, module, splits, a, device, {}), out)
-
-
-def _fit_splits(base: GivenClassifier, source: ImageData, a: dict[str, Any]) -> Splits:
-    """As `make_splits`; but where the network was trained by ood-guard on this very data, its own splits: another seed
-    would calibrate on images it was trained on."""
-    for card in base.trained.data if base.trained else ():
-        if card.fingerprint == source.fingerprint and base.trained and any(card.splits.values()):
-            counts = {name: card.splits[name] for name in ("calibration", "test")}
-            for name in counts:
-                if a[name] is not None and is_amount(a[name]) and a[name] != counts[name]:
-                    log.warning("%s=%s is ignored: the split this network was trained with is kept", name, a[name])
-            given = {name: a[name] if not is_amount(a[name]) else counts[name] for name in counts}
-            a = {**a, **given, "seed": base.trained.seed}
-            break
-    return make_splits(source, a["calibration"], a["test"], a["seed"], a["alpha"], a["temperature_scaling"])
 
 
 def is_guard(model: Any) -> bool:
@@ -130,21 +118,18 @@ def carried_over(score: Score, donor: Score | None) -> Score:
     return mine
 
 
-class _Plain(nn.Module):
-    """Stands in for a classifier where only the normalisation of a `GuardModule` is used."""
-
-
-def _backbone_options(classifier: FeatureClassifier, base: GivenClassifier) -> dict[str, Any]:
-    """What `guard_from_folder` needs to have this classifier again."""
+def _backbone_options(classifier: FeatureClassifier, given: GivenClassifier) -> dict[str, Any]:
+    """What `classifiers.rebuild` needs to have this classifier again."""
     if isinstance(classifier, OnnxClassifier):
         return classifier.options()
     if not isinstance(classifier, HookedClassifier):
-        return base.rebuild
+        return given.rebuild
     features = {"layer": classifier.layer, "tap": classifier.side, "num_features": classifier.num_features}
-    return {"architecture": type(base.model).__name__, **base.rebuild, **features}
+    return {"architecture": type(given.model).__name__, **given.rebuild, **features}
 
 
-def _answers(module: GuardModule, preprocess: Preprocess, device: torch.device) -> int:
+def _answers(module: GuardModule, given: GivenClassifier, device: torch.device) -> int:
     """How many logits the classifier gives."""
     with torch.inference_mode():
-        return module.classifier(module.normalise(example_batch(preprocess, device))).logits.shape[1]
+        outputs: Outputs = module.classifier(module.normalise(example_batch(given.preprocess, device)))
+        return outputs.logits.shape[1]

@@ -10,7 +10,10 @@ from guard.record import Record
 
 
 class TrainConfig(Record):
-    """The arguments of `guard.train` that decide its result; stored in the checkpoint and compared on resume."""
+    """What decides a training's result, with every default found (`resolve.resolved`).
+
+    It is stored in the checkpoint and compared on resume: the default of a new field is the value that older runs had.
+    """
 
     method: str
     options: dict[str, Any] = {}

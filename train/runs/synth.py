@@ -1,23 +1,20 @@
-"""What `guard.synth` calls: data, classifier, synthesiser -> a store, its audit and its gallery."""
+"""`guard.synth`: data, classifier, synthesiser -> a store, its audit and its gallery."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from guard.data import ImageData, load, split
-from guard.data.held_out import is_amount
+from guard.data import ImageData, load
+from guard.data.held_out import Draw
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
-from guard.manifest import Manifest
 from guard.record import parse_options
 from guard.requests import SynthRequest
-from guard.runtimes.torch_module import resolve_device
+from guard.runtimes.torch_module import TorchModule, resolve_device
 from guard.scores import create_score
 
 from ..classifiers.fresh import build_classifier
@@ -29,75 +26,78 @@ from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
 from ..outliers.store.fill import MOST_BY_DEFAULT, check_seed, fill
 from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import Store, open_store
+from .assemble import own_folder
 
 
 def synth(request: SynthRequest) -> Store:
     """See `guard.synth`."""
-    a, data = dict(request), request.data
     us = processes()  # before the device is used, for each has its own
-    kind = get_synthesiser(a["method"])
-    options = parse_options(kind.Options, dict(request.options), f"synthesiser {kind.name!r}", also=a)
-    looks = kind.needs_classifier(options)
-    match = matching.checked(a["match"])
-    check_seed(a["seed"])
-    device = resolve_device(a["device"])
-    folder = store_folder(a["out"], data)
-    if looks and a["classifier"] is None:
-        raise ConfigError(
-            f"synthesiser {kind.name!r} looks through a trained classifier: give classifier= a run folder "
-            "(guard train DATA --out runs/plain, then --classifier runs/plain)"
-        )
-    g = open_guard(a["classifier"], str(device))
-    if looks and not _has_module(g):
-        raise ConfigError(
-            f"synthesiser {kind.name!r} needs the classifier's insides, and {a['classifier']} shows its outputs only; "
-            "give the run folder it was exported from"
-        )
+    kind = get_synthesiser(request.method)
+    options = dict(request.options)
+    parsed = parse_options(kind.Options, options, f"synthesiser {kind.name!r}", also=SynthRequest.model_fields)
+    match = matching.checked(request.match)
+    check_seed(request.seed)
+    device = resolve_device(request.device)
+    folder = own_folder(request.out, request.data, "stores/a")
+    g = _classifier(request, kind, kind.needs_classifier(parsed), device)
     source = load(
-        data,
-        preprocess=g.manifest.preprocess if g is not None else None,
-        image_size=a["image_size"],
-        channels=a["in_chans"],
-        workers=a["workers"],
+        request.data,
+        preprocess=None if g is None else g.manifest.preprocess,
+        image_size=request.image_size,
+        channels=request.in_chans,
+        workers=request.workers,
     )
-    used, held_out = divided(source, a, g.manifest if g is not None else None)
-    count = min(MOST_BY_DEFAULT, len(used)) if a["count"] is None else a["count"]
-    per_draw = min(a["batch_size"], len(used))
-    synthesiser: ImageSynthesiser = kind(per_draw, len(source.class_names), **a["options"])
-    module = g.module if _has_module(g) and g is not None else untrained(used, device)
-    context = PrepareContext(module, used, folder, a["seed"], device)
-    store = fill(folder, synthesiser, context, count, match=match, batch_size=a["batch_size"])
+    used, held_out = divided(source, request, g)
+    count = min(MOST_BY_DEFAULT, len(used)) if request.count is None else request.count
+    synthesiser = kind(min(request.batch_size, len(used)), len(source.class_names), **options)
+    context = PrepareContext(_module(g) or untrained(used, device), used, folder, request.seed, device)
+    store = fill(folder, synthesiser, context, count, match=match, batch_size=request.batch_size)
     with us.main_process_first():
         if not us.is_first:
             return open_store(folder)
         if _needs_audit(store, g):
             store = audited(store, used, g, held_out)
-        if a["gallery"]:
+        if request.gallery:
             write_gallery(store, used)
     return store
 
 
-def _needs_audit(store: Store, g: Guard | None) -> bool:
-    audit = store.card.audit
-    seen_by = audit.classifier if audit is not None else None
-    return audit is None or (g is not None and (seen_by is None or seen_by.guard != g.manifest.identity))
+def divided(source: ImageData, request: SynthRequest, g: Guard | None) -> tuple[ImageData, ImageData | None]:
+    """The images that `guard.train` would train on, with the same seed and counts, and those that it holds out.
+
+    Outliers made from held-out images would carry them into training. Where the classifier was trained on this data,
+    its own splits are drawn again.
+    """
+    asked = Draw(request.seed, request.calibration, request.test)
+    earlier = None if g is None else Draw.of_guard(g.manifest, source)
+    rows = (earlier or asked).rows(source)
+    held_out = np.sort(np.concatenate([rows["calibration"], rows["test"]]))
+    return source.subset(rows["train"]), source.subset(held_out) if len(held_out) else None
 
 
-def store_folder(out: Any, data: Any) -> Path:
-    """Where a store goes.
+def _classifier(
+    request: SynthRequest, kind: type[ImageSynthesiser], needed: bool, device: torch.device
+) -> Guard | None:
+    """The guard whose classifier looks at images.
 
     Raises:
-        ConfigError: it is a file, or the folder of the images.
+        ConfigError: the synthesiser needs one, and there is none or none that runs in torch.
     """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={str(folder)!r} is a file; give a folder")
-    if isinstance(data, str | Path) and Path(data).is_dir() and Path(data).resolve() == folder.resolve():
-        raise ConfigError(f"out={str(folder)!r} is the folder of the images; choose another, e.g. out='stores/a'")
-    return folder
+    if needed and request.classifier is None:
+        raise ConfigError(
+            f"synthesiser {kind.name!r} looks through a trained classifier: give classifier= a run folder "
+            "(guard train DATA --out runs/plain, then --classifier runs/plain)"
+        )
+    g = open_guard(request.classifier, str(device))
+    if needed and _module(g) is None:
+        raise ConfigError(
+            f"synthesiser {kind.name!r} needs the classifier's internal activations, and {request.classifier} shows "
+            "its outputs only; give the run folder it was exported from"
+        )
+    return g
 
 
-def open_guard(given: Any, device: str) -> Guard | None:
+def open_guard(given: Guard | str | Path | None, device: str) -> Guard | None:
     """A guard as it is, or the one at a path."""
     if given is None or isinstance(given, Guard):
         return given
@@ -108,25 +108,15 @@ def open_guard(given: Any, device: str) -> Guard | None:
     return Guard.from_pretrained(given, device=device)
 
 
-def _has_module(g: Guard | None) -> bool:
-    """Whether it runs in torch, so that its features can be seen."""
-    return g is not None and hasattr(g.runtime, "module")
+def _module(g: Guard | None) -> GuardModule | None:
+    """The torch module of a guard that has one, so that its features can be seen."""
+    return g.runtime.module if g is not None and isinstance(g.runtime, TorchModule) else None
 
 
-def divided(source: ImageData, a: Mapping[str, Any], manifest: Manifest | None) -> tuple[ImageData, ImageData | None]:
-    """The images that `guard.train` would train on, with the same seed and counts, and those that it holds out.
-
-    Outliers made from held-out images would carry them into training. Where the classifier was trained on this data,
-    its own splits are drawn again.
-    """
-    assert source.labels is not None  # loaded as labelled
-    seed, sizes = a["seed"], {k: a[k] if is_amount(a[k]) else 0 for k in ("calibration", "test")}
-    card = next((c for c in manifest.data if c.fingerprint == source.fingerprint), None) if manifest else None
-    if manifest is not None and card is not None and card.splits and card.images == len(source):
-        seed, sizes = manifest.seed, {k: card.splits.get(k, 0) for k in sizes}
-    rows = split(source.labels, seed=seed, **sizes)
-    held_out = np.sort(np.concatenate([rows["calibration"], rows["test"]]))
-    return source.subset(rows["train"]), source.subset(held_out) if len(held_out) else None
+def _needs_audit(store: Store, g: Guard | None) -> bool:
+    audit = store.card.audit
+    seen_by = audit.classifier if audit is not None else None
+    return audit is None or (g is not None and (seen_by is None or seen_by.guard != g.manifest.identity))
 
 
 def untrained(data: ImageData, device: torch.device) -> GuardModule:

@@ -13,7 +13,7 @@ import pytest
 
 import guard
 from guard import cli
-from guard._siblings import sibling
+from guard.data import load
 from guard.errors import CalibrationError, ConfigError, DataError
 from guard.manifest import DataCard
 from tests.conftest import Arrays
@@ -209,4 +209,4 @@ def test_the_own_split_is_that_of_training(trained: Callable[[str], Any], four: 
     images, labels, _ = calibration_images(g.manifest, four, labelled=True)
     np.testing.assert_array_equal(images.rows, g.splits["calibration"])
     np.testing.assert_array_equal(labels, four[1][g.splits["calibration"]])
-    assert sibling("guard.data").load(four, preprocess=g.manifest.preprocess).fingerprint == images.fingerprint
+    assert load(four, preprocess=g.manifest.preprocess).fingerprint == images.fingerprint

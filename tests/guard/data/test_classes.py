@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from guard.data import load
-from guard.data.classes import class_order
-from guard.data.held_out import make_splits
+from guard.data.classes import class_order, match_classes
+from guard.data.held_out import Draw, Splits
 from guard.errors import ConfigError, DataError, ModelError
 
 MODEL = ("dog", "cat", "bird")
+GUARD = ("cat", "dog", "eel")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_what_cannot_be_matched(
         class_order(3, data, model, given)
 
 
-def test_guesses_and_gaps_are_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+def test_guesses_and_gaps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="ood_guard"):
         class_order(3, MODEL, MODEL)
         class_order(3, ("bird", "cat", "dog"), MODEL)
@@ -80,8 +81,8 @@ def test_guesses_and_gaps_are_said_aloud(caplog: pytest.LogCaptureFixture) -> No
 def test_every_split_gets_the_order_of_the_logits_and_keeps_its_images() -> None:
     images = np.arange(120, dtype=np.uint8).repeat(16 * 16 * 3).reshape(120, 16, 16, 3)
     source = load((images, np.arange(120) % 2))
-    splits = make_splits(source, 40, 20, 0, 0.05)
-    reordered = class_order(3, source.class_names, (), ("x", "1", "0")).reordered(splits)
+    splits = Splits.draw(source, Draw(0, 40, 20), alpha=0.05)
+    reordered = splits.in_order(class_order(3, source.class_names, (), ("x", "1", "0")))
     for before, after in (
         (splits.train, reordered.train),
         (splits.calibration, reordered.calibration),
@@ -94,3 +95,21 @@ def test_every_split_gets_the_order_of_the_logits_and_keeps_its_images() -> None
         np.testing.assert_array_equal(after.labels, 2 - before.labels)
         np.testing.assert_array_equal(after.array, before.array)
         assert after.class_names == ("x", "1", "0")
+
+
+def test_labels_are_matched_by_class_name() -> None:
+    labels, note = match_classes(np.array([0, 1, 1]), ("eel", "cat"), GUARD, "zoo")
+    np.testing.assert_array_equal(labels, [2, 0, 0])
+    assert note == ""
+
+
+def test_arrays_without_names_are_class_indices_and_it_is_said() -> None:
+    labels, note = match_classes(np.array([0, 1]), ("0", "1"), GUARD, "arrays")
+    np.testing.assert_array_equal(labels, [0, 1])
+    assert "class indices" in note
+
+
+@pytest.mark.parametrize("names", [("cat", "wolf"), ("0", "1", "2", "3")])
+def test_unknown_classes_are_refused_with_both_lists(names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=rf"zoo has classes .*{names[-1]}.*the guard's are: cat, dog, eel"):
+        match_classes(np.zeros(1, int), names, GUARD, "zoo")

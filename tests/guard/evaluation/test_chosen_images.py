@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 import guard
-from guard._siblings import sibling
-from guard.data.test_images import id_test_images, match_classes
-from guard.errors import DataError
+from guard.data import load, split
+from guard.data.test_images import id_test_images
 from guard.manifest import Calibration, DataCard, Preprocess
-from tests.guard.evaluation.pixel_guard import NAMES, pixel_guard, training_data
-
-
-def test_labels_are_matched_by_class_name() -> None:
-    labels, note = match_classes(np.array([0, 1, 1]), ("eel", "cat"), NAMES, "zoo")
-    np.testing.assert_array_equal(labels, [2, 0, 0])
-    assert note == ""
-
-
-def test_arrays_without_names_are_class_indices_and_it_is_said() -> None:
-    labels, note = match_classes(np.array([0, 1]), ("0", "1"), NAMES, "arrays")
-    np.testing.assert_array_equal(labels, [0, 1])
-    assert "class indices" in note
-
-
-@pytest.mark.parametrize("names", [("cat", "wolf"), ("0", "1", "2", "3")])
-def test_unknown_classes_are_refused_with_both_lists(names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=rf"zoo has classes .*{names[-1]}.*the guard's are: cat, dog, eel"):
-        match_classes(np.zeros(1, int), names, NAMES, "zoo")
+from tests.guard.evaluation.pixel_guard import pixel_guard, training_data
 
 
 def test_training_data_is_reduced_to_its_held_out_split(calibration: Calibration) -> None:
     images, labels = training_data()
-    loaded = sibling("guard.data").load((images, labels), preprocess=Preprocess(height=8, width=8))
-    rows = sibling("guard.data").split(labels, seed=5, calibration=60, test=45)
+    loaded = load((images, labels), preprocess=Preprocess(height=8, width=8))
+    rows = split(labels, seed=5, calibration=60, test=45)
     card = DataCard(
         name="mine", fingerprint=loaded.fingerprint, images=300, splits={k: len(v) for k, v in rows.items()}
     )
@@ -50,7 +30,7 @@ def test_training_data_is_reduced_to_its_held_out_split(calibration: Calibration
 
 def test_a_part_of_thetraining_data_is_used_as_given_and_it_is_said(calibration: Calibration) -> None:
     images, labels = training_data()
-    loaded = sibling("guard.data").load((images, labels), preprocess=Preprocess(height=8, width=8))
+    loaded = load((images, labels), preprocess=Preprocess(height=8, width=8))
     card = DataCard(name="mine", fingerprint=loaded.fingerprint, images=300, splits={"train": 300, "test": 0})
     g = pixel_guard(calibration, data=(card,))
     part = guard.evaluate(g, id=loaded.subset(np.arange(50)))

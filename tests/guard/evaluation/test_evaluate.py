@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import guard
-from guard._siblings import sibling
 from guard.calibration.by_class import calibrate_by_class
 from guard.calibration.conformal import flag_count_interval
 from guard.errors import ConfigError, MissingExtraError, UnknownNameError
@@ -186,13 +185,15 @@ def test_wrong_arguments_meet_one_clear_sentence(calibration: Calibration, tmp_p
         guard.evaluate(g, id=data, batch_size=0)
 
 
-def test_a_missing_package_names_the_extra(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object, **__: object) -> None:
-        raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
-
-    monkeypatch.setattr(sibling("guard.data"), "load", load)
-    with pytest.raises(MissingExtraError, match=r"pyarrow .* pip install 'ood-guard\[train\]'"):
-        guard.evaluate(pixel_guard(calibration), id="x.parquet")
+def test_a_missing_package_names_the_extra(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(MissingExtraError, match=r"pyarrow.* pip install 'ood-guard\[train\]'"):
+        guard.evaluate(pixel_guard(calibration), id=path)
 
 
 def test_an_evaluation_of_arrays_needs_no_torch() -> None:

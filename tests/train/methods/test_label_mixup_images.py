@@ -20,7 +20,7 @@ from train.methods import get_method
 from train.methods.label_mixup import LabelMixupImages, pair_weights, spread_pairs
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.store.drawing import Stored
-from train.runs.train import _trained_score
+from train.runs.resolve import score_for
 
 NO_BATCH = IDBatch(torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.arange(4))
 
@@ -124,7 +124,7 @@ def test_images_of_another_size_are_resized_by_the_kernel_asked_for(context: Pre
 )
 def test_angular_heads_get_the_largest_cosine(head: str | None, score: str, four: Arrays) -> None:
     method = get_method("label_mixup")
-    assert _trained_score(method(method.Options()), method.head_scores.get(str(head)), None).name == score
+    assert score_for(method(method.Options()), method.head_scores.get(str(head)), {}).name == score
     options = {"diffusion": "weights", "store_size": 8, "device": "cpu", "epochs": 1, "backbone": "wrn10_2"}
     g = guard.train((four[0][:160], four[1][:160]), method="label_mixup", head=head, lr=0.01, **options)  # type: ignore[arg-type]
     assert (g.manifest.head, g.manifest.score) == (head or "linear", score)

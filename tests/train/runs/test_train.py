@@ -23,7 +23,7 @@ from guard.scores import create_score, get_score, list_scores
 from tests.conftest import RECIPES, Arrays
 from tests.train.models import Convolutional, Dropped, sequential
 from train.runs.request import TrainConfig
-from train.runs.train import _fresh_module
+from train.runs.train import fresh_module
 
 Tiny = dict[str, Any]
 FITTED = [
@@ -390,7 +390,7 @@ def test_a_linear_head_starts_one_with_an_extra_class(four: Arrays, tiny: Tiny, 
     sizes = {"image_size": 16, "calibration": 100, "test": 100, "epochs": 1, "lr": 0.1}
     named = {"backbone": "wrn16_2", "head": "c_plus_1", "score": "energy", "data_fingerprint": data.fingerprint}
     config = TrainConfig(method="fodfom", init=str(tmp_path), **named, **sizes)
-    ours, _ = _fresh_module(config, data, create_score("energy"), torch.device("cpu"))
+    ours, _ = fresh_module(config, data, create_score("energy"), torch.device("cpu"))
     first = guard.load(tmp_path).module
     pixels = torch.from_numpy(four[0][:20])
     with torch.no_grad():

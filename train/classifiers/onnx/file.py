@@ -1,6 +1,6 @@
 """An ONNX classifier file: its logits, penultimate features and last layer are found in the graph.
 
-    file --onnx_read--> whole graph --onnx_adapt--> opset 18 to 20, any batch --onnx_head--> logits, features, weights
+    file --read--> whole graph --adapt--> opset 18 to 20, any batch --head--> logits, features, weights
 
 What is read from the graph is checked by running it: images together and one by one must get the file's own answers,
 and the last layer's weights count only where they turn the features into the logits.
@@ -24,6 +24,7 @@ from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.onnx_nodes import ancestors, producers, prune, unused_name
 from guard.heads import LastLayer
 from guard.manifest import Preprocess
+from guard.requests import FitRequest
 from guard.scores.base import Need
 
 from ...features.extract import check_logits
@@ -36,19 +37,19 @@ from .read import read_classifier, runner
 log = logging.getLogger("ood_guard")
 
 
-def of_onnx_file(path: Path, a: dict[str, Any], data: Any) -> GivenClassifier:
+def of_onnx_file(path: Path, request: FitRequest) -> GivenClassifier:
     """The classifier in an ONNX file, ready to be guarded; torch computes nothing of it.
 
     Args:
         path: one image input, float (normalised) or uint8 (pixels), NCHW or NHWC, any size of batch.
-        a: the arguments of `guard.fit`; ``features`` names a tensor of the graph.
-        data: the images; opened only where the graph leaves its size or its output open.
+        request: its ``features`` name a tensor of the graph; its data is opened only where the graph leaves its size or
+            its output open.
 
     Raises:
         ModelError: it is not such a file; the message says what to write instead.
     """
-    opened = open_graph(path, a, data)
-    normalisation = normalisation_for(opened.images, a)
+    opened = open_graph(path, request)
+    normalisation = normalisation_for(opened.images, request)
     return GivenClassifier(opened.classifier, opened.preprocess, normalisation, path.stem, data=opened.data)
 
 
@@ -61,19 +62,19 @@ class Opened(NamedTuple):
     data: ImageData | None
 
 
-def open_graph(path: Path, a: dict[str, Any], data: Any) -> Opened:
+def open_graph(path: Path, request: FitRequest) -> Opened:
     """The part of `of_onnx_file` that asks nothing about pixel values."""
     model = read_classifier(path)
     try:
         images = image_input(model)
-        preprocess, source = preprocess_for(images, a, data)
+        preprocess, source = preprocess_for(images, request)
 
         def classes() -> int:
-            return len((source or load(data, preprocess=preprocess, workers=a["workers"])).class_names)
+            return len((source or load(request.data, preprocess=preprocess, workers=request.workers)).class_names)
 
         noise = images.noise(2 * (images.batch or 1), preprocess)
         model, output = _plain(model, images, noise, classes)
-        classifier = _shown(model, output, a["features"], images, noise, path.name)
+        classifier = _shown(model, output, request.features, images, noise, path.name)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return Opened(classifier, images, preprocess, source)

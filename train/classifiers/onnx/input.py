@@ -13,6 +13,7 @@ from guard.errors import ConfigError, ModelError
 from guard.graph.onnx_classifier import is_channels_last
 from guard.manifest import Normalisation, Preprocess
 from guard.record import parse_options
+from guard.requests import FitRequest
 
 from ..input import checked_normalisation, normalisation
 
@@ -70,18 +71,18 @@ def image_input(model: ModelProto) -> Images:
     return Images(value.name, np.dtype(_TYPES[tensor.elem_type]), last, batch, channels or 3, height, width)
 
 
-def preprocess_for(images: Images, a: dict[str, Any], data: Any) -> tuple[Preprocess, ImageData | None]:
+def preprocess_for(images: Images, request: FitRequest) -> tuple[Preprocess, ImageData | None]:
     """The size the graph fixes; else the one asked for; else that of the data, which is then loaded."""
     if images.channels not in (1, 3):
         raise ModelError(f"its images have {images.channels} channels; a guard takes 3 (colour) or 1 (grey)")
-    if a["in_chans"] not in (None, images.channels):
-        raise ConfigError(f"in_chans={a['in_chans']}, but the ONNX graph takes {images.channels} channels")
-    side = a["image_size"]
+    if request.in_chans not in (None, images.channels):
+        raise ConfigError(f"in_chans={request.in_chans}, but the ONNX graph takes {images.channels} channels")
+    side = request.image_size
     height, width = images.height or side, images.width or side
     if side is not None and (height, width) != (side, side):
-        raise ConfigError(f"image_size={side}, but the ONNX graph takes {height} x {width} pixels; leave it away")
+        raise ConfigError(f"image_size={side}, but the ONNX graph takes {height} x {width} pixels; omit it")
     if height is None or width is None:
-        source = load(data, channels=images.channels, workers=a["workers"])
+        source = load(request.data, channels=images.channels, workers=request.workers)
         size = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", size.height)
         return size, source
@@ -89,10 +90,10 @@ def preprocess_for(images: Images, a: dict[str, Any], data: Any) -> tuple[Prepro
     return parse_options(Preprocess, values, "guard.fit: image_size as"), None
 
 
-def normalisation_for(images: Images, a: dict[str, Any]) -> Normalisation:
+def normalisation_for(images: Images, request: FitRequest) -> Normalisation:
     """mean= and std=, else ImageNet's; for a graph that takes pixels, the one that leaves them as they are."""
     if images.dtype != np.uint8:
-        return normalisation(a["mean"], a["std"], images.channels)
-    if a["mean"] is not None or a["std"] is not None:
-        raise ConfigError("the ONNX graph takes uint8 pixels and normalises them itself; leave mean= and std= away")
+        return normalisation(request.mean, request.std, images.channels)
+    if request.mean is not None or request.std is not None:
+        raise ConfigError("the ONNX graph takes uint8 pixels and normalises them itself; omit mean= and std=")
     return checked_normalisation(0, 1 / 255, images.channels)  # x is the pixel

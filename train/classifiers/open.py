@@ -1,0 +1,53 @@
+"""Which kind of classifier `guard.fit` was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from guard.detector import Guard
+from guard.errors import ConfigError, ModelError
+from guard.requests import FitRequest
+
+from . import callables, hugging_face
+from .base import GivenClassifier
+from .guards import of_guard
+from .torch_models import of_module, timm_by_name
+
+
+def open_classifier(request: FitRequest) -> GivenClassifier:
+    """The classifier that was given and the input it was made for.
+
+    The data is opened only where the size of the input cannot be known otherwise.
+
+    Raises:
+        ModelError: it is none of the accepted kinds, or cannot be guarded.
+    """
+    model: Any = request.model
+    processor = None
+    if isinstance(model, (str, Path)) and hugging_face.is_one(model):
+        model, processor = hugging_face.from_folder_or_hub(model)
+    if hugging_face.is_model(model):
+        return hugging_face.of_hugging_face(model, request, processor)
+    if request.processor is not None:
+        raise ConfigError("processor= is for Hugging Face models; give image_size=, mean= and std= for others")
+    if callables.is_two_callables(model):
+        return callables.of_callables(model, request)
+    if isinstance(model, (str, Path)) and Path(model).is_dir():
+        model = Guard.from_pretrained(model, device="cpu")
+    if isinstance(model, Guard):
+        return of_guard(model, request)
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+        from .onnx.file import of_onnx_file  # onnx takes a while to import
+
+        return of_onnx_file(Path(model), request)
+    if isinstance(model, (str, Path)):
+        model = timm_by_name(str(model), request)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "model must be a torch.nn.Module, a timm name, a Hugging Face model or its folder, an .onnx file, two "
+            f"callables (features, logits), a Guard or a run folder, got {type(model).__name__}"
+        )
+    return of_module(model, request)

@@ -1,0 +1,144 @@
+"""What `guard.train` was asked for, with every default found: method, score, head, backbone, batch size ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from guard.calibration.conformal import reachable_rank
+from guard.data.held_out import Splits
+from guard.errors import ConfigError
+from guard.heads import head_class
+from guard.record import parse_options
+from guard.requests import TrainRequest
+from guard.scores import Score, create_score
+
+from ..backbones import automatic_backbone, check_backbone
+from ..classifiers.input import check_channels
+from ..methods.base import Method, get_method
+from ..outliers.base import list_synthesisers
+from .request import TrainConfig
+
+SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
+SMALLEST_SIDE = 4  # pixels; less is no image
+OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
+
+
+def asked_method(request: TrainRequest) -> Method:
+    """The method with its options.
+
+    Raises:
+        ConfigError: an unknown method, or an option that it does not have or accept.
+    """
+    kind = get_method(request.method)
+    owner = f"method {kind.name!r}"
+    return kind(parse_options(kind.Options, dict(request.options), owner, also=TrainRequest.model_fields))
+
+
+def asked_score(request: TrainRequest, method: Method) -> Score:
+    """The score that was asked for, else the one of the head or the method; unfitted."""
+    head_score = method.head_scores.get(request.head) if request.head else None
+    return score_for(method, request.score or head_score, request.score_options)
+
+
+def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Score:
+    """A score for a method, with the options that follow from the method's.
+
+    Raises:
+        ConfigError: another method's training gives what the score needs.
+    """
+    name, options = asked or method.score, dict(given)
+    if name == method.score:
+        options = {**method.score_options(), **options}
+    elif method.score in (name.split("+") if "+" in name else options.get("parts", ())):
+        own = {**method.score_options(), **options.get("part_options", {}).get(method.score, {})}
+        options["part_options"] = {**options.get("part_options", {}), method.score: own}
+    score = create_score(name, **options)
+    if score.trained_by and score.trained_by not in (method.name, method.teaches):
+        raise ConfigError(
+            f"score {name!r} is learned by method {score.trained_by!r}, not by {method.name!r}; "
+            f"use method={score.trained_by!r}, or score={method.score!r}"
+        )
+    return score
+
+
+def asked_head(request: TrainRequest, method: Method, score: Score) -> str:
+    """The head that was asked for, else the score's own or the method's.
+
+    Raises:
+        ConfigError: the score or the method needs another.
+    """
+    head = request.head or OWN_HEAD.get(score.name, method.head)
+    if "extra class" in score.needs and head != "c_plus_1":
+        raise ConfigError(f"score {score.name!r} reads the extra class of head='c_plus_1'; head={head!r} has none")
+    if method.heads and head not in method.heads:
+        raise ConfigError(f"method {method.name!r} trains head={' or '.join(map(repr, method.heads))}, not {head!r}")
+    return head
+
+
+def head_options(head: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A head's options with every default in place."""
+    return parse_options(head_class(head).Options, dict(given), f"head {head!r}").model_dump()
+
+
+def check_before_loading(request: TrainRequest, method: Method, score: Score) -> None:
+    """Whatever can be refused without the images, beside the request's own fields: decoding them may take minutes.
+
+    Raises:
+        ConfigError, CalibrationError, UnknownNameError: with what is accepted.
+    """
+    check_channels(request.in_chans)
+    if request.backbone != "auto":
+        check_backbone(request.backbone)
+    if method.wants_outliers == "no" and request.outliers is not None:
+        raise ConfigError(f"method {method.name!r} makes its own outliers; omit outliers=, or use 'oe'")
+    if method.wants_outliers == "required" and request.outliers is None:
+        raise ConfigError(
+            f"method {method.name!r} learns from outlier images: give outliers= a folder, Parquet file or data set "
+            f"of images that are none of your classes, or one of {', '.join(map(repr, list_synthesisers()))}"
+        )
+    method.check_outliers(request.outliers)
+    reachable_rank(10**9, request.alpha)
+    head_options(asked_head(request, method, score), request.head_options)
+
+
+def resolved(
+    request: TrainRequest, method: Method, score: Score, splits: Splits, outliers_fingerprint: str | None
+) -> TrainConfig:
+    """What decides the result of the training, all of it known now."""
+    source = splits.source
+    side = source.preprocess.height
+    if side < SMALLEST_SIDE:
+        raise ConfigError(f"guard.train option image_size: the side must be at least {SMALLEST_SIDE}, got {side}")
+    head = asked_head(request, method, score)
+    default_batch_size = 128 if len(splits.train) >= SMALL_DATA else 32
+    return TrainConfig(
+        method=method.name,
+        options=method.options.model_dump(),
+        backbone=automatic_backbone(side) if request.backbone == "auto" else request.backbone,
+        head=head,
+        head_options=head_options(head, request.head_options),
+        score=score.name,
+        score_options=score.options.model_dump(),
+        epochs=method.epochs if request.epochs is None else request.epochs,
+        batch_size=default_batch_size if request.batch_size is None else request.batch_size,
+        lr=method.lr if request.lr is None else request.lr,
+        seed=request.seed,
+        image_size=side,
+        in_chans=1 if request.in_chans == 1 else 3,
+        pretrained=request.pretrained,
+        init=None if request.init is None else str(request.init),
+        ema=request.ema,
+        augment=_augment(request, splits),
+        alpha=request.alpha,
+        calibration=len(splits.calibration),
+        test=len(splits.test) if splits.test is not None else 0,
+        data_fingerprint=source.fingerprint,
+        outliers_fingerprint=outliers_fingerprint,
+    )
+
+
+def _augment(request: TrainRequest, splits: Splits) -> Literal["none", "crop", "crop+flip"]:
+    if request.augment != "auto":
+        return request.augment
+    return "crop" if splits.source.name.startswith("digits") else "crop+flip"  # digits have a handedness
