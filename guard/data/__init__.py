@@ -10,9 +10,16 @@
     a list of images, or an array            load([img, ...], labelled=False)        none
     scikit-learn's digits, 32 x 32           "digits", "digits:0-7"                  the digit
 
-(A folder of one's own that is called digits is "./digits".) Importing this package loads neither torch nor pyarrow
-nor datasets nor scikit-learn; each is imported when its form is used. (`augment` is in
-`augment.py`, which needs torch.)
+(A folder that is called digits is given as "./digits".) Importing this package loads neither pyarrow nor datasets nor
+scikit-learn; each is imported when its form is used. torch is never needed.
+
+loading, forms   from any form to `ImageData`; decoding, pixels and spill are its parts
+image_data       images of one size, their labels and where they came from; union joins several
+labels, coding   what is checked of labels, and seen of how images were coded
+fingerprint      a short name for the content
+splits           disjoint parts by seed; held_out draws them for every public function
+classes          which class of a model each class of the data is
+test_images      which images a guard is evaluated and calibrated on
 """
 
 from __future__ import annotations

@@ -51,40 +51,57 @@ def class_order(
         DataError: classes that the model does not know, or whose name two of its logits have.
         ModelError: another number of classes than logits, and no names to match them by.
     """
-    data_names, names = tuple(data_names), tuple(given or model_names)
+    data_names = tuple(data_names)
+    names = _names_of_logits(answers, len(data_names), model_names, given)
     in_order = np.arange(len(data_names))
-    nameless = _nameless(data_names)
-    if given and len(names) != answers and len(data_names) == answers:
-        raise ConfigError(f"class_names has {len(names)} names for {answers} classes")
-    if len(names) != answers:
-        names = ()
-    if data_names == names or (nameless and len(data_names) == answers):
+    if data_names == names or (_nameless(data_names) and len(data_names) == answers):
         return ClassOrder(names or data_names, in_order)
     if names and set(data_names) <= set(names):
         return ClassOrder(names, _by_name(data_names, names))
-    unknown = [name for name in data_names if name not in names]
     if len(data_names) != answers:
-        if names and not nameless:
-            raise DataError(
-                f"the data has classes that the model does not know: {_listed(unknown)}; the model's are "
-                f"{_listed(names)}. Rename or remove them, or name all of the model's classes with class_names="
-            )
-        raise ModelError(
-            f"the model answers {answers} classes, the data has {len(data_names)} ({', '.join(data_names[:5])} ...); "
-            "give data with the model's classes, in the model's order"
-        )
+        raise _other_number(answers, data_names, names)
     if given:
         return ClassOrder(names, in_order)
-    if names and len(unknown) < len(data_names):
+    if names:
+        _check_all_renamed(data_names, names)
+    return ClassOrder(data_names, in_order)
+
+
+def _names_of_logits(
+    answers: int, classes: int, model_names: Sequence[str], given: Sequence[str] | None
+) -> tuple[str, ...]:
+    """One name per logit; empty where there are none, or another number of them."""
+    names = tuple(given or model_names)
+    if given and len(names) != answers and classes == answers:
+        raise ConfigError(f"class_names has {len(names)} names for {answers} classes")
+    return names if len(names) == answers else ()
+
+
+def _other_number(answers: int, data_names: tuple[str, ...], names: tuple[str, ...]) -> DataError | ModelError:
+    """Why data cannot be matched that has another number of classes than the model."""
+    if names and not _nameless(data_names):
+        unknown = [name for name in data_names if name not in names]
+        return DataError(
+            f"the data has classes that the model does not know: {_listed(unknown)}; the model's are "
+            f"{_listed(names)}. Rename or remove them, or name all of the model's classes with class_names="
+        )
+    return ModelError(
+        f"the model answers {answers} classes, the data has {len(data_names)} ({', '.join(data_names[:5])} ...); "
+        "give data with the model's classes, in the model's order"
+    )
+
+
+def _check_all_renamed(data_names: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """As many classes as logits, and other names: taken in their order, unless some are the model's."""
+    unknown = [name for name in data_names if name not in names]
+    if len(unknown) < len(data_names):
         raise DataError(
             f"some classes of the data have the model's names and {_listed(unknown)} have not; the model's are "
             f"{_listed(names)}. Rename the data's, or name the model's with class_names="
         )
-    if names:
-        log.warning(
-            "the data's classes (%s) are taken for the model's (%s) in this order", _listed(data_names), _listed(names)
-        )
-    return ClassOrder(data_names, in_order)
+    log.warning(
+        "the data's classes (%s) are taken for the model's (%s) in this order", _listed(data_names), _listed(names)
+    )
 
 
 def match_classes(

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from guard.errors import ConfigError, UnknownNameError
-from train.backbones import SMALL, create_backbone, pretrained_normalisation
+from train.backbones import (
+    SMALL,
+    automatic_backbone,
+    automatic_teacher,
+    create_backbone,
+    pretrained_normalisation,
+)
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])
@@ -69,3 +75,11 @@ def test_published_normalisation_is_timms_or_nothing() -> None:
     grey = pretrained_normalisation(create_backbone("resnet18"), 1)
     assert grey is not None
     assert grey.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
+
+
+@pytest.mark.parametrize(
+    ("side", "student", "teacher"),
+    [(8, "wrn16_2", "wrn40_2"), (64, "wrn16_2", "wrn40_2"), (65, "resnet18", "resnet34")],
+)
+def test_the_automatic_backbone_goes_by_the_side(side: int, student: str, teacher: str) -> None:
+    assert (automatic_backbone(side), automatic_teacher(side)) == (student, teacher)

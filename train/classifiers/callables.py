@@ -1,4 +1,4 @@
-"""A classifier given as two callables, for code that is no single module: ``guard.fit((features, logits), data)``.
+"""A classifier given as two callables, for code that is not a single module: ``guard.fit((features, logits), data)``.
 
     features   normalised images (N, channels, H, W) -> (N, D); maps (N, D, h, w) are averaged
     logits     features (N, D) -> (N, C)

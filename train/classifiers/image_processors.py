@@ -50,7 +50,7 @@ def input_of(processor: Any, channels: int, side: int | None = None) -> tuple[Pr
 
     Raises:
         ModelError: it does something that a guard's preprocessing cannot; the message names the field and its value.
-        ConfigError: it is no image processor.
+        ConfigError: it is not an image processor.
     """
     processor = getattr(processor, "image_processor", processor)
     if not callable(processor) or not hasattr(processor, "to_dict"):

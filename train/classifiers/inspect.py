@@ -30,7 +30,7 @@ def open_without_data(model: Any) -> FeatureClassifier:
         model: what `guard.fit` takes.
 
     Raises:
-        GuardError: it is no classifier that can be guarded; as `guard.fit` would say.
+        GuardError: it is not a classifier that can be guarded; as `guard.fit` would say.
     """
     if isinstance(model, (str, Path)) and hugging_face.is_one(model):
         model = hugging_face.untrained(model)
@@ -38,6 +38,11 @@ def open_without_data(model: Any) -> FeatureClassifier:
         model = _timm_without_weights(model)
     if isinstance(model, Guard) or (isinstance(model, (str, Path)) and Path(model).is_dir()):
         return _opened(FitRequest(model=model, data=None, device="cpu"))
+    return _tried(model)
+
+
+def _tried(model: Any) -> FeatureClassifier:
+    """Opened at the size that it says, or else at one of `SIDES`."""
     first: GuardError | None = None
     for side in (None, *SIDES):
         try:

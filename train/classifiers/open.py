@@ -35,19 +35,22 @@ def open_classifier(request: FitRequest) -> GivenClassifier:
         raise ConfigError("processor= is for Hugging Face models; give image_size=, mean= and std= for others")
     if callables.is_two_callables(model):
         return callables.of_callables(model, request)
-    if isinstance(model, (str, Path)) and Path(model).is_dir():
-        model = Guard.from_pretrained(model, device="cpu")
-    if isinstance(model, Guard):
-        return of_guard(model, request)
-    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx" and not Path(model).is_dir():
         from .onnx.file import of_onnx_file  # onnx takes a while to import
 
         return of_onnx_file(Path(model), request)
     if isinstance(model, (str, Path)):
-        model = timm_by_name(str(model), request)
+        model = _by_name(model, request)
+    if isinstance(model, Guard):
+        return of_guard(model, request)
     if not isinstance(model, nn.Module):
         raise ModelError(
             "model must be a torch.nn.Module, a timm name, a Hugging Face model or its folder, an .onnx file, two "
             f"callables (features, logits), a Guard or a run folder, got {type(model).__name__}"
         )
     return of_module(model, request)
+
+
+def _by_name(model: str | Path, request: FitRequest) -> Guard | nn.Module:
+    """The guard in a folder, else timm's model of this name."""
+    return Guard.from_pretrained(model, device="cpu") if Path(model).is_dir() else timm_by_name(str(model), request)

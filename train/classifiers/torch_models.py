@@ -6,7 +6,6 @@ import copy
 import logging
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,29 +28,39 @@ def of_module(model: nn.Module, request: FitRequest, *, side: int | None = None,
     Args:
         side, channels: of its input, where neither the request nor a `pretrained_cfg` of timm's says.
     """
-    given = getattr(model, "pretrained_cfg", None) or {}
+    given: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     expected = given.get("input_size") or (channels, side, side)
     channels = int(expected[0]) if request.in_chans is None else request.in_chans
     check_channels(channels)
-    size, source = expected[-1] if request.image_size is None else request.image_size, None
+    size = expected[-1] if request.image_size is None else request.image_size
     if size is None:
         source = load(request.data, channels=channels, workers=request.workers)
         preprocess = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
     else:
-        options: dict[str, Any] = {}
-        if given.get("crop_pct") and request.image_size is None:
-            options["crop_scale"] = round(1 / given["crop_pct"], 6)
-        if given.get("interpolation") in ("bilinear", "bicubic"):
-            options["interpolation"] = given["interpolation"]
-        values = {"height": size, "width": size, "channels": channels, **options}
-        preprocess = parse_options(Preprocess, values, "guard.fit: image_size as")
-    mean = given.get("mean") if request.mean is None else request.mean
-    std = given.get("std") if request.std is None else request.std
-    if channels == 1 and _per_colour(mean) and _per_colour(std):
-        mean, std = np.mean(mean, keepdims=True), np.mean(std, keepdims=True)
+        source, preprocess = None, _preprocess(size, channels, given, own_size=request.image_size is None)
+    normalised = normalisation(*_mean_and_std(request, given, channels), channels)
     name = _timm_name(model, channels, preprocess.height)
-    return GivenClassifier(model, preprocess, normalisation(mean, std, channels), name, data=source)
+    return GivenClassifier(model, preprocess, normalised, name, data=source)
+
+
+def _preprocess(size: int, channels: int, given: dict[str, Any], own_size: bool) -> Preprocess:
+    """A square of `size` pixels, resized as the published configuration says; cropped so only at its own size."""
+    values: dict[str, Any] = {"height": size, "width": size, "channels": channels}
+    if given.get("crop_pct") and own_size:
+        values["crop_scale"] = round(1 / given["crop_pct"], 6)
+    if given.get("interpolation") in ("bilinear", "bicubic"):
+        values["interpolation"] = given["interpolation"]
+    return parse_options(Preprocess, values, "guard.fit: image_size as")
+
+
+def _mean_and_std(request: FitRequest, given: dict[str, Any], channels: int) -> tuple[Any, Any]:
+    """Those of the request, else of the published configuration; of colours, their average for grey images."""
+    mean: Any = given.get("mean") if request.mean is None else request.mean
+    std: Any = given.get("std") if request.std is None else request.std
+    if channels == 1 and _per_colour(mean) and _per_colour(std):
+        return (sum(mean) / 3,), (sum(std) / 3,)
+    return mean, std
 
 
 def _per_colour(numbers: Any) -> bool:

@@ -31,7 +31,7 @@ def hook_features(model: nn.Module, example: Tensor, layer: str | None = None) -
             input.
 
     Raises:
-        ModelError: it is no classifier, or has no linear layer on the way to its logits.
+        ModelError: it is not a classifier, or has no linear layer on the way to its logits.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module, a timm name or a run folder, got {type(model).__name__}")

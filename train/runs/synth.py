@@ -78,14 +78,14 @@ def divided(source: ImageData, request: SynthRequest, g: Guard | None) -> tuple[
 def _classifier(
     request: SynthRequest, kind: type[ImageSynthesiser], needed: bool, device: torch.device
 ) -> Guard | None:
-    """The guard whose classifier looks at images.
+    """The guard whose classifier the synthesiser, or else the audit, uses.
 
     Raises:
         ConfigError: the synthesiser needs one, and there is none or none that runs in torch.
     """
     if needed and request.classifier is None:
         raise ConfigError(
-            f"synthesiser {kind.name!r} looks through a trained classifier: give classifier= a run folder "
+            f"synthesiser {kind.name!r} uses a trained classifier: give classifier= a run folder "
             "(guard train DATA --out runs/plain, then --classifier runs/plain)"
         )
     g = open_guard(request.classifier, str(device))
@@ -120,7 +120,7 @@ def _needs_audit(store: Store, g: Guard | None) -> bool:
 
 
 def untrained(data: ImageData, device: torch.device) -> GuardModule:
-    """A small network for settings whose synthesiser does not look at one."""
+    """A small network for contexts whose synthesiser does not use one."""
     p = data.preprocess
     torch.manual_seed(0)
     classifier = build_classifier("wrn10_2", "linear", len(data.class_names), in_chans=p.channels, image_size=p.height)

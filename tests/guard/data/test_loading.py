@@ -2,92 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
-import os
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from guard.data import ImageData, load
+from guard.data import load
 from guard.data import pixels as pixels_module
 from guard.errors import ConfigError, DataError
 from guard.manifest import Preprocess
-from guard.preprocess import to_input
-
-RNG = np.random.default_rng(0)
-ROOT = Path(__file__).resolve().parents[3]
-N = 150
-
-
-def jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-ENCODED = [jpeg(RNG.integers(0, 256, (int(h), int(w), 3), np.uint8)) for h, w in RNG.integers(70, 120, (N, 2))]
-LABELS = np.arange(N) % 3
-CONFIG = Preprocess(height=72, width=72, crop_scale=1.1)
-EXPECTED = np.stack([to_input(image, CONFIG) for image in ENCODED])
-
-
-def write_folder(root: Path) -> Path:
-    for i, image in enumerate(ENCODED):
-        path = root / f"class{LABELS[i]}" / f"{i:03d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-    return root
-
-
-def write_parquet(path: Path) -> Path:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    table = pa.table({"image": [{"bytes": image, "path": None} for image in ENCODED], "label": LABELS})
-    names = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["class0", "class1", "class2"]}}}}
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), path, row_group_size=40)
-    return path
-
-
-class Pairs:
-    classes = ("class0", "class1", "class2")
-
-    def __len__(self) -> int:
-        return N
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return Image.open(io.BytesIO(ENCODED[index])), int(LABELS[index])
-
-
-@pytest.fixture
-def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels_module, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr("guard.data.forms.torch_dataset._KEEP_BYTES", 0)
-
-
-def open_form(form: str, tmp_path: Path, **options: Any) -> tuple[ImageData, np.ndarray]:
-    """(the data, which of ENCODED each of its images is)."""
-    if form == "folder":
-        data: Any = write_folder(tmp_path / "folder")
-    elif form == "parquet":
-        data = write_parquet(tmp_path / "all.parquet")
-    elif form == "list":
-        data = (ENCODED, LABELS)
-    else:
-        data = Pairs()
-    order = np.argsort(LABELS, kind="stable") if form == "folder" else np.arange(N)
-    return load(data, preprocess=CONFIG, **options), order
-
-
-FORMS = ["folder", "parquet", "list", "torch"]
+from tests.guard.data.many_images import (
+    CONFIG,
+    ENCODED,
+    EXPECTED,
+    FORMS,
+    LABELS,
+    RNG,
+    N,
+    jpeg,
+    open_form,
+    write_folder,
+)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -271,101 +208,3 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert data.array is not None
     with pytest.raises(ValueError, match="read-only"):
         data.array[0] = 0
-
-
-# ---------------------------------------------------------------------------------------------------- the processes
-
-
-def children() -> set[str]:
-    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_leaving_early_leaves_no_process_behind(tmp_path: Path, streaming: None) -> None:
-    data, _ = open_form("folder", tmp_path, workers=2)
-    before = children()
-    stream = data.batches(4)
-    next(stream)
-    assert len(children() - before) == 2
-    stream.close()
-    assert children() <= before
-
-
-def test_plain_script_without_main_guard(tmp_path: Path) -> None:
-    """Workers must not run the user's script again, and must reach a data set that is defined in it."""
-    script = """
-        import numpy as np
-        from guard.data import load, pixels
-        from guard.data.forms import torch_dataset
-        pixels.SMALL_SIDE = pixels.IN_MEMORY_BYTES = torch_dataset._KEEP_BYTES = 0
-        class Mine:
-            def __len__(self): return 40
-            def __getitem__(self, i): return np.full((8, 8, 3), i, np.uint8), i % 2
-        data = load(Mine(), workers=2)
-        print("started")
-        print([int(b[:, 0, 0, 0].sum()) for b, _ in data.batches(10)])
-    """
-    (tmp_path / "script.py").write_text(textwrap.dedent(script))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == ["started", "[45, 145, 245, 345]"], done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_workers_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
-    script = """
-        import os, sys, numpy as np
-        from pathlib import Path
-        from guard.data import load, pixels
-        pixels.SMALL_SIDE = pixels.IN_MEMORY_BYTES = 0
-        data = load((list(np.zeros((200, 9, 9, 3), np.uint8)), [0, 1] * 100), image_size=8, workers=2)
-        stream = data.batches(2)
-        next(stream)
-        print(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(), flush=True)
-        sys.stdin.read()
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True,
-    ) as parent:  # fmt: skip
-        assert parent.stdout is not None
-        workers = parent.stdout.readline().split()
-        assert len(workers) == 2
-        parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_alive(pid) for pid in workers):
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in workers)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_worker_that_dies_is_reported(tmp_path: Path, streaming: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, _ = open_form("list", tmp_path, workers=2)
-    monkeypatch.setattr("guard.data.decoding.to_input", lambda *_, **__: os._exit(9))
-    with pytest.raises(DataError, match="a process that decodes images was killed"):
-        list(data.batches(8))
-
-
-def test_errors_of_a_users_data_set_reach_the_user(streaming: None) -> None:
-    class Mine(Pairs):
-        broken = False
-
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            if self.broken:
-                raise AttributeError("the user's own bug")
-            return super().__getitem__(index)
-
-    mine = Mine()
-    data = load(mine, preprocess=CONFIG, workers=2)
-    mine.broken = True
-    with pytest.raises(AttributeError, match="the user's own bug"):
-        list(data.batches(8))

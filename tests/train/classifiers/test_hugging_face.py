@@ -129,7 +129,7 @@ def test_a_processor_that_cannot_be_had_is_refused_and_can_be_replaced_by_number
     flipping = hf.MobileViTImageProcessorPil()
     with pytest.raises(ModelError, match="do_flip_channel_order=True"):
         fit(vit, folders, processor=flipping)
-    with pytest.raises(ConfigError, match="says what the model's input is; leave mean, std away, or give no processor"):
+    with pytest.raises(ConfigError, match="says what the model's input is; omit mean, std, or give no processor"):
         fit(vit, folders, processor=processor(), mean=(0.5,) * 3, std=(0.5,) * 3)
     g = fit(vit, folders, image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
     assert g.manifest.normalisation.mean == (0.5, 0.4, 0.3)

@@ -264,7 +264,7 @@ def test_files_that_are_no_classifier_meet_a_sentence(tmp_path: Path, four: Arra
     [
         ("gemm", {"image_size": 32}, r"image_size=32, but the ONNX graph takes 16 x 16"),
         ("gemm", {"in_chans": 1}, r"in_chans=1, but the ONNX graph takes 3"),
-        ("uint8 channels last", {}, "leave mean= and std= away"),
+        ("uint8 channels last", {}, "omit mean= and std="),
     ],
 )
 def test_arguments_that_the_graph_contradicts(
@@ -300,7 +300,7 @@ def test_run_folders_hold_the_graph(tmp_path: Path, four: Arrays) -> None:
     expected = g.predict(four[0][:40]).ood_score
     loaded = guard.Guard.from_pretrained(tmp_path / "run", device="cpu")
     np.testing.assert_array_equal(loaded.predict(four[0][:40]).ood_score, expected)
-    with pytest.raises(ConfigError, match=r"holds its classifier, the graph of mine.onnx; leave model= away"):
+    with pytest.raises(ConfigError, match=r"holds its classifier, the graph of mine.onnx; omit model="):
         guard.Guard.from_pretrained(tmp_path / "run", device="cpu", model=Plain())
     again = guard.fit(tmp_path / "run", four, score="knn", device="cpu", out=tmp_path / "knn")
     assert (again.manifest.backbone, again.manifest.score) == ("mine", "knn")

@@ -1,0 +1,122 @@
+"""Every mistake in what is given as data gets one clear sentence before any training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.data import load
+from guard.errors import DataError, MissingDataError
+from tests.guard.data.twelve_images import IMAGES, LABELS, NAMES, png, write_folder, write_parquet
+
+
+@pytest.mark.parametrize("path", ["nothing", "./nothing/here", "/nothing/here.parquet", "a b/c"])
+def test_missing_path(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDataError, match=r"no such file or folder '.*accepted: a folder with one sub-folder"):
+        load(path)
+    with pytest.raises(FileNotFoundError):
+        load(Path(path))
+
+
+def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    from guard.data.forms import hub
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    with pytest.raises(MissingDataError, match=r"no such file or folder 'some/thing'.*the hub cannot be reached.*"):
+        load("some/thing")
+
+
+def test_folder_mistakes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="neither sub-folders nor images; labelled images need one sub-folder per cl"):
+        load(tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no images"):
+        load(tmp_path / "empty", labelled=False)
+    write_folder(tmp_path / "full")
+    with pytest.raises(DataError, match="4 images but no sub-folders"):
+        load(tmp_path / "full" / "ant")
+    (tmp_path / "full" / "stray.png").write_bytes(png(IMAGES[0]))
+    assert len(load(tmp_path / "full")) == 12
+    assert "1 images lie directly in" in caplog.text
+    (tmp_path / "full" / "dodo").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*dodo holds no images"):
+        load(tmp_path / "full")
+    write_folder(tmp_path / "splits" / "train")
+    write_folder(tmp_path / "splits" / "test")
+    with pytest.raises(DataError, match=r"looks like splits, not classes .* give one of them, e\.g\. .*train"):
+        load(tmp_path / "splits")
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    (tmp_path / "one" / "only" / "a.png").write_bytes(png(IMAGES[0]))
+    with pytest.raises(DataError, match=r"has 1 class \(only\); a classifier needs at least two"):
+        load(tmp_path / "one")
+    (tmp_path / "file.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="single file that is not Parquet"):
+        load(tmp_path / "file.zip")
+
+
+def test_parquet_mistakes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "mixed" / "train.parquet")
+    write_parquet(tmp_path / "mixed" / "test.parquet")
+    with pytest.raises(DataError, match=r"holds several splits \(test, train\)"):
+        load(tmp_path / "mixed")
+    write_parquet(tmp_path / "other" / "a.parquet")
+    write_parquet(tmp_path / "other" / "b.parquet", names=("x", "y", "z"))
+    with pytest.raises(DataError, match=r"b\.parquet has other columns or class names"):
+        load(tmp_path / "other")
+    (tmp_path / "not.parquet").write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"not\.parquet is not a Parquet file"):
+        load(tmp_path / "not.parquet")
+    with pytest.raises(DataError, match=r"unknown label 2 at row 2 of .* \(4 such\); accepted: 0\.\.1"):
+        load(write_parquet(tmp_path / "c.parquet", names=("ant", "bee")))
+    with pytest.raises(DataError, match=r"2 rows of .* have no label"):
+        load(write_parquet(tmp_path / "d.parquet", label=[*LABELS[:10].tolist(), None, None]))
+    with pytest.raises(DataError, match="must be integers"):
+        load(write_parquet(tmp_path / "e.parquet", names=None, label=[NAMES[i] for i in LABELS]))
+    with pytest.raises(DataError, match="no usable image of class 'dodo'"):
+        load(write_parquet(tmp_path / "f.parquet", names=(*NAMES, "dodo")))
+    assert len(load(tmp_path / "f.parquet", all_classes=False)) == 12
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES, LABELS[:5]), r"12 images but labels of shape \(5,\)"),
+        ((IMAGES, LABELS - 1), "unknown label -1 at row 0"),
+        ((IMAGES, LABELS.astype(float)), "must be integers .* got float64"),
+        ((IMAGES, [NAMES[i] for i in LABELS]), "return_inverse"),
+        ((IMAGES, LABELS * 2), "no usable image of class '1', '3'"),
+        ((IMAGES, LABELS * 0), "at least two"),
+        ((IMAGES / np.float32(255), LABELS), r"must be uint8 .* got float32; for floats in 0\.\.1"),
+        ((IMAGES.transpose(0, 3, 1, 2), LABELS), r"transpose\(0, 2, 3, 1\)"),
+        ((IMAGES[:0], LABELS[:0]), "holds no images"),
+        ((IMAGES[:, :0], LABELS), "no pixels"),
+        (([IMAGES[0], IMAGES[1][..., 0]], [0, 1]), "image 1 of images has 1 channels where earlier ones have 3"),
+        (IMAGES, r"labelled images are needed.*pair \(images, labels\)"),
+        ({"image": IMAGES}, "cannot read images from dict; accepted: a folder"),
+        (7, "cannot read images from int"),
+    ],
+)
+def test_array_mistakes(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(data)
+
+
+def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    """A folder is loaded without torch, pyarrow, datasets or scikit-learn."""
+    write_folder(tmp_path)
+    script = (
+        "import sys\nfrom guard.data import load\n"
+        f"assert len(load({str(tmp_path)!r})) == 12\n"
+        "heavy = {'torch', 'pyarrow', 'datasets', 'sklearn', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=60)

@@ -1,0 +1,122 @@
+"""Which images are held out, and that whoever asks again gets the same ones."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.data import load
+from guard.data.held_out import Draw, Splits
+from guard.data.image_data import ImageData
+from guard.data.test_images import calibration_images, id_test_images
+from guard.errors import CalibrationError, ConfigError, DataError
+from guard.manifest import Manifest, Normalisation
+from tests.conftest import Arrays
+
+
+@pytest.fixture
+def source(four: Arrays) -> ImageData:
+    return load(four)
+
+
+def made_from(splits: Splits, seed: int) -> Manifest:
+    """The manifest of a guard that was made from these splits."""
+    return Manifest(
+        class_names=splits.source.class_names,
+        preprocess=splits.source.preprocess,
+        normalisation=Normalisation(mean=(0.5,) * 3, std=(0.2,) * 3),
+        method="plain",
+        backbone="wrn10_2",
+        head="linear",
+        score="energy",
+        seed=seed,
+        data=(splits.card(),),
+    )
+
+
+def test_the_parts_are_those_of_the_rows(source: ImageData, four: Arrays) -> None:
+    splits = Splits.draw(source, Draw(3, 40, 0.25), alpha=0.05)
+    assert splits.test is not None
+    for name, part in (("train", splits.train), ("calibration", splits.calibration), ("test", splits.test)):
+        np.testing.assert_array_equal(part.rows, splits.rows[name])
+        np.testing.assert_array_equal(part.labels, four[1][splits.rows[name]])
+    assert splits.card().splits == {"train": 260, "calibration": 40, "test": 100}
+
+
+def test_images_of_their_own_leave_the_data_whole(source: ImageData, four: Arrays) -> None:
+    own = Draw(0, four[0][:50], (four[0][:30], four[1][:30]))
+    assert sorted(own.own()) == ["calibration", "test"]
+    splits = Splits.draw(source, own, alpha=0.05)
+    assert splits.test is not None
+    assert (len(splits.train), len(splits.calibration), len(splits.test)) == (400, 50, 30)
+    assert splits.calibration.labels is None
+    with pytest.raises(DataError, match="labelled images are needed"):
+        Splits.draw(source, own, alpha=0.05, labelled_calibration=True)
+
+
+def test_what_cannot_be_drawn(source: ImageData, four: Arrays) -> None:
+    with pytest.raises(ConfigError, match=r"seed must be an integer from 0 to 2\^31 - 1, got 0\.5"):
+        Draw(0.5).rows(source)  # type: ignore[arg-type]
+    with pytest.raises(CalibrationError, match=r"alpha=0\.05 needs at least 19"):
+        Splits.draw(source, Draw(0, 10, 0), alpha=0.05)
+    with pytest.raises(DataError, match="training needs labelled images"):
+        Draw(0).rows(load(four[0], labelled=False))
+
+
+def test_a_guard_draws_again_what_it_was_made_with(source: ImageData) -> None:
+    splits = Splits.draw(source, Draw(7, 40, 60), alpha=0.05)
+    manifest = made_from(splits, seed=7)
+    again = Draw.of_guard(manifest, source)
+    assert again == Draw(7, 40, 60)
+    for name, rows in again.rows(source).items():
+        np.testing.assert_array_equal(rows, splits.rows[name])
+    np.testing.assert_array_equal(id_test_images(manifest, source).images.rows, splits.rows["test"])
+    images, labels, _ = calibration_images(manifest, source, labelled=True)
+    np.testing.assert_array_equal(images.rows, splits.rows["calibration"])
+    np.testing.assert_array_equal(labels, splits.calibration.labels)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda source: source.subset(np.arange(300)),  # its labels give other rows
+        lambda source: load((source.take(np.arange(400)), source.labels[::-1])),
+    ],
+    ids=["a part", "other data"],
+)
+def test_a_guard_draws_nothing_from_other_data(source: ImageData, other: Callable[[Any], ImageData]) -> None:
+    manifest = made_from(Splits.draw(source, Draw(7, 40, 60), alpha=0.05), seed=7)
+    assert Draw.of_guard(manifest, other(source)) is None
+    assert Draw.of_guard(None, source) is None
+
+
+def test_numbers_that_ask_for_another_split_are_ignored_and_logged(
+    source: ImageData, four: Arrays, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = Draw(7, 40, 60)
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        assert Draw(1, None, 60).kept(earlier) == earlier
+        assert caplog.text == ""
+        assert Draw(1, 50, None).kept(earlier) == earlier
+    assert "calibration=50 is ignored: the split this network was trained with is kept" in caplog.text
+    kept = Draw(1, four[0], 0.1).kept(earlier)
+    assert (kept.seed, kept.test) == (7, 60)
+    assert kept.calibration is four[0]
+
+
+def test_reading_images_needs_no_torch() -> None:
+    """Whoever evaluates an exported guard reads, splits and matches without what trains."""
+    code = (
+        "import sys, guard.data; from guard.data.held_out import Draw, Splits; import guard.data.test_images; "
+        "data = guard.data.load('digits'); splits = Splits.draw(data, Draw(0), alpha=0.05); "
+        "heavy = {'torch', 'train', 'export', 'onnxruntime'}; "
+        "print(len(data), len(splits.calibration), sorted(heavy & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1797 400 []"

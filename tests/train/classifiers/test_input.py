@@ -1,0 +1,83 @@
+"""The input of a classifier: what was given, what is assumed, and that pixels become it as in the guard."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guard.data import load
+from guard.errors import ConfigError
+from guard.graph.module import GuardModule
+from guard.manifest import Normalisation, Preprocess
+from guard.requests import FitRequest
+from guard.scores import create_score
+from tests.conftest import Arrays
+from tests.train.models import sequential
+from train.classifiers.fresh import build_classifier
+from train.classifiers.input import (
+    checked_normalisation,
+    data_normalisation,
+    example_batch,
+    given_input,
+    normalisation,
+    normalised,
+)
+from train.classifiers.torch_models import of_module
+
+
+def test_pixels_become_what_a_guard_makes_of_them() -> None:
+    values = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+    classifier = build_classifier("wrn10_2", "linear", 3, in_chans=3, image_size=8)
+    module = GuardModule(classifier, create_score("energy"), values)
+    images = example_batch(Preprocess(height=8, width=6))
+    assert images.shape == (2, 8, 6, 3)
+    assert torch.equal(images, example_batch(Preprocess(height=8, width=6)))
+    assert torch.equal(normalised(images, values), module.normalise(images))
+    expected = (images.numpy() / 255 - np.array(values.mean)) / np.array(values.std)
+    np.testing.assert_allclose(normalised(images, values).numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_the_mean_of_the_data_is_that_of_its_pixels(four: Arrays) -> None:
+    found = data_normalisation(load(four))
+    np.testing.assert_allclose(found.mean, (four[0] / 255).mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(found.std, (four[0] / 255).std((0, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ()),
+        ({"mean": 0.0, "in_chans": 1}, ("in_chans", "mean")),
+        ({"image_size": 8, "std": (1, 1, 1)}, ("image_size", "std")),
+        ({"features": "head", "batch_size": 2}, ()),
+    ],
+)
+def test_what_was_given_of_the_input(given: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert given_input(FitRequest(model=None, data=None, **given)) == expected
+
+
+def test_a_mean_of_zero_is_a_mean() -> None:
+    request = FitRequest(model=None, data=None, image_size=16, mean=0.0, std=1.0)
+    assert of_module(sequential(), request).normalisation == Normalisation(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def test_what_is_not_given_is_imagenets_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        assert normalisation(None, None, 1).mean == (0.449,)
+        assert normalisation(None, None, 3).std == (0.229, 0.224, 0.225)
+        assert normalisation(0.5, 0.5, 1) == checked_normalisation(0.5, 0.5, 1)
+    assert caplog.text.count("mean= and std= not given: ImageNet's") == 2
+
+
+def test_the_expected_input_is_asked_for_in_turn() -> None:
+    """The request, then the caller, who knows a model's own configuration."""
+    unsaid = FitRequest(model=None, data=None, mean=0.5, std=0.5)
+    said = FitRequest(model=None, data=None, mean=0.5, std=0.5, image_size=16, in_chans=1)
+    found = [of_module(sequential(), r, side=32, channels=3).preprocess for r in (unsaid, said)]
+    assert [(p.height, p.channels) for p in found] == [(32, 3), (16, 1)]
+    with pytest.raises(ConfigError, match="in_chans must be 3 .* or 1"):
+        of_module(sequential(), unsaid, side=32, channels=4)

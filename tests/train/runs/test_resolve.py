@@ -1,0 +1,68 @@
+"""What `guard.train` was asked for, with every default found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.data import load
+from guard.data.held_out import Draw, Splits
+from guard.errors import ConfigError
+from guard.requests import TrainRequest
+from tests.conftest import Arrays
+from train.runs.request import TrainConfig
+from train.runs.resolve import asked_head, asked_method, asked_score, check_before_loading, resolved
+
+
+def config(data: Any, **asked: Any) -> TrainConfig:
+    request = TrainRequest(data=data, **asked)
+    method = asked_method(request)
+    score = asked_score(request, method)
+    check_before_loading(request, method, score)
+    splits = Splits.draw(load(data), Draw(0, 20, 20), alpha=request.alpha)
+    return resolved(request, method, score, splits, None)
+
+
+def blank(side: int, count: int = 60) -> Arrays:
+    return np.zeros((count, side, side, 3), np.uint8), np.arange(count) % 2
+
+
+def test_every_default_is_found(four: Arrays) -> None:
+    found = config(four, method="vos", options={"queue": 30}, init="runs/a")
+    assert (found.method, found.head, found.score) == ("vos", "linear", "energy_logistic")
+    assert (found.backbone, found.batch_size, found.augment, found.image_size) == ("wrn16_2", 32, "crop+flip", 16)
+    assert found.options["queue"] == 30
+    assert found.options["weight"] == 0.1
+    assert (found.calibration, found.test, found.init) == (20, 20, "runs/a")
+    assert found.data_fingerprint == load(four).fingerprint
+
+
+def test_what_was_asked_for_stays(four: Arrays) -> None:
+    asked = {"epochs": 7, "batch_size": 11, "lr": 0.3, "augment": "none", "backbone": "resnet18", "ema": 0.5}
+    found = config(four, **asked)
+    assert {name: getattr(found, name) for name in asked} == asked
+
+
+def test_digits_have_a_handedness() -> None:
+    assert config("digits").augment == "crop"
+
+
+def test_large_images_have_another_backbone() -> None:
+    assert [config(blank(side), batch_size=2).backbone for side in (64, 65)] == ["wrn16_2", "resnet18"]
+
+
+def test_images_must_be_images() -> None:
+    assert config(blank(4)).image_size == 4
+    with pytest.raises(ConfigError, match="option image_size: the side must be at least 4, got 3"):
+        config(blank(3))
+
+
+def test_a_score_brings_its_head() -> None:
+    request = TrainRequest(data=None, score="cosine")
+    method = asked_method(request)
+    assert asked_head(request, method, asked_score(request, method)) == "cosine"
+    other = TrainRequest(data=None, score="reject_class", head="linear")
+    with pytest.raises(ConfigError, match="reads the extra class of head='c_plus_1'"):
+        asked_head(other, method, asked_score(other, method))
