@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from guard.data import load
 from guard.data import pixels as pixels_module
 from guard.errors import ConfigError, DataError
 from guard.manifest import Preprocess
+from tests.guard.data import many_images
 from tests.guard.data.many_images import (
     CONFIG,
     ENCODED,
@@ -116,7 +116,7 @@ def test_one_corrupt_image_is_named_and_skipped(
         monkeypatch.setattr("guard.data.forms.torch_dataset._KEEP_BYTES", 0)
     damaged = list(ENCODED)
     damaged[42] = damaged[42][:300]
-    monkeypatch.setattr(sys.modules[__name__], "ENCODED", damaged)
+    monkeypatch.setattr(many_images, "ENCODED", damaged)
     with caplog.at_level(logging.WARNING, "ood_guard"):
         data, which = open_form(form, tmp_path, workers=2)
     assert len(data) == N - 1

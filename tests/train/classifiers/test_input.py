@@ -79,5 +79,5 @@ def test_the_expected_input_is_asked_for_in_turn() -> None:
     said = FitRequest(model=None, data=None, mean=0.5, std=0.5, image_size=16, in_chans=1)
     found = [of_module(sequential(), r, side=32, channels=3).preprocess for r in (unsaid, said)]
     assert [(p.height, p.channels) for p in found] == [(32, 3), (16, 1)]
-    with pytest.raises(ConfigError, match="in_chans must be 3 .* or 1"):
+    with pytest.raises(ConfigError, match=r"in_chans must be 3 .* or 1"):
         of_module(sequential(), unsaid, side=32, channels=4)

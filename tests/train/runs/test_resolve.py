@@ -31,7 +31,7 @@ def blank(side: int, count: int = 60) -> Arrays:
 
 def test_every_default_is_found(four: Arrays) -> None:
     found = config(four, method="vos", options={"queue": 30}, init="runs/a")
-    assert (found.method, found.head, found.score) == ("vos", "linear", "energy_logistic")
+    assert (found.method, found.head, found.score) == ("vos", "linear", "energy")
     assert (found.backbone, found.batch_size, found.augment, found.image_size) == ("wrn16_2", 32, "crop+flip", 16)
     assert found.options["queue"] == 30
     assert found.options["weight"] == 0.1
