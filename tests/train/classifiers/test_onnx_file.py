@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 import guard
 from guard.errors import ConfigError, ModelError, UnknownNameError
 from guard.graph.onnx_classifier import OnnxClassifier
+from guard.requests import FitRequest
 from tests.conftest import Arrays
 from tests.train.classifiers.onnx_nets import (
     FILES,
@@ -38,7 +39,6 @@ from tests.train.models import Dropped
 from train.classifiers import GivenClassifier
 from train.classifiers.onnx.file import of_onnx_file
 
-ARGUMENTS: dict[str, Any] = dict.fromkeys(("features", "class_names", "image_size", "in_chans", "workers"))
 NORMALISED = {"mean": MEAN, "std": STD}
 
 
@@ -48,7 +48,7 @@ def saved(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
 
 
 def opened(path: Path, data: Any = None, **arguments: Any) -> GivenClassifier:
-    return of_onnx_file(path, {**ARGUMENTS, **NORMALISED, **arguments}, data)
+    return of_onnx_file(path, FitRequest(model=path, data=data, **{**NORMALISED, **arguments}))
 
 
 def arguments_of(name: str) -> dict[str, Any]:

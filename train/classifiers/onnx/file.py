@@ -159,7 +159,7 @@ def _shown(
     names = [name for name in shown if name]
     _keep(model, names)
     seen = runner(model)({images.name: noise})
-    as_matrix = (_as_logits, as_vector)
+    as_matrix = (_as_logits, _as_vector)
     _keep(model, [make(model, name, seen[name]) for make, name in zip(as_matrix, names, strict=False)])
     values = list(runner(model)({images.name: noise}).values())
     check_logits(torch.from_numpy(values[0]))
@@ -199,7 +199,7 @@ def _as_logits(model: ModelProto, name: str, value: np.ndarray) -> str:
     return _as_float(model, name, value)
 
 
-def as_vector(model: ModelProto, name: str, value: np.ndarray) -> str:
+def _as_vector(model: ModelProto, name: str, value: np.ndarray) -> str:
     """float32 (N, D): maps (N, D, h, w) are averaged, tokens take the first of (N, L, D), as in `HookedClassifier`."""
     if value.dtype.kind != "f" or value.ndim not in (2, 3, 4):
         raise ModelError(f"tensor {name!r} is {value.dtype} {value.shape}; features are float of 2, 3 or 4 dimensions")
