@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from guard._siblings import sibling
 from guard.artefact.files import engine_manifest_path, graph_bytes, read_onnx, write_onnx, write_pair
 from guard.artefact.load import load, opened
+from guard.data import load as load_images
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.manifest import Manifest, Parity
@@ -103,7 +103,7 @@ def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
         return (batch for batch, _ in held.batches(64)), held.labels if held.class_names == source.class_names else None
     if data is None:
         return _noise(source.manifest), None
-    loaded = sibling("guard.data").load(data, preprocess=source.manifest.preprocess, labelled=False)
+    loaded = load_images(data, preprocess=source.manifest.preprocess, labelled=False)
     return (batch for batch, _ in loaded.batches(64)), None
 
 

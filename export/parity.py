@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from guard._siblings import sibling
 from guard.artefact.load import opened
 from guard.calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE
+from guard.data import load
 from guard.data.classes import match_classes
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingDataError, ParityError
@@ -87,7 +87,7 @@ def compare(source: Guard, exported: Guard, batches: Iterable[np.ndarray], label
     for batch in batches:
         pairs.append((source.predict_batches([batch]), exported.predict_batches([batch])))
     if not pairs:
-        raise ConfigError("there are no images to verify on")
+        raise ConfigError("give at least one image to verify on")
 
     def both(field: str) -> tuple[np.ndarray, np.ndarray]:
         a, b = (np.concatenate([getattr(pair[side], field) for pair in pairs]) for side in (0, 1))
@@ -146,7 +146,6 @@ def passed(report: ParityReport, max_flag_flips: int) -> ParityReport:
 
 def _open(data: Any, source: Guard) -> tuple[Any, np.ndarray | None]:
     """The images (`guard.data.ImageData`), and their labels in the source's order where they have such."""
-    load = sibling("guard.data").load
     try:
         images = load(data, preprocess=source.manifest.preprocess, all_classes=False)
         labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)

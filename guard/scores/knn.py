@@ -63,6 +63,8 @@ class KNN(Score):
                 raise ValueError(f"max_bank must be at least k={self.k}, got {self.max_bank}")
             if self.max_bank is None and self.select == "k_centre":
                 raise ValueError("select='k_centre' chooses max_bank rows, got max_bank=None; give a number")
+            if self.max_bank is None and self.seed:
+                raise ValueError(f"seed={self.seed} is not read with max_bank=None; drop it, or give a number of rows")
             return self
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Latent arithmetic in plain numpy, one outlier at a time (methods.md A4)."""
+"""Latent arithmetic in plain numpy, one outlier at a time (Choi & Na 2024)."""
 
 from __future__ import annotations
 

@@ -72,6 +72,8 @@ def test_a_bank_smaller_than_k_is_refused_at_once() -> None:
         create_score("knn", max_bank=20)
     with pytest.raises(ConfigError, match=r"select='k_centre' chooses max_bank rows, got max_bank=None; give a number"):
         create_score("knn", max_bank=None, select="k_centre")
+    with pytest.raises(ConfigError, match=r"seed=3 is not read with max_bank=None; drop it, or give a number of rows"):
+        create_score("knn", max_bank=None, seed=3)
 
 
 @pytest.mark.parametrize("k", [1, 5, 300])
