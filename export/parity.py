@@ -148,6 +148,8 @@ def _open(data: Any, source: Guard) -> tuple[Any, np.ndarray | None]:
     """The images (`guard.data.ImageData`), and their labels in the source's order where they have such."""
     try:
         images = load(data, preprocess=source.manifest.preprocess, all_classes=False)
+        if images.labels is None:
+            return images, None
         labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)
     except MissingDataError:
         raise

@@ -82,8 +82,8 @@ def required_inputs(graph: bytes) -> bytes:
     kept = [i for i in model.graph.initializer if i.name not in inputs]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    graph: bytes = model.SerializeToString()
-    return graph
+    stripped: bytes = model.SerializeToString()
+    return stripped
 
 
 def _target(trt: ModuleType, config: Any) -> list[str]:

@@ -11,7 +11,7 @@ for).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from .calibration.conformal import calibrate, p_values
 from .calibration.decision_rule import Decision
 from .calibration.temperature import Labelled, checked_labels, fit_temperature
 from .errors import ConfigError, ImageError
-from .manifest import Manifest, TemperatureScaling
+from .manifest import Manifest, Preprocess, TemperatureScaling
 from .runtimes import Runtime, optional_inputs
 from .verdict import Verdicts
 
@@ -251,7 +251,7 @@ class Guard:
         Raises:
             ConfigError: for an exported guard, which has no torch module.
         """
-        module = getattr(self.runtime, "module", None)
+        module: GuardModule | None = getattr(self.runtime, "module", None)
         if module is None:
             raise ConfigError(
                 f"this guard runs on {self.runtime.name} and has no torch module; load its run folder instead"
@@ -319,7 +319,7 @@ def _as_sequence(images: Any) -> Sequence[Any]:
     return [images]
 
 
-def _named(to_input: Any, image: Any, index: int, manifest: Manifest) -> np.ndarray:
+def _named(to_input: Callable[[Any, Preprocess], np.ndarray], image: Any, index: int, manifest: Manifest) -> np.ndarray:
     try:
         return to_input(image, manifest.preprocess)
     except ImageError as error:

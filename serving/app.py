@@ -14,8 +14,9 @@ import gc
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -29,6 +30,8 @@ from .metrics import Metrics
 from .schemas import Answer, BatchAnswer, Error, Schema, model_card
 from .settings import Settings
 from .ui import page_response
+
+T = TypeVar("T")
 
 logger = logging.getLogger("guard.serving")
 
@@ -187,13 +190,15 @@ def _freeze() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-async def _all(work: list) -> list:
+async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
     """All results in order, or the first error in order; nothing is left running unheard."""
     results = await asyncio.gather(*work, return_exceptions=True)
+    done: list[T] = []
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+        done.append(result)
+    return done
 
 
 def _one(body: bytes, boundary: bytes | None) -> Part:
