@@ -6,8 +6,8 @@
     python -m benchmarks.synthesis steps --train cifar10/train.parquet --test cifar10/test.parquet --ood ood/ \\
         --diffusion-folder runs/cifar/diffusion-s0 --store 5000 --name cifar10
 
-speed: images per second of `OwnDiffusion.sample` against a loop over diffusers' own network and scheduler, written as
-its documentation does: the same weights, precision, batch, steps and guidance, from noise to uint8 images. Rounds are
+speed: images per second of `BuiltInDiffusion.sample` against a loop over diffusers' own network and scheduler, as
+its documentation has it: the same weights, precision, batch, steps and guidance, from noise to uint8 images. Rounds are
 interleaved (`interleave`); a second copy of the bare loop shows how far a ratio strays by chance.
 
 steps: one diffusion model, trained first or taken from --diffusion-folder; for each number of steps a store of
@@ -39,7 +39,7 @@ from benchmarks.outputs import detection_numbers, images_of
 from guard.data import ImageData, load
 from guard.demo import images as demo_images
 from train.generators.diffusion import DiffusionOptions, make_diffusion
-from train.generators.diffusion.model import ModelCard, OwnDiffusion
+from train.generators.diffusion.model import BuiltInDiffusion, ModelCard
 from train.generators.diffusion.noise import solver
 from train.outliers.base import PrepareContext
 
@@ -50,7 +50,7 @@ OOD_IMAGES = 400
 SECTIONS = (("token", 32), ("label", 32))
 
 
-def untrained(conditioning: str, side: int, **more: Any) -> OwnDiffusion:
+def untrained(conditioning: str, side: int, **more: Any) -> BuiltInDiffusion:
     """A model of ten classes with random weights, on which time does not depend; `more` are options of its form."""
     options = DiffusionOptions(conditioning=conditioning, **more)  # type: ignore[arg-type]
     card = ModelCard(
@@ -65,11 +65,11 @@ def untrained(conditioning: str, side: int, **more: Any) -> OwnDiffusion:
         patch=options.patch,
     )
     torch.manual_seed(0)
-    return OwnDiffusion(card).eval().requires_grad_(False)
+    return BuiltInDiffusion(card).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def bare(model: OwnDiffusion, e: Tensor, generator: torch.Generator) -> Tensor:
+def bare(model: BuiltInDiffusion, e: Tensor, generator: torch.Generator) -> Tensor:
     """The same images by diffusers alone: uint8 (N, H, W, channels)."""
     network, n = model.denoiser, len(e)
     fold = network.fold
@@ -100,10 +100,10 @@ def speed(batch: int, steps: int, rounds: int, clock: Callable[[], float]) -> di
         classes = torch.arange(batch) % 10
         e = model.condition(classes)
 
-        def ours(model: OwnDiffusion = model, e: Tensor = e, classes: Tensor = classes) -> Tensor:
+        def ours(model: BuiltInDiffusion = model, e: Tensor = e, classes: Tensor = classes) -> Tensor:
             return model.sample(e, classes, torch.Generator().manual_seed(0))
 
-        def theirs(model: OwnDiffusion = model, e: Tensor = e) -> Tensor:
+        def theirs(model: BuiltInDiffusion = model, e: Tensor = e) -> Tensor:
             return bare(model, e, torch.Generator().manual_seed(0))
 
         calls: dict[str, Callable[[], object]] = {"bare": theirs, "bare again": theirs, "ours": ours}

@@ -33,6 +33,6 @@ def published_model(
         said = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"no {what} can be loaded from {option}={model!r}: {said}; give the folder of one (a {example} with its "
-            f"processor), or leave {option}= away"
+            f"processor), or omit {option}="
         ) from error
     return processor, found.to(device).eval().requires_grad_(False)

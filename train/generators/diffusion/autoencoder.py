@@ -76,7 +76,8 @@ class Autoencoder(Learner):
 
     def encode(self, signal: Tensor) -> Tensor:
         """Latents of about zero mean and unit variance, float32."""
-        return (self.net.encode(signal).latent_dist.mode().float() - self.mean) / self.std
+        mode: Tensor = self.net.encode(signal).latent_dist.mode().float()
+        return (mode - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
         """The signal, not clipped, float32."""
@@ -109,7 +110,7 @@ def to_signal(pixels: Tensor, height: int, width: int) -> Tensor:
 def trained_autoencoder(
     context: PrepareContext, card: AutoencoderCard, size: tuple[int, int], epochs: int, batch_size: int
 ) -> Autoencoder:
-    """One trained on the context's images, filled up to `size`; kept in its folder, and goes on from there."""
+    """One trained on the context's images, filled up to `size`; kept in its folder, and resumed there."""
     with seeded(context.seed):
         autoencoder = Autoencoder(card)
     autoencoder.to(context.device)

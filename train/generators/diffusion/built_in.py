@@ -25,9 +25,9 @@ def built_in(context: PrepareContext, options: DiffusionOptions) -> Diffusion:
         ArtefactDamagedError: it cannot be read.
     """
     try:
-        from .training import own_diffusion  # diffusers takes seconds to import
+        from .training import built_in_diffusion  # diffusers takes seconds to import
     except ModuleNotFoundError as error:
         if error.name != "diffusers":
             raise
         raise MissingExtraError("diffusers", "diffusion") from None
-    return own_diffusion(context, options)
+    return built_in_diffusion(context, options)

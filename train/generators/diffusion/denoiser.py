@@ -120,7 +120,8 @@ class Denoiser(nn.Module):
         """Weighted squared error (N,) that it is trained with."""
         said = self(self.noise.add(z, eps, times), times, e)
         target = self.noise.target(z, eps, times, self.prediction)
-        return self.noise.weight(times, self.prediction) * (said - target).square().mean((1, 2, 3))
+        error: Tensor = (said - target).square().mean((1, 2, 3))
+        return self.noise.weight(times, self.prediction) * error
 
     def noise_loss(self, z: Tensor, e: Tensor, times: Tensor, eps: Tensor) -> Tensor:
         """Mean squared error (N,) of the noise it predicts."""

@@ -47,7 +47,7 @@ class ModelCard(Record):
     patch: int | None
 
 
-class OwnDiffusion(nn.Module):
+class BuiltInDiffusion(nn.Module):
     """The trained model: `train.generators.diffusion.base.Diffusion`.
 
     `autoencoder` is None where it works on pixels. steps, guidance, batch: of sampling.
@@ -73,7 +73,7 @@ class OwnDiffusion(nn.Module):
         self.times = TIMES
         self.steps, self.guidance, self.batches = STEPS, GUIDANCE, Batches(64)
 
-    def sampling(self, options: DiffusionOptions) -> OwnDiffusion:
+    def sampling(self, options: DiffusionOptions) -> BuiltInDiffusion:
         """Sample as the options say from now on."""
         self.steps = options.sampling_steps or STEPS
         self.guidance = GUIDANCE if options.guidance is None else options.guidance

@@ -90,7 +90,7 @@ class StableDiffusion:
         return _scaled_gradient(loss, GRADIENT_SCALE) if half else loss
 
     def _noise_said(self, v: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
-        kept = self.pipeline.scheduler.alphas_cumprod.to(v.device)[times].view(-1, 1, 1, 1)
+        kept: Tensor = self.pipeline.scheduler.alphas_cumprod.to(v.device)[times].view(-1, 1, 1, 1)
         return kept.sqrt() * v + (1 - kept).sqrt() * noisy
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Training of one's own diffusion model; keeps a checkpoint per epoch and continues from it.
+"""Training of the built-in diffusion model; keeps a checkpoint per epoch and continues from it.
 
 Files in the model's folder:
 
@@ -43,7 +43,7 @@ from ..grid import png_grid
 from .autoencoder import AutoencoderCard, halvings, trained_autoencoder
 from .base import DiffusionOptions
 from .denoiser import Denoiser
-from .model import LARGEST_IN_PIXELS, ModelCard, OwnDiffusion
+from .model import LARGEST_IN_PIXELS, BuiltInDiffusion, ModelCard
 from .noise import TIMES, spread_times
 from .sampling import denoised
 
@@ -74,20 +74,20 @@ class DiffusionCard(Record):
     images: int
 
 
-def own_diffusion(context: PrepareContext, options: DiffusionOptions) -> OwnDiffusion:
+def built_in_diffusion(context: PrepareContext, options: DiffusionOptions) -> BuiltInDiffusion:
     """The model of the context's images: loaded where its folder has a finished one, else trained (further)."""
     folder = options.kept_in(context.folder)
     card = _card(context, options)
     model = found_or_trained(
         folder,
         "diffusion model",
-        lambda: load_own(folder, card, any_options=options.named_folder is not None),
+        lambda: load_built_in(folder, card, any_options=options.named_folder is not None),
         lambda: Training(context, card, folder, options).run(),
     )
     return model.to(context.device).eval().requires_grad_(False).sampling(options)
 
 
-def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -> OwnDiffusion | None:
+def load_built_in(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -> BuiltInDiffusion | None:
     """The finished model in `folder`, None where there is none. With `any_options` a line in the log names those that
     are not as asked for.
 
@@ -105,7 +105,7 @@ def load_own(folder: Path, asked: DiffusionCard, *, any_options: bool = False) -
     report_differing(folder, "diffusion model", then, now, [key for key in now if key.startswith("diffusion.")])
     if card.rows_digest != asked.rows_digest or card.data_fingerprint != asked.data_fingerprint:
         log.warning("the diffusion model in %s was trained on other images; it may have seen held-out ones", folder)
-    model = OwnDiffusion(card.model)
+    model = BuiltInDiffusion(card.model)
     model.load_state_dict(state)
     return model
 
@@ -157,7 +157,7 @@ class Training:
         self.context, self.card, self.folder, self.device = context, card, folder, context.device
         self.feed = Feed(context.data)
         with seeded(card.seed):
-            self.model = OwnDiffusion(card.model).sampling(options)
+            self.model = BuiltInDiffusion(card.model).sampling(options)
         self.model.to(self.device)
         self.network = self.model.denoiser
         self.averaged = Average(self.network, EMA)
@@ -171,7 +171,7 @@ class Training:
         )
         self.latents: Tensor | None = None
 
-    def run(self) -> OwnDiffusion:
+    def run(self) -> BuiltInDiffusion:
         """Train from the folder's checkpoint, or from the start, to the end; returns the averaged model."""
         read_progress(self.folder, self.card)  # refuses one of another training, before anything is trained
         if self.model.autoencoder is not None:

@@ -43,7 +43,8 @@ class Orthogonal(nn.Module):
         """Q (E, E)."""
         upper = self.skew.triu(1)
         if self.training:
-            return torch.linalg.matrix_exp(upper - upper.mT)
+            turned: Tensor = torch.linalg.matrix_exp(upper - upper.mT)
+            return turned
         if self._fixed is None:
             exact = upper.detach().double()
             self._fixed = torch.linalg.matrix_exp(exact - exact.mT).to(upper)
@@ -62,7 +63,8 @@ class Orthogonal(nn.Module):
 
     def _apply(self, *arguments: Any, **named: Any) -> Orthogonal:
         self._forget()  # another device or precision
-        return super()._apply(*arguments, **named)
+        moved: Orthogonal = super()._apply(*arguments, **named)
+        return moved
 
     def _forget(self) -> None:
         self._fixed = None

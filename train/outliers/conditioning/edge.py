@@ -72,4 +72,5 @@ def likeness(features: Tensor, mean: Tensor, by: Literal["cosine", "mahalanobis"
     spread = covariance.diagonal().sum() / width
     eye = torch.eye(width, dtype=covariance.dtype, device=covariance.device)
     shrunk = (1 - SHRINKAGE) * covariance + (SHRINKAGE * spread).clamp_min(1e-12) * eye
-    return -(centred * torch.linalg.solve(shrunk, centred.T).T).sum(-1).to(features.dtype)
+    distance: Tensor = (centred * torch.linalg.solve(shrunk, centred.T).T).sum(-1)
+    return -distance.to(features.dtype)

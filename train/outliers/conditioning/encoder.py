@@ -130,7 +130,8 @@ class AnchoredEncoder(Learner):
         """What the features of each class point to: T, or T + |T| / 0.39 delta; (C, E)."""
         if self.delta is None:
             return self.anchors
-        return self.anchors + torch.linalg.vector_norm(self.anchors, dim=-1, keepdim=True) / TOKEN_NORM * self.delta
+        length: Tensor = torch.linalg.vector_norm(self.anchors, dim=-1, keepdim=True)
+        return self.anchors + length / TOKEN_NORM * self.delta
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, channels) -> features (N, E), float32, of any length."""
@@ -138,7 +139,8 @@ class AnchoredEncoder(Learner):
         signal = (images.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         with mixed_precision(device)():
             pooled = self.backbone.pool(self.backbone.forward_map(signal))
-        return self.project(pooled.float())
+        features: Tensor = self.project(pooled.float())
+        return features
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, E), of any length -> cos(h, T(c)) / t, (N, C)."""

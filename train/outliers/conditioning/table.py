@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -95,7 +96,7 @@ def kept_embeddings(
 
 def width_factor(width: int) -> float:
     """sqrt(768 / E): by which noise per coordinate grows so that it is as long in E coordinates as in 768."""
-    return (TOKEN_WIDTH / width) ** 0.5
+    return math.sqrt(TOKEN_WIDTH / width)
 
 
 def class_generator(context: PrepareContext, c: int) -> torch.Generator:

@@ -169,7 +169,7 @@ class TeacherOutliers:
             return outliers
         if self._projection is None:
             self._projection = anchor_projection([unit(f) for f in self._class_features(context)], anchors)
-        scale = torch.linalg.vector_norm(anchors[classes], dim=-1, keepdim=True)
+        scale: Tensor = torch.linalg.vector_norm(anchors[classes], dim=-1, keepdim=True)
         return scale * unit(unit(outliers) @ self._projection)
 
     def _class_features(self, context: PrepareContext) -> list[Tensor]:
@@ -224,7 +224,8 @@ def anchor_projection(features: list[Tensor], anchors: Tensor) -> Tensor:
     targets = torch.cat([anchors[c].expand(len(part), -1) for c, part in enumerate(features)]).double()
     gram = rows.T @ rows
     ridge = RIDGE * gram.diagonal().mean()
-    return torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), rows.T @ targets).float()
+    solved: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), rows.T @ targets)
+    return solved.float()
 
 
 def _seed(context: PrepareContext, part: int) -> int:

@@ -17,7 +17,7 @@ from guard.errors import ArtefactDamagedError, ConfigError
 from tests.conftest import Arrays
 from train.generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from train.generators.diffusion import training as training_module
-from train.generators.diffusion.model import OwnDiffusion
+from train.generators.diffusion.model import BuiltInDiffusion
 from train.methods.label_mixup import LabelMixupImages
 from train.outliers.base import PrepareContext
 
@@ -28,9 +28,9 @@ def setting_of(arrays: Arrays, folder: Path, seed: int = 0) -> PrepareContext:
     return PrepareContext(None, load(arrays, channels=arrays[0].shape[-1]), folder, seed, torch.device("cpu"))  # type: ignore[arg-type]
 
 
-def own(arrays: Arrays, folder: Path, /, **options: Any) -> OwnDiffusion:
+def built(arrays: Arrays, folder: Path, /, **options: Any) -> BuiltInDiffusion:
     made = make_diffusion(setting_of(arrays, folder), DiffusionOptions(**{**SMALL, **options}))
-    assert isinstance(made, OwnDiffusion)
+    assert isinstance(made, BuiltInDiffusion)
     return made
 
 
@@ -40,11 +40,11 @@ def some(four: Arrays) -> Arrays:
 
 
 @pytest.fixture(scope="module")
-def model(some: Arrays, tmp_path_factory: pytest.TempPathFactory) -> OwnDiffusion:
-    return own(some, tmp_path_factory.mktemp("own"))
+def model(some: Arrays, tmp_path_factory: pytest.TempPathFactory) -> BuiltInDiffusion:
+    return built(some, tmp_path_factory.mktemp("built"))
 
 
-def drawn(model: OwnDiffusion, classes: list[int], seed: int = 0) -> torch.Tensor:
+def drawn(model: BuiltInDiffusion, classes: list[int], seed: int = 0) -> torch.Tensor:
     labels = torch.tensor(classes)
     return model.sample(model.condition(labels), labels, torch.Generator().manual_seed(seed))
 
@@ -64,7 +64,7 @@ def test_every_form_speaks_the_interface_at_the_images_size(
 ) -> None:
     generator = np.random.default_rng(0)
     arrays = generator.integers(0, 256, (24, *shape), dtype=np.uint8), np.arange(24) % 2
-    model = own(arrays, tmp_path, **FORMS[form])
+    model = built(arrays, tmp_path, **FORMS[form])
     assert isinstance(model, Diffusion)
     assert model.own_size == shape[:2]
     labels = torch.tensor([0, 1, 1])
@@ -82,20 +82,20 @@ def test_every_form_speaks_the_interface_at_the_images_size(
     assert (gradient.norm(dim=1) > 0).all()
 
 
-def test_pixels_come_back_as_they_were(model: OwnDiffusion, some: Arrays) -> None:
+def test_pixels_come_back_as_they_were(model: BuiltInDiffusion, some: Arrays) -> None:
     images = torch.from_numpy(some[0][:8])
     assert model.decode(model.encode(images)).equal(images)
     assert model.encode(torch.nn.functional.pad(images, (0, 0, 3, 3, 5, 5))).shape == (8, *model.latent_shape)
 
 
-def test_weights_of_classes_are_sums_of_their_anchors(model: OwnDiffusion) -> None:
+def test_weights_of_classes_are_sums_of_their_anchors(model: BuiltInDiffusion) -> None:
     one = torch.eye(4)
     assert model.condition(one).allclose(model.condition(torch.arange(4)))
     a, b = model.condition(torch.tensor([1])), model.condition(torch.tensor([3]))
     assert model.condition(one[1:2] + one[3:4]).allclose(a + b)
 
 
-def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: OwnDiffusion, some: Arrays) -> None:
+def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: BuiltInDiffusion, some: Arrays) -> None:
     z, labels = model.encode(torch.from_numpy(some[0][:2])), torch.tensor(some[1][:2])
     times, noise = torch.tensor([100, 700]), torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     e = model.condition(labels)
@@ -110,7 +110,7 @@ def test_noise_loss_is_the_error_of_the_noise_that_v_stands_for(model: OwnDiffus
         assert float(loss[i]) == pytest.approx(float((predicted - noise[i]).square().mean()), rel=2e-2)
 
 
-def test_batches_are_of_the_size_asked_for_and_change_nothing(model: OwnDiffusion) -> None:
+def test_batches_are_of_the_size_asked_for_and_change_nothing(model: BuiltInDiffusion) -> None:
     labels = torch.tensor([0, 1, 2, 3, 0])
     whole = model.latents(model.condition(labels), labels, torch.Generator().manual_seed(0))
     seen: list[int] = []
@@ -125,7 +125,7 @@ def test_batches_are_of_the_size_asked_for_and_change_nothing(model: OwnDiffusio
     assert parts.allclose(whole, atol=0.05)
 
 
-def test_samples_follow_the_generator_and_the_class(model: OwnDiffusion) -> None:
+def test_samples_follow_the_generator_and_the_class(model: BuiltInDiffusion) -> None:
     assert drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2]))
     assert not drawn(model, [0, 1, 2]).equal(drawn(model, [0, 1, 2], seed=1))
     assert not drawn(model, [0])[0].equal(drawn(model, [1])[0])
@@ -133,11 +133,11 @@ def test_samples_follow_the_generator_and_the_class(model: OwnDiffusion) -> None
 
 @pytest.mark.parametrize("form", ["token", "latent"])
 def test_a_killed_training_ends_where_an_uninterrupted_one_does(
-    form: str, some: Arrays, model: OwnDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, some: Arrays, model: BuiltInDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"latent": form == "latent"}
     if form == "latent":
-        model = own(some, tmp_path / "other", **options)
+        model = built(some, tmp_path / "other", **options)
     real = training_module.Training.epoch
 
     def killed(self: Any, epoch: int) -> Any:
@@ -147,9 +147,9 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 
     monkeypatch.setattr(training_module.Training, "epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        own(some, tmp_path, **options)
+        built(some, tmp_path, **options)
     monkeypatch.setattr(training_module.Training, "epoch", real)
-    again = own(some, tmp_path, **options)
+    again = built(some, tmp_path, **options)
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     folder = tmp_path / "diffusion"
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -161,27 +161,27 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
 
 def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tmp_path / "shared")
-    first = own(some, tmp_path / "a", folder=folder, epochs=1)
+    first = built(some, tmp_path / "a", folder=folder, epochs=1)
     monkeypatch.setattr(training_module.Training, "run", lambda self: pytest.fail("trained again"))
-    other = own(some, tmp_path / "b", folder=folder, conditioning="label", width=16, sampling_steps=3)
+    other = built(some, tmp_path / "b", folder=folder, conditioning="label", width=16, sampling_steps=3)
     assert drawn(first, [0]).shape == drawn(other, [0]).shape
     assert other.steps == 3
     assert first.denoiser.table.equal(other.denoiser.table)
     with pytest.raises(ConfigError, match=r"class_names: \['0', '1', '2', '3'\] then, \['0', '1'\] now"):
-        own((some[0], some[1] % 2), tmp_path, folder=folder)
+        built((some[0], some[1] % 2), tmp_path, folder=folder)
     with pytest.raises(ConfigError, match="height: 16 then, 8 now; width: 16 then, 8 now"):
-        own((np.ascontiguousarray(some[0][:, ::2, ::2]), some[1]), tmp_path, folder=folder)
+        built((np.ascontiguousarray(some[0][:, ::2, ::2]), some[1]), tmp_path, folder=folder)
     (tmp_path / "shared" / "diffusion.safetensors").write_bytes(b"short")
     with pytest.raises(ArtefactDamagedError, match="is damaged"):
-        own(some, tmp_path, folder=folder)
+        built(some, tmp_path, folder=folder)
 
 
 def test_options_that_a_shared_model_was_not_trained_with_are_named(
     some: Arrays, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared = {"folder": str(tmp_path / "shared"), "epochs": 1}
-    own(some, tmp_path / "a", **shared)
-    own(some, tmp_path / "b", **shared, sampling_steps=3, guidance=1, sampling_batch=2)
+    built(some, tmp_path / "a", **shared)
+    built(some, tmp_path / "b", **shared, sampling_steps=3, guidance=1, sampling_batch=2)
     assert "is used as it was trained" not in caplog.text
     mixup = LabelMixupImages(4, 4, diffusion={**SMALL, **shared, "epochs": 3, "lr": 0.01, "patch": 2})
     mixup.prepare(setting_of(some, tmp_path / "c"))
@@ -205,8 +205,8 @@ def test_two_runs_that_begin_together_train_one_model(
         assert waited.wait(60)
         return real(self, epoch)
 
-    def run(name: str) -> OwnDiffusion:
-        return own(some, tmp_path / name, folder=str(tmp_path / "shared"), epochs=1)
+    def run(name: str) -> BuiltInDiffusion:
+        return built(some, tmp_path / name, folder=str(tmp_path / "shared"), epochs=1)
 
     monkeypatch.setattr(training_module.Training, "epoch", slow)
     with ThreadPoolExecutor(2, "run") as pool:
@@ -223,7 +223,7 @@ def test_two_runs_that_begin_together_train_one_model(
 
 
 def test_a_runs_own_model_is_not_mixed_with_other_options(some: Arrays, tmp_path: Path) -> None:
-    own(some, tmp_path, epochs=1)
+    built(some, tmp_path, epochs=1)
     with pytest.raises(ConfigError, match=r"diffusion\.epochs: 1 then, 2 now"):
-        own(some, tmp_path)
-    assert own(some, tmp_path, epochs=1, sampling_steps=5, guidance=1).steps == 5
+        built(some, tmp_path)
+    assert built(some, tmp_path, epochs=1, sampling_steps=5, guidance=1).steps == 5

@@ -1,4 +1,4 @@
-"""Invariants: how many, that they are near zero on the data and nowhere else, and that a killed training goes on."""
+"""Invariants: how many, that they are near zero on the data and nowhere else, and that a killed training resumes."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_every_point_is_of_its_own_class_and_the_seeds() -> None:
 
 
 def test_low_density_is_hardly_out_in_many_dimensions() -> None:
-    """methods.md A5: in 768 dimensions the 10 lowest of 3,330 draws are 7-8 % farther out than typical."""
+    """NCIS: in 768 dimensions the 10 lowest of 3,330 draws are 7-8 % farther out than typical."""
     x = torch.zeros(2, 768)
     points = drawn(gaussians(x, torch.zeros(2, dtype=torch.int64), 1, ridge=1.0), torch.zeros(300, dtype=torch.int64))
     assert 1.065 < float(points.norm(dim=-1).mean()) / 768**0.5 < 1.085
