@@ -20,7 +20,7 @@ from ..outliers.base import list_synthesisers
 from .request import TrainConfig
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
-SMALLEST_SIDE = 4  # pixels; less is no image
+SMALLEST_SIDE = 4  # pixels; less is not an image
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
 
 

@@ -40,7 +40,7 @@ def labelled(images: np.ndarray, classes: int = 2) -> ImageData:
     return load((images, np.arange(len(images)) % classes), channels=images.shape[-1])
 
 
-# ---------------------------------------------------------------------------------------------------- trivial numbers
+# --------------------------------------------------------------------------------------------- low-level statistics
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 3), (7, 9, 1)])
