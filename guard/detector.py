@@ -287,9 +287,9 @@ class Guard:
             model: the classifier's architecture for a guard made by `guard.fit` on a model that ood-guard cannot
                 build by name; its weights are overwritten.
         """
-        from .artefact.run_folder import from_pretrained
+        from .artefact.run_folder import open_run_folder
 
-        return from_pretrained(folder, device=device, model=model)
+        return cls(*open_run_folder(folder, device=device, model=model))
 
 
 def _number(threshold: Any) -> float:

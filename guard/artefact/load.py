@@ -7,7 +7,6 @@ from pathlib import Path
 from ..detector import Guard
 from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError
 from .files import engine_manifest_path, read_onnx, read_pair
-from .run_folder import from_pretrained
 
 
 def opened(g: Guard | str | Path, *, device: str = "auto") -> Guard:
@@ -24,7 +23,7 @@ def load(path: str | Path, *, device: str = "auto", threads: int | None = None, 
             "(make one with guard.train, or: guard demo)"
         )
     if path.is_dir():
-        return from_pretrained(path, device=device)
+        return Guard.from_pretrained(path, device=device)
     if path.suffix == ".onnx":
         from ..runtimes.onnx_session import OnnxSession
 

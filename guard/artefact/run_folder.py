@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .._siblings import sibling
 from ..errors import ArtefactNotFoundError, MissingExtraError
@@ -11,6 +11,8 @@ from .files import FOLDER_MANIFEST, FOLDER_WEIGHTS, read_pair, write_pair
 
 if TYPE_CHECKING:
     from ..detector import Guard
+    from ..manifest import Manifest
+    from ..runtimes.torch_module import TorchModule
 
 
 def save_pretrained(g: Guard, folder: Path) -> Path:
@@ -22,8 +24,8 @@ def save_pretrained(g: Guard, folder: Path) -> Path:
     return folder
 
 
-def from_pretrained(folder: str | Path, *, device: str = "auto", model: Any = None) -> Guard:
-    """`Guard.from_pretrained`."""
+def open_run_folder(folder: str | Path, *, device: str = "auto", model: Any = None) -> tuple[Manifest, TorchModule]:
+    """What `Guard.from_pretrained` makes a guard of."""
     path = Path(folder)
     if not path.is_dir():
         path = _from_hub(str(folder))
@@ -35,12 +37,12 @@ def from_pretrained(folder: str | Path, *, device: str = "auto", model: Any = No
         )
     weights, manifest = read_pair(path / FOLDER_WEIGHTS, path / FOLDER_MANIFEST)
     try:
-        build = sibling("train.classifiers.rebuild")
+        rebuild = sibling("train.classifiers.rebuild")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{error.name} (needed for a run folder; an exported .onnx file runs without it)", "train"
         ) from error
-    return cast("Guard", build.guard_from_folder(manifest, weights, device=device, model=model))
+    return manifest, rebuild.runtime_from_folder(manifest, weights, device=device, model=model)
 
 
 def _from_hub(name: str) -> Path:

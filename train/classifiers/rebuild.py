@@ -8,7 +8,6 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
@@ -21,8 +20,8 @@ from . import callables, hugging_face
 from .fresh import CUSTOM, build_classifier, timm_model
 
 
-def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model: Any = None) -> Guard:
-    """The guard that `save_pretrained` wrote.
+def runtime_from_folder(manifest: Manifest, weights: bytes, *, device: str, model: Any = None) -> TorchModule:
+    """What the guard that `save_pretrained` wrote runs on.
 
     Raises:
         ModelError: the architecture is one ood-guard cannot build by name, and `model` was not given or does not fit.
@@ -40,7 +39,7 @@ def guard_from_folder(manifest: Manifest, weights: bytes, *, device: str, model:
     except RuntimeError as error:
         what = options.get("architecture", manifest.backbone) if model is None else type(model).__name__
         raise ModelError(f"the weights do not fit the architecture {what!r}: {misfit(error)}") from None
-    return Guard(manifest, TorchModule(module, manifest.preprocess, device))
+    return TorchModule(module, manifest.preprocess, device)
 
 
 def misfit(error: RuntimeError) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from guard.artefact.load import load as load_guard
 from guard.data import ImageData, load
 from guard.data.held_out import Draw
 from guard.detector import Guard
@@ -102,8 +103,6 @@ def open_guard(given: Guard | str | Path | None, device: str) -> Guard | None:
     if given is None or isinstance(given, Guard):
         return given
     if Path(given).suffix:
-        from guard.artefact.load import load as load_guard
-
         return load_guard(Path(given), device=device)
     return Guard.from_pretrained(given, device=device)
 
