@@ -18,8 +18,8 @@ from .errors import ConfigError
 from .record import Record, one_sentence, option
 
 Augment = Literal["auto", "none", "crop", "crop+flip"]
-SEED = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
-ALPHA = {  # its range is checked where the calibration images are counted
+SEED: dict[str, Any] = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
+ALPHA: dict[str, Any] = {  # its range is checked where the calibration images are counted
     "rule": "must be between 0 and 1 (the share of in-distribution images that may be flagged; 5 % is 0.05)"
 }
 

@@ -149,7 +149,8 @@ def _ask(address: str, image: np.ndarray) -> dict[str, Any]:
     request = urllib.request.Request(f"{address}/predict", file.getvalue(), headers, method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine: no proxy
     with opener.open(request, timeout=30) as response:
-        return json.load(response)
+        answer: dict[str, Any] = json.load(response)
+    return answer
 
 
 def _table(answers: tuple[Answer, ...]) -> Table:
