@@ -16,6 +16,11 @@ from train.methods import get_method
 from train.outliers.base import create_synthesiser
 
 GIVEN: dict[str, dict[str, Any]] = {
+    "label_mixup": {"diffusion": {"width": 8}, "mix_alpha": 0.3, "resize": "nearest", "store_size": 9},
+    "dream_ood": {"sampler": "gaussian", "boundary": {"k": 9}, "encoder": {"epochs": 3}, "store_size": 9},
+    "bood": {"share": 0.1, "encoder": {"epochs": 3}},
+    "ncis": {"embed": {"pairs": 3}, "invariants": {"epochs": 3}, "variant": "code", "ridge": 0.1},
+    "fodfom": {"kinds": "decoded", "edge": {"share": 0.1}, "blurred": {"max_area": 0.3}, "store_size": 9},
     "dmr": {"pair": {"width": 8}, "variant": "code", "lambda_low": 0.5, "augment_outliers": True, "store_size": 9},
     "mlm": {"pair": {"epochs": 3}, "k": 3, "store_size": 9},
     "dmr_mlm": {"k": 3, "lambda_high": 4.0},
@@ -31,7 +36,9 @@ def test_what_makes_outliers_is_not_read_where_they_are_given(name: str, option:
     with pytest.raises(ConfigError, match=rf"method '{name}' does not read {option}=.*where outliers= names"):
         method.check_outliers("phase_mix")
     method.check_outliers(None)
-    kind(kind.Options(tune_epochs=3, hidden=8, ratio=0.5)).check_outliers("phase_mix")
+    use = {"tune_epochs": 3, "hidden": 8, "ratio": 0.5, "weight": 0.3, "match": ("contrast",)}
+    read = {option: value for option, value in use.items() if option in kind.Options.model_fields}
+    kind(kind.Options(**read)).check_outliers("phase_mix")
 
 
 def test_means_of_latents_are_not_amplified() -> None:
@@ -80,6 +87,18 @@ def test_npos_leaves_the_width_of_its_network_to_the_score_that_reads_it() -> No
         ("dmr", "pair_folder", "pair={'folder': ...} (--set pair.folder=...)"),
         ("atol", "gan_epochs", "gan={'epochs': ...} (--set gan.epochs=...)"),
         ("gan", "ngf", "gan={'width': ...} (--set gan.width=...)"),
+        ("ncis", "diffusion_epochs", "diffusion={'epochs': ...} (--set diffusion.epochs=...)"),
+        ("ncis", "diffusion_batch", "diffusion={'batch_size': ...} (--set diffusion.batch_size=...)"),
+        ("ncis", "embed_pairs", "embed={'pairs': ...} (--set embed.pairs=...)"),
+        ("ncis", "cvpn_lr", "invariants={'lr': ...} (--set invariants.lr=...)"),
+        ("dream_ood", "diffusion_model", "diffusion={'pipeline': ...} (--set diffusion.pipeline=...)"),
+        ("dream_ood", "k", "boundary={'k': ...} (--set boundary.k=...)"),
+        ("oal", "finetune_epochs", "tune_epochs"),
+        ("oal", "noise", "boundary={'noise': ...} (--set boundary.noise=...)"),
+        ("bood", "encoder_epochs", "encoder={'epochs': ...} (--set encoder.epochs=...)"),
+        ("fodfom", "edge_by", "edge={'by': ...} (--set edge.by=...)"),
+        ("fodfom", "detector", "blurred={'detector': ...} (--set blurred.detector=...)"),
+        ("label_mixup", "alpha", "mix_alpha"),
         ("cmg_s", "cvae_lr", "cvae={'lr': ...} (--set cvae.lr=...)"),
     ],
 )
