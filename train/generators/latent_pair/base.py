@@ -79,7 +79,7 @@ class PairOptions(SharedOptions):
     @classmethod
     def _registered(cls, name: str) -> str:
         if name != cls.ours and name not in _PAIRS:
-            hint = "Add one with train.generators.register_pair."
+            hint = "Add one with train.generators.latent_pair.register_pair."
             raise UnknownNameError("pair", name, (cls.ours, *_PAIRS), hint)
         return name
 
