@@ -15,7 +15,7 @@ import guard
 from guard.errors import ConfigError
 from tests.composition import stopped_run
 from tests.conftest import RECIPES, Arrays
-from train.cache import keyed as kept
+from train.cache import trained_network as kept
 from train.engine.forward import Forward
 from train.engine.stage_run import StageRun
 from train.losses.energy_hinge import EnergyHingeLoss
