@@ -85,6 +85,15 @@ def model_identity(model: Any) -> str:
     return digest([type(model).__qualname__, parts], LONG)
 
 
+def named_model(name: str) -> str:
+    """Which published model that is: a folder by what is in it, a hub id by its name."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files}, LONG)
+
+
 def rows_digest(rows: np.ndarray) -> str:
     """Hex digits of numbers of rows, in their order."""
     return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()

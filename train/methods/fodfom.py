@@ -132,7 +132,7 @@ class FodFoMImages(DecodedEmbeddings):
     def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
         o: FodFoMImageOptions = self.options
         if o.captioner is not None:
-            captions = caption_features(context, self._model[0], o.diffusion, o.captioner)
+            captions = caption_features(context, self._model.get(), o.diffusion, o.captioner)
             return self._embeddings(beyond_edges(*captions, self.num_classes, o.edge))
         encoder = trained_encoder(context, anchors, o.encoder)
         features = training_features(context, encoder, o.encoder)
@@ -146,7 +146,7 @@ class FodFoMImages(DecodedEmbeddings):
     def images(self, drawn: Embeddings, generator: torch.Generator) -> Tensor:
         if self.options.captioner is None:
             return super().images(drawn, generator)
-        return captioned(self._model[0], self.options.diffusion).sample_text(drawn.data, PROMPT, generator)
+        return captioned(self._model.get(), self.options.diffusion).sample_text(drawn.data, PROMPT, generator)
 
     def origin(self) -> str:
         return "decoded from beyond the edge of a class"

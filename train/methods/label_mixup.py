@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from guard.errors import ConfigError
 from guard.record import option
 
+from ..cache.held import Held
 from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ..generators.diffusion.base import STABLE
 from ..losses.uniform_target import UniformTargetLoss
@@ -98,18 +98,18 @@ class LabelMixupImages(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._model: list[Diffusion] = []  # in a list: no sub-module, its weights have a file of their own
+        self._model: Held[Diffusion] = Held(
+            "synthesiser 'label_mixup' has no diffusion model yet; call prepare before sample"
+        )
         self._size = (0, 0)
 
     def prepare(self, context: PrepareContext) -> None:
-        self._model = [make_diffusion(context, self.options.diffusion)]
+        self._model.put(make_diffusion(context, self.options.diffusion))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        if not self._model:
-            raise ConfigError("synthesiser 'label_mixup' has no diffusion model yet; call prepare before sample")
-        model, o = self._model[0], self.options
+        model, o = self._model.get(), self.options
         parents = spread_pairs(self.count, self.num_classes, generator)
         e = model.condition(pair_weights(parents, self.num_classes, o.mix_alpha, o.normalise))
         images = model.sample(e, parents[:, 0], generator)

@@ -28,6 +28,7 @@ from pydantic import model_validator
 from guard.errors import ConfigError
 from guard.record import changed, option
 
+from ..cache.held import Held
 from ..engine.distributed import Processes
 from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
 from ..generators.diffusion.stable_diffusion import StableDiffusion
@@ -95,7 +96,7 @@ def told_to_tune(diffusion: Diffusion, context: PrepareContext, options: NCISIma
 
 @dataclass
 class _Prepared:
-    """What `prepare` makes; no module, so that checkpoints need not hold what has files of its own."""
+    """What `prepare` makes."""
 
     diffusion: Diffusion
     invariants: Invariants
@@ -115,7 +116,9 @@ class NCISImages(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._prepared: _Prepared | None = None
+        self._prepared: Held[_Prepared] = Held(
+            "synthesiser 'ncis' has no diffusion model yet; call prepare(context) first"
+        )
 
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         o: NCISImageOptions = self.options
@@ -136,18 +139,18 @@ class NCISImages(ImageSynthesiser):
             v = torch.cat([invariants.cvpn(x.to(context.device), y.to(context.device)) for x, y in pairs])
         gaussians = ClassGaussians(v, embedded.classes.to(v.device), self.num_classes, o)
         p = context.data.preprocess
-        self._prepared = _Prepared(diffusion, invariants, gaussians, scale, (p.height, p.width))
+        self._prepared.put(_Prepared(diffusion, invariants, gaussians, scale, (p.height, p.width)))
 
     @torch.no_grad()
     def embeddings(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One outlier's e' (K, E) for each of classes (K,)."""
-        made = self._ready()
+        made = self._prepared.get()
         v = made.gaussians.sample(classes, generator)
         return made.scale * made.invariants.cvpn.inverse(v, classes)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        made = self._ready()
+        made = self._prepared.get()
         kernel: ResizeKernel = self.options.resize
         each = copies(made.diffusion.own_size, made.size, kernel)
         decoded = -(-self.count // each)
@@ -156,11 +159,6 @@ class NCISImages(ImageSynthesiser):
         images = resized(images, *made.size, kernel)[: self.count]
         parents = classes.repeat_interleave(each)[: self.count, None]
         return Outliers(images, "low density among non-linear invariants", parents=parents)
-
-    def _ready(self) -> _Prepared:
-        if self._prepared is None:
-            raise ConfigError("synthesiser 'ncis' has no diffusion model yet; call prepare(context) first")
-        return self._prepared
 
 
 @register

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from guard.errors import ConfigError
 from guard.record import option
 
+from ..cache.held import Held
 from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
 from .base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
 from .conditioning.table import Embeddings, EmbeddingTable
@@ -37,8 +37,10 @@ class DecodedEmbeddings(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
-        self._model: list[Diffusion] = []  # in lists: no sub-modules, they have files of their own
-        self._table: list[EmbeddingTable] = []
+        self._model: Held[Diffusion] = Held(f"synthesiser {self.name!r} has no diffusion model yet; call prepare first")
+        self._table: Held[EmbeddingTable] = Held(
+            f"synthesiser {self.name!r} has no embeddings to decode yet; call prepare before sample"
+        )
         self._size = (0, 0)
 
     def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
@@ -50,30 +52,27 @@ class DecodedEmbeddings(ImageSynthesiser):
         raise NotImplementedError(f"{type(self).__name__} must define origin")
 
     def prepare(self, context: PrepareContext) -> None:
-        self._model = [make_diffusion(context, self.options.diffusion)]
+        model = self._model.put(make_diffusion(context, self.options.diffusion))
         classes = torch.arange(self.num_classes, device=context.device)
         with torch.no_grad():
-            anchors = self._model[0].condition(classes).float()
-        self._table = [
-            EmbeddingTable(self.find(beside_model(context, self.options.diffusion), anchors), self.num_classes)
-        ]
+            anchors = model.condition(classes).float()
+        found = self.find(beside_model(context, self.options.diffusion), anchors)
+        self._table.put(EmbeddingTable(found, self.num_classes))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
 
     @property
     def table(self) -> EmbeddingTable:
         """The embeddings; there after `prepare`."""
-        if not self._table:
-            raise ConfigError(f"synthesiser {self.name!r} has no embeddings to decode yet; call prepare before sample")
-        return self._table[0]
+        return self._table.get()
 
     def images(self, drawn: Embeddings, generator: torch.Generator) -> Tensor:
         """uint8 (M, H, W, channels) of M embeddings, of the diffusion model's own size."""
-        return self._model[0].sample(drawn.data, drawn.classes, generator)
+        return self._model.get().sample(drawn.data, drawn.classes, generator)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         drawn = self.table.draw(self.count, generator)
         images = self.images(drawn, generator)
         kernel = self.options.resize
-        parents = drawn.parents.repeat_interleave(copies(self._model[0].own_size, self._size, kernel), 0)
+        parents = drawn.parents.repeat_interleave(copies(self._model.get().own_size, self._size, kernel), 0)
         return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)

@@ -107,7 +107,7 @@ def sampled(synthesiser: DecodedEmbeddings, context: PrepareContext) -> Outliers
 
 
 def model(synthesiser: DecodedEmbeddings) -> Recorded:
-    (found,) = synthesiser._model
+    found = synthesiser._model.get()
     assert isinstance(found, Recorded)
     return found
 

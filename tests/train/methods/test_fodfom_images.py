@@ -115,7 +115,7 @@ def test_features_are_the_text_encoders_of_the_captions(
     options = FodFoMImageOptions(**with_captions(tiny_pipeline, captioner))
     synthesiser = FodFoMImages(4, 2, **options.model_dump())
     sampled(synthesiser, named)
-    found = caption_features(named, synthesiser._model[0], options.diffusion, str(captioner))
+    found = caption_features(named, synthesiser._model.get(), options.diffusion, str(captioner))
     images = torch.from_numpy(named.data.take(np.arange(16)).copy())
     said = Captioner(str(captioner), CPU).captions(images)
     assert len(set(said)) > 8
@@ -133,7 +133,7 @@ def test_features_are_the_text_encoders_of_the_captions(
         raise AssertionError("captions are kept")
 
     monkeypatch.setattr(Captioner, "__init__", never)
-    again = caption_features(named, synthesiser._model[0], options.diffusion, str(captioner))
+    again = caption_features(named, synthesiser._model.get(), options.diffusion, str(captioner))
     assert again.data.equal(found.data)
 
 

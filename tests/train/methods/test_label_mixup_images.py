@@ -101,7 +101,7 @@ def test_what_is_decoded_is_the_mixture_of_its_parents(
         columns = torch.zeros(4, dtype=torch.uint8)
         columns[a], columns[b] = shown
         assert image[0, :, 0].equal(columns)
-    assert synthesiser._model[0].asked[0].equal(made.parents[:, 0])  # type: ignore[attr-defined]
+    assert synthesiser._model.get().asked[0].equal(made.parents[:, 0])  # type: ignore[attr-defined]
 
 
 def test_images_of_another_size_are_resized_by_the_kernel_asked_for(context: PrepareContext) -> None:

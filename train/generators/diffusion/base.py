@@ -203,7 +203,9 @@ def register_diffusion(name: str, factory: DiffusionFactory) -> None:
 
     Args:
         factory: called when the images are there, with the `PrepareContext` (device, training images and their class
-            names, a folder for what takes long, seed) and the options.
+            names, a folder for what takes long, seed) and the options. What is made with the model is kept under its
+            weights: those of a network, or of the networks and tensors among its attributes. One of which more counts
+            says itself which it is, by an attribute `identity`, a text.
 
     Raises:
         ConfigError: the name is one of those that come with ood-guard.

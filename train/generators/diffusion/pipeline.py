@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ import torch
 from guard.errors import ConfigError, MissingExtraError
 from guard.record import spelled
 
+from ...cache.keyed import LONG, digest, weights_digest
+
 KIND = "StableDiffusionPipeline"
 EXAMPLE = "CompVis/stable-diffusion-v1-4"
 PREDICTIONS = ("epsilon", "v_prediction")
+NETWORKS = "unet", "text_encoder", "vae"
+NOISE = "prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end"
+
+_IDENTITIES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def open_pipeline(name: str | None, device: torch.device) -> Any:
@@ -55,6 +62,18 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
     pipeline.vae.enable_slicing()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def pipeline_identity(pipeline: Any) -> str:
+    """Which pipeline it is: the weights of its networks, and the noise that they were trained on.
+
+    Computed once for each. They are taken in half precision, as a GPU has them, so that every machine says the same.
+    """
+    if pipeline not in _IDENTITIES:
+        parts = {name: weights_digest(getattr(pipeline, name), torch.float16) for name in NETWORKS}
+        noise = {name: pipeline.scheduler.config.get(name) for name in NOISE}
+        _IDENTITIES[pipeline] = digest({**parts, **noise}, LONG)
+    return _IDENTITIES[pipeline]
 
 
 def check_name(name: str | None) -> str:

@@ -19,7 +19,7 @@ from ...engine.adaptive_batches import Batches
 from ...outliers.base import PrepareContext
 from ...outliers.resize import resized
 from .base import DiffusionOptions
-from .pipeline import open_pipeline
+from .pipeline import open_pipeline, pipeline_identity
 from .prompts import Prompts
 
 STEPS, GUIDANCE = 50, 7.5
@@ -45,6 +45,11 @@ class StableDiffusion:
         self.times: int = pipeline.scheduler.config.num_train_timesteps
         self.own_size: tuple[int, int] = (height * factor, width * factor)
         self._batches = Batches(options.sampling_batch)
+
+    @property
+    def identity(self) -> str:
+        """Which model it is, for keys of what is made with it."""
+        return pipeline_identity(self.pipeline)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -101,7 +101,9 @@ def register_pair(name: str, factory: PairFactory) -> None:
 
     Args:
         factory: called when the images are there, with the `PrepareContext` (device, training images, a folder for what
-            takes long, seed) and the options.
+            takes long, seed) and the options. Class means of latents are kept under the pair's weights: those of a
+            network, or of the networks and tensors among its attributes. One of which more counts says itself which it
+            is, by an attribute `identity`, a text.
 
     Example::
 

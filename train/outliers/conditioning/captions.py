@@ -9,10 +9,7 @@ output times CLIP's projection, which is undone before decoding: a change of bas
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from guard.errors import ConfigError
 
+from ...cache.keyed import images_identity, keyed_path, model_identity, named_model
 from ...cache.pieces import ALONE, Columns, kept_chunks
 from ...engine.distributed import Processes
 from ...generators.diffusion import Diffusion, DiffusionOptions
@@ -100,7 +98,13 @@ def caption_features(
     model, data = captioned(diffusion, options), context.data
     assert data.labels is not None  # training images are labelled
     labels: np.ndarray = data.labels
-    folder = _folder(context, options, captioner)
+    identity = {
+        "captioner": named_model(captioner),
+        "model": model_identity(model),
+        "classes": data.class_names,
+        **images_identity(data),
+    }
+    folder = keyed_path(context.folder, "captions", identity, "")
     loaded: list[Captioner] = []  # when the first caption is missing
 
     def make(number: int) -> Columns:
@@ -114,13 +118,3 @@ def caption_features(
 
     found = kept_chunks(folder, -(-len(data) // AT_ONCE), make, "captions", us)
     return Features(found["features"].to(context.device), torch.from_numpy(labels.copy()).to(context.device))
-
-
-def _folder(context: PrepareContext, options: DiffusionOptions, captioner: str) -> Path:
-    """Named by all that decides the features."""
-    data = context.data
-    rows = hashlib.sha256(data.rows.tobytes()).hexdigest()
-    pixels = data.preprocess.model_dump(mode="json")
-    identity = [captioner, options.model, options.pipeline, data.fingerprint, rows, data.class_names, pixels]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    return context.folder / f"captions-{digest}"

@@ -15,7 +15,6 @@ features so far that a short training does not bring them back. So its norm is c
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import Literal, NamedTuple
 
@@ -32,7 +31,7 @@ from guard.heads import unit
 from guard.record import Record, option
 
 from ...backbones import automatic_backbone, check_backbone, create_backbone
-from ...cache.keyed import kept_path
+from ...cache.keyed import content_digest, kept_path
 from ...cache.trained_network import Schedule, train_kept
 from ...engine.augment import augment
 from ...engine.epochs import epochs_showing
@@ -276,7 +275,7 @@ def _identity(context: PrepareContext, anchors: Tensor, options: EncoderOptions,
         temperature=options.temperature,
         augment=_augment(context, options),
         learned=learned,
-        anchors=hashlib.sha256(anchors.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16],
+        anchors=content_digest(anchors.half()),
     )
 
 

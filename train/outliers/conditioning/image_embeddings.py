@@ -7,10 +7,8 @@ embedded with it or how they are divided into batches.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +16,11 @@ from torch import Tensor
 
 from guard.data import ImageData
 
+from ...cache.keyed import images_identity, keyed_path, model_identity
 from ...cache.pieces import ALONE, kept_chunks
 from ...engine.adaptive_batches import Batches
 from ...engine.distributed import Processes
 from ...generators.diffusion import Diffusion, DiffusionOptions
-from ...generators.diffusion.identity import weights_digest
 from ..base import PrepareContext
 from .prompt_tuning import EmbedOptions, conditioning_scale, row_batches, time_shares, tuned, tuning_prompt
 
@@ -63,7 +61,8 @@ def embed_images(
     data, device = context.data, context.device
     scale = conditioning_scale(diffusion, len(data.class_names), device, options, asked)
     rows = chosen_rows(data, options.per_class, context.seed)
-    folder = context.folder / f"embeddings-{_digest(diffusion, context, options, asked, rows)}"
+    identity = _identity(diffusion, context, options, asked, rows)
+    folder = keyed_path(context.folder, "embeddings", identity, "")
     blocks = np.array_split(rows, range(BLOCK, len(rows), BLOCK))
     batches = row_batches(diffusion, options.batch_size)
     shares = functools.cache(lambda: _shares(diffusion, context, options, batches))  # where something is left to embed
@@ -124,22 +123,18 @@ def _block(
     return {"e": torch.cat(e), "anchors": diffusion.condition(classes).detach(), "losses": torch.cat(losses)}
 
 
-def _digest(
+def _identity(
     diffusion: Diffusion, context: PrepareContext, options: EmbedOptions, asked: DiffusionOptions, rows: np.ndarray
-) -> str:
-    """Of options, seed, images and the weights of the model."""
-    data = context.data
-    identity = {
+) -> dict[str, Any]:
+    """What determines the embeddings: options, seed, images, and the weights of the model."""
+    return {
         "options": options.model_dump(mode="json", exclude={"batch_size", "prompt", "per_class"}),
         "prompt": tuning_prompt(options, asked),
         "seed": context.seed,
-        "data": data.fingerprint,
-        "rows": hashlib.sha256(data.rows[rows].tobytes()).hexdigest(),
-        "pixels": data.preprocess.model_dump(mode="json"),
-        "classes": data.class_names,
-        "model": weights_digest(diffusion),
+        "classes": context.data.class_names,
+        "model": model_identity(diffusion),
+        **images_identity(context.data, rows),
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _report(e: Tensor, anchors: Tensor, losses: Tensor) -> None:

@@ -10,7 +10,6 @@ K comes from a principal component analysis of each class (`count_invariants`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from guard.record import Record, option
 
+from ...cache.keyed import digest
 from ...cache.trained_network import Schedule, train_kept
 from ...engine.epochs import epochs_showing
 from ...engine.seeds import seeded
@@ -180,8 +180,7 @@ def fitted_invariants(
     with seeded(context.seed):
         network = Invariants(x.shape[1], len(context.data.class_names), count, variant, options.lr, unit)
     network.to(context.device)
-    digest = hashlib.sha256(x.numpy().tobytes() + classes.numpy().tobytes()).hexdigest()[:16]
-    identity = _Identity(**options.model_dump(), variant=variant, count=count, embeddings=digest)
+    identity = _Identity(**options.model_dump(), variant=variant, count=count, embeddings=digest((x, classes)))
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return network.update(batch.images, batch.labels)

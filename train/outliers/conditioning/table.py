@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from guard.artefact.files import write_atomic
 from guard.errors import ArtefactDamagedError
 from guard.record import Record
 
+from ...cache.keyed import keyed_path
 from ..base import PrepareContext
 
 log = logging.getLogger("ood_guard")
@@ -77,10 +77,8 @@ def kept_embeddings(
     Raises:
         ArtefactDamagedError: the kept file cannot be read.
     """
-    digest = hashlib.sha256(json.dumps([kind, options.model_dump(mode="json"), context.seed]).encode())
-    for tensor in inputs:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    path = context.folder / f"embeddings-{kind}-{digest.hexdigest()[:12]}.safetensors"
+    identity = {"options": options, "seed": context.seed, "inputs": inputs}
+    path = keyed_path(context.folder, f"embeddings-{kind}", identity)
     if path.exists():
         try:
             with safe_open(path, "pt") as file:

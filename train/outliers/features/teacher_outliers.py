@@ -15,7 +15,6 @@ images come nearest to their classes' anchors (least squares): what v has of eac
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal, Self
 
 import torch
@@ -26,12 +25,11 @@ from guard.artefact.files import write_atomic
 from guard.heads import unit
 from guard.record import Record, option
 
-from ...cache.keyed import kept_path
+from ...cache.keyed import content_digest, kept_path, model_identity
 from ...cache.pieces import kept_chunks
 from ...engine.seeds import PREPARED_STAGE, epoch_seed
 from ...features.extract import stream_outputs
 from ...generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
-from ...generators.diffusion.identity import weights_digest
 from ...generators.grid import png_grid
 from ...teacher import Teacher, TeacherSource
 from ..base import PrepareContext
@@ -40,6 +38,7 @@ from .outlier_bank import OutlierBank
 
 FULL_CLASS = 500  # images; of smaller classes, k and select keep their share
 RIDGE = 1e-4  # of the mean square of a feature
+SAMPLING = {"model", "sampling_steps", "guidance", "sampling_batch", "prompt"}  # what latents depend on
 SHOWN = 12  # decoded latents in the picture beside them
 
 
@@ -193,13 +192,13 @@ class TeacherOutliers:
         return _Identity(
             options=self.options.boundary.model_dump(mode="json"),
             teacher=self.teacher(context).identity,
-            anchors=_digest(self._anchors(context)),
+            anchors=content_digest(self._anchors(context).half()),
         )
 
     def _latents_identity(self, context: PrepareContext) -> _Identity:
         before = self._boundary_identity(context)
-        asked = self.diffusion.model_dump(mode="json", exclude={"folder"})
-        model = weights_digest(self._diffusion(context))
+        asked = self.diffusion.model_dump(mode="json", include=SAMPLING)
+        model = model_identity(self._diffusion(context))
         mine = {**self.options.model_dump(mode="json"), "diffusion": asked, "weights": model}
         return before.model_copy(update={"options": {**before.options, **mine}})
 
@@ -230,7 +229,3 @@ def anchor_projection(features: list[Tensor], anchors: Tensor) -> Tensor:
 
 def _seed(context: PrepareContext, part: int) -> int:
     return epoch_seed(context.seed, PREPARED_STAGE + 1, part)
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

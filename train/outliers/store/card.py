@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from guard.data import ImageData
 from guard.errors import ArtefactDamagedError, ArtefactNotFoundError, ArtefactVersionError, ConfigError
 from guard.record import Record
 
+from ...cache.keyed import LONG, rows_digest
 from ..audit.record import Audit
 
 NAME = "card.json"
@@ -91,8 +91,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def source_card(data: ImageData) -> SourceCard:
     """What identifies `data`, also where it is a part of its source."""
-    digest = hashlib.sha256(data.rows.astype("<i8").tobytes()).hexdigest()[:16]
-    return SourceCard(name=data.name, fingerprint=data.fingerprint, images=len(data), rows=digest)
+    rows = rows_digest(data.rows)[:LONG]
+    return SourceCard(name=data.name, fingerprint=data.fingerprint, images=len(data), rows=rows)
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -8,7 +8,6 @@ says otherwise is refused, never mixed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Generator
 from dataclasses import replace
@@ -22,8 +21,8 @@ from guard.errors import ConfigError
 from guard.manifest import versions
 from guard.record import Record, knobs
 
+from ...cache.keyed import weights_digest
 from ...cache.shared_model import SharedOptions
-from ...engine.checkpoint import weights_bytes
 from ...engine.distributed import processes
 from ...engine.loader import Feed
 from ...engine.progress import progress_bar
@@ -170,7 +169,7 @@ def _card(
         height=p.height,
         width=p.width,
         channels=p.channels,
-        classifier=hashlib.sha256(weights_bytes(context.module.classifier)).hexdigest()[:16] if used else None,
+        classifier=weights_digest(context.module.classifier) if used else None,
         model=None if shared is None else shared.identity(folder),
         class_names=context.data.class_names,
         versions=versions(),

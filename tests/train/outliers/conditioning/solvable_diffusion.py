@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from train.cache.keyed import model_identity
 from train.generators.diffusion import DiffusionOptions, register_diffusion
 from train.outliers.base import PrepareContext
 
@@ -92,6 +93,7 @@ class Cramped(SolvableDiffusion):
 
     def __init__(self, limit: int, where: str) -> None:
         super().__init__(CLASSES, (SIDE, SIDE), 1)
+        self.identity = model_identity(SolvableDiffusion(CLASSES, (SIDE, SIDE), 1))  # it is the same model
         self.limit, self.where, self.passes = limit, where, list[int]()
 
     def noise_loss(self, latents: Tensor, e: Tensor, classes: Tensor, *, times: Tensor, noise: Tensor) -> Tensor:

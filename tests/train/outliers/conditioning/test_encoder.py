@@ -16,7 +16,7 @@ import guard
 from guard.data import load
 from guard.errors import ArtefactDamagedError, ConfigError
 from tests.conftest import Arrays
-from train.cache import keyed as kept
+from train.cache import trained_network as kept
 from train.outliers.base import PrepareContext
 from train.outliers.conditioning.encoder import (
     AnchoredEncoder,

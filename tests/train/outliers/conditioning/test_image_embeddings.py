@@ -122,6 +122,18 @@ def test_everything_that_decides_the_embeddings_has_a_folder_of_its_own(context:
     assert len(list(context.folder.iterdir())) == len(cases) - 2
 
 
+def test_what_the_precision_of_the_machine_changes_is_no_other_folder(
+    context: PrepareContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses differ in the fourth digit where networks compute in bfloat16; the embeddings are still this model's."""
+    first = embed_images(solvable(), context, EmbedOptions(pairs=2))
+    loss = SolvableDiffusion.noise_loss
+    monkeypatch.setattr(SolvableDiffusion, "noise_loss", lambda *args, **more: loss(*args, **more) * 1.003)
+    again = embed_images(solvable(), context, EmbedOptions(pairs=2))
+    assert len(list(context.folder.iterdir())) == 1
+    assert again.e.equal(first.e)
+
+
 def test_the_prompt_that_embeddings_are_tuned_with_has_a_folder_of_its_own(context: PrepareContext) -> None:
     """Not the one that images are asked for with, unless it is one."""
     folders = []

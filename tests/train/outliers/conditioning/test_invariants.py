@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from guard.data import load
-from train.cache import keyed as kept
+from train.cache import trained_network as kept
 from train.outliers.base import PrepareContext
 from train.outliers.conditioning import invariants
 from train.outliers.conditioning.cvpn import Variant
