@@ -1,4 +1,4 @@
-"""Tensors that take long to make, piece by piece, in a folder: a killed run goes on at the first missing piece."""
+"""Tensors that take long to make, piece by piece, in a folder: a killed run resumes at the first missing piece."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from . import keyed
 log = logging.getLogger("ood_guard")
 
 LOCK = "training.lock"
-POLL = 0.5  # seconds between looks at a lock that another holds
+POLL = 0.5  # seconds between tries of a lock that another holds
 
 Card = TypeVar("Card", bound=Record)
 Model = TypeVar("Model", bound=nn.Module)
@@ -97,7 +97,7 @@ class SharedOptions(Record):
 def found_or_trained(folder: Path, what: str, find: Callable[[], Model | None], train: Callable[[], Model]) -> Model:
     """The finished model in `folder`, or the one that `train` makes there, while no other process does.
 
-    Where another trains there already, this waits for it and takes what it made; where it was killed, goes on with it.
+    Where another trains there already, this waits for it and takes what it made; where it was killed, resumes it.
     """
     model = find()
     if model is None:

@@ -93,7 +93,7 @@ def test_a_network_has_the_digest_of_its_file(tmp_path: Path) -> None:
 
 
 class Wrapped:
-    """A model that is no network and has two."""
+    """A model that is not a network and has two."""
 
     def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
         self.encoder, self.decoder, self.scale = network(seed), network(seed + 1), torch.tensor(scale)

@@ -110,7 +110,7 @@ def to_signal(pixels: Tensor, height: int, width: int) -> Tensor:
 def trained_autoencoder(
     context: PrepareContext, card: AutoencoderCard, size: tuple[int, int], epochs: int, batch_size: int
 ) -> Autoencoder:
-    """One trained on the context's images, filled up to `size`; kept in its folder, and resumed there."""
+    """One trained on the context's images, filled up to `size`; kept in its folder, and resumed from there."""
     with seeded(context.seed):
         autoencoder = Autoencoder(card)
     autoencoder.to(context.device)

@@ -17,7 +17,7 @@ def test_adversarial_losses() -> None:
     np.testing.assert_allclose(float(discriminator_loss(real, fake)), seen + told, rtol=1e-6)
 
 
-def test_r1_of_a_linear_judge_is_half_the_squared_norm_of_its_weights() -> None:
+def test_r1_of_a_linear_discriminator_is_half_the_squared_norm_of_its_weights() -> None:
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0), requires_grad=True)
     x = torch.randn(5, 3, 2, 2, requires_grad=True)
     penalty = r1_penalty(x.flatten(1) @ weight, x)

@@ -84,11 +84,11 @@ def test_encoder_and_discriminator_shapes() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 1, 16, 16)
     assert Encoder(16, 4, 6, 1, 6)(x).shape == (3, 6, 6)
-    judge = Discriminator(16, 4, 1, 5)
-    logits, maps = judge(x, torch.tensor([0, 1, 2]))
+    discriminator = Discriminator(16, 4, 1, 5)
+    logits, maps = discriminator(x, torch.tensor([0, 1, 2]))
     assert logits.shape == (3,)
     assert [m.shape[-1] for m in maps] == [16, 8, 4]
-    assert not judge(x, torch.tensor([1, 1, 2]))[0][0].isclose(logits[0])
+    assert not discriminator(x, torch.tensor([1, 1, 2]))[0][0].isclose(logits[0])
 
 
 def test_the_spread_over_a_batch_is_the_mean_standard_deviation() -> None:

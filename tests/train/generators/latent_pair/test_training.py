@@ -152,10 +152,10 @@ def test_reconstructions_of_digits_beat_the_class_means(four: Arrays, tmp_path: 
 
 def test_the_adversarial_part_acts_on_the_mapping(data: ImageData, tmp_path: Path) -> None:
     untrained = PairTraining(data, _card(context(data, tmp_path), TINY), torch.device("cpu")).pair.mapping
-    with_judge = style_pair(context(data, tmp_path / "a"), TINY).mapping
+    with_discriminator = style_pair(context(data, tmp_path / "a"), TINY).mapping
     without = style_pair(context(data, tmp_path / "b"), TINY.model_copy(update={"adversarial": 0.0})).mapping
     assert untrained.last.weight.equal(without.last.weight)
-    assert not untrained.last.weight.equal(with_judge.last.weight)
+    assert not untrained.last.weight.equal(with_discriminator.last.weight)
 
 
 @pytest.mark.parametrize(("sides", "asked", "expected"), [((8, 8), None, 8), ((28, 28), None, 32), ((5, 4), None, 8),
