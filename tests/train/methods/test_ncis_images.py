@@ -97,7 +97,7 @@ def test_embeddings_are_low_density_points_through_the_inverse(
 
     monkeypatch.setattr(ClassGaussians, "__init__", spy)
     made = made_of(data, tmp_path, embed={"pairs": 4, "per_class": 15})
-    ready = made._ready()
+    ready = made._prepared.get()
     (v, fitted_classes), *_ = seen
     assert torch.bincount(fitted_classes).tolist() == [15] * CLASSES
     embedded = image_embeddings.embed_images(
@@ -156,7 +156,7 @@ def test_larger_images_are_resized_by_the_kernel(data: ImageData, tmp_path: Path
     decoded = -(-count // 2) if kernel == "both" else count
     random = generator()
     classes = torch.randint(CLASSES, (decoded,), generator=random)
-    large = made._ready().diffusion.sample(made.embeddings(classes, random), classes, random)
+    large = made._prepared.get().diffusion.sample(made.embeddings(classes, random), classes, random)
     assert large.shape[1:] == (2 * SIDE, 2 * SIDE, 3)
     assert outliers.data.equal(resized(large, SIDE, SIDE, kernel)[:count])
     assert outliers.parents is not None
@@ -233,7 +233,7 @@ def test_the_ridge_decides_how_far_out_embeddings_lie(data: ImageData, tmp_path:
     classes, spreads = torch.zeros(200, dtype=torch.int64), []
     for ridge in (1e-7, 1e-4, 1e-2):
         made = made_of(data, tmp_path, ridge=ridge)
-        ready = made._ready()
+        ready = made._prepared.get()
         with torch.no_grad():
             e = made.embeddings(classes, generator())
             spreads.append(float(ready.invariants(e / ready.scale, classes).std(0).mean()))
