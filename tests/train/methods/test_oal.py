@@ -137,7 +137,7 @@ def test_the_published_learning_rates_belong_to_the_groups(
 def test_two_runs_are_equal_and_a_stopped_one_ends_alike(
     q_update: str, four: Arrays, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the second epoch of its last stage: q, its Adam, the transfer and its batch norms go on."""
+    """Stopped in the second epoch of its last stage: q, its Adam, the transfer and its batch norms resume."""
     arguments = options(tiny, q_update=q_update)
     whole = guard.train(short(four), out=tmp_path / "whole", **arguments)
     out = tmp_path / "stopped"

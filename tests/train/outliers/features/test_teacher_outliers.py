@@ -1,4 +1,4 @@
-"""OAL's boundary samples and latents: their lengths, classes, conditions, and that a killed run goes on."""
+"""OAL's boundary samples and latents: their lengths, classes, conditions, and that a killed run resumes."""
 
 from __future__ import annotations
 

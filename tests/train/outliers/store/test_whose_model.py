@@ -1,4 +1,4 @@
-"""A store knows the model that made it, and goes on with no other."""
+"""A store knows the model that made it, and is continued with no other."""
 
 from __future__ import annotations
 
