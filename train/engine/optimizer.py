@@ -36,7 +36,8 @@ def _groups(
     own = _with_optimizers(regularisers)
     groups: list[dict[str, Any]] = []
     for factor in dict.fromkeys(factor for _, factor in parts):
-        decayed, rest = [], []
+        decayed: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for parameter in nn.ModuleList([part for part, f in parts if f == factor]).parameters():
             if id(parameter) not in own:
                 (decayed if parameter.ndim >= 2 else rest).append(parameter)
