@@ -67,9 +67,10 @@ def test_what_it_finds_is_blurred_without_a_classifier_s_map(folder: Path, tmp_p
     given, labels = images(channels, 6, 24), torch.arange(6) % 2
     data = load((given.numpy(), labels.numpy()), channels=channels)
     synthesiser = BlurredObject(6, 2, detector=str(folder), box_threshold=0.2, max_area=0.4)
-    synthesiser.prepare(PrepareContext(untrained(data, CPU), data, tmp_path, 0, CPU))
+    module = untrained(data, CPU)
+    synthesiser.prepare(PrepareContext(module, data, tmp_path, 0, CPU))
     made = synthesiser.sample(IDBatch(given, labels), torch.Generator().manual_seed(0))
-    boxes = [synthesiser._small(each, given) for each in synthesiser._boxes(given, labels)]
+    boxes = [synthesiser._small(each, given) for each in synthesiser._boxes(module, given, labels)]
     assert made.parents is not None
     for image, parent in zip(made.data, made.parents.flatten().tolist(), strict=True):
         near = (given.int() - image.int()).abs().float().mean((1, 2, 3)).argmin().item()
@@ -86,7 +87,7 @@ def test_what_it_finds_is_blurred_without_a_classifier_s_map(folder: Path, tmp_p
 def test_a_store_then_needs_no_classifier(folder: Path, tmp_path: Path) -> None:
     data = images(3, 12, 16).numpy(), np.arange(12) % 2
     options = {"method": "blurred_object", "count": 8, "device": "cpu", "gallery": False}
-    with pytest.raises(ConfigError, match="'blurred_object' looks through a trained classifier"):
+    with pytest.raises(ConfigError, match="'blurred_object' uses a trained classifier"):
         guard.synth(data, out=tmp_path / "map", **options)
     store = guard.synth(
         data, out=tmp_path / "boxes", detector=str(folder), box_threshold=0.05, max_area=1.0, calibration=0, **options
