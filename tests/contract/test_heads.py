@@ -14,6 +14,7 @@ import torch
 
 import guard
 from guard.errors import ConfigError, ModelError, UnknownNameError
+from guard.evaluation import metrics
 from guard.heads import create_head, head_class, list_heads
 from guard.scores import create_score, get_score, list_scores
 from tests.conftest import RECIPES, Arrays
@@ -91,7 +92,7 @@ class TestEveryHead:
     ) -> None:
         g = with_head(name)
         inside, outside = g.predict(four[0][g.splits["test"]]).ood_score, g.predict(noise).ood_score
-        assert guard.evaluation.metrics.auroc(inside, outside) > 0.9
+        assert metrics.auroc(inside, outside) > 0.9
 
     def test_another_score_keeps_its_options(self, name: str, with_head: Trained, four: Arrays) -> None:
         """The logits of some heads depend on them."""

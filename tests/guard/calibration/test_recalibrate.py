@@ -15,6 +15,7 @@ import guard
 from guard import cli
 from guard.data import load
 from guard.errors import CalibrationError, ConfigError, DataError
+from guard.evaluation import metrics
 from guard.manifest import DataCard
 from tests.conftest import Arrays
 
@@ -174,7 +175,7 @@ def test_training_offers_both(four: Arrays, noisy: Arrays, tiny: dict[str, Any],
     rows = g.splits["test"]
     plain = g.untempered().predict(noisy[0][rows])
     assert m.temperature.ece_before == pytest.approx(
-        guard.evaluation.evaluate.metrics.expected_calibration_error(plain.probabilities, noisy[1][rows]), abs=1e-6
+        metrics.expected_calibration_error(plain.probabilities, noisy[1][rows]), abs=1e-6
     )
     assert f"temperature {m.temperature.value:.3f} from 160 images: ECE" in caplog.text
     fitted = guard.fit(g, noisy, score="max_logit", class_conditional=True, temperature_scaling=True, device="cpu")

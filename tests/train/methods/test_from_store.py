@@ -11,6 +11,7 @@ import torch
 
 import guard
 from guard.errors import ConfigError
+from guard.evaluation import metrics
 from guard.scores.rejection import Rejection, outlier_logit
 from tests.conftest import HEAD, PAIR, Arrays
 from train.methods import get_method
@@ -76,7 +77,7 @@ def test_the_head_tells_kirbys_images_from_the_others(plain: Path, four: Arrays,
     g = guard.train(four, method="kirby", init=plain, out=tmp_path / "run", **o)
     pool = open_store(tmp_path / "run" / "outliers" / "kirby").images()
     assert pool.array is not None
-    auroc = guard.evaluation.metrics.auroc(g.predict(four[0]).ood_score, g.predict(pool.array).ood_score)
+    auroc = metrics.auroc(g.predict(four[0]).ood_score, g.predict(pool.array).ood_score)
     assert auroc > 0.8
 
 

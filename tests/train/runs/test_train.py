@@ -14,6 +14,7 @@ from PIL import Image
 import guard
 from guard.data import load
 from guard.errors import ConfigError, DataError
+from guard.evaluation import metrics
 from guard.scores import create_score
 from tests.conftest import RECIPES, Arrays
 from train.runs.request import TrainConfig
@@ -53,7 +54,7 @@ def test_methods_that_need_outliers_see_them(trained: Callable[[str], Any], four
     for name in ("rejection", "oe"):
         g = trained(name)
         inside, outside = g.predict(images).ood_score, g.predict(shuffled).ood_score
-        assert guard.evaluation.metrics.auroc(inside, outside) > 0.75
+        assert metrics.auroc(inside, outside) > 0.75
     confident = [trained(name).predict(shuffled).probability.mean() for name in ("oe", "plain")]
     assert confident[0] < confident[1] - 0.1
 
@@ -135,7 +136,7 @@ def test_ood_sets_are_opened_before_training_and_reported_after(
 ) -> None:
     g = guard.train(four, ood_val={"noise": noise}, **{**tiny, "epochs": 1})
     held = g.predict(four[0][g.splits["test"]]).ood_score
-    expected = guard.evaluation.metrics.auroc(held, g.predict(noise).ood_score)
+    expected = metrics.auroc(held, g.predict(noise).ood_score)
     assert g.manifest.metrics["noise_auroc"] == pytest.approx(expected)
     monkeypatch.setattr("train.runs.train.train_stages", lambda *_, **__: pytest.fail("trained before looking"))
     with pytest.raises(DataError, match="absent"):
