@@ -19,9 +19,21 @@ from .record import Record, one_sentence, option
 
 Augment = Literal["auto", "none", "crop", "crop+flip"]
 SEED: dict[str, Any] = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
+
 ALPHA: dict[str, Any] = {  # its range is checked where the calibration images are counted
     "rule": "must be between 0 and 1 (the share of in-distribution images that may be flagged; 5 % is 0.05)"
 }
+
+
+def check_seed(seed: Any) -> int:
+    """The same seed, where it did not come through a request.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not SEED["ge"] <= seed < SEED["lt"]:
+        raise ConfigError(f"seed {SEED['rule']}, got {seed!r}")
+    return seed
 
 
 class Request(Record):

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..calibration.conformal import reachable_rank
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..manifest import DataCard, Manifest
+from ..requests import check_seed
 from .classes import ClassOrder, match_classes
 from .image_data import ImageData
 from .loading import load
@@ -67,9 +68,7 @@ class Draw:
             ConfigError: an impossible seed.
             DataError: no labels, or more images than can be held out.
         """
-        seed = self.seed
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
+        seed = check_seed(self.seed)
         if source.labels is None:
             raise DataError("training needs labelled images: a folder per class, or a label column")
         counts = {name: part if is_amount(part) else 0 for name, part in self._parts()}

@@ -130,7 +130,8 @@ def _ood_sets(g: Guard) -> dict[str, Any]:
 
 def _questions(g: Guard, each: int = 2) -> list[tuple[str, np.ndarray]]:
     """(set, image): the first test digits, which training and calibration never saw, then the first of each OOD set."""
-    load = sibling("guard.data").load
+    from ..data import load  # loads torch
+
     digits = load(INSIDE)
     rows = g.splits["test"][: 2 * each]
     names = [f"digit {digits.class_names[digits.labels[row]]}" for row in rows]

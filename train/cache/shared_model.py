@@ -172,6 +172,6 @@ def report_differing(
         log.warning("the %s in %s is used as it was trained: %s", what, folder, "; ".join(differing))
 
 
-def rows_digest(data: ImageData) -> str:
+def images_digest(data: ImageData) -> str:
     """Which rows of the data these are, in any order."""
     return keyed.rows_digest(np.sort(data.rows))[: keyed.LONG]

@@ -143,10 +143,10 @@ class StageRun:
         """
         if self.frozen is not None:
             return self.frozen.outputs(batch, outliers, self.synthesiser)
-        made = outliers.data
-        if len(made) and self.synthesiser.augmented:
-            made = self._augmented(made, generator)
-        return _split(self.forward.outputs(torch.cat([batch.images, made])), len(batch.images))
+        images = batch.images
+        if len(made := outliers.data):
+            images = torch.cat([images, self._augmented(made, generator) if self.synthesiser.augmented else made])
+        return _split(self.forward.outputs(images), len(batch.images))
 
     def _draw_features(
         self, batch: IDBatch, inliers: Outputs, none: Outputs, generator: torch.Generator, active: bool

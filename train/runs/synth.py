@@ -24,7 +24,7 @@ from ..engine.distributed import processes
 from ..outliers import matching
 from ..outliers.audit.audit import audited
 from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
-from ..outliers.store.fill import MOST_BY_DEFAULT, check_seed, fill
+from ..outliers.store.fill import MOST_BY_DEFAULT, fill
 from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import Store, open_store
 from .assemble import own_folder
@@ -37,7 +37,6 @@ def synth(request: SynthRequest) -> Store:
     options = dict(request.options)
     parsed = parse_options(kind.Options, options, f"synthesiser {kind.name!r}", also=SynthRequest.model_fields)
     match = matching.checked(request.match)
-    check_seed(request.seed)
     device = resolve_device(request.device)
     folder = own_folder(request.out, request.data, "stores/a")
     g = _classifier(request, kind, kind.needs_classifier(parsed), device)

@@ -27,9 +27,9 @@ from guard.record import Record
 from ...cache.shared_model import (
     check_fits,
     found_or_trained,
+    images_digest,
     read_finished,
     report_differing,
-    rows_digest,
     write_finished,
 )
 from ...engine.averaging import Average
@@ -145,7 +145,7 @@ def _card(context: PrepareContext, options: DiffusionOptions) -> DiffusionCard:
         lr=options.lr,
         seed=context.seed,
         data_fingerprint=data.fingerprint,
-        rows_digest=rows_digest(data),
+        rows_digest=images_digest(data),
         images=len(data),
     )
 

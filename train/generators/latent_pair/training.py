@@ -24,9 +24,9 @@ from guard.record import Record
 from ...cache.shared_model import (
     check_fits,
     found_or_trained,
+    images_digest,
     read_finished,
     report_differing,
-    rows_digest,
     write_finished,
 )
 from ...engine.averaging import Average
@@ -129,7 +129,7 @@ def _card(context: PrepareContext, options: PairOptions) -> PairCard:
         epochs=options.epochs or -(-SHOWN // len(data)),
         seed=context.seed,
         data_fingerprint=data.fingerprint,
-        rows_digest=rows_digest(data),
+        rows_digest=images_digest(data),
         images=len(data),
     )
 

@@ -20,6 +20,7 @@ import torch
 from guard.errors import ConfigError
 from guard.manifest import versions
 from guard.record import Record, knobs
+from guard.requests import check_seed
 
 from ...cache.keyed import weights_digest
 from ...cache.shared_model import SharedOptions
@@ -217,12 +218,6 @@ def _shard(
     width = max(p.shape[1] for p in parents)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in parents]
     return Rows(np.concatenate(images), np.concatenate(padded), origins)
-
-
-def check_seed(seed: Any) -> None:
-    """Refuse what is not a seed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ConfigError(f"seed must be an integer from 0 to 2^31 - 1, got {seed!r}")
 
 
 def shard_seed(seed: int, index: int) -> int:
