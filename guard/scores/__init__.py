@@ -13,11 +13,15 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     relative_mahalanobis
                      min_c M_c - M_0                              features; fitted
     she              - <h, m_c>, c = argmax f                     both; fitted
+    residual         ||R'(h - u)||                                features, last layer; fitted
+    fdbd             - distance to the boundaries / |h - m|       both, last layer; fitted
+    nci              - <w_y, h - m> / |h - m| - alpha |h|_1       both, last layer; fitted
     knn              squared distance to the k-th neighbour       features; fitted
     vim              alpha ||R'(h - u)|| - logsumexp(f)           both; fitted
     react            energy of min(h, t)                          features, last layer; fitted
     dice             energy under a sparse last layer             features, last layer; fitted
     ash              energy of shaped features                    features, last layer
+    scale            energy of scaled features                    features, last layer
     nnguide          - L(f) mean_k max <L(f_i) z_i, z>            both; fitted
     gram             Gram statistics out of their range           intermediate maps; fitted
     odin             msp after a step towards the class           logits, input gradient
@@ -31,6 +35,7 @@ from __future__ import annotations
 
 from .ash import ASH
 from .base import Score, create_score, get_score, list_scores, register_score
+from .boundary_distance import FDBD, NCI
 from .combined import Combined
 from .cosine import Cosine
 from .dice import DICE
@@ -50,8 +55,9 @@ from .react import ReAct
 from .reject_class import RejectClass
 from .rejection import Rejection
 from .relative_mahalanobis import RelativeMahalanobis
+from .scale import Scale
 from .she import SHE
-from .vim import ViM
+from .vim import Residual, ViM
 
 __all__ = [
     "ASH",
@@ -61,6 +67,7 @@ __all__ = [
     "Energy",
     "EnergyLogistic",
     "Entropy",
+    "FDBD",
     "GEN",
     "Gram",
     "KLMatching",
@@ -68,13 +75,16 @@ __all__ = [
     "MSP",
     "Mahalanobis",
     "MaxLogit",
+    "NCI",
     "NNGuide",
     "ODIN",
     "ReAct",
     "RejectClass",
     "Rejection",
     "RelativeMahalanobis",
+    "Residual",
     "SHE",
+    "Scale",
     "Score",
     "ViM",
     "create_score",

@@ -72,6 +72,7 @@ class ASH(RelogitsScore):
     name: ClassVar[str] = "ash"
     equation: ClassVar[str] = "- logsumexp(W ash(h) + b)"
     source: ClassVar[str] = "Djurisic et al., ICLR 2023"
+    caution: ClassVar[str] = "known to fail on transformers and on small networks trained by cross-entropy alone"
 
     class Options(RelogitsOptions):
         variant: Variant = option(

@@ -39,6 +39,7 @@ class Score(nn.Module):
         trained_by: the training method (or head) whose state it carries, or "" for a score any classifier can have.
         no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.
         nearest: the exportable score closest to it, where it does not export.
+        caution: where it is known to fail, as the end of a sentence; "" where nothing is.
         takes_held_out: whether `settle` makes it better with in-distribution images that nothing was trained on.
         uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
         layers: names of the modules whose outputs it reads; `feature_map` is then their summaries, side by side.
@@ -53,6 +54,7 @@ class Score(nn.Module):
     trained_by: ClassVar[str] = ""
     no_export: ClassVar[str] = ""
     nearest: ClassVar[str] = ""
+    caution: ClassVar[str] = ""
     takes_held_out: ClassVar[bool] = False
     uses_map: bool = False
     layers: tuple[str, ...] = ()

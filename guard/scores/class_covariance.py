@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..heads import LastLayer
+from ..heads import LastLayer, unit
 from ..record import Record, option
 from .base import Need, Score
 from .moments import ClassMoments, whitening_matrix
 
 
-class ShrinkageOptions(Record):
-    """How far covariances are shrunk."""
+class CovarianceOptions(Record):
+    """How features are normalised, and how far covariances are shrunk."""
 
+    normalise: float = option(
+        0.0,
+        "Exponent b of z = h / |h|^b, which takes the place of h: 0 leaves features as they are, 1 puts them on the "
+        "unit sphere (Mahalanobis++).",
+        common=True,
+        ge=0,
+        le=1,
+    )
     shrinkage: float = option(
         1e-4, "Share, in [0, 1], of a multiple of the identity in covariances.", common=True, ge=0, le=1
     )
+
+
+def radially_normalised(features: Tensor, exponent: float) -> Tensor:
+    """h / |h|^exponent (N, D), zero rows as they are; exponent in [0, 1]."""
+    if exponent == 0:
+        return features
+    if exponent == 1:
+        return unit(features)
+    length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / length.clamp_min(1e-12).pow(exponent)
 
 
 class ClassCovarianceScore(Score):
@@ -26,7 +45,7 @@ class ClassCovarianceScore(Score):
 
     needs: ClassVar[tuple[Need, ...]] = ("features",)
     needs_fit: ClassVar[bool] = True
-    Options: ClassVar[type[Record]] = ShrinkageOptions
+    Options: ClassVar[type[Record]] = CovarianceOptions
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -39,7 +58,11 @@ class ClassCovarianceScore(Score):
     def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
         if self._moments is None:
             self._moments = ClassMoments(*self._shape, device=features.device)
-        self._moments.update(features, labels)
+        self._moments.update(self.normalised(features.detach().double()), labels)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """z = h / |h|^b (N, D); zero rows stay zero."""
+        return radially_normalised(features, self.options.normalise)
 
     def gathered(self) -> tuple[ClassMoments, Tensor]:
         """The moments, which are let go of, and A (D, D) that whitens features: A A' = (shrunk covariance)^-1."""

@@ -5,6 +5,8 @@ gathered in float64; the graph works in float32 on whitened features z = A'(h - 
 classes. The nearest z_c is that of largest z.z_c - |z_c|^2 / 2, and the distance is taken from the difference z - z_c:
 where classes lie far apart, |z|^2 - 2 z.z_c + |z_c|^2 would cancel.
 
+`normalise=1` is Mahalanobis++ (Mueller & Hein, ICML 2025): z = h / |h| takes the place of h, in the fit as well.
+
 Against float64 the relative error is 1e-6 on features of a CIFAR-10 WRN-16-2, whose covariance has the condition number
 1,000, and 1e-5 where that is 3 million.
 """
@@ -55,4 +57,4 @@ class Mahalanobis(ClassCovarianceScore):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.whitener.numel():
             raise unfitted(self)
-        return mahalanobis(features, self.centre, self.whitener, self.class_means)
+        return mahalanobis(self.normalised(features), self.centre, self.whitener, self.class_means)

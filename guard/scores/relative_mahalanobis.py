@@ -2,11 +2,13 @@
 
     ood_score = min_c M_c - M_0,   M_c = (h - mu_c)' S^-1 (h - mu_c),   M_0 = (h - m)' (S + B)^-1 (h - m)
 
-S is the shrunk tied covariance and B = 1/N sum_c n_c (mu_c - m)(mu_c - m)' what lies between the classes: S + B is
-the covariance of all features around their mean m (divided by N, shrunk as S is). Both distances are large and nearly
-equal, and are never formed. Whitened by A (A A' = S^-1) the class means z_c = A'(mu_c - m) span at most C - 1
-directions; let V and l be the eigenvectors and eigenvalues of A'BA there. Outside these directions the two distances
-are the same; inside, with y = V'A'(h - m) and y_c = V'z_c,
+S is the shrunk tied covariance and B = 1/N sum_c n_c (mu_c - m)(mu_c - m)' what lies between the classes: S + B is the
+covariance of all features around their mean m (divided by N, shrunk as S is). With `normalise`, z = h / |h|^b takes the
+place of h (Mueller & Hein, ICML 2025, for b = 1).
+
+Both distances are large and nearly equal, and are never formed. Whitened by A (A A' = S^-1) the class means z_c =
+A'(mu_c - m) span at most C - 1 directions; let V and l be the eigenvectors and eigenvalues of A'BA there. Outside these
+directions the two distances are the same; inside, with y = V'A'(h - m) and y_c = V'z_c,
 
     M_c - M_0 = |y - y_c|^2 - sum_i y_i^2 / (1 + l_i)
 
@@ -75,4 +77,5 @@ class RelativeMahalanobis(ClassCovarianceScore):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.projection.numel():
             raise unfitted(self)
-        return relative_mahalanobis(features, self.centre, self.projection, self.within, self.class_means)
+        z = self.normalised(features)
+        return relative_mahalanobis(z, self.centre, self.projection, self.within, self.class_means)

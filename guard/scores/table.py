@@ -36,6 +36,7 @@ class ScoreInfo(Record):
         trained_by: the training method (or head) that learns it; "" for a score that any classifier can have.
         exports: whether it can be part of an exported graph.
         no_export, nearest: where not, why, and the closest score that can.
+        caution: where it is known to fail, as the end of a sentence; "" where nothing is.
         applies: whether the classifier that was asked about can have it; None where none was.
         why_not: where not, why, as the end of a sentence that begins with its name.
     """
@@ -49,6 +50,7 @@ class ScoreInfo(Record):
     exports: bool
     no_export: str
     nearest: str
+    caution: str = ""
     applies: bool | None = None
     why_not: str = ""
 
@@ -56,7 +58,8 @@ class ScoreInfo(Record):
         """What the table says, as `columns` of the same row."""
         fit = f"trained by {self.trained_by}" if self.trained_by else ("yes" if self.needs_fit else "no")
         exports = "yes" if self.exports else f"no: {self.no_export}" + (f"; use {self.nearest}" if self.nearest else "")
-        applies = () if self.applies is None else ("yes" if self.applies else f"no: {self.why_not}",)
+        suits = f"yes, but {self.caution}" if self.caution else "yes"
+        applies = () if self.applies is None else (suits if self.applies else f"no: {self.why_not}",)
         return (self.name, self.equation, ", ".join(self.needs), fit, *applies, exports)
 
     def columns(self) -> tuple[str, ...]:
@@ -118,6 +121,7 @@ def _info(score: type[Score], classifier: FeatureClassifier | None) -> ScoreInfo
         exports=not score.no_export,
         no_export=score.no_export,
         nearest=score.nearest,
+        caution=score.caution,
         applies=None if classifier is None else not reason,
         why_not=reason,
     )

@@ -76,3 +76,10 @@ def ash(h: np.ndarray, k: int, variant: str) -> np.ndarray:
     if variant == "s" and kept:
         shaped *= math.exp(sum(h) / sum(shaped))
     return shaped
+
+
+def scaled(h: np.ndarray, k: int) -> np.ndarray:
+    """h exp(S1 / S2), S2 over the k largest."""
+    row = [float(value) for value in h]
+    top = sum(sorted(row)[-k:])
+    return np.array([value * math.exp(sum(row) / top) for value in row])

@@ -160,3 +160,41 @@ class ViM:
         for h, row in zip(np.float64(features), np.float64(logits), strict=True):
             scores.append(self.alpha * np.linalg.norm((h - self.origin) @ self.residual) - logsumexp(row))
         return np.array(scores)
+
+
+def radially_normalised(features: np.ndarray, exponent: float) -> np.ndarray:
+    return np.array([h / np.linalg.norm(h) ** exponent if np.linalg.norm(h) else h for h in np.float64(features)])
+
+
+def residual(features: np.ndarray, fitting: np.ndarray, weight: np.ndarray, bias: np.ndarray, dim: int) -> np.ndarray:
+    """The part of h - u that no combination of the `dim` leading directions gives, by least squares."""
+    origin = -np.linalg.pinv(np.float64(weight)) @ np.float64(bias)
+    _, _, directions = np.linalg.svd(np.float64(fitting) - origin)
+    leading = directions[:dim].T
+    scores = []
+    for h in np.float64(features):
+        explained = leading @ np.linalg.lstsq(leading, h - origin, rcond=None)[0]
+        scores.append(math.sqrt(sum((h - origin - explained) ** 2)))
+    return np.array(scores)
+
+
+def fdbd(features: np.ndarray, fitting: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    mean, w = np.float64(fitting).mean(0), np.float64(weight)
+    scores = []
+    for h in np.float64(features):
+        f = [float(row @ h) + float(b) for row, b in zip(w, bias, strict=True)]
+        y = f.index(max(f))
+        others = [c for c in range(len(f)) if c != y]
+        distance = sum((f[y] - f[c]) / math.dist(w[y], w[c]) for c in others) / len(others)
+        scores.append(-distance / math.dist(h, mean))
+    return np.array(scores)
+
+
+def nci(features: np.ndarray, fitting: np.ndarray, weight: np.ndarray, bias: np.ndarray, alpha: float) -> np.ndarray:
+    mean, w = np.float64(fitting).mean(0), np.float64(weight)
+    scores = []
+    for h in np.float64(features):
+        f = [float(row @ h) + float(b) for row, b in zip(w, bias, strict=True)]
+        y = f.index(max(f))
+        scores.append(-float(w[y] @ (h - mean)) / math.dist(h, mean) - alpha * sum(abs(h)))
+    return np.array(scores)

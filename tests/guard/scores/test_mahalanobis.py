@@ -23,6 +23,23 @@ def test_against_its_definition(sample: Sample, shrinkage: float) -> None:
     np.testing.assert_allclose(score(sample.queries, sample.query_logits).numpy(), expected, rtol=2e-5)
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_normalised_features_against_their_definition(sample: Sample, exponent: float) -> None:
+    """With exponent 1 this is Mahalanobis++."""
+    z, asked = (reference.radially_normalised(x.numpy(), exponent) for x in (sample.features, sample.queries))
+    means, covariance = reference.tied_covariance(z, sample.labels.numpy(), 1e-4)
+    score = create_score("mahalanobis", normalise=exponent).fit(sample.features, sample.logits, sample.labels)
+    found = score(sample.queries, sample.query_logits).numpy()
+    np.testing.assert_allclose(found, reference.mahalanobis(asked, means, covariance), rtol=1e-4)
+
+
+def test_on_the_sphere_the_length_does_not_matter(sample: Sample) -> None:
+    score = create_score("mahalanobis", normalise=1).fit(sample.features, sample.logits, sample.labels)
+    near, far = (score(scale * sample.queries, sample.query_logits) for scale in (1e-3, 1e3))
+    torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-4)
+    assert score(torch.zeros(1, 10), sample.query_logits[:1]).isfinite().all()
+
+
 def test_against_pytorch_ood(sample: Sample) -> None:
     """Its score carries a factor 1/2; its covariance is, by version, the scatter, or divided by N - 1 (plus 1e-6 I)."""
     theirs = Theirs(None)

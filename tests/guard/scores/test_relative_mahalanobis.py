@@ -23,6 +23,15 @@ def test_against_its_definition(sample: Sample, shrinkage: float) -> None:
     )
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_normalised_features_against_their_definition(sample: Sample, exponent: float) -> None:
+    z, asked = (reference.radially_normalised(x.numpy(), exponent) for x in (sample.features, sample.queries))
+    expected = reference.RelativeMahalanobis(z, sample.labels.numpy(), 1e-4)
+    score = create_score("relative_mahalanobis", normalise=exponent)
+    found = score.fit(sample.features, sample.logits, sample.labels)(sample.queries, sample.query_logits)
+    np.testing.assert_allclose(found.numpy(), expected(asked), rtol=1e-4, atol=1e-3)
+
+
 def test_against_pytorch_ood(sample: Sample) -> None:
     """Both its covariances are scatters, not divided by N (plus 1e-6 I): its score is ours / N."""
     theirs = RMD(None).fit_features(sample.features, sample.labels)

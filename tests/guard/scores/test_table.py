@@ -151,3 +151,10 @@ def test_every_need_has_words(monkeypatch: pytest.MonkeyPatch, trained: Callable
             assert why_not(get_score(name), classifier).startswith("needs "), name
     assert len(score_table(["msp"], classifier)) == 1
     assert np.all([row.applies is False for row in score_table(names(), classifier).rows])
+
+
+def test_a_score_that_is_known_to_fail_says_where() -> None:
+    row = next(row for row in guard.list_scores("scale").rows)
+    assert "transformers" in row.caution
+    shown = row.model_copy(update={"applies": True})
+    assert any(cell.startswith("yes, but known to fail on transformers") for cell in shown.cells())

@@ -29,6 +29,21 @@ def test_against_its_definition(sample: Sample, dim: int) -> None:
     assert float(score.alpha) == pytest.approx(expected.alpha, rel=1e-5)
 
 
+@pytest.mark.parametrize("dim", [1, 4, 9])
+def test_the_residual_against_its_definition(sample: Sample, dim: int) -> None:
+    score = create_score("residual", dim=dim).fit(sample.features, sample.logits, sample.labels, sample.last)
+    weight, bias = sample.last.weight.numpy(), sample.last.bias.numpy()
+    expected = reference.residual(sample.queries.numpy(), sample.features.numpy(), weight, bias, dim)
+    np.testing.assert_allclose(score(sample.queries, sample.query_logits).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_residual_is_vims_without_the_energy(sample: Sample) -> None:
+    alone = create_score("residual", dim=4).fit(sample.features, sample.logits, sample.labels, sample.last)
+    whole = create_score("vim", dim=4).fit(sample.features, sample.logits, sample.labels, sample.last)
+    distance = whole.alpha * alone(sample.queries, sample.query_logits)
+    torch.testing.assert_close(distance - sample.query_logits.logsumexp(-1), whole(sample.queries, sample.query_logits))
+
+
 def test_against_pytorch_ood(sample: Sample) -> None:
     theirs = Theirs(None, d=4, w=sample.last.weight, b=sample.last.bias)
     theirs.fit_features(sample.features, sample.labels)
