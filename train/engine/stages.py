@@ -106,8 +106,9 @@ def learned(stages: list[Stage]) -> dict[str, nn.Module]:
 
 
 def _hand_over(stages: list[Stage], module: GuardModule) -> None:
-    """What was learned into the scores that carry it."""
+    """What was learned into the scores that carry it; another score where it turns one round."""
     for stage in stages:
         for regulariser in stage.regularisers:
             for score in module.score.parts():
                 regulariser.hand_over(score)
+            module.score = regulariser.takes_over(module.score)

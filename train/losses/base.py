@@ -64,3 +64,11 @@ class Regulariser(Learner):
 
     def hand_over(self, score: Score) -> None:
         """Put what was learned into the score of the finished guard, where the score carries it."""
+
+    def takes_over(self, score: Score) -> Score:
+        """The score that the finished guard gets in place of `score`; another where what was learned turns it round.
+
+        Raises:
+            ConfigError: it is turned round, and no other can stand for it.
+        """
+        return score

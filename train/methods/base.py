@@ -145,6 +145,10 @@ class Method:
                 "the images; drop it, or omit outliers= so that the method makes its own"
             )
 
+    def default_score(self) -> str:
+        """`score`, or another where an option changes what is trained."""
+        return self.score
+
     def score_options(self) -> dict[str, Any]:
         """Options of the score that follow from the method's (e.g. the rejection head's width)."""
         return {}

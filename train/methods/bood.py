@@ -3,7 +3,7 @@
     h: images -> conditioning space, cos(h(x), T(y)) largest for the own class      train.outliers.conditioning.encoder
     e: the features that cross to another class in the fewest steps, some steps beyond                       .crossing
     x~ = the diffusion model's image of e in place of the class's own embedding
-    L = CE + weight * R-ELR(g),   g = log sum_c relu(w_c) exp f_c
+    L = CE + weight * R-ELR(g),   g = logsumexp f
 
 As `dream_ood` but for the embeddings, and with its weight; there is no official code.
 """

@@ -6,13 +6,13 @@ ones (Dream-OOD, BOOD, NCIS).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import field_validator
 
 from guard.record import option
 
-from ..losses.energy_logistic import EnergyLogisticLoss
+from ..losses.energy_logistic import EnergyLogisticLoss, LinkOptions
 from ..outliers.base import Synthesiser
 from ..outliers.matching import checked
 from ..outliers.store.drawing import Stored
@@ -37,14 +37,11 @@ class DecodedOptions(MethodOptions):
         return checked(names)
 
 
-class EnergyOptions(DecodedOptions):
+class EnergyOptions(LinkOptions, DecodedOptions):
     """As `DecodedOptions`, and the loss."""
 
     weight: float = option(2.5, "Weight beta of the energy loss.", ge=0, common=True)
     start: float = option(0.0, "Share of the epochs before outliers join, 0 to 1.", ge=0, lt=1)
-    link_init: Literal["positive", "random"] = option(
-        "positive", "Start of the learned link: a plain energy ('positive'), or random as published."
-    )
 
 
 class Decoded(Method):
@@ -64,10 +61,15 @@ class EnergyOnDecoded(Decoded):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: Any = self.options
-        regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
+        regulariser = EnergyLogisticLoss(
+            context.num_classes, weight=o.weight, init=o.link_init, energy=o.energy, link=o.link
+        )
         start = int(o.start * context.epochs)
         outliers = self.outliers(context)
         return [Stage("classifier", context.epochs, context.lr, outliers, (regulariser,), start_epoch=start)]
+
+    def default_score(self) -> str:
+        return "energy_logistic" if self.options.energy == "weighted" else self.score
 
     def outliers(self, context: MethodContext) -> Synthesiser:
         """What ``outliers=`` names, or the method's own."""

@@ -4,14 +4,15 @@
     e = |T(c)| unit(z + sigma eps) around the sparsest (Dream-ID: densest) unit features z of class c       .boundary
     x~ = the diffusion model's image of e in place of the class's own embedding
 
-    dream_ood   L = CE + weight * R-ELR(g),  g = log sum_c relu(w_c) exp f_c,  x~ the outliers
+    dream_ood   L = CE + weight * R-ELR(g),  g = logsumexp f,  x~ the outliers
     dream_id    L = CE over the union of the images and of more of each class, x~
 
 The images go into a store (``out/outliers/dream_ood``) before the classifier's first step; ``outliers=`` of dream_ood
 names images or a store to take in its place. The diffusion model is trained on your own images, or is Stable Diffusion
-as published. The encoder and the link's parameters are not part of the guard: its score is the energy
-(``score="energy_logistic"`` takes the link). ``sampler=`` takes what the paper compares with in place of the boundary:
-"interpolation", "gaussian", "learnable".
+as published. The encoder is not part of the guard, and neither is the link: its score is the energy, whose order a
+rising line keeps (``score="energy_logistic"`` takes the link; ``link="mlp"`` is that of the official code for
+ImageNet-100). ``sampler=`` takes what the paper compares with in place of the boundary: "interpolation", "gaussian",
+"learnable".
 
 Defaults are those of CIFAR-100, but for these. (1) The link's slope starts positive, as in `vos`. (2) The store holds
 one image per training image, at most 50,000; published are 1,000 per class, twice the training images. (3) Neighbours

@@ -5,7 +5,7 @@ Synthesis", 2024.
     f       conditional volume-preserving network, some of whose outputs are near 0 on all e_i        (invariants)
     v'      of low density under N(mu_y, Sigma_y + lambda I), fitted to v_i = f(e_i, y_i)             (low_density)
     x'      decoded from e' = f^-1(v', y), and resized by a random kernel
-    L  = CE + weight * R-ELR(g),   g = log sum_c relu(w_c) exp f_c
+    L  = CE + weight * R-ELR(g),   g = logsumexp f
 
 The first three are in `train.outliers.conditioning`. e' is left as long as it is. All of it happens in units of a token
 embedding of Stable Diffusion (`prompt_tuning.conditioning_scale`), so that step sizes and lambda mean the same for

@@ -13,16 +13,14 @@ and the whole network through the energies of in-distribution images; one public
 
 from __future__ import annotations
 
-from typing import Literal
-
 from guard.record import option
 
-from ..losses.energy_logistic import EnergyLogisticLoss
+from ..losses.energy_logistic import EnergyLogisticLoss, LinkEnergy, LinkOptions
 from ..outliers.features.class_gaussian import ClassGaussian
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
-class VOSOptions(MethodOptions):
+class VOSOptions(LinkOptions, MethodOptions):
     """Defaults are the paper's, except `start` (a share of the epochs: 40 of 100) and `link_init`."""
 
     queue: int = option(1000, "Last features kept per class, at most the images of the smallest class.", ge=2)
@@ -33,8 +31,9 @@ class VOSOptions(MethodOptions):
         0.4, "Share of the epochs, from 0 to below 1, after which outliers are made.", common=True, ge=0, lt=1
     )
     jitter: float = option(1e-4, "What is added to the diagonal of the covariance, in squared units of features.", gt=0)
-    link_init: Literal["positive", "random"] = option(
-        "positive", "Where the logistic link starts: with a positive slope, or at random as published."
+    energy: LinkEnergy = option(
+        "weighted",
+        "What the link reads: the log-sum-exp of the logits with learned class weights ('weighted'), or without.",
     )
 
 
@@ -55,6 +54,8 @@ class VOS(Method):
             select=o.select,
             jitter=o.jitter,
         )
-        regulariser = EnergyLogisticLoss(context.num_classes, weight=o.weight, init=o.link_init)
+        regulariser = EnergyLogisticLoss(
+            context.num_classes, weight=o.weight, init=o.link_init, energy=o.energy, link=o.link
+        )
         start = int(o.start * context.epochs)
         return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]

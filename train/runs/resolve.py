@@ -47,7 +47,7 @@ def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Sc
     Raises:
         ConfigError: another method's training gives what the score needs.
     """
-    name, options = asked or method.score, dict(given)
+    name, options = asked or method.default_score(), dict(given)
     if name == method.score:
         options = {**method.score_options(), **options}
     elif method.score in (name.split("+") if "+" in name else options.get("parts", ())):

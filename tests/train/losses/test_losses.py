@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from guard.errors import ConfigError
 from guard.graph.outputs import Outputs
 from guard.scores import create_score
 from guard.scores.rejection import Rejection
@@ -144,6 +147,79 @@ def test_what_it_learned_is_handed_to_its_score_and_no_other() -> None:
     g = torch.log(0.5 * logits[:, 0].exp() + 2 * logits[:, 2].exp())
     torch.testing.assert_close(score(logits, logits), -1.5 * g)
     loss.hand_over(create_score("energy"))  # carries nothing: nothing happens
+
+
+def test_the_energy_can_be_plain_and_the_link_a_network() -> None:
+    """Against the published pair of outputs: softmax of Linear(1, 512), ReLU, Linear(512, 2), cross-entropy."""
+    torch.manual_seed(0)
+    loss = EnergyLogisticLoss(3, weight=1.0, init="random", energy="plain", link="mlp")
+    assert loss.class_weights is None
+    assert loss.hidden is not None
+    u, r, v = loss.hidden
+    network = nn.Sequential(nn.Linear(1, 512), nn.ReLU(), nn.Linear(512, 2))
+    with torch.no_grad():
+        network[0].weight.copy_(u[:, None])
+        network[0].bias.copy_(r)
+        network[2].weight[1].copy_(network[2].weight[0] + v)
+        network[2].bias[1].copy_(network[2].bias[0] + loss.offset)
+    inliers, outliers = 5 * random(4, 3).float(), 5 * random(2, 3, seed=1).float()
+    g = torch.cat([inliers, outliers]).logsumexp(-1, keepdim=True)
+    expected = F.cross_entropy(network(g), torch.tensor([1, 1, 1, 1, 0, 0]))
+    assert loss.loss(batch_of(inliers, outliers))["energy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    score = create_score("energy_logistic")
+    loss.hand_over(score)
+    said = network(inliers.logsumexp(-1, keepdim=True))
+    torch.testing.assert_close(score(inliers, inliers), said[:, 0] - said[:, 1])
+
+
+@pytest.mark.parametrize("link", ["linear", "mlp"])
+def test_a_link_that_starts_positive_rises_with_a_slope_of_two(link: Any) -> None:
+    loss = EnergyLogisticLoss(3, init="positive", energy="plain", link=link)
+    with torch.no_grad():
+        odds = loss.log_odds(torch.tensor([50.0, 51.0, 90.0]))
+    assert odds.diff().tolist() == pytest.approx([2.0, 78.0], rel=1e-3)
+
+
+def fallen(link: Any = "linear") -> EnergyLogisticLoss:
+    """A link that has learned outliers to have the larger log-sum-exp."""
+    loss = EnergyLogisticLoss(3, energy="plain", link=link)
+    with torch.no_grad():
+        for part in (loss.slope,) if loss.hidden is None else (loss.hidden[2],):
+            assert part is not None
+            part.neg_()
+    loss.loss(batch_of(random(4, 3).float(), 9 + random(4, 3).float()))
+    return loss
+
+
+@pytest.mark.parametrize("link", ["linear", "mlp"])
+def test_a_falling_link_takes_the_place_of_the_raw_energy(link: Any, caplog: pytest.LogCaptureFixture) -> None:
+    loss, logits = fallen(link), random(5, 3).float()
+    taken = loss.takes_over(create_score("energy"))
+    assert taken.name == "energy_logistic"
+    torch.testing.assert_close(taken(logits, logits), -loss.log_odds(logits.logsumexp(-1)))
+    assert len([r for r in caplog.records if "upside down" in r.message]) == 1
+
+
+def test_other_scores_of_the_raw_energy_are_refused_under_a_falling_link() -> None:
+    for name in ("max_logit", "react", "energy+knn"):
+        with pytest.raises(ConfigError, match=r"the learned link falls.*link_init='positive'"):
+            fallen().takes_over(create_score(name))
+    for name in ("knn", "energy_logistic"):
+        score = create_score(name)
+        assert fallen().takes_over(score) is score
+
+
+def test_a_rising_link_or_one_that_never_learned_leaves_the_energy_alone() -> None:
+    score = create_score("energy")
+    rising = EnergyLogisticLoss(3)
+    rising.loss(batch_of(9 + random(4, 3).float(), random(4, 3).float()))
+    assert rising.takes_over(score) is score
+    idle = EnergyLogisticLoss(3, weight=0.0)
+    assert idle.slope is not None
+    with torch.no_grad():
+        idle.slope.neg_()
+    idle.loss(batch_of(9 + random(4, 3).float(), random(4, 3).float()))
+    assert idle.takes_over(score) is score
 
 
 # ------------------------------------------------------------------------------------------------------ rejection
