@@ -147,13 +147,23 @@ class TemperatureScaling(Record):
 
 
 class DataCard(Record):
-    """Where numbers came from: a name, a fingerprint of the pixels and labels, and how many images each split had."""
+    """Where numbers came from: a name, a fingerprint of the pixels and labels, and how many images each split had.
+
+    Attributes:
+        images: how many could be read; `corrupt` others could not.
+        splits: images in each part that was drawn.
+        not_read: files of the folder that cannot be read as images, by ending.
+        duplicates: images that are copies of another, to the pixel; they were kept with it. None in the cards of older
+            guards, which did not look: their splits are drawn again as they were.
+    """
 
     name: str
     fingerprint: str
     images: int
     corrupt: int = 0
     splits: dict[str, int] = {}
+    not_read: dict[str, int] = {}
+    duplicates: int | None = None
 
 
 class Parity(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ..errors import ConfigError, MissingDataError
 from ..record import Record
 from ..renamed import RENAMED
+
+LOG = logging.getLogger("ood_guard")
 
 
 def value(text: str) -> Any:
@@ -126,26 +129,26 @@ def _by_stem(text: str) -> dict[str, str]:
 
 
 def image_paths(arguments: Iterable[str]) -> list[Path]:
-    """Files as they are; a folder gives every image file in it and below, sorted.
+    """Files as they are; a folder gives every image file in it and below, sorted. What is not read is named.
 
     Raises:
         MissingDataError: a path that is not there, or a folder without an image file.
     """
-    from PIL import Image
+    from ..data.forms.folders import FolderSource
+    from ..data.forms.listing import SUFFIXES
 
-    from .. import preprocess  # registers the formats that are read
-
-    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in preprocess.FORMATS}
     found: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if not path.is_dir():
             if not path.exists():
-                raise MissingDataError(f"no such image: {path}; accepted: image files, and folders of them")
+                raise MissingDataError(f"no such image: {argument[:200]}; accepted: image files, and folders of them")
             found.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        if not inside:
-            raise MissingDataError(f"no image files in {path}; looked for {', '.join(sorted(suffixes))}")
-        found += inside
+        inside = FolderSource(path, labelled=False)
+        for note in inside.notes:
+            LOG.warning("%s", note)
+        if not inside.paths:
+            raise MissingDataError(f"no image files in {path}; looked for {', '.join(SUFFIXES)}")
+        found += inside.paths
     return found

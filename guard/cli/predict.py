@@ -9,7 +9,7 @@ import typer
 
 from .. import api
 from ..detector import Guard
-from ..errors import ImageError
+from ..errors import GuardError, ImageError, MissingDataError
 from ..verdict import Verdict
 from . import output
 from .arguments import image_paths
@@ -35,14 +35,14 @@ def predict(
     g = api.load(model, device=device)
     paths = image_paths(images)
     answers: list[tuple[Path, Verdict]] = []
-    unreadable: list[ImageError] = []
+    unreadable: list[GuardError] = []
     for start in range(0, len(paths), _BATCH):
         readable, pixels = [], []
         for path in paths[start : start + _BATCH]:
             try:
                 pixels.append(_pixels(path, g))
                 readable.append(path)
-            except ImageError as error:
+            except (ImageError, MissingDataError) as error:
                 unreadable.append(error)
         answers += zip(readable, g.predict(pixels, threshold=threshold), strict=True)
     if json:

@@ -24,7 +24,8 @@ import numpy as np
 
 from ..errors import DataError, ImageError, MissingDataError
 from ..manifest import Preprocess
-from ..preprocess import open_image, to_input
+from ..preprocess import to_input
+from .copies import DIGEST, pixel_digest
 from .forms import Source
 
 _AHEAD_PER_WORKER = 2
@@ -33,11 +34,15 @@ _PARENT_POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Decoded:
-    """One group of `count` rows: `images` uint8 (good, H, W, C); (position, reason) of each that could not be read."""
+    """One group of `count` rows: `images` uint8 (good, H, W, C); (position, reason) of each that could not be read.
+
+    Where images are only checked there are none, but `digests` (good,) uint64 of their pixels (`copies.pixel_digest`).
+    """
 
     images: np.ndarray
     failures: tuple[tuple[int, str], ...]
     count: int
+    digests: np.ndarray
 
 
 def default_workers() -> int:
@@ -60,7 +65,7 @@ def decode(
         groups: int64 (b,) arrays of rows.
         workers: processes; 0 decodes here.
         max_pixels: width x height allowed per image.
-        check_only: decode, but return no pixels: `images` is empty.
+        check_only: decode, but return no pixels, only their digests.
 
     Raises:
         DataError: a worker process died.
@@ -119,19 +124,24 @@ def _result(future: Future[Decoded]) -> Decoded:
 
 
 def _decode_items(items: list[Any], config: Preprocess, max_pixels: int, check_only: bool) -> Decoded:
-    images, failures = [], []
+    images: list[np.ndarray] = []
+    digests: list[int] = []
+    failures: list[tuple[int, str]] = []
     for position, item in enumerate(items):
         try:
             if isinstance(item, ImageError):
                 raise item
-            if check_only:
-                open_image(item, max_pixels=max_pixels)
-            else:
-                images.append(to_input(item, config, max_pixels=max_pixels))
+            pixels = to_input(item, config, max_pixels=max_pixels)
         except (ImageError, MissingDataError) as error:
             failures.append((position, str(error)))
+            continue
+        if check_only:
+            digests.append(pixel_digest(pixels))
+        else:
+            images.append(pixels)
     shape = (0, config.height, config.width, config.channels)
-    return Decoded(np.stack(images) if images else np.zeros(shape, np.uint8), tuple(failures), len(items))
+    stacked = np.stack(images) if images else np.zeros(shape, np.uint8)
+    return Decoded(stacked, tuple(failures), len(items), np.array(digests, DIGEST))
 
 
 # ------------------------------------------------------------------------------------------- in the worker processes

@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..manifest import DataCard, Manifest
 from ..requests import check_seed
 from .classes import ClassOrder, match_classes
+from .copies import copies, originals
 from .image_data import ImageData
 from .loading import load
 from .splits import split
@@ -37,11 +38,13 @@ class Draw:
         seed: of the draw, 0 .. 2^31 - 1.
         calibration, test: how many images, which share of them, None for the default; or images of their own, and then
             none are held out for that part.
+        together: copies stay with their original; False for guards that were made before anybody looked for copies.
     """
 
     seed: int
     calibration: Any = None
     test: Any = None
+    together: bool = True
 
     @classmethod
     def of_guard(cls, manifest: Manifest | None, source: ImageData) -> Draw | None:
@@ -49,7 +52,8 @@ class Draw:
         card = None if manifest is None else own_card(manifest, source)
         if manifest is None or card is None or card.images != len(source) or not any(card.splits.values()):
             return None
-        return cls(manifest.seed, card.splits.get("calibration", 0), card.splits.get("test", 0))
+        parts = card.splits.get("calibration", 0), card.splits.get("test", 0)
+        return cls(manifest.seed, *parts, together=card.duplicates is not None)
 
     def kept(self, earlier: Draw) -> Draw:
         """`earlier`, with images of their own as here; numbers that ask for something else are ignored, and logged."""
@@ -59,7 +63,7 @@ class Draw:
             parts[name] = drawn if is_amount(asked) else asked
             if asked is not None and is_amount(asked) and asked != drawn:
                 log.warning("%s=%s is ignored: the split this network was trained with is kept", name, asked)
-        return Draw(earlier.seed, **parts)
+        return Draw(earlier.seed, **parts, together=earlier.together)
 
     def rows(self, source: ImageData) -> Rows:
         """Indices into `source`, ascending.
@@ -72,7 +76,11 @@ class Draw:
         if source.labels is None:
             raise DataError("training needs labelled images: a folder per class, or a label column")
         counts = {name: part if is_amount(part) else 0 for name, part in self._parts()}
-        return split(source.labels, seed=seed, **counts)
+        first = originals(source.digests) if self.together and source.digests is not None else None
+        rows = split(source.labels, seed=seed, originals=first, **counts)
+        if first is not None and any(count != 0 for count in counts.values()):
+            _say_copies(source, counts, rows)
+        return rows
 
     def own(self) -> dict[str, Any]:
         """The parts that are images of their own."""
@@ -88,6 +96,7 @@ class Splits:
 
     Attributes:
         source: all of it; `rows` are indices into it (empty for parts given apart).
+        calibration: without copies among them, which would count as more evidence than they are.
     """
 
     source: ImageData
@@ -113,9 +122,13 @@ class Splits:
             calibration = _named_like(source, own["calibration"])
         elif "calibration" in own:
             calibration = load(own["calibration"], preprocess=source.preprocess, labelled=False)
+        calibration = one_of_each(calibration)
         test = source.subset(rows["test"]) if len(rows["test"]) else None
         if "test" in own:
             test = _named_like(source, own["test"])
+        for name, part in (("calibration", calibration), ("test", test)):
+            if name in own and part is not None:
+                _warn_if_among(source, part, name)
         reachable_rank(len(calibration), alpha)  # before training
         return cls(source, source.subset(rows["train"]), calibration, test, rows)
 
@@ -134,6 +147,49 @@ class Splits:
 def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:
     """The card of `source` in the manifest of a guard that was made from it, or from something it is a part of."""
     return next((card for card in manifest.data if card.fingerprint == source.fingerprint), None)
+
+
+def one_of_each(images: ImageData) -> ImageData:
+    """Without copies: a threshold's guarantee counts independent images."""
+    if not copies(images.digests):
+        return images
+    assert images.digests is not None  # there are copies
+    return images.subset(np.unique(originals(images.digests)))
+
+
+def _say_copies(source: ImageData, counts: dict[str, Any], rows: Rows) -> None:
+    """What copies did to a draw."""
+    count = copies(source.digests)
+    if not count:
+        return
+    fewer = [
+        f"{len(rows[name])} of {wanted} for {name}"
+        for name, wanted in counts.items()
+        if isinstance(wanted, int) and len(rows[name]) < wanted
+    ]
+    log.warning(
+        "%d of %d images of %s are copies of another, to the pixel; each copy stays with its original%s",
+        count,
+        len(source),
+        source.name,
+        f" ({', '.join(fewer)})" if fewer else "",
+    )
+
+
+def _warn_if_among(source: ImageData, part: ImageData, name: str) -> None:
+    """Say how many images of a part given apart are among the others too."""
+    if part.digests is None or source.digests is None:
+        return
+    count = int(np.isin(part.digests, source.digests).sum())
+    if count:
+        log.warning(
+            "%d of the %d %s images are among those of %s too, to the pixel: what is chosen or measured on them "
+            "flatters; take them out",
+            count,
+            len(part),
+            name,
+            source.name,
+        )
 
 
 def is_amount(value: Any) -> bool:

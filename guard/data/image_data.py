@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..manifest import DataCard, Preprocess
 from .coding import Coding
+from .copies import copies
 
 _GATHER_LIMIT_BYTES = 2**30
 
@@ -44,6 +45,8 @@ class ImageData:
             `max_images`, skipped corrupt images and `subset` leave gaps.
         corrupt: one sentence per skipped image: which, and why.
         codings: how some of the source's images were coded (`guard.data.coding`); empty where no JPEG is of this size.
+        not_read: how many files of the source cannot be read as images, by ending.
+        digests: (N,) uint64, equal where pixels are (`guard.data.copies`); None where nobody looked.
     """
 
     name: str
@@ -55,6 +58,8 @@ class ImageData:
     corrupt: tuple[str, ...]
     pixels: Pixels
     codings: tuple[Coding | None, ...] = ()
+    not_read: Mapping[str, int] = field(default_factory=dict)
+    digests: np.ndarray | None = None
     _positions: np.ndarray | None = None  # rows of `pixels`; None: all of them, in order
 
     def __len__(self) -> int:
@@ -94,6 +99,8 @@ class ImageData:
             corrupt=self.corrupt,
             pixels=self.pixels,
             codings=self.codings,
+            not_read=self.not_read,
+            digests=None if self.digests is None else self.digests[indices],
             _positions=self._in_pixels(indices),
         )
 
@@ -138,7 +145,13 @@ class ImageData:
     def card(self, splits: dict[str, int]) -> DataCard:
         """The record that goes into a manifest; `splits` maps split names to image counts."""
         return DataCard(
-            name=self.name, fingerprint=self.fingerprint, images=len(self), corrupt=len(self.corrupt), splits=splits
+            name=self.name,
+            fingerprint=self.fingerprint,
+            images=len(self),
+            corrupt=len(self.corrupt),
+            splits=splits,
+            not_read=dict(self.not_read),
+            duplicates=None if self.digests is None else copies(self.digests),
         )
 
     def _labels_of(self, indices: np.ndarray) -> np.ndarray | None:

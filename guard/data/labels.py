@@ -60,3 +60,23 @@ def check_classes(labels: np.ndarray, class_names: Sequence[str], name: str) -> 
             f"{name} has no usable image of class {shown}; add images, or remove the class "
             "(integer labels must be 0 .. C-1 without gaps)"
         )
+
+
+def check_names(class_names: Sequence[str], name: str) -> None:
+    """Refuse class names that no file can keep: a guard's manifest is UTF-8.
+
+    Raises:
+        DataError: with the class's name.
+    """
+    for class_name in class_names:
+        if printable(class_name) != class_name:
+            raise DataError(
+                f"the class name {printable(class_name)[:200]!r} of {name} is not UTF-8 or has a line break or another "
+                "control character in it; rename the class or its folder"
+            )
+
+
+def printable(text: str) -> str:
+    """Text that can be written anywhere: what is not UTF-8, and control characters, as escapes."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c >= " " and c != "\x7f" else c.encode("unicode_escape").decode() for c in text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from ..errors import ConfigError, DataError, GuardError
 from ..manifest import Preprocess
 from ..preprocess import MAX_PIXELS, header_size
 from .coding import PROBED, probe_codings
+from .copies import pixel_digests, relabelled
 from .decoding import Decoded, decode, default_workers
 from .fingerprint import sample_rows
 from .forms import Source, open_source, whole_array
+from .forms.listing import counted
 from .image_data import ImageData, Pixels
-from .labels import check_classes
+from .labels import check_classes, check_names, printable
 from .pixels import SMALL_SIDE, ArrayPixels, StreamedPixels, fits_in_array, new_array
 from .spill import EncodedFile
 
 LOG = logging.getLogger("ood_guard")
 DEFAULT_SIDE = 224
 CORRUPT_SHARE = 0.01
+MOST_NAMED = 10  # corrupt images
 _GROUP = 256
 _WORTH_PROCESSES = 8192  # small images decode at about 20,000 a second and core; forking takes 0.1 s
 
@@ -72,20 +76,17 @@ def load(
         return _as_it_is(data, preprocess, labelled)
     if max_images is not None and max_images < 1:
         raise ConfigError(f"max_images must be at least 1, got {max_images}")
-    source = open_source(data, labelled=labelled, name=name)
-    if len(source) == 0:
-        raise DataError(f"{source.name} holds no images")
-    if source.labels is not None and all_classes:
-        check_classes(source.labels, source.class_names, source.name)
+    source = _opened(data, labelled, name, all_classes)
     rows = np.arange(len(source))[:max_images]
     config = preprocess or _own_preprocess(source, rows, image_size, channels)
     codings = probe_codings(_some(source, rows), (config.height, config.width))
     fingerprint = source.fingerprint()
     scratch = None if cache_dir is None else Path(cache_dir)
-    pixels, kept, corrupt = _decode_all(source, rows, config, workers, scratch, max_pixels)
+    pixels, kept, corrupt, digests = _decode_all(source, rows, config, workers, scratch, max_pixels)
     labels = None if source.labels is None else source.labels[kept]
     if labels is not None and all_classes and len(rows) == len(source):
         check_classes(labels, source.class_names, source.name)  # again: a class may have lost all its images
+    _warn(source, labels, kept, digests)
     return ImageData(
         name=source.name,
         class_names=source.class_names,
@@ -96,8 +97,53 @@ def load(
         corrupt=corrupt,
         pixels=pixels,
         codings=codings,
+        not_read=getattr(source, "not_read", {}),
+        digests=digests,
         _positions=kept if pixels.array is None else None,
     )
+
+
+def _opened(data: Any, labelled: bool, name: str | None, all_classes: bool) -> Source:
+    """The source of the images, with names that a guard can keep.
+
+    Raises:
+        DataError: no images, classes that cannot be learned, or a class's name that is no text.
+    """
+    source = open_source(data, labelled=labelled, name=name)
+    source.name = printable(source.name)
+    if len(source) == 0:
+        missed = getattr(source, "not_read", {})
+        raise DataError(f"{source.name} holds no images{_but(missed)}")
+    check_names(source.class_names, source.name)
+    if source.labels is not None and all_classes:
+        check_classes(source.labels, source.class_names, source.name)
+    return source
+
+
+def _but(missed: Mapping[str, int]) -> str:
+    return f" that are read, but {counted(Counter(missed))}; convert them to PNG or JPEG" if missed else ""
+
+
+def _warn(source: Source, labels: np.ndarray | None, kept: np.ndarray, digests: np.ndarray) -> None:
+    """Say once what is not read, and which copies contradict each other."""
+    for note in getattr(source, "notes", ()):
+        LOG.warning("%s", printable(note))
+    if labels is None:
+        return
+    rows, first = relabelled(digests, labels)
+    if len(rows):
+        pair = [source.items(kept[[row]])[0] for row in (first[0], rows[0])]
+        at = [
+            str(item) if isinstance(item, Path) else source.where(int(kept[row])).rstrip(": ") or f"image {kept[row]}"
+            for item, row in zip(pair, (first[0], rows[0]), strict=True)
+        ]
+        LOG.warning(
+            "%d images of %s have the very pixels of an image of another class (e.g. %s and %s); correct their labels",
+            len(rows),
+            source.name,
+            printable(at[0]),
+            printable(at[1]),
+        )
 
 
 def _as_it_is(data: ImageData, preprocess: Preprocess | None, labelled: bool) -> ImageData:
@@ -150,14 +196,10 @@ def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:
 
 def _decode_all(
     source: Source, rows: np.ndarray, config: Preprocess, workers: int | None, scratch: Path | None, max_pixels: int
-) -> tuple[Pixels, np.ndarray, tuple[str, ...]]:
-    """(pixels, int64 rows that could be read, one sentence per row that could not)."""
-    whole = whole_array(source)
-    if whole is not None and whole.shape[1:3] == (config.height, config.width):
-        if whole.shape[3] == config.channels:
-            return ArrayPixels(whole[: len(rows)]), rows, ()
-        if whole.shape[3] == 1:
-            return ArrayPixels(np.repeat(whole[: len(rows)], config.channels, axis=3)), rows, ()
+) -> tuple[Pixels, np.ndarray, tuple[str, ...], np.ndarray]:
+    """(pixels, int64 rows that could be read, one sentence per row that could not, digests of the pixels)."""
+    if (ready := _ready(source, rows, config)) is not None:
+        return ArrayPixels(ready), rows, (), pixel_digests(ready)
     in_array = fits_in_array(len(rows), config)
     if workers is None:
         workers = 0 if in_array and len(rows) < _WORTH_PROCESSES else default_workers()
@@ -167,37 +209,73 @@ def _decode_all(
     size = min(_GROUP, max(1, len(rows) // (8 * max(workers, 1))))  # enough groups to keep every worker busy
     groups = [rows[start : start + size] for start in range(0, len(rows), size)]
     stream = decode(source, groups, config, workers=workers, max_pixels=max_pixels, check_only=not in_array)
+    bad, digests = _consume(stream, groups, source, array, len(rows))
+    corrupt = _report(bad, len(rows), source.name)
+    kept = rows[~np.isin(rows, list(bad))]
+    if array is not None:
+        array = array[: len(kept)]
+        return ArrayPixels(array), kept, corrupt, pixel_digests(array)
+    return StreamedPixels(source, config, workers=workers, max_pixels=max_pixels), kept, corrupt, digests
+
+
+def _ready(source: Source, rows: np.ndarray, config: Preprocess) -> np.ndarray | None:
+    """The images where they are one array of the right size already; grey is repeated."""
+    whole = whole_array(source)
+    if whole is None or whole.shape[1:3] != (config.height, config.width):
+        return None
+    if whole.shape[3] == config.channels:
+        return whole[: len(rows)]
+    return np.repeat(whole[: len(rows)], config.channels, axis=3) if whole.shape[3] == 1 else None
+
+
+def _consume(
+    stream: Generator[Decoded, None, None],
+    groups: list[np.ndarray],
+    source: Source,
+    array: np.ndarray | None,
+    count: int,
+) -> tuple[dict[int, str], np.ndarray]:
+    """Fill `array`, where there is one; (why each row that cannot be read cannot, digests of the others).
+
+    Raises:
+        DataError: so many cannot be read that the rest would not change the answer.
+    """
     bad: dict[int, str] = {}
+    digests: list[np.ndarray] = []
     filled = seen = 0
-    with contextlib.closing(_with_progress(stream, len(rows), source.name)) as results:
+    with contextlib.closing(_with_progress(stream, count, source.name)) as results:
         for group, decoded in zip(groups, results, strict=True):
             seen += len(group)
             for position, reason in decoded.failures:
                 bad[int(group[position])] = f"{source.where(int(group[position]))}{reason}"
-            if len(bad) >= 10 and len(bad) > CORRUPT_SHARE * len(rows):
-                break  # more would not change the answer
+            if len(bad) >= 10 and len(bad) > CORRUPT_SHARE * count:
+                raise _too_many(bad, seen, count, source.name)
             if array is not None:
                 array[filled : filled + len(decoded.images)] = decoded.images
                 filled += len(decoded.images)
-    corrupt = _report(bad, seen, len(rows), source.name)
-    kept = rows[~np.isin(rows, list(bad))]
-    if array is not None:
-        return ArrayPixels(array[:filled]), kept, corrupt
-    return StreamedPixels(source, config, workers=workers, max_pixels=max_pixels), kept, corrupt
+            digests.append(decoded.digests)
+    return bad, np.concatenate(digests)
 
 
-def _report(bad: dict[int, str], seen: int, count: int, name: str) -> tuple[str, ...]:
+def _report(bad: dict[int, str], count: int, name: str) -> tuple[str, ...]:
     """Warn of each corrupt image; stop above 1 %."""
     if len(bad) > CORRUPT_SHARE * count:
-        first = "; ".join(list(bad.values())[:10])
-        more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise DataError(
-            f"{len(bad)} of {'the first ' if seen < count else ''}{seen} images of {name} cannot be read; up to 1 % "
-            f"of {count} would be skipped; remove or repair them: {first}{more}"
-        )
-    for sentence in bad.values():
+        raise _too_many(bad, count, count, name)
+    sentences = tuple(printable(sentence) for sentence in bad.values())
+    for sentence in sentences[:MOST_NAMED]:
         LOG.warning("skipped a corrupt image: %s", sentence)
-    return tuple(bad.values())
+    if len(sentences) > MOST_NAMED:
+        LOG.warning("skipped %d corrupt images of %s in all", len(sentences), name)
+    return sentences
+
+
+def _too_many(bad: dict[int, str], seen: int, count: int, name: str) -> DataError:
+    first = "; ".join(printable(sentence) for sentence in list(bad.values())[:MOST_NAMED])
+    more = f"; and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+    return DataError(
+        f"{len(bad)} of {'the first ' if seen < count else ''}{seen} images of {name} cannot be read; up to 1 % "
+        f"of {count} would be skipped; remove or repair them: {first}{more}"
+    )
 
 
 def _with_progress(stream: Generator[Decoded, None, None], count: int, name: str) -> Generator[Decoded, None, None]:

@@ -8,7 +8,12 @@ from ..errors import DataError
 
 
 def split(
-    labels: np.ndarray, *, seed: int, calibration: int | float | None = None, test: int | float | None = None
+    labels: np.ndarray,
+    *,
+    seed: int,
+    calibration: int | float | None = None,
+    test: int | float | None = None,
+    originals: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Divide N labelled images.
 
@@ -16,10 +21,15 @@ def split(
     The test split depends on (labels, seed, its count) alone, so changing the calibration split leaves it as it is;
     giving back the counts of an earlier split gives back the split.
 
+    Copies go where their original goes, and a set of copies that would exceed a count stays out of it: then a part may
+    be smaller than asked for.
+
     Args:
         labels: (N,) int64, every class 0 .. C-1 present.
         seed: of the draw.
         calibration, test: how many images (int), which share (float below 1), or None for `default_count`; 0 for none.
+        originals: (N,) int64, for each image the first one with its pixels (`copies.originals`); None where nobody
+            looked. Without copies the split is the same as for None.
 
     Returns:
         {"train", "calibration", "test"}: ascending int64 indices; together 0 .. N-1, each once.
@@ -29,17 +39,13 @@ def split(
     """
     labels = np.asarray(labels)
     counts = {"test": _count(test, len(labels), "test"), "calibration": _count(calibration, len(labels), "calibration")}
+    if originals is not None and (originals != np.arange(len(labels))).any():
+        return _split_with_copies(labels, originals, counts, seed)
     sizes = np.bincount(labels)
     spare = int((sizes - 1)[sizes > 0].sum())
     if sum(counts.values()) > spare:
-        raise DataError(
-            f"calibration={counts['calibration']} and test={counts['test']} images cannot be held out of "
-            f"{len(labels)} images in {int((sizes > 0).sum())} classes: one image of each class must stay for "
-            f"training, which leaves {spare}; hold out fewer, or give calibration or test a data set of its own"
-        )
-    queues = [np.flatnonzero(labels == c) for c in range(len(sizes))]
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x5B117])))
-    queues = [generator.permutation(queue) for queue in queues]
+        raise _too_many(counts, len(labels), int((sizes > 0).sum()), spare, "image")
+    queues = _shuffled(_by_class(labels), seed)
     taken = np.zeros(len(sizes), np.int64)
     parts = {}
     for name, count in counts.items():
@@ -49,6 +55,50 @@ def split(
         taken += quota
     rest = np.sort(np.concatenate([queue[a:] for queue, a in zip(queues, taken, strict=True)])).astype(np.int64)
     return {"train": rest, "calibration": parts["calibration"], "test": parts["test"]}
+
+
+def _shuffled(queues: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x5B117])))
+    return [generator.permutation(queue) for queue in queues]
+
+
+def _split_with_copies(
+    labels: np.ndarray, originals: np.ndarray, counts: dict[str, int], seed: int
+) -> dict[str, np.ndarray]:
+    """`split` by sets of equal images, each of the class of its original.
+
+    The sets of all classes are put into one order, in which each class is spread evenly, and taken from the front as
+    long as they fit. The last one of each class stays for training.
+    """
+    queues = _shuffled([rows[originals[rows] == rows] for rows in _by_class(labels)], seed)
+    sizes = np.bincount(originals, minlength=len(labels))
+    places = [(np.arange(len(queue)) + 0.5) / max(len(queue), 1) for queue in queues]
+    movable = np.concatenate([queue[:-1] for queue in queues])
+    order = movable[np.argsort(np.concatenate([place[:-1] for place in places]), kind="stable")]
+    spare = int(sizes[order].sum())
+    if sum(counts.values()) > spare:
+        raise _too_many(counts, len(labels), sum(len(queue) > 0 for queue in queues), spare, "image with its copies")
+    part_of = np.full(len(labels), "train", dtype="<U11")
+    for name, count in counts.items():
+        left = count
+        for first in order[part_of[order] == "train"].tolist():
+            if sizes[first] <= left:
+                part_of[first] = name
+                left -= sizes[first]
+    part_of = part_of[originals]
+    return {name: np.flatnonzero(part_of == name).astype(np.int64) for name in ("train", "calibration", "test")}
+
+
+def _by_class(labels: np.ndarray) -> list[np.ndarray]:
+    return [np.flatnonzero(labels == c) for c in range(int(labels.max(initial=-1)) + 1)]
+
+
+def _too_many(counts: dict[str, int], images: int, classes: int, spare: int, kept: str) -> DataError:
+    return DataError(
+        f"calibration={counts['calibration']} and test={counts['test']} images cannot be held out of "
+        f"{images} images in {classes} classes: one {kept} of each class must stay for "
+        f"training, which leaves {spare}; hold out fewer, or give calibration or test a data set of its own"
+    )
 
 
 def default_count(n: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 from ..errors import DataError, MissingDataError
 from ..manifest import DataCard, Manifest
 from .classes import match_classes
-from .held_out import Draw, own_card
+from .forms.nesting import SplitsError
+from .held_out import Draw, one_of_each, own_card
 from .image_data import ImageData
 from .loading import load
 
@@ -51,7 +52,8 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None)
 
 
 def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tuple[ImageData, np.ndarray | None, str]:
-    """In-distribution images to calibrate on, their labels in the guard's order where they have such, and a note.
+    """In-distribution images to calibrate on, none twice, their labels in the guard's order where they have such, and a
+    note.
 
     Where `data` is what the guard was made from, only the images it held out for calibration: the others were trained
     on, and no promise follows from them.
@@ -64,14 +66,15 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     """
     try:
         images = _load(data, manifest, labelled=True)
-    except MissingDataError:
+    except (MissingDataError, SplitsError):  # several splits hold training images
         raise
     except DataError:
         if labelled:
             raise
-        return _load(data, manifest, labelled=False), None, ""
+        return one_of_each(_load(data, manifest, labelled=False)), None, ""
     card = own_card(manifest, images)
     if card is None:
+        images = one_of_each(images)
         try:
             return images, *_labels_by_name(images, manifest)
         except DataError:
@@ -79,6 +82,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
                 raise
             return images, None, ""
     if len(images) != card.images:
+        images = one_of_each(images)
         note = f"{images.name} is a part of the data the guard was made from and is used as it was given."
         return images, _own_labels(images, manifest), note
     held_out = card.splits.get("calibration", 0)
@@ -87,7 +91,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
             f"{images.name} is the data the guard was trained on, with no calibration split held out: a threshold from "
             "training images promises too few false alarms; give other images"
         )
-    images = _drawn(images, manifest, "calibration")
+    images = one_of_each(_drawn(images, manifest, "calibration"))
     note = f"{images.name} is the data the guard was made from; only the {held_out} images held out of it are used."
     return images, _own_labels(images, manifest), note
 

@@ -43,6 +43,7 @@ def union(parts: Sequence[ImageData]) -> ImageData:
     if len({part.preprocess for part in parts}) != 1:
         raise DataError(f"{', '.join(part.name for part in parts)} have other sizes or preprocessing; load them alike")
     pixels = UnionPixels(parts)
+    digests = [part.digests for part in parts if part.digests is not None]
     return ImageData(
         name=" + ".join(part.name for part in parts),
         class_names=(),
@@ -52,5 +53,6 @@ def union(parts: Sequence[ImageData]) -> ImageData:
         rows=np.arange(sum(len(part) for part in parts)),
         corrupt=tuple(sentence for part in parts for sentence in part.corrupt),
         pixels=pixels,
+        digests=np.concatenate(digests) if len(digests) == len(parts) else None,
         _positions=np.arange(sum(len(part) for part in parts)),
     )

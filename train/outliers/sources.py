@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from guard.data import ImageData, load
+from guard.data.forms.names import folder_of_that_name
 from guard.data.union import union
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
@@ -61,6 +62,7 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
 def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str:
     """A synthesiser's name as it is; a store, which must be whole; any other images."""
     if isinstance(what, str) and what in list_synthesisers():
+        folder_of_that_name(what, "the synthesiser")
         return what
     if isinstance(what, str | Path) and (Path(what) / CARD).exists():
         return open_store(what).images(preprocess, workers)

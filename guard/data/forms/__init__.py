@@ -13,8 +13,11 @@ from ...errors import DataError, MissingDataError
 from .arrays import ArraySource, ListSource, as_numpy
 from .digits import PATTERN, open_digits
 from .folders import FolderSource
-from .hub import HUB_ID, HubSource, from_hub, one_split
-from .parquet import ParquetSource, parquet_files
+from .hub import HUB_ID, HubSource, from_hub, one_split, warn_of_hub_copy
+from .names import folder_of_that_name
+from .nesting import is_split
+from .parquet import SUFFIXES, ParquetSource
+from .shards import one_split_of, shards_in, split_name
 from .source import Source, whole_array
 from .torch_dataset import TorchSource
 
@@ -57,28 +60,59 @@ def open_source(data: Any, *, labelled: bool, name: str | None = None) -> Source
 
 def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
     if PATTERN.fullmatch(text):
+        folder_of_that_name(text, "the built-in data set")
         source = open_digits(text, labelled=labelled)
         source.name = name or source.name
         return source
-    path = Path(text).expanduser()
+    path = _as_path(text)
     if path.is_dir():
-        shards = parquet_files(path)
-        if shards:
-            return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
-        return FolderSource(path, labelled=labelled, name=name)
+        warn_of_hub_copy(text)
+        return _from_folder(path, labelled=labelled, name=name)
     if path.is_file():
-        if path.suffix.lower() not in (".parquet", ".pq"):
+        if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} is a single file that is not Parquet; accepted: {ACCEPTED}")
         return ParquetSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
     if "*" in path.name and (found := sorted(path.parent.glob(path.name))):
-        return ParquetSource(found, labelled=labelled, name=name or path.resolve().parent.name)
-    # where the first folder exists, a path was meant: no need to ask the network
-    if HUB_ID.fullmatch(text) and not Path(text.split("/")[0]).exists():
+        return _from_pattern(path, found, labelled=labelled, name=name)
+    if _names_a_hub_set(text):
         try:
             return from_hub(text, labelled=labelled, name=name)
         except MissingDataError as error:
             raise MissingDataError(f"{error}; accepted: {ACCEPTED}") from None
-    raise MissingDataError(f"no such file or folder {text!r}; accepted: {ACCEPTED}")
+    raise MissingDataError(f"no such file or folder {text[:200]!r}; accepted: {ACCEPTED}")
+
+
+def _as_path(text: str) -> Path:
+    """Raises: MissingDataError: what no path can be."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user's home, a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise MissingDataError(f"{text[:200]!r} cannot be opened ({reason}); accepted: {ACCEPTED}") from None
+    return path
+
+
+def _from_folder(path: Path, *, labelled: bool, name: str | None) -> Source:
+    if shards := shards_in(path, SUFFIXES):
+        return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
+    return FolderSource(path, labelled=labelled, name=name)
+
+
+def _from_pattern(path: Path, found: Sequence[Path], *, labelled: bool, name: str | None) -> Source:
+    """Parquet files by a pattern; of several splits only where none of them is one by its name."""
+    if others := [file for file in found if file.suffix.lower() not in SUFFIXES]:
+        raise DataError(f"{path} matches {others[0].name}, which is not Parquet; accepted: {ACCEPTED}")
+    if any(is_split(split_name(file.stem)) for file in found):
+        one_split_of(path.parent, found)
+    return ParquetSource(found, labelled=labelled, name=name or path.resolve().parent.name)
+
+
+def _names_a_hub_set(text: str) -> bool:
+    """Where the first folder exists, a path was meant: no need to ask the network; a split is the hub's in any case."""
+    return bool(HUB_ID.fullmatch(text)) and (":" in text or not Path(text.split("/")[0]).exists())
 
 
 def _from_images(images: Any, labels: Any, name: str | None) -> Source:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, GuardError
-from ...preprocess import header_size
+from ...errors import DataError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
+from .listing import SUFFIXES, Listing, counted, folders_in, list_images
+from .nesting import check_nesting, nesting
 
-#: Files with other suffixes are left alone. What an image file holds is judged by its content, never by its suffix.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"),
-)
-_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+_CONVERT = "convert them to PNG or JPEG, or remove them"
 
 
 class FolderSource:
-    """Image files: one sub-folder per class (sorted by name), or, unlabelled, every image below the folder."""
+    """Image files: one sub-folder per class (sorted by name), or, unlabelled, every image below the folder.
+
+    Attributes:
+        not_read: how many files are not read, by ending.
+        notes: what the owner of the folder should hear, each a sentence.
+    """
 
     in_order = False
     read_in_worker = False
@@ -34,18 +35,21 @@ class FolderSource:
         self.labels: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if not labelled:
-            self.paths = list(image_files(root))
+            found = list_images(root)
+            self.paths = found.images
+            self.not_read = dict(found.not_read)
+            self.notes = _notes(self.name, {}, found)
             return
-        folders = _class_folders(root)
-        per_class = [list(image_files(folder)) for folder in folders]
-        for folder, files in zip(folders, per_class, strict=True):
-            if not files:
-                raise DataError(
-                    f"class folder {folder} holds no images; add images ({', '.join(SUFFIXES)}) or remove it"
-                )
-        self.paths = [path for files in per_class for path in files]
-        self.class_names = tuple(folder.name for folder in folders)
-        self.labels = np.repeat(np.arange(len(folders)), [len(files) for files in per_class]).astype(np.int64)
+        folders, beside = folders_in(root)
+        classes = {folder.name: list_images(folder) for folder in folders}
+        merged = _check_classes(root, classes, beside)
+        self.paths = [path for files in classes.values() for path in files.images]
+        self.class_names = tuple(classes)
+        self.labels = np.repeat(np.arange(len(classes)), [len(files.images) for files in classes.values()])
+        self.labels = self.labels.astype(np.int64)
+        self.not_read = dict(sum((files.not_read for files in classes.values()), Counter(beside.not_read)))
+        loose = _loose(root, beside)
+        self.notes = tuple(note for note in (loose, merged) if note) + _notes(self.name, classes, beside)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,60 +61,80 @@ class FolderSource:
         return ""  # open_image names the path
 
     def fingerprint(self) -> str:
-        sizes = [path.stat().st_size for path in self.paths]
+        sizes = [_size(path) for path in self.paths]
         if sum(sizes) <= FULL_CONTENT_BYTES:
-            return fingerprint((path.read_bytes() for path in self.paths), self.labels, self.class_names)
-        names = "\0".join(path.relative_to(self.root).as_posix() for path in self.paths).encode()
-        samples = (self.paths[row].read_bytes() for row in sample_rows(len(self)))
+            return fingerprint((_content(path) for path in self.paths), self.labels, self.class_names)
+        names = b"\0".join(os.fsencode(path.relative_to(self.root).as_posix()) for path in self.paths)
+        samples = (_content(self.paths[row]) for row in sample_rows(len(self)))
         return fingerprint([sizes_as_bytes(sizes), names, *samples], self.labels, self.class_names)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Every image file below `folder`, sorted by path; hidden files and folders and other suffixes are left out.
-
-    A file without a suffix counts where its content begins like an image. Links to folders are followed once.
-    """
-    seen: set[str] = set()
-    found: list[Path] = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not _hidden(f))
-        found += [Path(here, f) for f in files if not _hidden(f)]
-    for path in sorted(found):
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES or (not suffix and _begins_like_an_image(path)):
-            yield path
-
-
-def _class_folders(root: Path) -> list[Path]:
-    folders = sorted((p for p in root.iterdir() if p.is_dir() and not _hidden(p.name)), key=lambda p: p.name)
-    loose = [p for p in root.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not _hidden(p.name)]
-    if not folders:
-        what = f"{len(loose)} images but no sub-folders" if loose else "neither sub-folders nor images"
-        raise DataError(f"{root} holds {what}; labelled images need one sub-folder per class: {root}/<class>/<image>")
-    if {folder.name.lower() for folder in folders} <= _SPLIT_NAMES:
-        raise DataError(
-            f"{root} looks like splits, not classes ({', '.join(f.name for f in folders)}); give one of them, "
-            f"e.g. {folders[-1]}"
-        )
-    if loose:
-        logging.getLogger("ood_guard").warning(
-            "%d images lie directly in %s, in no class folder; they are ignored (e.g. %s)", len(loose), root, loose[0]
-        )
-    return folders
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _begins_like_an_image(path: Path) -> bool:
+def _size(path: Path) -> int:
     try:
-        header_size(path)
-    except (GuardError, OSError):
-        return False
-    return True
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes; none where it cannot be read, which is reported when it is decoded."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _check_classes(root: Path, classes: Mapping[str, Listing], beside: Listing) -> str:
+    """Refuse a folder without classes in it; what to tell of merged sub-folders, if anything.
+
+    Raises:
+        DataError: no sub-folders, splits, or a class without an image.
+    """
+    if not classes:
+        what = f"{len(beside.images)} images but no sub-folders" if beside.images else "neither sub-folders nor images"
+        raise DataError(f"{root} holds {what}; labelled images need one sub-folder per class: {root}/<class>/<image>")
+    note = check_nesting(root, {name: nesting(root / name, files.images) for name, files in classes.items()
+                                if files.images})  # fmt: skip
+    for name, files in classes.items():
+        if files.images:
+            continue
+        if files.missed:
+            raise DataError(
+                f"class folder {root / name} holds no images that are read, but {counted(files.missed)}; {_CONVERT}"
+            )
+        raise DataError(f"class folder {root / name} holds no images; add images ({', '.join(SUFFIXES)}) or remove it")
+    return note
+
+
+def _loose(root: Path, beside: Listing) -> str:
+    if not beside.images:
+        return ""
+    count = len(beside.images)
+    return f"{count} images lie directly in {root}, in no class folder; they are ignored (e.g. {beside.images[0]})"
+
+
+def _notes(name: str, classes: Mapping[str, Listing], beside: Listing) -> tuple[str, ...]:
+    """What is not read, and what is left aside, each in one sentence."""
+    everything = [beside, *classes.values()]
+    missed = sum((files.missed for files in everything), Counter[str]())
+    aside = sum((files.aside for files in everything), Counter[str]())
+    notes = []
+    if missed:
+        notes.append(f"{_shares(name, classes, beside)} are not read: {counted(missed)}; {_CONVERT}")
+    if aside:
+        notes.append(f"{name}: hidden and system folders are left out, with images in them: {counted(aside)}")
+    return tuple(notes)
+
+
+def _shares(name: str, classes: Mapping[str, Listing], beside: Listing) -> str:
+    """``50 of 60 files of class 'a', 3 of 20 of 'b'``"""
+    losing = {key: files for key, files in classes.items() if files.missed}
+    shares = [
+        f"{files.missed.total()} of {len(files.images) + files.missed.total()} files of class {key!r}"
+        for key, files in list(losing.items())[:3]
+    ]
+    if len(losing) > 3:
+        shares.append(f"files of {len(losing) - 3} more classes")
+    if beside.missed:
+        shares.append(f"{beside.missed.total()} of {len(beside.images) + beside.missed.total()} files in {name}")
+    return ", ".join(shares)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from ..labels import checked_labels
 from .arrays import names_for
 from .columns import image_column, label_column
 
+LOG = logging.getLogger("ood_guard")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
 _CHUNK = 1000
 _HUB_TIMEOUT_S = 5.0
@@ -102,6 +105,16 @@ def _not_found(text: str, reason: str) -> MissingDataError:
     return MissingDataError(
         f"no such file or folder {text!r}, and no Hugging Face data set of that name could be loaded ({reason})"
     )
+
+
+def warn_of_hub_copy(text: str) -> None:
+    """Say so where a folder is taken and this machine also has a data set of that name from the hub."""
+    if not HUB_ID.fullmatch(text) or importlib.util.find_spec("huggingface_hub") is None:
+        return
+    from huggingface_hub import constants
+
+    if Path(constants.HF_HUB_CACHE, f"datasets--{text.replace('/', '--')}").exists():
+        LOG.warning("%r is taken as the folder; the data set of that name on the hub is '%s:train'", text, text)
 
 
 def _in_cache(repository: str) -> bool:

@@ -7,7 +7,6 @@ schema metadata {b"huggingface": {"info": {"features": {"label": {"_type": "Clas
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from ..labels import checked_labels
 from .arrays import names_for
 from .columns import image_column, label_column
 
-_SPLIT_NAMES = {"train", "test", "validation", "val", "valid", "dev"}
+#: Endings of its files.
+SUFFIXES = (".parquet", ".pq")
 
 
 class ParquetSource:
@@ -93,25 +93,6 @@ def _encoded(value: Any, folder: Path) -> Any:
     if value.get("bytes") is not None:
         return value["bytes"]
     return folder / value["path"] if value.get("path") else None
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """The shards in a folder (or its data/ sub-folder), sorted by name; empty where there are none.
-
-    Raises:
-        DataError: shards of several splits: training and test images must not be mixed by accident.
-    """
-    for here in (folder, folder / "data"):
-        found = sorted(p for p in here.glob("*.parquet") if not p.name.startswith("."))
-        if found:
-            splits = {re.sub(r"-\d+-of-\d+$", "", p.stem).lower() for p in found}
-            if len(splits) > 1 and splits & _SPLIT_NAMES:
-                raise DataError(
-                    f"{here} holds several splits ({', '.join(sorted(splits))}); name the files of one, "
-                    f"e.g. {here}/{sorted(splits)[-1]}*.parquet"
-                )
-            return found
-    return []
 
 
 def _open(path: Path) -> Any:

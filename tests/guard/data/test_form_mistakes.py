@@ -70,7 +70,7 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
     write_parquet(tmp_path / "other" / "a.parquet")
     write_parquet(tmp_path / "other" / "b.parquet", names=("x", "y", "z"))
     with pytest.raises(DataError, match=r"b\.parquet has other columns or class names"):
-        load(tmp_path / "other")
+        load(tmp_path / "other" / "*.parquet")
     (tmp_path / "not.parquet").write_bytes(b"hello")
     with pytest.raises(DataError, match=r"not\.parquet is not a Parquet file"):
         load(tmp_path / "not.parquet")
