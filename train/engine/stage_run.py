@@ -57,6 +57,8 @@ class StageRun:
     def prepare(self, context: PrepareContext) -> None:
         """What takes long and comes before the first epoch; the optimizer knows what regularisers make in it."""
         self.synthesiser.prepare(context)
+        if self.stage.inliers is not None:
+            self.stage.inliers.prepare(context)
         for regulariser in self.regularisers:
             regulariser.prepare(context)
         trained: nn.Module | None = self.classifier if self.stage.trains == "classifier" else None
@@ -132,6 +134,8 @@ class StageRun:
         outliers = _none(seen)
         if active and self.synthesiser.space == "image":
             outliers = self.synthesiser.sample(seen, generator)
+        if self.stage.inliers is not None:
+            seen = self.stage.inliers.shown(seen, generator)
         if self.stage.match_inliers:
             seen = match_half(seen, self.stage.match_inliers, generator)
         return seen, outliers

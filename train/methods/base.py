@@ -15,7 +15,7 @@ from guard.errors import ConfigError
 from guard.record import Record, Registry, changed, shown
 
 from ..losses.base import Regulariser
-from ..outliers.base import OutlierMix, Synthesiser, get_synthesiser
+from ..outliers.base import Inliers, OutlierMix, Synthesiser, get_synthesiser
 
 if TYPE_CHECKING:
     from guard.scores import Score
@@ -34,6 +34,7 @@ class Stage:
         head_loss: whether the head's own loss (cross-entropy and its kin) is one of the terms.
         match_inliers: what half of the in-distribution images take over from others in every batch, as matched outliers
             do (`train.outliers.matching`): then the traces of matching teach nothing. For frozen backbones.
+        inliers: what is shown in place of the in-distribution images, before they are matched; None: themselves.
         freeze_norm: keep batch-norm statistics as they are (eval mode) while the weights learn.
         optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
         clip: largest norm of the gradient, or None.
@@ -49,6 +50,7 @@ class Stage:
     trains: Literal["classifier", "head", "nothing"] = "classifier"
     head_loss: bool = True
     match_inliers: tuple[str, ...] = ()
+    inliers: Inliers | None = None
     freeze_norm: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
     clip: float | None = None

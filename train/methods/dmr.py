@@ -9,34 +9,35 @@ then a rejection network on the frozen classifier, in-distribution = 0, outlier 
 encoder/generator pair that is trained on the training images first (`train.generators`), or from one of your own
 (``pair=``). The paper's numbers are a StyleGAN-XL's; the default pair is far smaller.
 
+G(w) has its 0 at the mean latent (`train.generators.latent_pair.arithmetic` says why); ``origin="own"`` is a generator's
+own 0. Eq. 3 tells G(w - mu_y) from reconstructions G(E(x)), ``reconstruct_id=True``; officially, and by default, from
+the images themselves.
+
 ``variant="code"`` takes what the official notebooks do to make outliers (latents drawn from the mapping network, lambda
-from {1, 3}, augmentation); their head is ``tap="map"`` with ``hidden=2048``. The default is the paper's recipe, which
+from {1, 3}, augmentation anew at each visit); their head is ``tap="map"`` with ``hidden=2048``. The default is the paper's recipe, which
 asks of the pair only that it reconstructs images. Heads read pooled features by default, so that any backbone does.
 The row that the paper calls DMR, and combines with KIRBY, is DMR+MLM.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
-from safetensors.torch import load, save
 from torch import Tensor
 
-from guard.artefact.files import write_atomic
-from guard.data import ImageData
 from guard.errors import ConfigError
 from guard.record import Record, option
 
 from ..cache.held import Held
-from ..cache.keyed import images_identity, keyed_path, model_identity
-from ..engine.loader import Feed
-from ..engine.progress import progress_bar
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
+from ..generators.latent_pair.arithmetic import classes_to_mix, drawn_moments, encoded_moments, marginal, mixed
 from ..outliers.base import (
     IDBatch,
     ImageSynthesiser,
+    Inliers,
     Outliers,
     PrepareContext,
     Synthesiser,
@@ -47,9 +48,6 @@ from ..outliers.published_augmentation import augment_outliers
 from ..outliers.sources import Mixture
 from .base import MethodContext, register
 from .from_store import StoredRejection, StoredRejectionOptions, filled_store
-
-ENCODED_AT_ONCE = 128
-DRAWS_PER_CLASS = 2000
 
 
 class LatentOptions(Record):
@@ -62,7 +60,7 @@ class LatentOptions(Record):
         "paper", "Whether latents are of images, as in the paper, or drawn, as in the official code.", common=True
     )
     augment_outliers: bool | None = option(
-        None, "Augment outliers as the official code does; default with variant 'code' alone."
+        None, "Augment outliers as the official code does, a store's once; default with variant 'code' alone."
     )
 
     @property
@@ -78,6 +76,16 @@ class EmphasisOptions(LatentOptions):
     lambda_high: float = option(
         3.0, "Largest factor that such a latent is multiplied by; variant 'code' takes one of the two.", gt=0
     )
+    origin: Literal["mean", "own"] | None = option(
+        None, "Where 0 is: at the mean latent, or the generator's own; default own with 'code' and a pair of yours."
+    )
+
+    @property
+    def own_origin(self) -> bool:
+        """Whether G's own 0 is kept, as official: by default with variant 'code' and a pair of yours alone."""
+        if self.origin is None:
+            return self.variant == "code" and not self.pair.is_ours
+        return self.origin == "own"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -101,63 +109,22 @@ class MixedEmphasisOptions(EmphasisOptions, MixOptions):
     """Of `dmr_mlm`."""
 
 
-def classes_to_mix(k: int, num_classes: int) -> int:
-    """min(k, C - 1), and 2 where C = 2."""
-    return max(2, min(k, num_classes - 1))
-
-
-def marginal(w: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """w - mu_y: what is left of latents (N, L, d) of classes (N,) without their class's mean, of means (C, L, d)."""
-    return w - means[labels]
-
-
-def mixed(w: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-    """Means (K, L, d) of the latents w (N, L, d) that index (K, k) names, of those that are valid (K, k)."""
-    weights = valid.to(w.dtype) / valid.sum(-1, keepdim=True)
-    return torch.einsum("kj,kjld->kld", weights, w[index])
-
-
-def class_means(pair: Pair, data: ImageData, device: torch.device) -> Tensor:
-    """mu_y (C, L, d): the mean of E(x) over each class of `data`, summed in float64."""
-    feed, num_classes = Feed(data), len(data.class_names)
-    total: Tensor | None = None
-    counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
-    with progress_bar("class means", -(-len(feed) // ENCODED_AT_ONCE)) as advance:
-        for batch in feed.batches(torch.arange(len(feed)), ENCODED_AT_ONCE, device):
-            one_hot = torch.nn.functional.one_hot(batch.labels, num_classes).double()
-            part = torch.einsum("nc,nld->cld", one_hot, pair.encode(batch.images).double())
-            total, counts = part if total is None else total + part, counts + one_hot.sum(0)
-            advance()
-    assert total is not None  # data sets have images
-    return (total / counts.clamp_min(1)[:, None, None]).float()
-
-
-def drawn_class_means(pair: SamplingPair, num_classes: int, device: torch.device) -> Tensor:
-    """mu_y (C, L, d) of the generator itself: the mean of `pair.sample` over draws of each class.
-
-    StyleGAN's class-average w is the running version of the same mean.
-    """
-    generator = torch.Generator(device).manual_seed(0)
-    means = []
-    for c in range(num_classes):
-        labels = torch.full((DRAWS_PER_CLASS,), c, device=device)
-        means.append(pair.sample(labels, generator).double().mean(0))
-    return torch.stack(means).float()
-
-
 class LatentArithmetic(ImageSynthesiser):
     """What the three share: the pair, mu_y, and latents to start from. Subclasses say what they do with them."""
 
     source: ClassVar[str] = "DMR, Choi & Na 2024"
     prepared: ClassVar[bool] = True
+    revision: ClassVar[int] = 2  # 1: latents were decoded around the generator's own 0; enlarged bilinearly
     subtracts: ClassVar[bool] = True  # mu_y, which takes an encoding of every image
     Options: ClassVar = LatentOptions
     means: Tensor
+    origin: Tensor
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
         self._pair: Held[Pair] = Held(f"synthesiser {self.name!r} has no generator yet; call prepare(context) first")
         self.register_buffer("means", torch.zeros(0), persistent=False)
+        self.register_buffer("origin", torch.zeros(()), persistent=False)
 
     @property
     def pair(self) -> Pair:
@@ -165,23 +132,18 @@ class LatentArithmetic(ImageSynthesiser):
         return self._pair.get()
 
     def prepare(self, context: PrepareContext) -> None:
-        self._pair.put(make_pair(context, self.options.pair))
-        drawn = self._sampling() if self.options.variant == "code" else None
-        if self.subtracts:
-            if drawn is None:
-                self.means = self._kept_means(context)
-            else:
-                self.means = drawn_class_means(drawn, self.num_classes, context.device)
-
-    def _kept_means(self, context: PrepareContext) -> Tensor:
-        """`class_means`, from a file where this pair and these rows are those it was made of."""
-        identity = {"pair": model_identity(self.pair), **images_identity(context.data)}
-        path = keyed_path(self.options.pair.named_folder or context.folder, "class_means", identity)
-        if path.exists():
-            return load(path.read_bytes())["means"].to(context.device)
-        means = class_means(self.pair, context.data, context.device)
-        write_atomic(path, save({"means": means.cpu().contiguous()}))
-        return means
+        o: LatentOptions = self.options
+        self._pair.put(make_pair(context, o.pair))
+        drawn = self._sampling() if o.variant == "code" else None
+        if not self.subtracts:
+            return
+        if drawn is None:
+            folder = o.pair.named_folder or context.folder
+            moments = encoded_moments(self.pair, context.data, context.device, folder)
+        else:
+            moments = drawn_moments(drawn, self.num_classes, context.device)
+        self.means = moments.classes
+        self.origin = torch.zeros_like(moments.origin) if o.own_origin else moments.origin
 
     def _sampling(self) -> SamplingPair:
         if not isinstance(self.pair, SamplingPair):
@@ -211,16 +173,25 @@ class LatentArithmetic(ImageSynthesiser):
         return factor
 
     def decoded(self, w: Tensor, parents: Tensor, how: str, generator: torch.Generator) -> Outliers:
-        """The images of w (K, L, d), augmented where the options say so."""
-        images = self.pair.generate(w)
+        """The images G(w) of w (K, L, d), 0 being the mean latent; augmented where the options say so."""
+        images = self.pair.generate(w + self.origin)
         if self.options.augmented:
             images, how = augment_outliers(images, generator), f"{how}, augmented"
         return Outliers(images, how, parents=parents)
 
     def different_classes(self, batch: IDBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents (n, L, d) and classes (n,), and for each outlier k of them of different classes (`mixed`)."""
-        k = classes_to_mix(self.options.k, self.num_classes)
-        w, labels = self.latents(batch, generator, max(len(batch.labels), 4 * self.num_classes))
+        """Latents (n, L, d) and classes (n,), and for each outlier k of them of different classes (`mixed`).
+
+        Drawn ones are each in one outlier; those of a batch's images in several, and each image is drawn as often.
+        """
+        k, device = classes_to_mix(self.options.k, self.num_classes), batch.images.device
+        if self.options.variant == "code":
+            keys = torch.rand(self.count, self.num_classes, generator=generator, device=device, dtype=torch.float64)
+            chosen = keys.topk(k, dim=-1).indices
+            index = torch.arange(chosen.numel(), device=device).view(chosen.shape)
+            labels = chosen.flatten()
+            return self._sampling().sample(labels, generator), labels, index, torch.ones_like(index, dtype=torch.bool)
+        w, labels = self.latents(batch, generator, len(batch.labels))
         index, valid = pick_different_classes(labels, self.num_classes, self.count, k, generator)
         return w, labels, index, valid
 
@@ -271,15 +242,43 @@ class MeanMarginalLatents(LatentArithmetic):
         return self.decoded(w, parents, "mean of latents less their classes' means", generator)
 
 
-class MLMOptions(StoredRejectionOptions, MixedLatentOptions):
+class Reconstructions(Inliers):
+    """G(E(x)) in place of in-distribution images x (Eq. 3): then the generator's own traces tell nothing apart."""
+
+    def __init__(self, options: LatentOptions, folder: str) -> None:
+        super().__init__()
+        self.options, self.folder = options, folder
+        self._pair: Held[Pair] = Held("the pair that reconstructs is not there yet; call prepare(context) first")
+
+    def prepare(self, context: PrepareContext) -> None:
+        """The pair is found where the store of that name has trained it."""
+        self._pair.put(make_pair(replace(context, folder=context.folder / self.folder), self.options.pair))
+
+    def shown(self, batch: IDBatch, generator: torch.Generator) -> IDBatch:
+        pair = self._pair.get()
+        return batch._replace(images=pair.generate(pair.encode(batch.images)), rows=None)
+
+
+class StoredLatentOptions(StoredRejectionOptions):
+    """As `StoredRejectionOptions`, for decoded latents."""
+
+    augment_outliers: bool | None = option(
+        None, "Augment outliers at each visit as the official code does; default with variant 'code' alone."
+    )
+    reconstruct_id: bool = option(
+        False, "Show the rejection network reconstructions in place of in-distribution images (Eq. 3 of the paper)."
+    )
+
+
+class MLMOptions(StoredLatentOptions, MixedLatentOptions):
     """The paper's defaults."""
 
 
-class DMROptions(StoredRejectionOptions, EmphasisOptions):
+class DMROptions(StoredLatentOptions, EmphasisOptions):
     """The paper's defaults."""
 
 
-class DMRMLMOptions(StoredRejectionOptions, MixedEmphasisOptions):
+class DMRMLMOptions(StoredLatentOptions, MixedEmphasisOptions):
     """The paper's defaults."""
 
 
@@ -292,8 +291,24 @@ class DMRKirbyOptions(DMRMLMOptions):
     radius: float = option(5.0, "Radius of Telea's inpainting, in pixels.", gt=0)
 
 
+class StoredLatents(StoredRejection):
+    """A rejection network on a store of decoded latents."""
+
+    own_outliers = StoredRejection.own_outliers | {"reconstruct_id"}
+    read_anyway = frozenset({"augment_outliers"})
+
+    def augments(self, context: MethodContext) -> bool:
+        return bool(self.options.augmented)
+
+    def made(self, context: MethodContext, count: int) -> Synthesiser:
+        return filled_store(self.makers[0], self.options, context, count, augment_outliers=False)
+
+    def inliers(self) -> Inliers | None:
+        return Reconstructions(self.options, self.makers[0]) if self.options.reconstruct_id else None
+
+
 @register
-class MLM(StoredRejection):
+class MLM(StoredLatents):
     """Rejection network on decoded means of latents of different classes (Choi & Na 2024)."""
 
     name = "mlm"
@@ -302,7 +317,7 @@ class MLM(StoredRejection):
 
 
 @register
-class DMR(StoredRejection):
+class DMR(StoredLatents):
     """Rejection network on decoded latents without their class's mean (Choi & Na 2024)."""
 
     name = "dmr"
@@ -311,7 +326,7 @@ class DMR(StoredRejection):
 
 
 @register
-class DMRMLM(StoredRejection):
+class DMRMLM(StoredLatents):
     """Rejection network on decoded means of latents without their classes' means (Choi & Na 2024)."""
 
     name = "dmr_mlm"
@@ -320,7 +335,7 @@ class DMRMLM(StoredRejection):
 
 
 @register
-class DMRKirby(StoredRejection):
+class DMRKirby(StoredLatents):
     """Rejection network on the outliers of DMR+MLM and of KIRBY (Choi & Na 2024)."""
 
     name = "dmr_kirby"
@@ -328,9 +343,7 @@ class DMRKirby(StoredRejection):
     makers = ("dmr_mlm", "kirby")
 
     def made(self, context: MethodContext, count: int) -> Synthesiser:
-        o: DMRKirbyOptions = self.options
-
         def part(name: str, n: int) -> Synthesiser:
-            return filled_store(name, o, context, n, augment_outliers=o.augmented)
+            return filled_store(name, self.options, context, n, augment_outliers=False)
 
         return Mixture({"dmr_mlm": 1.0, "kirby": 1.0}, max(2, count), part)

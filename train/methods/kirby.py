@@ -28,7 +28,7 @@ from ..cache.held import Held
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..outliers.class_activation import AT_ONCE, key_regions
 from ..outliers.published_augmentation import augment_outliers
-from .base import register
+from .base import MethodContext, register
 from .from_store import StoredRejection, StoredRejectionOptions
 
 
@@ -109,6 +109,12 @@ class KeyRegionInpainting(ImageSynthesiser):
 class KirbyOptions(StoredRejectionOptions, InpaintingOptions):
     """The paper's defaults, but for the head."""
 
+    augment_outliers: bool = option(
+        False,
+        "Augment outliers as the official code does: those of the method's store once, with patches from outside the "
+        "key region, which a store does not hold; given ones at each visit.",
+    )
+
     tune_epochs: int = option(5, "Epochs of the rejection network after the classifier's own.", common=True, ge=1)
 
 
@@ -119,3 +125,7 @@ class Kirby(StoredRejection):
     name = "kirby"
     Options = KirbyOptions
     makers = ("kirby",)
+    read_anyway = frozenset({"augment_outliers"})
+
+    def augments(self, context: MethodContext) -> bool:
+        return bool(self.options.augment_outliers and context.outliers)

@@ -20,8 +20,9 @@ from guard.record import option
 from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
-from ..outliers.base import Synthesiser
+from ..outliers.base import Inliers, Synthesiser
 from ..outliers.matching import CODING, Matched, checked
+from ..outliers.published_augmentation import AugmentedAnew
 from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
@@ -36,6 +37,11 @@ class RejectionHeadOptions(MethodOptions):
     ratio: float = option(1.0, "Outliers per in-distribution image of a batch.", common=True, gt=0)
     tune_epochs: int = option(10, "Epochs of the rejection network after the classifier's own.", common=True, ge=1)
     tune_lr: float = option(0.01, "Peak learning rate of the rejection network.", gt=0)
+    tune_momentum: float = option(0.9, "Momentum of its SGD (official: 0.8 for CIFAR-10).", ge=0, lt=1)
+    tune_weight_decay: float = option(5e-4, "Weight decay of its matrices (official: 4e-4 for CIFAR-10).", ge=0)
+    augment_outliers: bool = option(
+        False, "Augment outliers at each visit, as the official code of DMR and KIRBY does."
+    )
     match: tuple[str, ...] = option(
         (), "What each outlier takes over from an in-distribution image: spectrum, contrast ...", common=True
     )
@@ -88,22 +94,38 @@ class FrozenRejection(Method):
         """What makes or draws `count` outliers per step."""
         raise NotImplementedError(f"{type(self).__name__} must define outliers")
 
+    def augments(self, context: MethodContext) -> bool:
+        """Whether outliers are augmented anew at each visit."""
+        return bool(self.options.augment_outliers)
+
+    def inliers(self) -> Inliers | None:
+        """What the network sees in place of in-distribution images."""
+        return None
+
     def score_options(self) -> dict[str, Any]:
         return {"hidden": self.options.hidden, "tap": self.options.tap}
 
     def stages(self, context: MethodContext) -> list[Stage]:
+        return context.after_classifier(self.head(context))
+
+    def head(self, context: MethodContext) -> Stage:
+        """The stage that trains the rejection network and nothing else."""
         o: RejectionHeadOptions = self.options
-        head = Stage(
+        outliers = self.outliers(context, context.per_step(o.ratio))
+        return Stage(
             "rejection",
             o.tune_epochs,
             o.tune_lr,
-            self.outliers(context, context.per_step(o.ratio)),
+            AugmentedAnew(outliers) if self.augments(context) else outliers,
             (RejectionLoss(self._network(context)),),
             trains="nothing",
             match_inliers=o.match if o.treat_id else (),
+            inliers=self.inliers(),
+            momentum=o.tune_momentum,
+            nesterov=o.tune_momentum > 0,
+            weight_decay=o.tune_weight_decay,
             warmup=0.0,
         )
-        return context.after_classifier(head)
 
     def _network(self, context: MethodContext) -> Rejection:
         width = context.num_features

@@ -124,6 +124,17 @@ class Synthesiser(Learner):
                 part.release()
 
 
+class Inliers(nn.Module):
+    """What a stage shows in place of its in-distribution images: the same ones, treated."""
+
+    def prepare(self, context: PrepareContext) -> None:
+        """As `Synthesiser.prepare`, after the stage's synthesiser's."""
+
+    def shown(self, batch: IDBatch, generator: torch.Generator) -> IDBatch:
+        """The treated batch, with the labels as they were; `rows` None where images are no longer the data's own."""
+        raise NotImplementedError(f"{type(self).__name__} must define shown")
+
+
 class NoOutliers(Synthesiser):
     """K = 0 outliers in every step: what a stage has that trains without any."""
 
@@ -143,6 +154,7 @@ class ImageSynthesiser(Synthesiser):
         Options: its options and their defaults.
         count: K, the outliers of one `sample`.
         prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
+        revision: raised where equal options make other images than before; a store of another one is not continued.
     """
 
     space: ClassVar = "image"
@@ -150,6 +162,7 @@ class ImageSynthesiser(Synthesiser):
     source: ClassVar[str] = ""
     Options: ClassVar[type[Record]] = Record
     prepared: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__()

@@ -1,22 +1,29 @@
 """The augmentation of outliers in the official code of KIRBY and DMR, as batched operations.
 
     mirror                          probability 1/2
-    enlarge by 1.0 .. 1.5           about the centre
+    enlarge by 1.0 .. 1.5           about the centre, nearest pixel: the default of torchvision's RandomAffine
     stretch each channel to 0..255  probability 0.2   (autocontrast)
     invert                          probability 0.2
     a patch of a quarter side       probability 1/2: blown up to the whole image or tiled over it, half and half
 
 The patch shows background: with a mask (KIRBY's key region) it is the first one, in steps of half a patch, that lies
 outside the mask, else the one with most background; without a mask it is a random one. (DMR's code takes the image
-itself for the mask, by mistake.) Only outliers are augmented there, so a head can learn the augmentation: give
-in-distribution images the same treatment, or leave it out, which is the default.
+itself for the mask, by mistake.) It is drawn anew whenever an outlier is visited (`AugmentedAnew`); a store that
+augments its images does so once. Only outliers are augmented there, so a head can learn the augmentation: by default
+they are not.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from guard.graph.module import GuardModule
+
+from .base import IDBatch, Outliers, PrepareContext, Synthesiser
 
 SCALE = (1.0, 1.5)
 
@@ -38,10 +45,21 @@ def augment_outliers(images: Tensor, generator: torch.Generator, masks: Tensor |
 
 
 def enlarged(x: Tensor, scale: Tensor) -> Tensor:
-    """Float images (K, channels, H, W) enlarged about their centre by scale (K,) >= 1, bilinear; nothing comes in."""
-    identity = torch.eye(2, 3, device=x.device).expand(len(x), 2, 3)
-    grid = F.affine_grid(identity / scale.view(-1, 1, 1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    """Images (K, channels, H, W) enlarged about their centre by scale (K,) >= 1; nothing comes in.
+
+    Each pixel is the nearest one of the source, so that an enlarged image is as sharp as the image: bilinear ones are
+    softer, and a head learns the softness.
+    """
+    rows, columns = (_sources(side, scale) for side in x.shape[2:])
+    index = (rows[:, :, None] * x.shape[3] + columns[:, None, :]).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    return x.flatten(2).gather(2, index).view(x.shape)
+
+
+def _sources(side: int, scale: Tensor) -> Tensor:
+    """The row or column (K, side) that each one of an enlarged image shows: floor((i + 1/2 - side/2) / scale + side/2)."""
+    centre = side / 2
+    places = torch.arange(side, device=scale.device, dtype=torch.float64) + 0.5 - centre
+    return (places / scale.double()[:, None] + centre).floor().long().clamp(0, side - 1)
 
 
 def autocontrast(x: Tensor) -> Tensor:
@@ -83,3 +101,29 @@ def patch_corners(
     first = covered.flatten(1).argmin(1)  # the first of the smallest
     columns = covered.shape[3]
     return first // columns * step, first % columns * step
+
+
+class AugmentedAnew(Synthesiser):
+    """Another synthesiser's outliers, augmented anew in every step (`augment_outliers`)."""
+
+    space: ClassVar = "image"
+
+    def __init__(self, synthesiser: Synthesiser) -> None:
+        super().__init__()
+        self.wrapped = synthesiser
+
+    def prepare(self, context: PrepareContext) -> None:
+        self.wrapped.prepare(context)
+
+    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
+        self.wrapped.start_epoch(steps, generator)
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        made = self.wrapped.sample(batch, generator)
+        return made._replace(data=augment_outliers(made.data, generator), origin=f"{made.origin}, augmented", rows=None)
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.wrapped.learn(batch, module, generator)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.wrapped.optimizers()

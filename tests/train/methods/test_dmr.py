@@ -15,14 +15,9 @@ from guard.errors import ConfigError
 from tests.references.latents import class_means as slow_class_means
 from tests.references.latents import outlier_latent
 from train.generators.latent_pair import register_pair
-from train.methods import dmr as latent_arithmetic
-from train.methods.dmr import (
-    LatentArithmetic,
-    MarginalLatents,
-    MeanLatents,
-    MeanMarginalLatents,
-    classes_to_mix,
-)
+from train.generators.latent_pair import arithmetic as latent_arithmetic
+from train.generators.latent_pair.arithmetic import classes_to_mix
+from train.methods.dmr import LatentArithmetic, MarginalLatents, MeanLatents, MeanMarginalLatents
 from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
 
 CLASSES, SIDE = 6, 4
@@ -48,6 +43,7 @@ class DrawingPair(LinearPair):
     """Latents of class c are c + small noise."""
 
     def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        self.drawn = len(labels)
         noise = torch.randn(len(labels), SIDE, 3 * SIDE, generator=generator)
         return labels.view(-1, 1, 1) + 0.1 * noise
 
@@ -84,6 +80,12 @@ def latents(batch: IDBatch) -> tuple[np.ndarray, np.ndarray]:
 
 def sampled(synthesiser: LatentArithmetic, batch: IDBatch, seed: int = 1) -> Any:
     return synthesiser.sample(batch, torch.Generator().manual_seed(seed))
+
+
+def mean_latent(data: ImageData) -> np.ndarray:
+    """The mean over all images, where G(0) is."""
+    assert data.array is not None
+    return LinearPair().encode(torch.from_numpy(data.array.copy())).numpy().astype(np.float64).mean(0)
 
 
 def members(target: np.ndarray, w: np.ndarray, labels: np.ndarray, classes: list[int]) -> list[int]:
@@ -128,7 +130,7 @@ def test_dmr_of_factor_one_decodes_w_without_its_classs_mean(data: ImageData, ba
     w, labels = latents(batch)
     means = dmr.means.numpy()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))[:40].tolist()
-    expected = np.stack([outlier_latent(w, labels, [i], means, 1.0) for i in order])
+    expected = np.stack([outlier_latent(w, labels, [i], means, 1.0) for i in order]) + mean_latent(data)
     np.testing.assert_allclose(pair.decoded.numpy(), expected, atol=1e-5)
     assert made.parents.tolist() == [[labels[i]] for i in order]
     assert made.data.equal(LinearPair().generate(torch.from_numpy(expected).float()))
@@ -151,13 +153,60 @@ def test_the_emphasis_is_one_factor_per_outlier(
         counts = torch.histc(factors, 4, 1, 3)
         assert counts.min() > 70
     sampled(dmr, batch)
+    drawn = pair.decoded - dmr.origin
     more: dict[str, Any] = {"count": 400, "variant": variant, "augment_outliers": False, "lambda_high": 1.0}
     plain, plain_pair = prepared(MarginalLatents, data, tmp_path, DrawingPair(), **more)
     sampled(plain, batch)
-    ratio = pair.decoded / plain_pair.decoded
-    seen = ratio.flatten(1).nanmedian(1).values
-    torch.testing.assert_close(pair.decoded, seen.view(-1, 1, 1) * plain_pair.decoded)  # some latents are 0
+    unscaled = plain_pair.decoded - plain.origin
+    seen = (drawn / unscaled).flatten(1).nanmedian(1).values
+    torch.testing.assert_close(drawn, seen.view(-1, 1, 1) * unscaled, atol=1e-4, rtol=1e-4)  # some latents are 0
     assert seen.std() > 0.3
+
+
+class ShiftedPair(LinearPair):
+    """The same generator, whose latents have another origin."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images) + 7
+
+    def generate(self, w: Tensor) -> Tensor:
+        return super().generate(w - 7)
+
+
+class ShiftedDrawingPair(ShiftedPair):
+    """As `DrawingPair`."""
+
+    def sample(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return DrawingPair().sample(labels, generator) + 7
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+@pytest.mark.parametrize("kind", [MarginalLatents, MeanMarginalLatents, MeanLatents])
+def test_where_a_generators_latents_have_their_zero_changes_no_outlier(
+    kind: type[LatentArithmetic], variant: str, data: ImageData, batch: IDBatch, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"variant": variant, "augment_outliers": False}
+    options |= {"origin": "mean"} if kind.subtracts else {}
+    made = [
+        sampled(prepared(kind, data, tmp_path, pair, **options)[0], batch).data.int()
+        for pair in (DrawingPair(), ShiftedDrawingPair())
+    ]
+    assert (made[0] - made[1]).abs().max() <= 1  # rounded to grey levels of latents that float32 shifted
+
+
+def test_a_generators_own_zero_is_kept_where_it_is_asked_for(
+    data: ImageData, batch: IDBatch, tmp_path: Path
+) -> None:
+    """And with the official code's variant, which decodes a StyleGAN's w - mu_y as it is."""
+    decoded = []
+    for origin in ("own", "mean"):
+        dmr, pair = prepared(MarginalLatents, data, tmp_path, ShiftedPair(), lambda_high=1.0, origin=origin)
+        sampled(dmr, batch)
+        decoded.append(pair.decoded + 7)  # as it was given
+    np.testing.assert_allclose((decoded[1] - decoded[0])[0].numpy(), mean_latent(data) + 7, atol=1e-4)
+    for origin, kept in ((None, True), ("own", True), ("mean", False)):
+        code, _ = prepared(MarginalLatents, data, tmp_path, DrawingPair(), variant="code", origin=origin)
+        assert (code.origin == 0).all() == kept
 
 
 def test_mlm_decodes_means_of_latents_of_different_classes(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
@@ -178,7 +227,7 @@ def test_dmr_mlm_is_the_mean_of_marginals_times_the_factor(data: ImageData, batc
     assert made.parents.equal(plain.parents)
     for i, classes in enumerate(made.parents.tolist()):
         assert len(set(classes)) == 3
-        expected = 2 * (mixed.decoded[i].numpy() - means[classes].mean(0))
+        expected = 2 * (mixed.decoded[i].numpy() - means[classes].mean(0)) + mean_latent(data)
         np.testing.assert_allclose(pair.decoded[i].numpy(), expected, atol=1e-4)
 
 
@@ -194,11 +243,13 @@ def test_the_official_code_draws_latents_and_takes_the_generators_means(data: Im
     assert len(made.data) == 200
     assert set(made.parents.flatten().tolist()) == set(range(CLASSES))
     assert pair.decoded.abs().max() < 2  # the classes are gone
+    assert len(set(pair.decoded.flatten(1).sum(1).tolist())) == 200
     mlm, pair = prepared(
         MeanLatents, data, tmp_path, DrawingPair(), count=50, variant="code", augment_outliers=False, k=3
     )
     made = sampled(mlm, batch)
     torch.testing.assert_close(pair.decoded.mean((1, 2)), made.parents.float().mean(1), atol=0.1, rtol=0)
+    assert pair.drawn == 3 * 50  # none is in two outliers
     with pytest.raises(ConfigError, match=r"pair 'linear' has no sample\(labels, generator\); use variant='paper'"):
         prepared(MarginalLatents, data, tmp_path, LinearPair(), variant="code")
 

@@ -21,11 +21,11 @@ GIVEN: dict[str, dict[str, Any]] = {
     "bood": {"share": 0.1, "encoder": {"epochs": 3}},
     "ncis": {"embed": {"pairs": 3}, "invariants": {"epochs": 3}, "variant": "code", "ridge": 0.1},
     "fodfom": {"kinds": "decoded", "edge": {"share": 0.1}, "blurred": {"max_area": 0.3}, "store_size": 9},
-    "dmr": {"pair": {"width": 8}, "variant": "code", "lambda_low": 0.5, "augment_outliers": True, "store_size": 9},
+    "dmr": {"pair": {"width": 8}, "variant": "code", "lambda_low": 0.5, "reconstruct_id": True, "store_size": 9},
     "mlm": {"pair": {"epochs": 3}, "k": 3, "store_size": 9},
     "dmr_mlm": {"k": 3, "lambda_high": 4.0},
     "dmr_kirby": {"cam_threshold": 0.4, "radius": 3.0, "pair": {"width": 8}},
-    "kirby": {"cam_threshold": 0.4, "radius": 3.0, "augment_outliers": True, "store_size": 9},
+    "kirby": {"cam_threshold": 0.4, "radius": 3.0, "store_size": 9},
 }
 
 
@@ -120,8 +120,8 @@ def test_a_pair_that_is_not_there_is_refused_before_images_are_read() -> None:
 
 
 def test_an_unread_option_is_refused_before_images_are_read() -> None:
-    with pytest.raises(ConfigError, match="does not read augment_outliers=True where outliers= names"):
-        guard.train("no/such/folder", method="kirby", augment_outliers=True, outliers="strokes")
+    with pytest.raises(ConfigError, match="does not read radius=3.0 where outliers= names"):
+        guard.train("no/such/folder", method="kirby", radius=3.0, outliers="strokes")
 
 
 def test_phase_mix_tunes_for_an_eighth_of_the_epochs_or_as_told() -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import RandomAffine
+from torchvision.transforms.functional import affine as affine_of
 
+from guard.data import load
+from train.outliers.base import IDBatch
 from train.outliers.published_augmentation import (
+    AugmentedAnew,
     augment_outliers,
     autocontrast,
     enlarged,
     patch_corners,
     patches_spread,
 )
+from train.outliers.store.drawing import Given
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,13 +42,31 @@ def test_autocontrast_stretches_each_channel() -> None:
     assert autocontrast(x)[0, 1].tolist() == [[7, 7], [7, 7]]  # flat
 
 
-def test_enlarging_keeps_the_centre_and_brings_nothing_in() -> None:
-    ramp = torch.linspace(0, 90, 10).expand(2, 1, 10, 10)
-    made = enlarged(ramp, torch.tensor([1.0, 1.5]))
-    torch.testing.assert_close(made[0], ramp[0])
-    torch.testing.assert_close(made[1, 0].mean(), ramp.mean())
-    expected = 45 + (ramp[0, 0, 0] - 45) / 1.5
-    torch.testing.assert_close(made[1, 0, 3, 1:-1], expected[1:-1], atol=1e-3, rtol=0)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (13, 20)])
+def test_enlarging_is_torchvisions_random_affine_pixel_by_pixel(height: int, width: int) -> None:
+    """Its default interpolation, nearest; on PIL images, as the official code calls it. (At a factor of exactly 1.5
+    places fall on edges of pixels, where PIL's sum of steps rounds to either side.)"""
+    images = np.random.default_rng(0).integers(0, 256, (20, height, width, 3), dtype=np.uint8)
+    scale = torch.cat([torch.ones(1), torch.empty(19).uniform_(1, 1.5, generator=generator())])
+    made = enlarged(torch.from_numpy(images).permute(0, 3, 1, 2).float(), scale).permute(0, 2, 3, 1).byte().numpy()
+    affine = RandomAffine(0, scale=(1.0, 1.5))
+    for image, factor, ours in zip(images, scale.tolist(), made, strict=True):
+        theirs = affine_of(Image.fromarray(image), 0.0, [0, 0], factor, [0.0, 0.0], affine.interpolation)
+        np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_outliers_are_augmented_anew_at_each_visit() -> None:
+    data = load((np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8), np.arange(8) % 2))
+    given = AugmentedAnew(Given(data, 8))
+    batch = IDBatch(torch.zeros(2, 12, 12, 3, dtype=torch.uint8), torch.arange(2))
+    seen = []
+    for seed in (0, 0, 1):
+        given.start_epoch(1, generator(seed))
+        seen.append(given.sample(batch, generator(seed)))
+    assert seen[0].data.equal(seen[1].data)
+    assert not seen[0].data.equal(seen[2].data)
+    assert seen[0].rows is None  # features of the pool's images are not theirs
+    assert given.pool() is None
 
 
 def test_a_patch_lies_outside_the_mask_where_it_can() -> None:

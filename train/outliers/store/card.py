@@ -35,6 +35,7 @@ class Card(Record):
 
     Attributes:
         synthesiser, options: its name, and all its options with their defaults.
+        revision: the synthesiser's (`ImageSynthesiser.revision`); 1 in stores of versions that had none.
         seed: of everything random; shard i uses (seed, i).
         count: images in all.
         shard_size: images per shard; the last one may hold fewer.
@@ -51,6 +52,7 @@ class Card(Record):
     format_version: int = FORMAT_VERSION
     synthesiser: str
     options: dict[str, Any] = {}
+    revision: int = 1
     seed: int
     count: int = Field(ge=1)
     shard_size: int = Field(ge=1)

@@ -160,6 +160,7 @@ def _card(
     return Card(
         synthesiser=synthesiser.name,
         options=synthesiser.options.model_dump(mode="json"),
+        revision=synthesiser.revision,
         seed=context.seed,
         count=count,
         shard_size=shard_size or max(16, min(SHARD_SIZE, SHARD_BYTES // (p.height * p.width * p.channels))),
