@@ -123,6 +123,14 @@ class FitRequest(HeldOut):
     score_options: Mapping[str, Any] = option(
         {}, "Options of the score; see: guard scores NAME.", rule="takes a mapping such as {'k': 10}"
     )
+    outliers: Any = option(
+        None, "For the score rejection: images that are not in-distribution, a store, or a synthesiser's name."
+    )
+    training: Mapping[str, Any] = option(
+        {},
+        "How the score rejection learns from the outliers: tune_epochs, tune_lr, match ...",
+        rule="takes a mapping such as {'tune_epochs': 5}",
+    )
     features: str | None = option(None, "Module, or tensor of an ONNX file, that is the feature vector; default found.")
     class_names: Any = option(None, "The model's classes in the order of its logits; default its own, else the data's.")
     processor: Any = option(None, "A Hugging Face model's image processor, or its folder; default the model's.")

@@ -144,6 +144,8 @@ def fit(
     *,
     score: str = "energy",
     score_options: Mapping[str, Any] | None = None,
+    outliers: Any = None,
+    training: Mapping[str, Any] | None = None,
     features: str | None = None,
     class_names: Any = None,
     processor: Any = None,
@@ -174,6 +176,12 @@ def fit(
         score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; ``list_scores(model=model)`` says which
             the model can have.
         score_options: the score's own options, e.g. ``{"k": 10}`` for knn; see ``guard scores NAME``.
+        outliers: for the score "rejection" (also as a part, "rejection+energy"), which learns from them on the frozen
+            model: images that are none of your classes, the folder of a store (`synth`), or a synthesiser's name;
+            several with weights, as in `train`.
+        training: how it learns: ``tune_epochs``, ``tune_lr``, ``tune_momentum``, ``tune_weight_decay``, ``ratio``,
+            ``match``, ``treat_id``, ``augment_outliers``, ``head_kind`` as of the method "rejection", and
+            ``batch_size``; its form, ``hidden`` and ``tap``, is in `score_options`.
         features: name of the module, or of the tensor of an ONNX file, that is the feature vector; default the input
             of the last linear layer.
         class_names: the model's classes in the order of its logits; default its own (Hugging Face's ``id2label``, a
@@ -196,6 +204,8 @@ def fit(
             data=data,
             score=score,
             score_options=mapping_of(score_options),
+            outliers=outliers,
+            training=mapping_of(training),
             features=features,
             class_names=class_names,
             processor=processor,

@@ -14,7 +14,7 @@ from . import runs
 from .arguments import numbers
 from .classifiers import classifier
 from .finish import finish
-from .flags import DATA, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
+from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
 
 
 @from_request(
@@ -23,6 +23,8 @@ from .flags import DATA, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, f
     data=DATA,
     model=Flag(help="A timm name, Hugging Face folder or hub id, .onnx file, run folder, or package.module:callable."),
     score_options=settings_flag("--score-set", FitRequest),
+    outliers=OUTLIERS,
+    training=settings_flag("--training-set", FitRequest),
     processor=Flag(help="Folder of a Hugging Face model's image processor; default the model's."),
     mean=Flag(convert=numbers),
     std=Flag(convert=numbers),

@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..requests import Request
-from .arguments import settings, value
+from .arguments import settings, value, weighted
 
 DEBUG_FLAG = "--debug"
 # Only shown in the help and accepted anywhere: `main` looks for the flag itself, because an error leaves the parser.
@@ -59,6 +59,13 @@ DATA = Flag(
 )
 GUARD = Flag(Path, positional=True, metavar="MODEL", help="guard.onnx, guard.engine or a run folder.")
 SPLIT = Flag(convert=value)  # a count, a share or the name of a data set
+OUTLIERS = Flag(
+    list[str],
+    weighted,
+    metavar="WHAT[=WEIGHT]",
+    help="Images that are not in-distribution, a store of guard synth, or a synthesiser (see: guard synthesisers). "
+    "Repeatable; each step takes shares by weight.",
+)
 RUN_FOLDER = Flag(Path, help="Run folder; default runs/<time>-<what>.")
 
 

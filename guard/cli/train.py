@@ -6,9 +6,9 @@ from .. import api
 from ..errors import ConfigError
 from ..requests import TrainRequest
 from . import runs
-from .arguments import named_sets, weighted
+from .arguments import named_sets
 from .finish import finish
-from .flags import DATA, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
+from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
 
 
 @from_request(
@@ -17,13 +17,7 @@ from .flags import DATA, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, f
     head_options=settings_flag("--head-set", TrainRequest),
     score_options=settings_flag("--score-set", TrainRequest),
     options=settings_flag("--set", TrainRequest),
-    outliers=Flag(
-        list[str],
-        weighted,
-        metavar="WHAT[=WEIGHT]",
-        help="Images that are not in-distribution, a store of guard synth, or a synthesiser (see: guard "
-        "synthesisers). Repeatable; each step takes shares by weight.",
-    ),
+    outliers=OUTLIERS,
     ood_val=Flag(
         list[str],
         named_sets,

@@ -37,6 +37,7 @@ class Score(nn.Module):
             gradient".
         needs_fit: whether ``update`` must see in-distribution data.
         trained_by: the training method (or head) whose state it carries, or "" for a score any classifier can have.
+        learns_from_outliers: whether `guard.fit` can train it too, on a frozen classifier, from ``outliers=``.
         no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.
         nearest: the exportable score closest to it, where it does not export.
         caution: where it is known to fail, as the end of a sentence; "" where nothing is.
@@ -52,6 +53,7 @@ class Score(nn.Module):
     Options: ClassVar[type[Record]] = NoOptions
     needs_fit: ClassVar[bool] = False
     trained_by: ClassVar[str] = ""
+    learns_from_outliers: ClassVar[bool] = False
     no_export: ClassVar[str] = ""
     nearest: ClassVar[str] = ""
     caution: ClassVar[str] = ""
@@ -150,4 +152,6 @@ def unfitted(score: Score) -> ConfigError:
     how = "call fit(features, logits, labels, last_layer) first"
     if score.trained_by:
         how = f"it is learned by guard.train(..., method={score.trained_by!r})"
+    if score.learns_from_outliers:
+        how += ", or by guard.fit(..., outliers=...)"
     return ConfigError(f"score {score.name!r} was not fitted; {how}")

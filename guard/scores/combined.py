@@ -112,6 +112,9 @@ class Combined(Score):
         self.scores = nn.ModuleList(parts)
         self.needs = tuple(dict.fromkeys(need for part in parts for need in part.needs))
         self.trained_by = next((part.trained_by for part in parts if part.trained_by), "")  # type: ignore[misc]
+        self.learns_from_outliers = {True} == {  # type: ignore[misc]
+            part.learns_from_outliers for part in parts if part.trained_by
+        }
         self.uses_map = any(part.uses_map for part in parts)
         self.register_buffer("tables", torch.zeros(0))
 

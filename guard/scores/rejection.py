@@ -27,8 +27,9 @@ class Rejection(Score):
     name: ClassVar[str] = "rejection"
     equation: ClassVar[str] = "logit of an MLP on h or on the feature map"
     source: ClassVar[str] = "DMR, Choi & Na 2024"
-    needs: ClassVar[tuple[Need, ...]] = ("features", "feature map")
+    needs: tuple[Need, ...] = ("features",)  # type: ignore[misc]  # the feature map with tap='map'
     trained_by: ClassVar[str] = "rejection"
+    learns_from_outliers: ClassVar[bool] = True
 
     class Options(Record):
         hidden: int = option(512, "Width of the hidden layer.", ge=1)
@@ -41,6 +42,8 @@ class Rejection(Score):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.uses_map = self.options.tap == "map"
+        if self.uses_map:
+            self.needs = ("feature map",)
         self.mlp: RejectionMLP | None = None
 
     def build(self, width: int, outputs: int = 1) -> RejectionMLP:

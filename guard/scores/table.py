@@ -34,6 +34,7 @@ class ScoreInfo(Record):
         needs: what it reads of the classifier.
         needs_fit: whether it is fitted to in-distribution data.
         trained_by: the training method (or head) that learns it; "" for a score that any classifier can have.
+        learns_from_outliers: whether `guard.fit` trains it too, where it is given ``outliers=``.
         exports: whether it can be part of an exported graph.
         no_export, nearest: where not, why, and the closest score that can.
         caution: where it is known to fail, as the end of a sentence; "" where nothing is.
@@ -47,6 +48,7 @@ class ScoreInfo(Record):
     needs: tuple[str, ...]
     needs_fit: bool
     trained_by: str
+    learns_from_outliers: bool
     exports: bool
     no_export: str
     nearest: str
@@ -57,6 +59,7 @@ class ScoreInfo(Record):
     def cells(self) -> tuple[str, ...]:
         """What the table says, as `columns` of the same row."""
         fit = f"trained by {self.trained_by}" if self.trained_by else ("yes" if self.needs_fit else "no")
+        fit = "from outliers" if self.learns_from_outliers else fit
         exports = "yes" if self.exports else f"no: {self.no_export}" + (f"; use {self.nearest}" if self.nearest else "")
         suits = f"yes, but {self.caution}" if self.caution else "yes"
         applies = () if self.applies is None else (suits if self.applies else f"no: {self.why_not}",)
@@ -89,9 +92,18 @@ def score_table(names: Iterable[str], classifier: FeatureClassifier | None = Non
     return ScoreList(_info(get_score(name), classifier) for name in names)
 
 
-def why_not(score: Score | type[Score], classifier: FeatureClassifier | None = None) -> str:
-    """Why this classifier (None: any) cannot have the score, as the end of a sentence that begins with it; else ""."""
-    if score.trained_by:
+def why_not(score: Score | type[Score], classifier: FeatureClassifier | None = None, *, outliers: bool = False) -> str:
+    """Why this classifier (None: any) cannot have the score, as the end of a sentence that begins with it; else "".
+
+    Args:
+        outliers: whether there are some that a score may learn from.
+    """
+    if score.trained_by and not (outliers and score.learns_from_outliers):
+        if score.learns_from_outliers:
+            return (
+                "learns from outliers: give outliers= images that are none of your classes, a store of guard synth, or "
+                "a synthesiser's name such as 'phase_mix'"
+            )
         return f"is learned in training; use guard.train(..., method={score.trained_by!r})"
     if classifier is None:
         return ""
@@ -102,15 +114,20 @@ def why_not(score: Score | type[Score], classifier: FeatureClassifier | None = N
     return ""
 
 
-def check_applies(score: Score, classifier: FeatureClassifier | None = None) -> None:
-    """Raises ConfigError for a score that only training gives, ModelError for one the classifier cannot have."""
-    reason = why_not(score, classifier)
+def check_applies(score: Score, classifier: FeatureClassifier | None = None, *, outliers: bool = False) -> None:
+    """Raises ConfigError for a score that only training gives, ModelError for one the classifier cannot have.
+
+    Args:
+        outliers: as in `why_not`.
+    """
+    reason = why_not(score, classifier, outliers=outliers)
     if reason:
-        raise (ConfigError if score.trained_by else ModelError)(f"score {score.name!r} {reason}")
+        learned = score.trained_by and not outliers
+        raise (ConfigError if learned else ModelError)(f"score {score.name!r} {reason}")
 
 
 def _info(score: type[Score], classifier: FeatureClassifier | None) -> ScoreInfo:
-    reason = "" if classifier is None else why_not(score, classifier)
+    reason = "" if classifier is None else why_not(score, classifier, outliers=True)
     return ScoreInfo(
         name=score.name,
         equation=score.equation,
@@ -118,6 +135,7 @@ def _info(score: type[Score], classifier: FeatureClassifier | None) -> ScoreInfo
         needs=score.needs,
         needs_fit=score.needs_fit,
         trained_by=score.trained_by,
+        learns_from_outliers=score.learns_from_outliers,
         exports=not score.no_export,
         no_export=score.no_export,
         nearest=score.nearest,

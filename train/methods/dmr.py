@@ -9,14 +9,14 @@ then a rejection network on the frozen classifier, in-distribution = 0, outlier 
 encoder/generator pair that is trained on the training images first (`train.generators`), or from one of your own
 (``pair=``). The paper's numbers are a StyleGAN-XL's; the default pair is far smaller.
 
-G(w) has its 0 at the mean latent (`train.generators.latent_pair.arithmetic` says why); ``origin="own"`` is a generator's
-own 0. Eq. 3 tells G(w - mu_y) from reconstructions G(E(x)), ``reconstruct_id=True``; officially, and by default, from
-the images themselves.
+G(w) has its 0 at the mean latent (`train.generators.latent_pair.arithmetic` says why); ``origin="own"`` keeps a
+generator's. Eq. 3 tells G(w - mu_y) from reconstructions G(E(x)), ``reconstruct_id=True``; officially, and by default,
+it is told from the images themselves.
 
 ``variant="code"`` takes what the official notebooks do to make outliers (latents drawn from the mapping network, lambda
-from {1, 3}, augmentation anew at each visit); their head is ``tap="map"`` with ``hidden=2048``. The default is the paper's recipe, which
-asks of the pair only that it reconstructs images. Heads read pooled features by default, so that any backbone does.
-The row that the paper calls DMR, and combines with KIRBY, is DMR+MLM.
+from {1, 3}, augmentation anew at each visit); their head is ``tap="map"`` with ``hidden=2048``. The default is the
+paper's recipe, which asks of the pair only that it reconstructs images. Heads read pooled features by default, so that
+any backbone does. The row that the paper calls DMR, and combines with KIRBY, is DMR+MLM.
 """
 
 from __future__ import annotations

@@ -27,13 +27,9 @@ from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
 
-class RejectionHeadOptions(MethodOptions):
-    """DMR's schedule, 10 epochs at lr 0.01; ``tap="map"`` with ``hidden=2048`` is its head."""
+class TuningOptions(MethodOptions):
+    """DMR's schedule, 10 epochs at lr 0.01."""
 
-    hidden: int = option(512, "Hidden units of the rejection network.", ge=1)
-    tap: Literal["pooled", "map"] = option(
-        "pooled", "What the rejection network reads: pooled features, or the flattened last feature map."
-    )
     ratio: float = option(1.0, "Outliers per in-distribution image of a batch.", common=True, gt=0)
     tune_epochs: int = option(10, "Epochs of the rejection network after the classifier's own.", common=True, ge=1)
     tune_lr: float = option(0.01, "Peak learning rate of the rejection network.", gt=0)
@@ -67,6 +63,24 @@ class RejectionHeadOptions(MethodOptions):
                 "drop it, or match something else as well"
             )
         return self
+
+
+class RejectionHeadOptions(TuningOptions):
+    """``tap="map"`` with ``hidden=2048`` is DMR's head."""
+
+    hidden: int = option(512, "Hidden units of the rejection network.", ge=1)
+    tap: Literal["pooled", "map"] = option(
+        "pooled", "What the rejection network reads: pooled features, or the flattened last feature map."
+    )
+
+
+class OnlineTuningOptions(TuningOptions):
+    """As `TuningOptions`, for outliers that may be made in every step: these cannot be matched in "coding"."""
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _known(cls, names: Any) -> tuple[str, ...]:
+        return checked(names, online=True)
 
 
 class RejectionOptions(RejectionHeadOptions):
@@ -106,9 +120,9 @@ class FrozenRejection(Method):
         return {"hidden": self.options.hidden, "tap": self.options.tap}
 
     def stages(self, context: MethodContext) -> list[Stage]:
-        return context.after_classifier(self.head(context))
+        return context.after_classifier(self.head_stage(context))
 
-    def head(self, context: MethodContext) -> Stage:
+    def head_stage(self, context: MethodContext) -> Stage:
         """The stage that trains the rejection network and nothing else."""
         o: RejectionHeadOptions = self.options
         outliers = self.outliers(context, context.per_step(o.ratio))

@@ -56,7 +56,7 @@ def enlarged(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _sources(side: int, scale: Tensor) -> Tensor:
-    """The row or column (K, side) that each one of an enlarged image shows: floor((i + 1/2 - side/2) / scale + side/2)."""
+    """Which row or column the i-th of an enlarged image shows, (K, side): floor((i + 1/2 - side/2) / scale + side/2)."""
     centre = side / 2
     places = torch.arange(side, device=scale.device, dtype=torch.float64) + 0.5 - centre
     return (places / scale.double()[:, None] + centre).floor().long().clamp(0, side - 1)

@@ -28,6 +28,7 @@ from ..classifiers import GivenClassifier, open_classifier
 from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
+from .fit_rejection import asked_training, learned
 
 log = logging.getLogger("ood_guard")
 
@@ -35,26 +36,30 @@ log = logging.getLogger("ood_guard")
 def fit(request: FitRequest) -> Guard:
     """See `guard.fit`."""
     score = create_score(request.score, **request.score_options)
+    training = asked_training(request, score)
+    learns = training is not None
     if not is_guard(request.model):  # a guard may bring what only training gives
-        check_applies(score)
+        check_applies(score, outliers=learns)
     device = resolve_device(request.device)
     out = run_folder(request.out, request.data)
     given = open_classifier(request)
-    score = carried_over(score, given.score)
-    check_applies(score)
+    score = score if learns else carried_over(score, given.score)
+    check_applies(score, outliers=learns)
     source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers)
     splits = _splits(given, source, request)
     classifier = _with_features(given, source, request, device)
-    check_applies(score, classifier)
+    check_applies(score, classifier, outliers=learns)
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
     order = class_order(_answers(module, given, device), source.class_names, given.class_names, request.class_names)
     splits = splits.in_order(order)
+    taught = {} if training is None else {"training": learned(module, splits.train, training, request, out)}
     accuracy = fit_score(module, splits.train, batch_size=request.batch_size)
     _warn_near_chance(accuracy, order.names)
     made = Made(
         name=request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}"),
         normalisation=given.normalisation,
         method="fit",
+        method_options=taught,
         backbone=given.backbone,
         backbone_options=_backbone_options(classifier, given),
         head=given.head,

@@ -111,7 +111,6 @@ def resolved(
     if side < SMALLEST_SIDE:
         raise ConfigError(f"guard.train option image_size: the side must be at least {SMALLEST_SIDE}, got {side}")
     head = asked_head(request, method, score)
-    default_batch_size = 128 if len(splits.train) >= SMALL_DATA else 32
     return TrainConfig(
         method=method.name,
         options=method.options.model_dump(),
@@ -121,7 +120,7 @@ def resolved(
         score=score.name,
         score_options=score.options.model_dump(),
         epochs=method.epochs if request.epochs is None else request.epochs,
-        batch_size=default_batch_size if request.batch_size is None else request.batch_size,
+        batch_size=default_batch_size(len(splits.train)) if request.batch_size is None else request.batch_size,
         lr=method.lr if request.lr is None else request.lr,
         seed=request.seed,
         image_size=side,
@@ -136,6 +135,11 @@ def resolved(
         data_fingerprint=source.fingerprint,
         outliers_fingerprint=outliers_fingerprint,
     )
+
+
+def default_batch_size(images: int) -> int:
+    """In-distribution images per step, for a training split of so many."""
+    return 128 if images >= SMALL_DATA else 32
 
 
 def _augment(request: TrainRequest, splits: Splits) -> Literal["none", "crop", "crop+flip"]:

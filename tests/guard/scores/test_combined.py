@@ -165,5 +165,7 @@ def test_what_training_learned_is_carried_over_to_another_fit(
     again = guard.load(tmp_path / "both").predict(images)
     np.testing.assert_array_equal(again.ood_score, both.predict(images).ood_score)
     plain = guard.train(data, **{**tiny, "epochs": 1, "method": "plain"})
-    with pytest.raises(ConfigError, match="is learned in training"):
+    with pytest.raises(ConfigError, match="learns from outliers: give outliers="):
         guard.fit(plain, data, score="rejection+energy")
+    with pytest.raises(ConfigError, match="does not learn from outliers"):
+        guard.fit(plain, data, score="rejection+energy_logistic", outliers="strokes")

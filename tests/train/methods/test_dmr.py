@@ -14,8 +14,8 @@ from guard.data import ImageData, load
 from guard.errors import ConfigError
 from tests.references.latents import class_means as slow_class_means
 from tests.references.latents import outlier_latent
-from train.generators.latent_pair import register_pair
 from train.generators.latent_pair import arithmetic as latent_arithmetic
+from train.generators.latent_pair import register_pair
 from train.generators.latent_pair.arithmetic import classes_to_mix
 from train.methods.dmr import LatentArithmetic, MarginalLatents, MeanLatents, MeanMarginalLatents
 from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
@@ -194,9 +194,7 @@ def test_where_a_generators_latents_have_their_zero_changes_no_outlier(
     assert (made[0] - made[1]).abs().max() <= 1  # rounded to grey levels of latents that float32 shifted
 
 
-def test_a_generators_own_zero_is_kept_where_it_is_asked_for(
-    data: ImageData, batch: IDBatch, tmp_path: Path
-) -> None:
+def test_a_generators_own_zero_is_kept_where_it_is_asked_for(data: ImageData, batch: IDBatch, tmp_path: Path) -> None:
     """And with the official code's variant, which decodes a StyleGAN's w - mu_y as it is."""
     decoded = []
     for origin in ("own", "mean"):

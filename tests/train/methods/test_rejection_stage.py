@@ -71,8 +71,10 @@ def test_reconstructions_stand_for_in_distribution_images(context: PrepareContex
     register_pair("inverting", lambda *_: Inverting())
     stage = head_of("dmr", pair="inverting", reconstruct_id=True, store_size=32)
     assert head_of("dmr", pair="inverting").inliers is None
-    config = TrainConfig(method="dmr", backbone="wrn10_2", head="linear", score="energy", epochs=1, lr=0.1,
-                         batch_size=16, image_size=16, augment="none", calibration=0, test=0, data_fingerprint="")  # fmt: skip
+    config = TrainConfig(
+        method="dmr", backbone="wrn10_2", head="linear", score="energy", epochs=1, lr=0.1, batch_size=16,
+        image_size=16, augment="none", calibration=0, test=0, data_fingerprint="",
+    )  # fmt: skip
     run = StageRun(context.module, stage, 0, Feed(context.data), config, context.device)
     run.prepare(context)
     assert context.data.array is not None

@@ -120,7 +120,7 @@ def test_a_pair_that_is_not_there_is_refused_before_images_are_read() -> None:
 
 
 def test_an_unread_option_is_refused_before_images_are_read() -> None:
-    with pytest.raises(ConfigError, match="does not read radius=3.0 where outliers= names"):
+    with pytest.raises(ConfigError, match=r"does not read radius=3.0 where outliers= names"):
         guard.train("no/such/folder", method="kirby", radius=3.0, outliers="strokes")
 
 
