@@ -24,6 +24,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from .bodies import Budget, Part, form_images, multipart_boundary, read_body
+from .cors import Origins
 from .engine import Engine, load_guard
 from .errors import Refusal, overloaded
 from .metrics import Metrics
@@ -51,6 +52,7 @@ class App:
     def __init__(self, settings: Settings, *, on_start_failure: Callable[[Exception], None] | None = None) -> None:
         self._settings = settings
         self._on_start_failure = on_start_failure
+        self._origins = Origins(settings.origins)
         self._in_work = Budget(settings.max_concurrency)
         self._buffered = Budget(settings.max_buffered_bytes)
         self._engine: Engine
@@ -98,6 +100,7 @@ class App:
         except Exception:
             logger.exception("%s %s failed", request.method, endpoint)
             response = _error(Refusal(500, "the service failed on this request; its log says why"))
+        self._origins.mark(request, response)
         self._metrics.request(endpoint, response.status_code, time.perf_counter() - started)
         return response
 
@@ -107,8 +110,11 @@ class App:
         if path not in self._routes:
             raise Refusal(404, f"no such path; there are {', '.join(self._routes)}, /livez and /readyz")
         methods, handler = self._routes[path]
+        if (preflight := self._origins.preflight(request, path, methods)) is not None:
+            return preflight
         if request.method not in methods:
             raise Refusal(405, f"{path} takes {methods[0]} only", {"Allow": ", ".join(methods)})
+        _no_query(path, request)
         request.state.body_read = False
         try:
             async with asyncio.timeout(self._settings.timeout_s):
@@ -180,6 +186,15 @@ class App:
 
     async def _home(self, _: Request) -> Response:
         return RedirectResponse("ui", status_code=307)
+
+
+def _no_query(path: str, request: Request) -> None:
+    """Raises: Refusal: 400, a query parameter: one that is not read would be taken for heeded."""
+    names = list(dict.fromkeys(request.query_params.keys()))
+    if names:
+        shown = ", ".join(repr(name[:40]) for name in names[:4]) + (" ..." if len(names) > 4 else "")
+        own = "; compare the answer's ood_score with a threshold of your own" if "threshold" in names else ""
+        raise Refusal(400, f"{path} takes no query parameters, got {shown}; leave them out{own}")
 
 
 def _freeze() -> None:

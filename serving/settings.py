@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from guard.errors import ArtefactNotFoundError, ConfigError
 
 DEFAULT_MODEL = Path("runs/latest/guard.onnx")
 MIB = 1024 * 1024
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:,*]+)(:\d{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -34,6 +36,8 @@ class Settings(BaseSettings):
         max_concurrency: images in work at the same time per worker; more are answered 503 at once.
         max_buffered_bytes: bytes of request bodies held at the same time per worker; more are answered 503 at once.
         timeout_s: seconds for one request: upload (then 408) and answer (then 503).
+        cors_origins: origins whose pages a browser lets read the answers, separated by commas, like
+            https://app.example,http://localhost:5173; * for every one. Default none.
         access_log: one log line per request; /metrics counts them anyway.
     """
 
@@ -53,6 +57,7 @@ class Settings(BaseSettings):
     max_concurrency: int = Field(default=128, ge=1)
     max_buffered_bytes: int = Field(default=256 * MIB, ge=1)
     timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    cors_origins: str = ""
     access_log: bool = False
 
     @model_validator(mode="after")
@@ -68,7 +73,18 @@ class Settings(BaseSettings):
                 f"GUARD_MAX_BATCH_BYTES ({max(self.max_bytes, self.max_batch_bytes)}), or the largest body would "
                 "always be refused"
             )
+        for origin in self.origins:
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"GUARD_CORS_ORIGINS: {origin[:100]!r} is not an origin; give scheme and host without a path, like "
+                    "https://app.example or http://localhost:5173, separated by commas, or *"
+                )
         return self
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """`cors_origins`, one by one."""
+        return tuple(part.strip().lower() for part in self.cors_origins.split(",") if part.strip())
 
     @property
     def worker_threads(self) -> int:
