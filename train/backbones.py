@@ -171,3 +171,14 @@ def takes_img_size(name: str) -> bool:
         except Exception:  # whatever is wrong with the name shows when it is built for real
             return False
     return hasattr(model, "patch_embed")
+
+
+def published_side(name: str) -> int | None:
+    """The side in pixels of the images that a timm model was published for, where it takes no others (vision
+    transformers); None for all others, and for ours."""
+    if name in SMALL:
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return int(config.input_size[-1]) if config is not None and config.fixed_input_size else None

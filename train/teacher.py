@@ -3,29 +3,35 @@
 A teacher trained here is a plain classifier: `train.engine.stages` trains it, in a folder of its own under
 `PrepareContext.folder`.
 There a killed training resumes, and a finished teacher is loaded. It is in no checkpoint of the student.
+
+A network that was published for images of one size (vision transformers: their grid of patches is learned) sees images
+of that size: of 32 pixels, patches of 16 would leave it four. They are enlarged in front of it, after augmentation.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import field_validator, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
-from guard.graph.outputs import Outputs
+from guard.graph.outputs import Backbone, Outputs
 from guard.manifest import Preprocess
 from guard.record import Record, option
 from guard.scores import create_score
 
-from .backbones import automatic_teacher, check_backbone
+from .backbones import automatic_teacher, check_backbone, published_side
 from .cache.keyed import kept_path
 from .cache.trained_network import Schedule
 from .classifiers.fresh import fresh_classifier
+from .classifiers.input import example_batch
 from .engine.loader import Feed
 from .engine.precision import mixed_precision
 from .engine.seeds import seeded
@@ -50,6 +56,12 @@ class TeacherOptions(Record):
     )
     lr: float | None = option(None, "Its peak learning rate; default 0.1, or 0.01 from published weights.", gt=0)
     augment: Literal["none", "crop", "crop+flip"] = option("crop", "How its training images are varied.")
+    image_size: int | None = option(
+        None,
+        "Side in pixels that images are resized to in front of it; default the size that a vision transformer was "
+        "published for, and for others the images' own.",
+        ge=8,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +122,22 @@ class TeacherSource:
         self.epochs = options.epochs or epochs
         self.batch_size = batch_size
         self._made: Teacher | None = None
+        self._width: int | None = None
+
+    def check(self, context: PrepareContext) -> int:
+        """The width of its features, known before anything is trained.
+
+        Raises:
+            ConfigError: a guard for other classes or images; a network that cannot be built, whose weights cannot be
+                had, or that takes no images of this size.
+        """
+        if self._width is None:
+            o = self.options
+            if o.is_guard:
+                self._width = given_teacher(Path(o.model), replace(context, device=torch.device("cpu"))).width
+            else:
+                self._width = tried_width(self._config(context), self._side(context.data.preprocess), context)
+        return self._width
 
     def __call__(self, context: PrepareContext) -> Teacher:
         if self._made is None:
@@ -117,24 +145,28 @@ class TeacherSource:
             self._made = given_teacher(Path(given), context) if self.options.is_guard else self._trained(context)
         return self._made
 
-    def _trained(self, context: PrepareContext) -> Teacher:
+    def _backbone(self, preprocess: Preprocess) -> str:
+        """The network's name."""
+        named = self.options.model
+        return automatic_teacher(max(preprocess.height, preprocess.width)) if named == "auto" else named
+
+    def _side(self, preprocess: Preprocess) -> int | None:
+        """The side that images are resized to in front of it; None where they stay as they are."""
+        side = self.options.image_size or published_side(self._backbone(preprocess))
+        return None if side == preprocess.height == preprocess.width else side
+
+    def _config(self, context: PrepareContext) -> TrainConfig:
         o, p = self.options, context.data.preprocess
-        side = max(p.height, p.width)
-        backbone = automatic_teacher(side) if o.model == "auto" else o.model
-        options = o.model_copy(update={"model": backbone})
-        path = kept_path(context, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
-        folder = path.with_suffix("")
-        lr = o.lr or (0.01 if o.pretrained else 0.1)
-        config = TrainConfig(
+        return TrainConfig(
             method="teacher",
-            backbone=backbone,
+            backbone=self._backbone(p),
             head="linear",
             score="energy",
             epochs=self.epochs,
             batch_size=self.batch_size,
-            lr=lr,
+            lr=o.lr or (0.01 if o.pretrained else 0.1),
             seed=context.seed,
-            image_size=side,
+            image_size=self._side(p) or max(p.height, p.width),
             in_chans=1 if p.channels == 1 else 3,
             pretrained=o.pretrained,
             augment=o.augment,
@@ -142,11 +174,32 @@ class TeacherSource:
             test=0,
             data_fingerprint=context.data.fingerprint,
         )
-        module = fresh_teacher(config, context)
+
+    def _trained(self, context: PrepareContext) -> Teacher:
+        config, side = self._config(context), self._side(context.data.preprocess)
+        options = self.options.model_copy(update={"model": config.backbone, "image_size": side})
+        path = kept_path(context, "teacher", options, Schedule(epochs=self.epochs, batch_size=self.batch_size))
+        folder = path.with_suffix("")
+        module = fresh_teacher(config, context, side)
         folder.mkdir(parents=True, exist_ok=True)
-        stages = [Stage("teacher", self.epochs, lr)]
+        stages = [Stage("teacher", self.epochs, config.lr)]
         train_stages(module, Feed(context.data), stages, config, device=context.device, out=folder, resume=True)
         return Teacher(module, folder.name)
+
+
+class Enlarged(Backbone):
+    """A backbone that sees its images at another size, bilinear and antialiased; what it learns is the backbone's."""
+
+    def __init__(self, backbone: Backbone, side: int) -> None:
+        super().__init__()
+        self.backbone, self.side, self.num_features = backbone, side, backbone.num_features
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        size = (self.side, self.side)
+        return self.backbone.forward_map(F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False))
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        return self.backbone.pool(feature_map)
 
 
 def check_teacher(name: str) -> None:
@@ -156,12 +209,35 @@ def check_teacher(name: str) -> None:
     check_backbone(name)
 
 
-def fresh_teacher(config: TrainConfig, context: PrepareContext) -> GuardModule:
-    """An untrained classifier of the context's classes, or one with published weights below its head."""
+def fresh_teacher(config: TrainConfig, context: PrepareContext, side: int | None = None) -> GuardModule:
+    """An untrained classifier of the context's classes, or one with published weights below its head.
+
+    Args:
+        side: that images are resized to in front of it; None: they are not.
+    """
     with seeded(context.seed):
         classifier, normalisation = fresh_classifier(config, context.data)
+    if side is not None:
+        classifier.backbone = Enlarged(classifier.backbone, side)
     classifier = classifier.to(memory_format=torch.channels_last)
     return GuardModule(classifier, create_score(config.score), normalisation).to(context.device)
+
+
+def tried_width(config: TrainConfig, side: int | None, context: PrepareContext) -> int:
+    """The width of the features of a teacher that was built, shown one batch, and dropped.
+
+    Raises:
+        ConfigError: as `create_backbone`; or the network takes no images of this size.
+    """
+    module, p = fresh_teacher(config, context, side).eval(), context.data.preprocess
+    try:
+        with torch.inference_mode():
+            return int(module.outputs(example_batch(p, context.device)).features.shape[1])
+    except Exception as error:  # whatever a network of timm's raises about a shape
+        raise ConfigError(
+            f"teacher={config.backbone!r} takes no images of {p.height} x {p.width} pixels "
+            f"({str(error)[:100]}); name another backbone, or the size that it takes: teacher.image_size"
+        ) from error
 
 
 def given_teacher(folder: Path, context: PrepareContext) -> Teacher:

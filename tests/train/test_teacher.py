@@ -15,7 +15,8 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.manifest import Normalisation, Preprocess
 from guard.scores import create_score
-from tests.conftest import Arrays
+from tests import toy_diffusion  # noqa: F401  (registers diffusion="toy")
+from tests.conftest import RECIPES, Arrays
 from train import teacher
 from train.classifiers.fresh import build_classifier
 from train.engine.stage_run import StageRun
@@ -104,7 +105,7 @@ def test_a_killed_training_resumes(context: PrepareContext, tmp_path: Path, monk
 def test_the_default_is_larger_than_the_student(
     sides: tuple[int, int], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seen(config: TrainConfig, context: PrepareContext) -> GuardModule:
+    def seen(config: TrainConfig, *_: Any) -> GuardModule:
         assert (config.backbone, config.epochs, config.lr, config.augment) == (expected, 7, 0.1, "crop")
         assert config.image_size == max(sides)
         raise KeyboardInterrupt
@@ -151,6 +152,105 @@ def test_what_is_no_teacher_is_said_before_anything_is_trained(
     with pytest.raises(ConfigError, match=message):
         guard.train(four, method="oal", out=tmp_path / "run", teacher=teacher)
     assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------- before training
+
+
+def never(*_: Any) -> Any:
+    pytest.fail("something was trained")
+
+
+@pytest.fixture
+def folder_of_two(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> Path:
+    two = four[1] < 2
+    guard.train((four[0][two], four[1][two]), out=tmp_path / "two", **{**tiny, "epochs": 1})
+    return tmp_path / "two"
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_trained(
+    four: Arrays, tiny: dict[str, Any], folder_of_two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageRun, "epoch", never)
+    with pytest.raises(ConfigError, match="knows the classes 0, 1, the images are of 0, 1, 2, 3"):
+        guard.train(four, **{**tiny, **RECIPES["oal"], "teacher": str(folder_of_two)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher": "wrn10_2", "project": False}, r"project=False takes the teacher's 128 features for .* 16 numbers"),
+        ({"teacher": {"model": "wrn10_2", "pretrained": True}}, "'wrn10_2' has no published weights"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    options: dict[str, Any],
+    message: str,
+    four: Arrays,
+    tiny: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(StageRun, "epoch", never)
+    asked = {**tiny, **RECIPES["oal"], "diffusion": {"width": 8, "epochs": 1}, **options}
+    with pytest.raises(ConfigError, match=message):
+        guard.train(four, **asked)
+
+
+def test_a_network_that_takes_no_images_of_this_size_is_named(
+    context: PrepareContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence is ours, whatever the network raises."""
+
+    def fails(*_: Any) -> Any:
+        raise AssertionError("Input height (48) doesn't match model (32).")
+
+    monkeypatch.setattr(GuardModule, "outputs", fails)
+    with pytest.raises(ConfigError, match=r"teacher='wrn10_2' takes no images of 16 x 16 pixels \(Input height"):
+        source().check(context)
+
+
+def test_checking_changes_no_random_numbers(context: PrepareContext) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    assert source().check(context) == 128
+    assert torch.rand(1).equal(expected)
+
+
+# ------------------------------------------------------------------------------------------------- its own size
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 16)])
+def test_a_vision_transformer_sees_images_of_the_size_it_was_published_for(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vit_tiny_patch16_224 has 14 x 14 patches, and not the one or two that 16 pixels would leave."""
+    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), dtype=np.uint8)
+    data = load((images, np.arange(4) % 2))
+    made = TeacherSource(TeacherOptions(model="vit_tiny_patch16_224", augment="none", epochs=1), 1, 2)
+    small = PrepareContext(student(2), data, tmp_path, 0, CPU)
+    assert made.check(small) == 192
+    taught = made(small)
+    seen: list[torch.Size] = []
+    patches = taught.module.classifier.backbone.backbone.model.patch_embed  # type: ignore[union-attr]
+    patches.register_forward_hook(lambda _, given, out: seen.append((given[0].shape, out.shape)))  # type: ignore[operator,arg-type,func-returns-value]
+    outputs = taught.outputs(torch.from_numpy(images))
+    assert seen == [((4, 3, 224, 224), (4, 196, 192))]  # type: ignore[comparison-overlap]
+    assert outputs.features.shape == (4, 192)
+    with torch.no_grad():
+        grown = torch.nn.functional.interpolate(
+            taught.module.normalise(torch.from_numpy(images)), (224, 224), mode="bilinear", antialias=True
+        )
+        direct = taught.module.classifier.backbone.backbone(grown)  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(outputs.features, direct, atol=0.05, rtol=0.05)  # one in mixed precision
+
+
+def test_convolutions_see_images_as_they_are_unless_told_a_size(context: PrepareContext) -> None:
+    assert source()._side(context.data.preprocess) is None
+    assert source(image_size=16)._side(context.data.preprocess) is None
+    larger = source(image_size=32)
+    assert larger._side(context.data.preprocess) == 32
+    assert larger(context).identity != source()(context).identity
 
 
 def test_its_options_are_a_record_of_their_own(four: Arrays, tmp_path: Path) -> None:

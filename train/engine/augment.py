@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+MOST_SHIFT = 4  # pixels
+
+
+def usual_shift(side: int) -> int:
+    """How far images of `side` pixels are shifted in training: 4 pixels from 32 on, as the published code has it for
+    CIFAR's 32 pixels and for 224 alike (OpenOOD), and an eighth of smaller ones; at least 1."""
+    return max(1, min(MOST_SHIFT, side // 8))
+
 
 def augment(images: torch.Tensor, generator: torch.Generator, *, pad: int, flip: bool) -> torch.Tensor:
     """Shift each image by up to `pad` pixels (black comes in), and mirror half of them.
 
-    The standard for small images: CIFAR's is pad = side / 8 = 4. Leave `flip` out where left and right mean something
+    The standard for small images (`usual_shift`). Leave `flip` out where left and right mean something
     (digits, letters). Draws come from `generator` alone; nothing waits for the device, and one gather does the work.
 
     Args:

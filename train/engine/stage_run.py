@@ -18,7 +18,7 @@ from guard.heads import Head
 from ..losses.base import Batch, Regulariser
 from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
 from ..outliers.matching import match_half
-from .augment import augment
+from .augment import augment, usual_shift
 from .averaging import Average
 from .epochs import Epochs
 from .forward import Forward
@@ -193,7 +193,7 @@ class StageRun:
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.augment == "none" or self.stage.trains == "nothing":
             return images
-        return augment(images, generator, pad=max(1, images.shape[1] // 8), flip=self.config.augment == "crop+flip")
+        return augment(images, generator, pad=usual_shift(images.shape[1]), flip=self.config.augment == "crop+flip")
 
     def _set_lr(self, progress: float) -> None:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)

@@ -45,6 +45,8 @@ def train_stages(
     numbers: dict[str, float] = {}
     with _folder_for_outliers(out) as folder:
         context = PrepareContext(module, feed.data, folder, config.seed, device)
+        for stage in stages:
+            check_parts(stage, context)
         for index in range(start.stage, len(stages)):
             run, stage = _begun(context, feed, stages, index, config, resumed, start.epoch), stages[index]
             for epoch in range(start.epoch, stage.epochs):
@@ -59,6 +61,13 @@ def train_stages(
             start, resumed = Progress(index + 1, 0), None
     _hand_over(stages, module)
     return numbers
+
+
+def check_parts(stage: Stage, context: PrepareContext) -> None:
+    """Have every part of a stage refuse what it cannot work with (`Learner.check`)."""
+    for part in (stage.synthesiser, *stage.regularisers):
+        if part is not None:
+            part.check(context)
 
 
 def _after(epoch: int, index: int, stages: list[Stage]) -> Progress:

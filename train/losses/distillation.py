@@ -47,6 +47,7 @@ class DistillationLoss(Regulariser):
         teacher: made when the stage begins.
         logit_weight, feature_weight: factors of the two; 0 leaves a term out.
         lr_factor: learning rate of DT as a factor of the stage's; the code's is 0.01 to 0.005.
+        check: of the teacher, before anything is trained.
     """
 
     def __init__(
@@ -57,13 +58,18 @@ class DistillationLoss(Regulariser):
         feature_weight: float = 8.0,
         direction: Direction = "student_teacher",
         lr_factor: float = 2.0,
+        check: Callable[[PrepareContext], object] | None = None,
     ) -> None:
         super().__init__()
         self.logit_weight, self.feature_weight, self.direction = logit_weight, feature_weight, direction
         self.lr_factor = lr_factor
         self.transfer: nn.Sequential | None = None
-        self._make_teacher = teacher
+        self._make_teacher, self._check = teacher, check
         self._teacher: Teacher | None = None  # no module of this one: checkpoints need not hold it
+
+    def check(self, context: PrepareContext) -> None:
+        if self._check is not None:
+            self._check(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self._teacher = self._make_teacher(context)

@@ -99,6 +99,7 @@ class MutualInformationLoss(Regulariser):
         q_update: above.
         q_steps, q_lr: with "likelihood": Adam's steps per step of the network, and its learning rate.
         lr_factor: with "joint": q's learning rate as a factor of the stage's.
+        check: of the bank, before anything is trained.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class MutualInformationLoss(Regulariser):
         q_steps: int = 5,
         q_lr: float = 1e-4,
         lr_factor: float = 1.0,
+        check: Callable[[PrepareContext], object] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.weight, self.q_update = name, weight, q_update
@@ -119,7 +121,12 @@ class MutualInformationLoss(Regulariser):
         self.q: GaussianConditional | None = None
         self._make_bank, self._make_q = bank, conditional
         self._bank: OutlierBank | None = None
+        self._check = check
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def check(self, context: PrepareContext) -> None:
+        if self._check is not None:
+            self._check(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self._bank = self._make_bank(context)

@@ -31,6 +31,7 @@ class ProjectedEnergyLoss(Regulariser):
         bank: the outliers, made when the stage begins.
         weight: OAL's code has 2.5.
         lr_factor: learning rate of P and of the link as a factor of the stage's.
+        check: of the bank, before anything is trained.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ProjectedEnergyLoss(Regulariser):
         weight: float = 2.5,
         *,
         lr_factor: float = 2.0,
+        check: Callable[[PrepareContext], object] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.weight, self.lr_factor = name, weight, lr_factor
@@ -48,6 +50,11 @@ class ProjectedEnergyLoss(Regulariser):
         self.projector: nn.Sequential | None = None
         self._make_bank = bank
         self._bank: OutlierBank | None = None
+        self._check = check
+
+    def check(self, context: PrepareContext) -> None:
+        if self._check is not None:
+            self._check(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self._bank = self._make_bank(context)

@@ -90,27 +90,40 @@ class OAL(Method):
         o: OALOptions = self.options
         teacher = TeacherSource(o.teacher, context.epochs, context.batch_size)
         outliers = TeacherOutliers(teacher, part(o, TeacherOutlierOptions), o.diffusion)
-        distillation = DistillationLoss(
-            teacher,
-            logit_weight=o.logit_weight,
-            feature_weight=o.feature_weight,
-            direction=o.direction,
-            lr_factor=TRANSFER_LR,
-        )
-        regularisers = (distillation, *self._against(outliers))
+        regularisers = (*self._taught(teacher), *self._against(outliers))
         return context.after_classifier(Stage("oal", o.tune_epochs, o.tune_lr, regularisers=regularisers, warmup=0.0))
+
+    def _taught(self, teacher: TeacherSource) -> list[Regulariser]:
+        """The distillation; none of it where both weights are 0, so that no teacher answers for nothing."""
+        o: OALOptions = self.options
+        if not (o.logit_weight or o.feature_weight):
+            return []
+        return [
+            DistillationLoss(
+                teacher,
+                logit_weight=o.logit_weight,
+                feature_weight=o.feature_weight,
+                direction=o.direction,
+                lr_factor=TRANSFER_LR,
+                check=teacher.check,
+            )
+        ]
 
     def _against(self, outliers: TeacherOutliers) -> list[Regulariser]:
         """What is done with the two kinds of outliers."""
         o: OALOptions = self.options
         if o.regulariser == "energy":
             return [
-                ProjectedEnergyLoss("energy_boundary", outliers.boundary, o.energy_weight),
-                ProjectedEnergyLoss("energy_latents", outliers.latents, o.energy_weight),
+                ProjectedEnergyLoss(name, bank, o.energy_weight, check=check)
+                for name, bank, check in (
+                    ("energy_boundary", outliers.boundary, outliers.teacher.check),
+                    ("energy_latents", outliers.latents, outliers.check),
+                )
+                if o.energy_weight
             ]
         kinds = (
-            ("mi_boundary", outliers.boundary, boundary_conditional, o.boundary_weight),
-            ("mi_latents", outliers.latents, latent_conditional, o.latent_weight),
+            ("mi_boundary", outliers.boundary, outliers.teacher.check, boundary_conditional, o.boundary_weight),
+            ("mi_latents", outliers.latents, outliers.check, latent_conditional, o.latent_weight),
         )
         return [
             MutualInformationLoss(
@@ -122,7 +135,8 @@ class OAL(Method):
                 q_steps=o.q_steps,
                 q_lr=Q_LR,
                 lr_factor=Q_LR / o.tune_lr,
+                check=check,
             )
-            for name, bank, conditional, weight in kinds
+            for name, bank, check, conditional, weight in kinds
             if weight
         ]

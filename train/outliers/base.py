@@ -77,6 +77,11 @@ class Learner(nn.Module):
         """Name -> optimizer, the same objects at every call; their parameters are not the classifier's optimizer's."""
         return {}
 
+    def check(self, context: PrepareContext) -> None:
+        """Called once before the first stage trains anything, with the untrained network: refuse, with a
+        `guard.errors.GuardError`, whatever can be known by now to fail in `prepare` or later. Trains nothing.
+        """
+
 
 class Synthesiser(Learner):
     """Makes outliers during training. State that must survive a restart lives in buffers, or in

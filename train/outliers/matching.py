@@ -188,6 +188,9 @@ class Matched(Synthesiser):
         self.wrapped = synthesiser
         self.names = checked(names, online=True)
 
+    def check(self, context: PrepareContext) -> None:
+        self.wrapped.check(context)
+
     def prepare(self, context: PrepareContext) -> None:
         self.wrapped.prepare(context)
 

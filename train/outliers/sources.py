@@ -133,6 +133,10 @@ class Mixture(Synthesiser):
         self.count = count
         self._pool: ImageData | None = None
 
+    def check(self, context: PrepareContext) -> None:
+        for part in self._parts():
+            part.check(context)
+
     def prepare(self, context: PrepareContext) -> None:
         for part in self._parts():
             part.prepare(context)

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train.engine.augment import augment  # noqa: E402
+from train.engine.augment import augment, usual_shift  # noqa: E402
 
 IMAGES = torch.randint(0, 256, (64, 12, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -68,3 +68,10 @@ def test_nothing_to_do_and_input_untouched() -> None:
     assert result.dtype == torch.uint8
     assert result.shape == IMAGES.shape
     assert torch.equal(IMAGES, copy)
+
+
+def test_images_of_any_size_are_shifted_as_published() -> None:
+    """CIFAR's 32 pixels and ImageNet's 224 alike by 4; smaller ones by an eighth."""
+    assert {side: usual_shift(side) for side in (8, 13, 16, 28, 32, 64, 224)} == {
+        8: 1, 13: 1, 16: 2, 28: 3, 32: 4, 64: 4, 224: 4,
+    }  # fmt: skip

@@ -26,6 +26,7 @@ from train.losses.distillation import DistillationLoss
 from train.losses.mutual_information import MutualInformationLoss
 from train.methods.base import MethodContext
 from train.methods.oal import OAL, OALOptions
+from train.teacher import Teacher
 
 Tiny = dict[str, Any]
 BUILT_IN: dict[str, Any] = {"epochs": 1, "width": 8, "sampling_steps": 2}
@@ -75,7 +76,22 @@ def test_weights_of_zero_leave_the_fine_tuning_alone(four: Arrays, tiny: Tiny, t
     none = dict.fromkeys(("logit_weight", "feature_weight", "boundary_weight", "latent_weight"), 0.0)
     guard.train(short(four), out=tmp_path, **options(tiny, **none))
     assert set(records(tmp_path)[-1]) == {"stage", "stage_index", "epoch", "loss", "accuracy", "ce", "lr"}
-    assert not list((tmp_path / "outliers").glob("latents-*"))  # nothing asked for them
+    assert not (tmp_path / "outliers").exists()  # nothing asked for them, nor for a teacher
+
+
+def test_the_papers_ablation_is_energy_in_place_of_all_it_has(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """Table A compares an energy loss with the bounds *and* the distillation."""
+    asked = {"regulariser": "energy", "logit_weight": 0.0, "feature_weight": 0.0}
+    guard.train(short(four), out=tmp_path, **options(tiny, **asked))
+    terms = set(records(tmp_path)[-1]) - {"stage", "stage_index", "epoch", "loss", "accuracy", "lr"}
+    assert terms == {"ce", "energy_boundary", "energy_latents"}
+
+
+def test_no_teacher_answers_where_nothing_of_it_is_taught(
+    four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teacher, "outputs", lambda *_: pytest.fail("the teacher answered in a step"))
+    guard.train(short(four), **options(tiny, logit_weight=0.0, feature_weight=0.0))
 
 
 def test_the_energy_ablation_takes_the_place_of_the_bounds(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:

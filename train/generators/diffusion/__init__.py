@@ -7,6 +7,6 @@ make               the model that options name
 """
 
 from .base import Diffusion, DiffusionOptions, beside_model, register_diffusion
-from .make import make_diffusion
+from .make import known_form, make_diffusion
 
-__all__ = ["Diffusion", "DiffusionOptions", "beside_model", "make_diffusion", "register_diffusion"]
+__all__ = ["Diffusion", "DiffusionOptions", "beside_model", "known_form", "make_diffusion", "register_diffusion"]

@@ -64,6 +64,23 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
     return pipeline.to(device)
 
 
+def published_form(name: str | None) -> tuple[int, tuple[int, int]] | None:
+    """The width of a pipeline's token embeddings, and (H, W) of its images, by its configuration files alone.
+
+    None where they cannot be read: opening it says why.
+    """
+    name, diffusers = check_name(name), _diffusers()
+    try:
+        with _without_bars(diffusers):
+            unet = diffusers.UNet2DConditionModel.load_config(name, subfolder="unet")
+            vae = diffusers.AutoencoderKL.load_config(name, subfolder="vae")
+        size, factor = unet["sample_size"], 2 ** (len(vae["block_out_channels"]) - 1)
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(unet["cross_attention_dim"]), (factor * height, factor * width)
+    except Exception:  # of diffusers and the hub, each with its own
+        return None
+
+
 def pipeline_identity(pipeline: Any) -> str:
     """Which pipeline it is: the weights of its networks, and the noise that they were trained on.
 

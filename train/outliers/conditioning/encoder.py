@@ -33,7 +33,7 @@ from guard.record import Record, option
 from ...backbones import automatic_backbone, check_backbone, create_backbone
 from ...cache.keyed import content_digest, kept_path
 from ...cache.trained_network import Schedule, train_kept
-from ...engine.augment import augment
+from ...engine.augment import augment, usual_shift
 from ...engine.epochs import epochs_showing
 from ...engine.loader import Feed
 from ...engine.precision import mixed_precision
@@ -189,7 +189,7 @@ def trained_encoder(
             learned=learned,
         )
     encoder.to(context.device)
-    how, pad = _augment(context, options), max(1, p.height // 8)  # as the training loop shifts its images
+    how, pad = _augment(context, options), usual_shift(p.height)  # as the training loop shifts its images
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return encoder.update(varied(batch.images, how, pad, generator), batch.labels)
@@ -245,7 +245,7 @@ def training_features(
             raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to compute it anew") from None
     feed, size = Feed(context.data), options.batch_size
     generator = torch.Generator(context.device).manual_seed(epoch_seed(context.seed, PREPARED_STAGE + 1, 0))
-    how, pad = _augment(context, options) if augmented else "none", max(1, context.data.preprocess.height // 8)
+    how, pad = _augment(context, options) if augmented else "none", usual_shift(context.data.preprocess.height)
     parts, labels = [], []
     encoder.eval()
     with progress_bar("features", -(-len(feed) // size)) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -81,6 +82,9 @@ class Stored(Synthesiser):
     def synthesiser(self) -> ImageSynthesiser:
         """What makes the images."""
         return self._synthesiser.get()
+
+    def check(self, context: PrepareContext) -> None:
+        self.synthesiser.check(replace(context, folder=context.folder / self.name))
 
     def prepare(self, context: PrepareContext) -> None:
         total = self.total or min(MOST_BY_DEFAULT, len(context.data))

@@ -78,6 +78,7 @@ def fill(
         synthesiser.to(context.device)
         context.module.eval()
         inside = replace(context, folder=folder)
+        synthesiser.check(inside)
         if us.world > 1:
             synthesiser.prepare_together(inside, us)
         with us.main_process_first():  # what is trained first is trained once

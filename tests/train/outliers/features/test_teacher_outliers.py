@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guard.data import load
 from guard.errors import ConfigError
+from guard.heads import unit
 from guard.record import parse_options
 from tests.conftest import Arrays
 from tests.toy_diffusion import SHAPE, WIDTH, ToyDiffusion
@@ -23,13 +24,14 @@ from train.outliers.features.teacher_outliers import (
     TeacherOutlierOptions,
     TeacherOutliers,
     anchor_projection,
+    boundary_of,
     class_features,
 )
 from train.runs.synth import untrained
 from train.teacher import Teacher
 
 CPU = torch.device("cpu")
-BOUNDARY: dict[str, Any] = {"n_noise": 40, "repeats": 2}
+BOUNDARY: dict[str, Any] = {"n_noise": 40, "repeats": 2, "scale_to_width": False}
 OPTIONS: dict[str, Any] = {"boundary": BOUNDARY, "num_latents": 22}
 
 
@@ -95,6 +97,55 @@ def test_the_published_values_belong_to_500_images_a_class_and_smaller_classes_k
     assert (scaled.sigma, scaled.renormalise) == (pytest.approx(0.175), False)
 
 
+@pytest.mark.parametrize("spread", [0.2, 0.5])
+def test_boundary_samples_lie_as_far_from_their_class_in_any_width(spread: float) -> None:
+    """The cosine to the nearest feature, in a class of features that have one cosine with their mean in every width."""
+
+    def nearest(width: int, **options: Any) -> float:
+        generator = torch.Generator().manual_seed(0)
+        mean = unit(torch.randn(width, generator=generator))
+        rows = unit(mean + spread * torch.randn(200, width, generator=generator) / width**0.5)
+        asked = TeacherBoundaryOptions(repeats=1, pick=10, **options)
+        made = boundary_of([rows], 0, asked, torch.tensor(1.0), generator)
+        return float((made @ rows.T).amax(-1).mean())
+
+    published = nearest(768)
+    assert 0.33 < published < 0.43
+    for width in (64, 128, 1024):
+        assert abs(nearest(width) - published) < 0.1
+    for width in (64, 128):
+        assert nearest(width, scale_to_width=False) > published + 0.25
+    assert nearest(64, sigma=0.01) > nearest(64, sigma=0.05) > nearest(64)
+
+
+def test_noise_that_nothing_puts_back_on_the_sphere_keeps_its_length() -> None:
+    for options in (TeacherBoundaryOptions(noise="scaled"), TeacherBoundaryOptions(sigma=0.5)):
+        assert options.deviation(768) == options.sigma
+        assert options.deviation(48) == pytest.approx(4 * options.sigma)
+
+
+def test_neighbours_can_be_looked_for_among_all_classes() -> None:
+    """Beside another class's dense features, a class's sparse feature is sparse no more; samples keep their class."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.eye(8)[:2]
+    own = unit(torch.cat([corner[0] + 0.02 * torch.randn(30, 8, generator=generator), corner[1:]]))
+    far = unit(-corner[0] + 0.3 * torch.eye(8)[3])
+    own = torch.cat([own, far[None]])  # its last two rows lie alone, one of them in the other class
+    other = unit(corner[1] + 0.02 * torch.randn(30, 8, generator=generator))
+    asked = {"n_noise": 20, "repeats": 4, "keep": 1, "sigma": 0.001, "scale_to_width": False}
+    # of 32 images: k = 3, select = 2, pick = 2
+    counts = {"k": 60, "select": 25, "pick": 25}
+
+    def beside(pooled: bool) -> set[int]:
+        options = TeacherBoundaryOptions(**asked, **counts, pooled=pooled)
+        made = boundary_of([own, other], 0, options, torch.tensor(1.0), generator)
+        return set((made @ own.T).argmax(-1).tolist())
+
+    assert beside(pooled=False) == {30, 31}
+    assert 31 in beside(pooled=True)
+    assert 30 not in beside(pooled=True)
+
+
 # ------------------------------------------------------------------------------------------------- boundary samples
 
 
@@ -105,8 +156,7 @@ def test_boundary_samples_have_the_length_of_their_classes_anchor_and_lie_beside
     assert bank.counts.tolist() == [2 * 4 * 2] * 4  # repeats x pick x keep
     torch.testing.assert_close(bank.vectors.norm(dim=-1), scales(context)[bank.classes])
     features = class_features(Teacher(context.module, ""), context)
-    unit = torch.nn.functional.normalize
-    nearest = torch.stack([(unit(bank.vectors, dim=-1) @ unit(f, dim=-1).T).amax(-1) for f in features], -1)
+    nearest = torch.stack([(unit(bank.vectors) @ unit(f).T).amax(-1) for f in features], -1)
     assert (nearest.argmax(-1) == bank.classes).float().mean() > 0.8
 
 
@@ -164,10 +214,41 @@ def test_conditions_of_another_width_are_projected_towards_their_class(
     assert ((asked @ anchors.T).argmax(-1) == classes).float().mean() > 0.7
 
 
-def test_conditions_of_the_same_width_are_the_samples_themselves_unless_asked_otherwise(
+def test_equal_widths_are_no_reason_to_leave_the_projection_out(
     context: PrepareContext, models: list[ToyDiffusion]
 ) -> None:
-    made = outliers(context, "wide")
+    """A teacher's features as wide as a conditioning space point to the anchor of their class only once projected."""
+
+    def own_class_share(**options: Any) -> float:
+        outliers(context, "wide", boundary={**BOUNDARY, "sigma": 0.005}, **options).latents(context)
+        asked, classes = (torch.cat(part) for part in zip(*models[-1].asked, strict=True))
+        return ((asked @ unit(models[-1].table).T).argmax(-1) == classes).float().mean().item()
+
+    assert own_class_share() > 0.7
+    assert own_class_share(project=False) < 0.5
+    names = sorted(path.name for path in context.folder.glob("latents-*"))
+    assert len(names) == 2  # kept apart
+
+
+def test_only_stable_diffusion_takes_samples_of_its_width_as_they_are(context: PrepareContext) -> None:
+    def projects(model: dict[str, Any], widths: tuple[int, int], project: bool | None = None) -> bool:
+        options = TeacherOutlierOptions(project=project)
+        return TeacherOutliers(None, options, DiffusionOptions(**model))._projects(*widths)  # type: ignore[arg-type]
+
+    stable = {"model": "stable-diffusion", "pipeline": "a/b"}
+    assert not projects(stable, (768, 768))
+    assert projects(stable, (512, 768))
+    assert projects(stable, (768, 768), project=True)
+    assert projects({}, (128, 128))
+    assert not projects({}, (128, 128), project=False)
+    with pytest.raises(ConfigError, match=r"project=False takes the teacher's 512 features for conditions of 768"):
+        projects(stable, (512, 768), project=False)
+
+
+def test_conditions_of_the_same_width_are_the_samples_themselves_where_asked(
+    context: PrepareContext, models: list[ToyDiffusion]
+) -> None:
+    made = outliers(context, "wide", project=False)
     made.latents(context)
     bank = made.boundary(context)
     for e, c in zip(*(torch.cat(part) for part in zip(*models[0].asked, strict=True)), strict=True):
