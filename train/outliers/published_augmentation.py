@@ -56,7 +56,7 @@ def enlarged(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _sources(side: int, scale: Tensor) -> Tensor:
-    """Which row or column the i-th of an enlarged image shows, (K, side): floor((i + 1/2 - side/2) / scale + side/2)."""
+    """What the i-th of an enlarged side shows, (K, side): floor((i + 1/2 - side/2) / scale + side/2)."""
     centre = side / 2
     places = torch.arange(side, device=scale.device, dtype=torch.float64) + 0.5 - centre
     return (places / scale.double()[:, None] + centre).floor().long().clamp(0, side - 1)
@@ -111,6 +111,9 @@ class AugmentedAnew(Synthesiser):
     def __init__(self, synthesiser: Synthesiser) -> None:
         super().__init__()
         self.wrapped = synthesiser
+
+    def check(self, context: PrepareContext) -> None:
+        self.wrapped.check(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self.wrapped.prepare(context)
