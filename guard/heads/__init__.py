@@ -6,6 +6,9 @@ adacos        s cos(h, w_c), s given         AdaCos, fixed or adaptive s
 arcface       s cos(h, w_c)                  in training the target's angle + m
 cosface       s cos(h, w_c)                  in training the target's cosine - m
 sphereface    |h| cos(h, w_c)                in training the target's angle x m
+logitnorm     w.h + b                        in training f / (t |f|)
+elogitnorm    w.h + b                        in training f / mean distance to the boundaries
+t2fnorm       w.h / t + b                    in training h at length 1
 c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
 hypersphere   z . mu_c / t                   z a unit projection, mu_c moving prototypes
 
@@ -23,6 +26,7 @@ from .cosface import CosFaceHead
 from .cosine import CosineHead
 from .hypersphere import HypersphereHead
 from .linear import LinearHead
+from .logit_norm import ELogitNormHead, LogitNormHead, T2FNormHead
 from .rejection import RejectionMLP
 from .sphereface import SphereFaceHead
 
@@ -33,12 +37,15 @@ __all__ = [
     "CPlus1Head",
     "CosFaceHead",
     "CosineHead",
+    "ELogitNormHead",
     "Head",
     "HypersphereHead",
     "LastLayer",
     "LinearHead",
+    "LogitNormHead",
     "RejectionMLP",
     "SphereFaceHead",
+    "T2FNormHead",
     "create_head",
     "head_class",
     "list_heads",

@@ -38,12 +38,16 @@ class Head(nn.Module):
     Attributes:
         name: how users call it.
         source: the paper it comes from.
+        score: the score that belongs to it; "" for the method's.
+        meaningless_length: whether the length of its logits says nothing, so that scores which read it fail.
         Options: what ``head_options=`` may hold; defaults as the field uses them.
         num_features: D, the width that scores and synthesisers see; num_classes: C.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
+    score: ClassVar[str] = ""
+    meaningless_length: ClassVar[bool] = False
     Options: ClassVar[type[Record]] = NoOptions
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:

@@ -41,6 +41,7 @@ class Score(nn.Module):
         no_export: why it cannot be part of a graph, as the end of a sentence; "" where it exports.
         nearest: the exportable score closest to it, where it does not export.
         caution: where it is known to fail, as the end of a sentence; "" where nothing is.
+        reads_length: whether longer logits of the same direction are less out-of-distribution to it.
         takes_held_out: whether `settle` makes it better with in-distribution images that nothing was trained on.
         uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
         layers: names of the modules whose outputs it reads; `feature_map` is then their summaries, side by side.
@@ -57,6 +58,7 @@ class Score(nn.Module):
     no_export: ClassVar[str] = ""
     nearest: ClassVar[str] = ""
     caution: ClassVar[str] = ""
+    reads_length: ClassVar[bool] = False
     takes_held_out: ClassVar[bool] = False
     uses_map: bool = False
     layers: tuple[str, ...] = ()

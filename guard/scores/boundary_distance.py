@@ -17,31 +17,12 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError
 from ..heads import LastLayer
+from ..heads.boundary import boundary_distance, inverse_gaps
 from ..record import Record, option
 from .base import Need, NoOptions, Score, register_score, unfitted
 from .relogits import flat_layer, layer_input
 
 TINY = 1e-12  # a length below it is none
-
-
-def boundary_distance(logits: Tensor, inverse_gaps: Tensor) -> Tensor:
-    """Mean distance (N,) to the C - 1 decision boundaries of the predicted class.
-
-    Args:
-        logits: (N, C).
-        inverse_gaps: (C, C), 1 / ((C - 1) |w_i - w_j|), and 0 where i = j.
-    """
-    best = logits.max(-1)
-    return ((best.values[:, None] - logits) * inverse_gaps.index_select(0, best.indices)).sum(-1)
-
-
-def inverse_gaps(weight: Tensor) -> Tensor:
-    """What `boundary_distance` takes, (C, C) of the weights (C, D); 0 between classes of equal weights, which no
-    boundary divides."""
-    w = weight.double()
-    gaps = torch.cdist(w, w, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = gaps > TINY * w.norm(dim=-1).max()
-    return torch.where(apart, 1 / torch.where(apart, gaps, torch.ones_like(gaps)), 0.0) / max(1, len(w) - 1)
 
 
 class CentredScore(Score):
@@ -105,7 +86,7 @@ class FDBD(CentredScore):
         self.register_buffer("gaps", torch.zeros(0, 0))
 
     def hold(self, weight: Tensor) -> None:
-        self.gaps = inverse_gaps(weight).to(weight.dtype)
+        self.gaps = inverse_gaps(weight.double()).to(weight.dtype)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         _, _, length = self.around_mean(features)

@@ -115,6 +115,7 @@ class Combined(Score):
         self.learns_from_outliers = {True} == {  # type: ignore[misc]
             part.learns_from_outliers for part in parts if part.trained_by
         }
+        self.reads_length = any(part.reads_length for part in parts)  # type: ignore[misc]
         self.uses_map = any(part.uses_map for part in parts)
         self.register_buffer("tables", torch.zeros(0))
 

@@ -24,6 +24,7 @@ class Energy(Score):
     name: ClassVar[str] = "energy"
     equation: ClassVar[str] = "- T logsumexp(f / T)"
     source: ClassVar[str] = "Liu et al., NeurIPS 2020"
+    reads_length: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     class Options(Record):

@@ -31,6 +31,7 @@ class EnergyLogistic(Score):
     name: ClassVar[str] = "energy_logistic"
     equation: ClassVar[str] = "- phi(log sum_c relu(w_c) exp f_c), phi learned: a line or an MLP"
     source: ClassVar[str] = "Du et al., ICLR 2022"
+    reads_length: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
     trained_by: ClassVar[str] = "vos"
     class_weights: Tensor

@@ -21,6 +21,7 @@ class MaxLogit(Score):
     name: ClassVar[str] = "max_logit"
     equation: ClassVar[str] = "- max_c f_c"
     source: ClassVar[str] = "Hendrycks et al., ICML 2022"
+    reads_length: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:

@@ -47,6 +47,7 @@ class NNGuide(Score):
     name: ClassVar[str] = "nnguide"
     equation: ClassVar[str] = "- L(f) mean_k max <L(f_i) z_i, z>, L = logsumexp"
     source: ClassVar[str] = "Park et al., ICCV 2023"
+    reads_length: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ("logits", "features")
     needs_fit: ClassVar[bool] = True
     bank: Tensor

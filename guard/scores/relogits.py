@@ -71,6 +71,7 @@ class RelogitsScore(Score):
     """A score that computes the logits anew; buffers `weight` (C, D) and `bias` hold its layer once it is fitted."""
 
     needs: ClassVar[tuple[Need, ...]] = ("features", "weights")
+    reads_length: ClassVar[bool] = True
     Options: ClassVar[type[Record]] = RelogitsOptions
     weight: Tensor
     bias: Tensor

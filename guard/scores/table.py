@@ -114,6 +114,15 @@ def why_not(score: Score | type[Score], classifier: FeatureClassifier | None = N
     return ""
 
 
+def cautioned(score: Score | type[Score], classifier: FeatureClassifier | None = None) -> str:
+    """Where the score is known to fail, or that it does with this classifier, as the end of a sentence; else ""."""
+    head = getattr(classifier, "head", None)
+    if score.reads_length and getattr(head, "meaningless_length", False):
+        name = getattr(head, "name", "")
+        return f"it reads the length of the logits, which head={name!r} leaves meaningless; use msp"
+    return score.caution
+
+
 def check_applies(score: Score, classifier: FeatureClassifier | None = None, *, outliers: bool = False) -> None:
     """Raises ConfigError for a score that only training gives, ModelError for one the classifier cannot have.
 
@@ -139,7 +148,7 @@ def _info(score: type[Score], classifier: FeatureClassifier | None) -> ScoreInfo
         exports=not score.no_export,
         no_export=score.no_export,
         nearest=score.nearest,
-        caution=score.caution,
+        caution=cautioned(score, classifier),
         applies=None if classifier is None else not reason,
         why_not=reason,
     )

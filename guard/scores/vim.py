@@ -128,6 +128,7 @@ class ViM(Residual):
     name: ClassVar[str] = "vim"
     equation: ClassVar[str] = "alpha |R'(h - u)| - logsumexp(f)"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "weights")
+    reads_length: ClassVar[bool] = True
     alpha: Tensor
 
     class Options(ResidualOptions):

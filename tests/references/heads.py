@@ -113,3 +113,26 @@ def slopes(function: object, at: np.ndarray, step: float = 1e-6) -> np.ndarray:
         down[index] -= step
         found[index] = (function(up) - function(down)) / (2 * step)  # type: ignore[operator]
     return found
+
+
+def logitnorm(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    """CE(f / (t |f|)), times the mean of t |f|."""
+    lengths = [temperature * math.sqrt(sum(f * f)) for f in np.float64(logits)]
+    rows = np.array([f / length for f, length in zip(np.float64(logits), lengths, strict=True)])
+    return float(np.mean(lengths)) * cross_entropy(rows, labels)
+
+
+def elogitnorm(logits: np.ndarray, weight: np.ndarray, labels: np.ndarray) -> float:
+    rows = []
+    for f in np.float64(logits):
+        y = int(np.argmax(f))
+        distances = [(f[y] - f[c]) / math.dist(weight[y], weight[c]) for c in range(len(f)) if c != y]
+        rows.append(f / np.mean(distances))
+    return cross_entropy(np.array(rows), labels)
+
+
+def t2fnorm(
+    features: np.ndarray, weight: np.ndarray, bias: np.ndarray, labels: np.ndarray, temperature: float
+) -> float:
+    unit = [h / math.sqrt(sum(h * h)) for h in np.float64(features)]
+    return cross_entropy(np.array([weight @ h / temperature + bias for h in unit]), labels)

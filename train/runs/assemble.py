@@ -25,6 +25,7 @@ from guard.graph.module import GuardModule
 from guard.manifest import Manifest, Normalisation, versions
 from guard.requests import HeldOut
 from guard.runtimes.torch_module import TorchModule
+from guard.scores.table import cautioned
 from guard.verdict import Verdicts
 
 from ..classifiers.rebuild import score_shapes
@@ -68,6 +69,8 @@ def assembled(
         asked: alpha, class_conditional and temperature_scaling.
         ood_val: OOD sets to report AUROC on.
     """
+    if (caution := cautioned(module.score, module.classifier)) != module.score.caution:
+        log.warning("score %r: %s", module.score.name, caution)
     splits = settled(module, splits, asked.alpha)
     manifest = _manifest(module, splits, made)
     runtime = TorchModule(module, manifest.preprocess, str(device))

@@ -36,9 +36,14 @@ def asked_method(request: TrainRequest) -> Method:
 
 
 def asked_score(request: TrainRequest, method: Method) -> Score:
-    """The score that was asked for, else the one of the head or the method; unfitted."""
-    head_score = method.head_scores.get(request.head) if request.head else None
-    return score_for(method, request.score or head_score, request.score_options)
+    """The score that was asked for, else the one of the head or the method; unfitted.
+
+    A head's own score gives way to one that the method learns.
+    """
+    asked = request.score or (method.head_scores.get(request.head) if request.head else None)
+    if asked is None and request.head and not score_for(method, None, {}).trained_by:
+        asked = head_class(request.head).score or None
+    return score_for(method, asked, request.score_options)
 
 
 def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Score:

@@ -10,8 +10,8 @@ from pytorch_ood.detector import fDBD as TheirFDBD
 
 from guard.errors import ModelError
 from guard.heads import LastLayer, unit
+from guard.heads.boundary import inverse_gaps
 from guard.scores import create_score
-from guard.scores.boundary_distance import inverse_gaps
 from tests.guard.scores.conftest import Sample
 from tests.references import scores as reference
 
