@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODEL  ?=
 
+# Two processes, a file of tests in one of them: what a module's tests share is made once.
+PARALLEL := -n 2 --dist loadfile
+
 # What arithmetic decides: run once more as on a processor without AVX512 and AMX, whose kernels round differently.
 NUMERIC := tests/guard/scores tests/guard/heads tests/train/losses tests/export/test_parity.py \
            tests/contract/test_scores.py tests/contract/test_heads.py::TestEveryHead
@@ -20,8 +23,8 @@ demo: $(READY) ## Train, export, verify, evaluate and serve a guard for digits (
 	@$(BIN)/guard demo
 
 test: lint ## Lint, then run the tests, the numeric ones on two kinds of processor
-	$(BIN)/python -m pytest
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(NUMERIC)
+	$(BIN)/python -m pytest $(PARALLEL)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PARALLEL) $(NUMERIC)
 
 lint: $(READY) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
