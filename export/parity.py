@@ -150,7 +150,13 @@ def _open(data: Any, source: Guard) -> tuple[Any, np.ndarray | None]:
         images = load(data, preprocess=source.manifest.preprocess, all_classes=False)
         if images.labels is None:
             return images, None
-        labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)
+        labels, _ = match_classes(
+            images.labels,
+            images.class_names,
+            source.class_names,
+            images.name,
+            source.manifest.data_class_names,
+        )
     except MissingDataError:
         raise
     except DataError:  # without labels, or with other classes: the images are enough

@@ -23,11 +23,39 @@ A message names the bad value, what is accepted, and the fix. The command line p
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_VALUE, LONGEST_MESSAGE = 200, 3000  # letters
+_QUOTED = re.compile(r"""(?<!\w)(['"])((?:(?!\1(?!\w)).)*)\1(?!\w)""", re.DOTALL)
+_LISTED = re.compile(r"([\[{])([^\[\]{}]*)([\]}])")
 
 
 class GuardError(Exception):
-    """Base of every error in the tree above."""
+    """Base of every error in the tree above. A message is one line, and no value in it is longer than 200 letters."""
+
+    def __init__(self, *args: object, **named: object) -> None:
+        super().__init__(*(brief(arg) if isinstance(arg, str) else arg for arg in args), **named)
+
+
+def brief(message: str) -> str:
+    """A message on one line, with long values cut: what is quoted, what is in brackets, and what has no spaces."""
+    text = " ".join(_middle_out(message, 4 * LONGEST_MESSAGE).split())
+    if len(text) <= LONGEST_VALUE:
+        return text
+    text = _QUOTED.sub(lambda found: f"{found[1]}{_cut(found[2])}{found[1]}", text)
+    text = _LISTED.sub(lambda found: f"{found[1]}{_cut(found[2])}{found[3]}", text)
+    return _middle_out(" ".join(_cut(word) for word in text.split(" ")), LONGEST_MESSAGE)
+
+
+def _cut(value: str) -> str:
+    return _middle_out(value, LONGEST_VALUE)
+
+
+def _middle_out(text: str, most: int) -> str:
+    """The beginning and the end, with dots between, where it is longer: a sentence ends with what to do."""
+    head = most * 2 // 3
+    return text if len(text) <= most else f"{text[:head]}...{text[-(most - head - 3) :]}"
 
 
 class ConfigError(GuardError, ValueError):

@@ -155,6 +155,8 @@ class DataCard(Record):
         not_read: files of the folder that cannot be read as images, by ending.
         duplicates: images that are copies of another, to the pixel; they were kept with it. None in the cards of older
             guards, which did not look: their splits are drawn again as they were.
+        class_names: (C,) what these images call the guard's classes, "" for one without images; empty where they have
+            the guard's own names.
     """
 
     name: str
@@ -164,6 +166,7 @@ class DataCard(Record):
     splits: dict[str, int] = {}
     not_read: dict[str, int] = {}
     duplicates: int | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Parity(Record):
@@ -221,6 +224,11 @@ class Manifest(Record):
     def threshold(self) -> float:
         """The calibrated threshold (of all classes together); +inf (nothing is flagged) before calibration."""
         return self.calibration.threshold if self.calibration else float("inf")
+
+    @property
+    def data_class_names(self) -> tuple[str, ...]:
+        """(C,) what the guard's own data calls its classes, where that is something else; empty otherwise."""
+        return next((card.class_names for card in self.data if card.class_names), ())
 
     @property
     def identity(self) -> str:

@@ -6,6 +6,7 @@ No torch, so that ``guard train --help`` answers at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from .errors import ConfigError
 from .record import Record, one_sentence, option
 
 Augment = Literal["auto", "none", "crop", "crop+flip"]
+_NUMBER = re.compile(r"\s*\d{1,12}\s*|\s*0?\.\d+\s*", re.ASCII)
 SEED: dict[str, Any] = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
 
 ALPHA: dict[str, Any] = {  # its range is checked where the calibration images are counted
@@ -45,11 +47,14 @@ class Request(Record):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """numpy's numbers are numbers; True is none."""
+        """Numbers of numpy and torch are numbers, a torch device is its name; True is no number."""
         accepted = str(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and ("int" in accepted or "float" in accepted):
             raise ValueError("a number is needed")
-        return value.item() if isinstance(value, np.generic) else value
+        if type(value).__name__ == "device" and hasattr(value, "type"):
+            return str(value)
+        alone = isinstance(value, np.generic) or (getattr(value, "ndim", None) == 0 and hasattr(value, "item"))
+        return value.item() if alone else value
 
     @classmethod
     @contextmanager
@@ -76,6 +81,14 @@ class HeldOut(Request):
     alpha: float = option(0.05, "Target false-alarm rate on in-distribution images, between 0 and 1.", **ALPHA)
     class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
     temperature_scaling: bool = option(False, "Calibrate the probabilities on the calibration images.")
+
+    @field_validator("calibration", "test", mode="before")
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        """The text of a number is that number, unless something in the working folder is called so."""
+        if not isinstance(value, str) or not _NUMBER.fullmatch(value) or Path(value).exists():
+            return value
+        return int(value) if value.strip().isdigit() else float(value)
 
 
 class TrainRequest(HeldOut):

@@ -51,7 +51,8 @@ def train(
     """Train a classifier with a guard: fit, choose the threshold on held-out images, measure on others.
 
     Args:
-        data: labelled images in any form: a folder with one sub-folder per class; a Parquet file or folder in the
+        data: labelled images in any form: a folder with one sub-folder per class; a CSV or TSV file of path,label; a
+            pandas frame with a column of images or paths and one of labels; a Parquet file or folder in the
             Hugging Face image convention; a Hugging Face dataset id or `datasets.Dataset`; a map-style torch data set
             of (PIL image or uint8 array, int); a pair (uint8 NHWC array, labels); "digits".
         method: how outliers are made and used in training; see `list_methods`.
@@ -184,9 +185,12 @@ def fit(
             ``batch_size``; its form, ``hidden`` and ``tap``, is in `score_options`.
         features: name of the module, or of the tensor of an ONNX file, that is the feature vector; default the input
             of the last linear layer.
-        class_names: the model's classes in the order of its logits; default its own (Hugging Face's ``id2label``, a
-            guard's), else those of `data`. The classes of `data` are matched to them by name, where they have these
-            names, and may lack some; else they are taken in their own order.
+        class_names: the model's classes in the order of its logits: a list, NumPy or pandas, ``{"cat": 0}``,
+            ``{0: "cat"}`` (from 0 or 1), or a text or JSON file; default its own (Hugging Face's ``id2label``, a
+            guard's), else those of `data`. The classes of `data` are matched to them by name (without case, spaces,
+            ``_`` and ``-`` where that leaves no choice), or by index where they are called "0", "1", ...; they may lack
+            some then. Else they are taken in their own order, or in that of text or numbers, where it fits the labels
+            clearly better; this is logged.
         processor: a Hugging Face model's image processor, or the folder of one; default the one beside the model. It
             becomes the guard's preprocessing, or is refused with the difference named.
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.class_names import from_json
 from ..errors import ConfigError, MissingDataError
 from ..record import Record
 from ..renamed import RENAMED
@@ -31,6 +33,24 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"expected numbers separated by commas, like 0.5,0.5,0.5, got {text!r}") from None
+
+
+def class_names(text: str) -> Any:
+    """A file of class names, JSON, or names separated by commas (in quotes where they hold one): ``cat,dog,"a, b"``.
+
+    Raises:
+        ConfigError: JSON that is broken, or one name alone.
+    """
+    try:
+        there = Path(text).expanduser().is_file()
+    except (OSError, ValueError):  # too long for a path
+        there = False
+    if there:
+        return Path(text)
+    if text.lstrip()[:1] in ("[", "{"):
+        return from_json(text, "--class-names")
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    return names if len(names) > 1 else Path(text)
 
 
 def settings(pairs: Iterable[str], *, flag: str = "--set", beside: type[Record] | None = None) -> dict[str, Any]:

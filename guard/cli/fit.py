@@ -11,7 +11,7 @@ from .. import api
 from ..errors import ConfigError
 from ..requests import FitRequest
 from . import runs
-from .arguments import numbers
+from .arguments import class_names, numbers
 from .classifiers import classifier
 from .finish import finish
 from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
@@ -19,13 +19,18 @@ from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExpor
 
 @from_request(
     FitRequest,
-    without=("class_names",),  # matched by name, or the order of the data's
     data=DATA,
     model=Flag(help="A timm name, Hugging Face folder or hub id, .onnx file, run folder, or package.module:callable."),
     score_options=settings_flag("--score-set", FitRequest),
     outliers=OUTLIERS,
     training=settings_flag("--training-set", FitRequest),
     processor=Flag(help="Folder of a Hugging Face model's image processor; default the model's."),
+    class_names=Flag(
+        convert=class_names,
+        metavar="NAMES",
+        help="The model's classes in the order of its logits: a,b,c, or a text file with a name a line, or JSON or a "
+        "JSON file with a list, {name: index} or {index: name}. Default its own, else the data's.",
+    ),
     mean=Flag(convert=numbers),
     std=Flag(convert=numbers),
     calibration=SPLIT,

@@ -55,7 +55,7 @@ class Flag:
 DATA = Flag(
     positional=True,
     metavar="DATA",
-    help="Folder with one sub-folder per class, Parquet file or folder, Hugging Face data set id, or 'digits'.",
+    help="Folder with one sub-folder per class, CSV of path,label, Parquet, Hugging Face data set id, or 'digits'.",
 )
 GUARD = Flag(Path, positional=True, metavar="MODEL", help="guard.onnx, guard.engine or a run folder.")
 SPLIT = Flag(convert=value)  # a count, a share or the name of a data set

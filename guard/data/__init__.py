@@ -3,6 +3,8 @@
     form                                     example                                 labels, class names
     a folder with one sub-folder per class   "photos/"                               sub-folders, sorted by name
     a folder of images, any nesting          load("photos/", labelled=False)         none
+    a CSV or TSV file                        "labels.csv"                         path,label; with or without a header
+    a pandas or polars frame                 frame                                columns of images or paths, and labels
     a Parquet file or a folder of shards     "cifar10/train.parquet", "c/train*"     column `label`; names in the schema
     a Hugging Face data set, or its id       ds, "user/name", "user/name:test"       column `label`; its ClassLabel
     a map-style torch data set               torchvision.datasets.X(...)             the int of each pair; `.classes`

@@ -97,6 +97,7 @@ class Splits:
     Attributes:
         source: all of it; `rows` are indices into it (empty for parts given apart).
         calibration: without copies among them, which would count as more evidence than they are.
+        renamed: what `source` calls the classes, where a model calls them otherwise (`ClassOrder.renamed`).
     """
 
     source: ImageData
@@ -104,6 +105,7 @@ class Splits:
     calibration: ImageData
     test: ImageData | None
     rows: Rows
+    renamed: tuple[str, ...] = ()
 
     @classmethod
     def draw(cls, source: ImageData, draw: Draw, *, alpha: float, labelled_calibration: bool = False) -> Splits:
@@ -136,12 +138,17 @@ class Splits:
         """The same images with labels in the order of a model's logits."""
         test = self.test and order.reordered(self.test)
         return replace(
-            self, train=order.reordered(self.train), calibration=order.reordered(self.calibration), test=test
+            self,
+            train=order.reordered(self.train),
+            calibration=order.reordered(self.calibration),
+            test=test,
+            renamed=order.renamed,
         )
 
     def card(self) -> DataCard:
         """The data and the sizes of its parts, from which they can be drawn again."""
-        return self.source.card({name: len(rows) for name, rows in self.rows.items()})
+        card = self.source.card({name: len(rows) for name, rows in self.rows.items()})
+        return card.model_copy(update={"class_names": self.renamed})
 
 
 def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,36 +11,143 @@ import numpy as np
 from ..errors import DataError
 
 
+def labels_and_names(
+    labels: Any, class_names: Sequence[str] | None, count: int, name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(M,) int64 labels in 0 .. C-1, and the C names of their classes.
+
+    Labels may be integers (also as bool, as whole floats or as text, from 0) or names. Integers have the names "0",
+    "1", ... where there are none; names are sorted as text, integers as text from elsewhere than 0 by their value.
+
+    Args:
+        labels: any sequence of `count` labels: list, numpy, pandas, torch.
+        class_names: one per class, where these are known.
+
+    Raises:
+        DataError: another length, no labels of these kinds, negative, or outside the class names.
+    """
+    values = _array(labels)
+    if class_names is not None and not isinstance(class_names, dict):
+        class_names = tuple(str(n) for n in class_names)
+    if values.dtype.kind in "OSU" and values.ndim == 1 and len(values) == count and count:
+        values, class_names = _coded(values, class_names, name)
+    checked = checked_labels(values, class_names, count, name)
+    if class_names is None:
+        class_names = tuple(str(i) for i in range(int(checked.max(initial=-1)) + 1))
+    return checked, tuple(class_names)
+
+
+def _array(labels: Any) -> np.ndarray:
+    """Labels as an array; a column (M, 1) as the M labels in it."""
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu().tolist()
+    kind = getattr(labels, "dtype", None)
+    if type(labels).__module__.split(".")[0] == "pandas" and str(kind) == "category":
+        labels = list(labels)
+    if isinstance(labels, (list, tuple)) and any(isinstance(label, (str, bytes)) for label in labels):
+        values = np.empty(len(labels), object)  # NumPy would turn what is missing into the text "nan"
+        values[:] = labels
+        return values
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # of different lengths
+        values = np.empty(len(labels), object)
+        values[:] = labels
+    if values.dtype == object and values.size:  # pandas' own integers, numpy scalars, tensors of one element
+        plain = [
+            item.item() if getattr(item, "ndim", None) == 0 and hasattr(item, "item") else item for item in values.flat
+        ]
+        if all(isinstance(item, (int, float)) for item in plain):
+            values = np.array(plain).reshape(values.shape)
+        else:
+            kept = np.empty(len(plain), object)
+            kept[:] = plain
+            values = kept.reshape(values.shape)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _coded(values: np.ndarray, class_names: Sequence[str] | None, name: str) -> tuple[np.ndarray, Sequence[str] | None]:
+    """Labels that are text as integers, and the names that these stand for."""
+    texts = [_text(value, row, name) for row, value in enumerate(values.tolist())]
+    if class_names is not None and (unknown := set(texts) - set(class_names)):
+        if not all(re.fullmatch(r"\d{1,9}", text, re.ASCII) for text in unknown):
+            row = next(row for row, text in enumerate(texts) if text in unknown)
+            raise DataError(f"unknown label {texts[row]!r} at row {row} of {name}; its classes are {_few(class_names)}")
+        return np.array([int(text) for text in texts]), class_names
+    if class_names is not None:
+        at = {known: index for index, known in enumerate(class_names)}
+        return np.array([at[text] for text in texts]), class_names
+    found = sorted(set(texts))
+    if all(re.fullmatch(r"0|[1-9]\d{0,8}", text, re.ASCII) for text in found):
+        found.sort(key=int)
+        if found[0] == "0":
+            return np.array([int(text) for text in texts]), None
+    at = {known: index for index, known in enumerate(found)}
+    return np.array([at[text] for text in texts]), found
+
+
+def _text(value: Any, row: int, name: str) -> str:
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, (int, np.integer)):
+        raise DataError(f"the label at row {row} of {name} is {value}, others are text; give names, or integers")
+    if not isinstance(value, str) or not value.strip():
+        what = "is empty" if isinstance(value, str) else f"is {value!r}"
+        raise DataError(f"the label at row {row} of {name} {what}; give every image the name or the index of its class")
+    return value
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def checked_labels(labels: Any, class_names: Sequence[str] | None, count: int, name: str) -> np.ndarray:
     """(M,) int64 labels in 0 .. C-1 (in 0 .. without a list of names).
 
     Raises:
         DataError: another length, not integers, negative, or outside the class names.
     """
-    values = np.asarray(labels.tolist() if hasattr(labels, "detach") else labels)
+    values = _array(labels)
     if values.size == 0 and count == 0:
         return np.zeros(0, np.int64)
     if values.ndim != 1 or len(values) != count:
+        one_hot = values.ndim == 2 and len(values) == count
         raise DataError(
             f"{name} has {count} images but labels of shape {values.shape}; "
-            f"give one integer per image, shape ({count},)"
+            f"give one integer per image, shape ({count},)" + (": labels.argmax(1) of one-hot rows" if one_hot else "")
         )
+    if values.dtype.kind == "b":
+        values = values.astype(np.int64)
+    if values.dtype.kind == "f":
+        values = _whole(values, name)
     if values.dtype.kind not in "iu":
         raise DataError(
-            f"labels of {name} must be integers 0, 1, 2 ..., got {values.dtype} (e.g. {values[0]!r}); "
+            f"labels of {name} must be integers 0, 1, 2 ... or names, got {values.dtype} (e.g. {values[0]!r}); "
             "for names: names, labels = np.unique(labels, return_inverse=True)"
         )
+    if values.dtype.kind == "u":
+        values = np.minimum(values, np.uint64(2**62))
     values = values.astype(np.int64)
-    bad = np.flatnonzero(values < 0) if class_names is None else None
-    if class_names is not None:
-        bad = np.flatnonzero((values < 0) | (values >= len(class_names)))
-    if bad is not None and bad.size:
+    most = len(class_names) if class_names is not None else max(count * 1000, 10**6)
+    bad = np.flatnonzero((values < 0) | (values >= most))
+    if bad.size:
         accepted = f"0..{len(class_names) - 1}" if class_names is not None else "0, 1, 2 ..."
         raise DataError(
             f"unknown label {values[bad[0]]} at row {bad[0]} of {name} ({bad.size} such); accepted: {accepted}; "
             "drop these rows, or give images without labels where labels are not needed"
         )
     return values
+
+
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Floats that are integers, as those."""
+    bad = np.flatnonzero(~(np.isfinite(values) & (values == np.round(np.where(np.isfinite(values), values, 0)))))
+    if bad.size:
+        raise DataError(
+            f"label {values[bad[0]]} at row {bad[0]} of {name} is no class ({bad.size} such); labels are integers "
+            "0, 1, 2 ... or names; drop these rows, or give a label column that is one"
+        )
+    return values.clip(-(2.0**62), 2.0**62).astype(np.int64)
 
 
 def check_classes(labels: np.ndarray, class_names: Sequence[str], name: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError, MissingDataError
 from ..manifest import DataCard, Manifest
-from .classes import match_classes
+from .classes import match_classes, matched
 from .forms.nesting import SplitsError
 from .held_out import Draw, one_of_each, own_card
 from .image_data import ImageData
@@ -103,16 +103,19 @@ def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None 
 
 def _labels_by_name(images: ImageData, manifest: Manifest) -> tuple[np.ndarray, str]:
     assert images.labels is not None  # loaded as labelled
-    return match_classes(images.labels, images.class_names, manifest.class_names, images.name)
+    return match_classes(
+        images.labels, images.class_names, manifest.class_names, images.name, manifest.data_class_names
+    )
 
 
 def _own_labels(images: ImageData, manifest: Manifest) -> np.ndarray:
-    """Labels of the guard's own data in the guard's order, as `fit` took them: by name where the guard has all of these
-    names, else index i is the guard's class i, renamed."""
+    """Labels of the guard's own data in the guard's order, as `fit` took them: by the guard's names or the data's own;
+    a guard of an earlier version does not have those, and index i is its class i, renamed."""
     assert images.labels is not None  # loaded as labelled
-    known = set(images.class_names) <= set(manifest.class_names)
-    names = images.class_names if known else manifest.class_names
-    return match_classes(images.labels, names, manifest.class_names, images.name)[0]
+    names = images.class_names
+    if not manifest.data_class_names and matched(names, manifest.class_names) is None:
+        names = manifest.class_names
+    return match_classes(images.labels, names, manifest.class_names, images.name, manifest.data_class_names)[0]
 
 
 def _held_out(images: ImageData, card: DataCard, manifest: Manifest) -> tuple[ImageData, str]:

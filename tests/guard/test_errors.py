@@ -64,3 +64,24 @@ def test_a_missing_extra_says_what_to_install() -> None:
 def test_os_errors_with_a_sentence_print_the_sentence(error: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(error, builtin)
     assert str(error("no such guard: x")) == "no such guard: x"  # not "[Errno ...]"
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 3_000_000, "x " * 1_500_000, "it's\n" * 600_000, list(range(400_000)), b"\0" * 10**6]
+)
+@pytest.mark.parametrize("kind", [errors.ConfigError, errors.MissingDataError, errors.ArtefactError])
+def test_no_message_grows_with_the_value_in_it(kind: type[errors.GuardError], value: object) -> None:
+    message = str(kind(f"no such thing {value!r}; give another"))
+    assert message.startswith("no such thing ")
+    assert message.endswith("; give another")
+    assert len(message) < 260
+    plain = str(kind(f"no such thing {value}; give another"))
+    assert plain.endswith("; give another")
+    assert len(plain) <= errors.LONGEST_MESSAGE
+
+
+def test_what_is_short_stays_as_it_is() -> None:
+    names = ", ".join(f"'name {i}'" for i in range(60))
+    message = f"the model's classes are {names}; the data's are others. It isn't 'one' of [{names[:150]}]"
+    assert str(errors.ConfigError(message)) == message
+    assert errors.MissingDataError("gone").args == ("gone",)

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from guard.data.class_names import names_in_order
 from guard.errors import ConfigError, MissingExtraError, ModelError
 from guard.requests import FitRequest
 
@@ -145,7 +146,7 @@ def of_hugging_face(model: nn.Module, request: FitRequest, processor: Any = None
         normalisation,
         type(model).__name__ if _public(type(model)) else CUSTOM,
         data=loaded,
-        class_names=_class_names(config),
+        class_names=_class_names(config) if request.class_names is None else (),
         rebuild=_rebuild_options(model),
     )
 
@@ -197,9 +198,8 @@ def _public(kind: type) -> bool:
 
 
 def _class_names(config: Any) -> tuple[str, ...]:
-    """id2label in the order of the logits; empty where nobody named the classes (LABEL_0, LABEL_1, ...)."""
-    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    """id2label in the order of the logits, whatever its keys are; LABEL_0, LABEL_1, ... where nobody named them."""
+    return names_in_order(config.id2label, "the model's id2label", unique=False)
 
 
 def _check_weights(folder: Path) -> None:

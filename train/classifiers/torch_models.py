@@ -34,7 +34,7 @@ def of_module(model: nn.Module, request: FitRequest, *, side: int | None = None,
     check_channels(channels)
     size = expected[-1] if request.image_size is None else request.image_size
     if size is None:
-        source = load(request.data, channels=channels, workers=request.workers)
+        source = load(request.data, channels=channels, workers=request.workers, all_classes=request.class_names is None)
         preprocess = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
     else:

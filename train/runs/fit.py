@@ -12,6 +12,7 @@ import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.data import ImageData, load
+from guard.data.class_names import names_in_order
 from guard.data.classes import class_order
 from guard.data.held_out import Draw, Splits
 from guard.detector import Guard
@@ -25,6 +26,7 @@ from guard.scores.combined import Combined
 from guard.scores.table import check_applies
 
 from ..classifiers import GivenClassifier, open_classifier
+from ..classifiers.checks.order import order_of_labels
 from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
@@ -35,6 +37,7 @@ log = logging.getLogger("ood_guard")
 
 def fit(request: FitRequest) -> Guard:
     """See `guard.fit`."""
+    names = None if request.class_names is None else names_in_order(request.class_names)
     score = create_score(request.score, **request.score_options)
     training = asked_training(request, score)
     learns = training is not None
@@ -45,12 +48,14 @@ def fit(request: FitRequest) -> Guard:
     given = open_classifier(request)
     score = score if learns else carried_over(score, given.score)
     check_applies(score, outliers=learns)
-    source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers)
+    every = names is None and not given.class_names  # where names are known, a class may lack images
+    source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers, all_classes=every)
     splits = _splits(given, source, request)
     classifier = _with_features(given, source, request, device)
     check_applies(score, classifier, outliers=learns)
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
-    order = class_order(_answers(module, given, device), source.class_names, given.class_names, request.class_names)
+    order = class_order(_answers(module, given, device), source.class_names, given.class_names, names, source.labels)
+    order = order_of_labels(module, splits.train, order, batch_size=request.batch_size)
     splits = splits.in_order(order)
     taught = {} if training is None else {"training": learned(module, splits.train, training, request, out)}
     accuracy = fit_score(module, splits.train, batch_size=request.batch_size)

@@ -19,13 +19,15 @@ from .nesting import is_split
 from .parquet import SUFFIXES, ParquetSource
 from .shards import one_split_of, shards_in, split_name
 from .source import Source, whole_array
+from .tables import CSV_SUFFIXES, from_csv, from_frame, is_frame
 from .torch_dataset import TorchSource
 
 __all__ = ["ACCEPTED", "Source", "open_source", "whole_array"]
 
 ACCEPTED = (
-    "a folder with one sub-folder per class, a Parquet file or a folder of them, a Hugging Face data set or its id "
-    "user/name, a map-style torch data set, a pair (uint8 images, labels), or 'digits'"
+    "a folder with one sub-folder per class, a CSV of path,label, a Parquet file or a folder of them, a Hugging "
+    "Face data set or its id user/name, a data frame, a map-style torch data set, a pair (uint8 images, labels), or "
+    "'digits'"
 )
 
 
@@ -38,9 +40,11 @@ def open_source(data: Any, *, labelled: bool, name: str | None = None) -> Source
     """
     if isinstance(data, (str, os.PathLike)):
         return _from_text(os.fspath(data), labelled=labelled, name=name)
-    if isinstance(data, tuple) and len(data) == 2 and _is_labels(data[1]):
-        images, labels = as_numpy(data[0]), data[1] if labelled else None
-        return _from_images(images, labels, name)
+    if is_frame(data):
+        return from_frame(data, labelled=labelled, name=name)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and _is_labels(data[1], data[0]):
+        return _from_images(as_numpy(_images(data[0])), data[1] if labelled else None, name)
+    data = _images(data)
     modules = {part.__module__.split(".")[0] for part in type(data).__mro__}
     if "datasets" in modules:
         return _from_datasets(data, labelled=labelled, name=name)
@@ -69,6 +73,8 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
         warn_of_hub_copy(text)
         return _from_folder(path, labelled=labelled, name=name)
     if path.is_file():
+        if path.suffix.lower() in CSV_SUFFIXES:
+            return from_csv(path, labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} is a single file that is not Parquet; accepted: {ACCEPTED}")
         return ParquetSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
@@ -132,15 +138,28 @@ def _from_datasets(data: Any, *, labelled: bool, name: str | None) -> Source:
     return HubSource(data, labelled=labelled, name=name)
 
 
-def _is_labels(value: Any) -> bool:
-    array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-    if isinstance(array, np.ndarray):
-        return array.ndim <= 1
-    return isinstance(array, Sequence) and not isinstance(array, (str, bytes)) and all(_is_number(v) for v in array)
+def _images(value: Any) -> Any:
+    """A Series of images as a list of them."""
+    is_series = type(value).__name__ in ("Series", "Index") and hasattr(value, "to_list")
+    return [as_numpy(image) for image in value.to_list()] if is_series else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, str, np.number)) or getattr(value, "ndim", None) == 0
+def _is_labels(value: Any, images: Any) -> bool:
+    """Whether the second of two is labels of the first, and not another image."""
+    if hasattr(value, "ndim"):  # numpy, torch, pandas
+        return value.ndim <= 1 or (
+            value.ndim == 2 and (isinstance(images, (list, tuple)) or getattr(images, "ndim", None) == 4)
+        )
+    if hasattr(value, "to_list"):
+        return True
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or isinstance(images, (str, os.PathLike)):
+        return False
+    rows = all(isinstance(v, (list, tuple)) and all(_is_label(part) for part in v) for v in value)  # one-hot: refused
+    return rows or all(_is_label(v) for v in value)
+
+
+def _is_label(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float, str, np.generic)) or getattr(value, "ndim", None) == 0
 
 
 def _is_sequence_of_images(value: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
-from ..labels import checked_labels
+from ..labels import labels_and_names
 
 _TO_UINT8 = "for floats in 0..1: (images * 255).round().astype('uint8')"
 
@@ -27,8 +27,10 @@ class ArraySource:
         self.whole = _nhwc(images)
         if len(self.whole) and self.whole.size == 0:
             raise DataError(f"images of {name} have no pixels, shape {images.shape}")
-        self.labels = None if labels is None else checked_labels(labels, class_names, len(self.whole), name)
-        self.class_names = names_for(self.labels, class_names)
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labels is not None:
+            self.labels, self.class_names = labels_and_names(labels, class_names, len(self.whole), name)
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -60,8 +62,10 @@ class ListSource:
         self.name = name
         self._images = list(images)
         check_channels(self._images, name)
-        self.labels = None if labels is None else checked_labels(labels, class_names, len(self._images), name)
-        self.class_names = names_for(self.labels, class_names)
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labels is not None:
+            self.labels, self.class_names = labels_and_names(labels, class_names, len(self._images), name)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -89,15 +93,6 @@ def content(image: Any) -> Any:
             return file.read()
     except (OSError, TypeError, ValueError):  # reported as a corrupt image when it is decoded
         return repr(type(image)).encode()
-
-
-def names_for(labels: np.ndarray | None, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The given names, else "0", "1", ... up to the largest label; none for unlabelled images."""
-    if labels is None:
-        return ()
-    if class_names is not None:
-        return tuple(str(name) for name in class_names)
-    return tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
 
 
 def check_channels(images: Sequence[Any], name: str) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 
 from ...errors import DataError, MissingDataError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
-from ..labels import checked_labels
-from .arrays import names_for
-from .columns import image_column, label_column
+from ..labels import labels_and_names
+from .columns import column_values, image_column, kind_of_feature, label_column, names_of_feature
 
 LOG = logging.getLogger("ood_guard")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
@@ -34,7 +33,8 @@ class HubSource:
 
         self.name = name or str(dataset.info.dataset_name or "dataset")
         columns, features = dataset.column_names, dict(dataset.features)
-        self._column = image_column(columns, features, self.name)
+        kinds = {column: kind_of_feature(feature) for column, feature in features.items()}
+        self._column = image_column(columns, kinds, self.name)
         encoded = dataset.select_columns([self._column])
         if isinstance(features[self._column], Image):
             encoded = encoded.cast_column(self._column, Image(decode=False))
@@ -42,12 +42,12 @@ class HubSource:
         self.labels: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if labelled:
-            column, names = label_column(columns, features, self.name)
+            column = label_column(columns, kinds, self.name, self._column)
             values = dataset.select_columns([column]).with_format("arrow")[:][column]
             if values.null_count:
                 raise DataError(f"{values.null_count} rows of {self.name} have no {column}; drop them (ds.filter)")
-            self.labels = checked_labels(values.to_numpy(), names, len(self), self.name)
-            self.class_names = names_for(self.labels, names)
+            names = names_of_feature(features[column])
+            self.labels, self.class_names = labels_and_names(column_values(values), names, len(self), self.name)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -15,9 +15,8 @@ import numpy as np
 
 from ...errors import DataError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
-from ..labels import checked_labels
-from .arrays import names_for
-from .columns import image_column, label_column
+from ..labels import labels_and_names
+from .columns import column_values, image_column, kind_of_feature, kind_of_values, label_column, names_of_feature
 
 #: Endings of its files.
 SUFFIXES = (".parquet", ".pq")
@@ -35,7 +34,9 @@ class ParquetSource:
         self._files = [_open(path) for path in paths]
         schema = self._files[0].schema_arrow
         features = _features(schema.metadata)
-        self._image = image_column(schema.names, features, name)
+        kinds = {field.name: kind_of_feature(features.get(field.name)) or _kind(field.type) for field in schema}
+        kinds |= {column: "path" for column in _texts(self._files[0]) if kinds[column] == "label"}
+        self._image = image_column(schema.names, kinds, name)
         self._groups = [(f, g) for f, file in enumerate(self._files) for g in range(file.num_row_groups)]
         sizes = [self._files[f].metadata.row_group(g).num_rows for f, g in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -49,10 +50,11 @@ class ParquetSource:
         self.labels: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if labelled:
-            column, names = label_column(schema.names, features, name)
+            column = label_column(schema.names, kinds, name, self._image)
             values = _one_column(self._files, column, name)
-            self.labels = checked_labels(values, names, len(self), name)
-            self.class_names = names_for(self.labels, names)
+            self.labels, self.class_names = labels_and_names(
+                values, names_of_feature(features.get(column)), len(self), name
+            )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -87,7 +89,11 @@ class ParquetSource:
 
 
 def _encoded(value: Any, folder: Path) -> Any:
-    """Bytes where there are any, else the path beside the file; None (reported as corrupt) where there is neither."""
+    """Bytes where there are any, else the path, a relative one from the file's folder.
+
+    None (reported as corrupt) where there is neither."""
+    if isinstance(value, str):
+        return folder / value.strip() if value.strip() else None
     if not isinstance(value, dict):
         return value
     if value.get("bytes") is not None:
@@ -117,4 +123,19 @@ def _one_column(files: Sequence[Any], column: str, name: str) -> np.ndarray:
     parts = [file.read(columns=[column]).column(0) for file in files]
     if nulls := sum(part.null_count for part in parts):
         raise DataError(f"{nulls} rows of {name} have no {column}; drop them, or load without labels")
-    return np.concatenate([part.to_numpy() for part in parts])
+    return np.concatenate([column_values(part) for part in parts])
+
+
+def _texts(file: Any) -> list[str]:
+    """The columns of text that begins with paths of images."""
+    texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
+    first = next(file.iter_batches(50, columns=texts), None) if texts else None
+    return [column for column in texts if first is not None and kind_of_values(first[column].to_pylist()) == "path"]
+
+
+def _kind(dtype: Any) -> str:
+    """The kind of a column (see `columns`) by its Arrow type."""
+    text = str(dtype)
+    if text.startswith(("struct<bytes", "struct<path", "binary", "large_binary")):
+        return "image"
+    return "label" if text.startswith(("string", "large_string", "int", "uint", "dictionary", "bool")) else ""

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, ImageError
+from ..class_names import names_in_order
 from ..fingerprint import fingerprint
-from ..labels import checked_labels
-from .arrays import as_numpy, content, mixed_channels, names_for
+from ..labels import labels_and_names
+from .arrays import as_numpy, content, mixed_channels
 
 _KEEP_BYTES = 512 * 2**20
 
@@ -48,8 +49,11 @@ class TorchSource:
                     self._items = None
         self.read_in_worker = self._items is None
         self._digest = digest.digest()
-        self.labels = checked_labels(_integers(labels), names, len(self), self.name) if labelled else None
-        self.class_names = names_for(self.labels, names)
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labelled:
+            known = None if names is None else names_in_order(names, f"{self.name}.classes", unique=False)
+            self.labels, self.class_names = labels_and_names(labels, known, len(self), self.name)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -87,8 +91,3 @@ def _unwrapped(dataset: Any) -> Any:
     while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return dataset
-
-
-def _integers(labels: list[Any]) -> Any:
-    """Labels that are ints, numpy integers or tensors of one element."""
-    return [label.item() if hasattr(label, "item") else label for label in labels]

@@ -29,6 +29,20 @@ GUARD = ("cat", "dog", "eel")
         (("bird", "cat", "dog"), (), MODEL, MODEL, [2, 1, 0]),
         (("cat", "dog"), (), MODEL, MODEL, [1, 0]),
         (("bird", "cat", "dog"), ("x", "y", "z"), MODEL, MODEL, [2, 1, 0]),
+        (("0", "2"), MODEL, None, MODEL, [0, 2]),  # indices, one without images
+        (("1", "2", "3"), MODEL, None, MODEL, [0, 1, 2]),
+        (("00", "02", "01"), (), MODEL, MODEL, [0, 2, 1]),
+        (("BIRD", " cat", "Dog"), MODEL, None, MODEL, [2, 1, 0]),
+        (("e\u0301lan", "ice_cream"), (), ("Ice-Cream", "x", "\u00c9lan"), ("Ice-Cream", "x", "\u00c9lan"), [2, 0]),
+        (("cat", "Cat"), ("dog", "Cat", "cat"), None, ("dog", "Cat", "cat"), [2, 1]),  # the exact name first
+        (
+            ("LABEL_1", "LABEL_0", "LABEL_2"),
+            ("LABEL_0", "LABEL_1", "LABEL_2"),
+            None,
+            ("LABEL_0", "LABEL_1", "LABEL_2"),
+            [1, 0, 2],
+        ),
+        (("a", "b", "c"), ("LABEL_0", "LABEL_1", "LABEL_2"), None, ("a", "b", "c"), [0, 1, 2]),
         (("a", "a b", "c"), ("c", "c", "c"), ("c", "a b", "a"), ("c", "a b", "a"), [2, 1, 0]),
     ],
 )
@@ -50,9 +64,25 @@ def test_by_name_where_there_are_names(
         (("cat", "fox"), MODEL, None, DataError, "classes that the model does not know: fox; the model's are dog, cat"),
         (("cat", "dog", "fox"), MODEL, None, DataError, "some classes of the data have the model's names and fox have"),
         (("a", "b"), (), None, ModelError, r"the model answers 3 classes, the data has 2 \(a, b \.\.\.\)"),
-        (("0", "1"), MODEL, None, ModelError, "the model answers 3 classes, the data has 2"),
+        (("0", "1"), (), None, ModelError, "the model answers 3 classes, the data has 2"),
+        (("0", "7"), MODEL, None, DataError, "classes that the model does not know: 0, 7"),
+        (("a", "b", "c"), ("x", "y"), None, ModelError, "the model brings 2 class names .x, y., but answers 3 classes"),
+        (("Cat", "cat_", "dog"), MODEL, None, DataError, "'Cat' and 'cat_' of the data both fit 'cat'; rename one"),
+        (
+            ("a-b", "c"),
+            ("a b", "A_B", "c"),
+            None,
+            DataError,
+            "class 'a-b' of the data fits 'a b' and 'A_B'; give it the",
+        ),
         (("a", "b", "c", "d"), (), None, ModelError, "the model answers 3 classes, the data has 4"),
-        (("a", "b", "c"), (), ("x", "y"), ConfigError, "class_names has 2 names for 3 classes"),
+        (
+            ("a", "b", "c"),
+            (),
+            ("x", "y"),
+            ConfigError,
+            r"class_names has 2 names \(x, y\), but the model answers 3 classes",
+        ),
         (("cat", "dog"), ("cat", "cat", "dog"), None, DataError, "two of the model's classes are named 'cat'"),
     ],
 )
@@ -113,3 +143,16 @@ def test_arrays_without_names_are_class_indices_and_it_is_said() -> None:
 def test_unknown_classes_are_refused_with_both_lists(names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=rf"zoo has classes .*{names[-1]}.*the guard's are: cat, dog, eel"):
         match_classes(np.zeros(1, int), names, GUARD, "zoo")
+
+
+def test_a_guard_knows_the_names_of_its_own_data_too() -> None:
+    labels, note = match_classes(np.array([0, 1]), ("katze", "Hund"), GUARD, "zoo", ("Katze", "hund", ""))
+    np.testing.assert_array_equal(labels, [0, 1])
+    assert note == ""
+
+
+def test_numbered_labels_are_the_names_of_a_guard_that_has_such() -> None:
+    text = tuple(sorted(str(i) for i in range(11)))
+    labels, note = match_classes(np.arange(11), tuple(map(str, range(11))), text, "arrays")
+    assert [text[label] for label in labels] == [str(i) for i in range(11)]
+    assert "class names, not as indices" in note

@@ -78,8 +78,8 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
         load(write_parquet(tmp_path / "c.parquet", names=("ant", "bee")))
     with pytest.raises(DataError, match=r"2 rows of .* have no label"):
         load(write_parquet(tmp_path / "d.parquet", label=[*LABELS[:10].tolist(), None, None]))
-    with pytest.raises(DataError, match="must be integers"):
-        load(write_parquet(tmp_path / "e.parquet", names=None, label=[NAMES[i] for i in LABELS]))
+    with pytest.raises(DataError, match=r"label 0\.5 at row 0 of .* is no class"):
+        load(write_parquet(tmp_path / "e.parquet", names=None, label=[0.5, *LABELS[1:].tolist()]))
     with pytest.raises(DataError, match="no usable image of class 'dodo'"):
         load(write_parquet(tmp_path / "f.parquet", names=(*NAMES, "dodo")))
     assert len(load(tmp_path / "f.parquet", all_classes=False)) == 12
@@ -90,8 +90,16 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
     [
         ((IMAGES, LABELS[:5]), r"12 images but labels of shape \(5,\)"),
         ((IMAGES, LABELS - 1), "unknown label -1 at row 0"),
-        ((IMAGES, LABELS.astype(float)), "must be integers .* got float64"),
-        ((IMAGES, [NAMES[i] for i in LABELS]), "return_inverse"),
+        ((IMAGES, LABELS + 0.5), r"label 0\.5 at row 0 of arrays is no class \(12 such\)"),
+        ((IMAGES, [float("nan"), *LABELS[1:].tolist()]), "label nan at row 0 of arrays is no class"),
+        ((IMAGES, ["ant", None] * 6), "the label at row 1 of arrays is None"),
+        ((IMAGES, ["ant", float("nan")] * 6), "the label at row 1 of arrays is nan"),
+        ((IMAGES, ["ant", 1] * 6), "the label at row 1 of arrays is 1, others are text; give names, or integers"),
+        ((IMAGES, [[1, 0, 0]] * 12), r"labels\.argmax\(1\) of one-hot rows"),
+        ((IMAGES, ["ant", " "] * 6), "the label at row 1 of arrays is empty"),
+        ((IMAGES, np.eye(3)[LABELS]), r"labels of shape \(12, 3\).*labels\.argmax\(1\) of one-hot rows"),
+        ((IMAGES, np.array(["2026-01-01"] * 12, "datetime64[D]")), "must be integers 0, 1, 2 ... or names"),
+        ((IMAGES, LABELS * 10**12), "unknown label 1000000000000 at row 1"),
         ((IMAGES, LABELS * 2), "no usable image of class '1', '3'"),
         ((IMAGES, LABELS * 0), "at least two"),
         ((IMAGES / np.float32(255), LABELS), r"must be uint8 .* got float32; for floats in 0\.\.1"),
