@@ -47,7 +47,7 @@ class Request(Record):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers of numpy and torch are numbers, a torch device is its name; True is no number."""
+        """Numbers of numpy and torch are numbers, a torch device is its name; True is not a number."""
         accepted = str(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and ("int" in accepted or "float" in accepted):
             raise ValueError("a number is needed")

@@ -144,7 +144,7 @@ def _whole(values: np.ndarray, name: str) -> np.ndarray:
     bad = np.flatnonzero(~(np.isfinite(values) & (values == np.round(np.where(np.isfinite(values), values, 0)))))
     if bad.size:
         raise DataError(
-            f"label {values[bad[0]]} at row {bad[0]} of {name} is no class ({bad.size} such); labels are integers "
+            f"label {values[bad[0]]} at row {bad[0]} of {name} is not a class ({bad.size} such); labels are integers "
             "0, 1, 2 ... or names; drop these rows, or give a label column that is one"
         )
     return values.clip(-(2.0**62), 2.0**62).astype(np.int64)

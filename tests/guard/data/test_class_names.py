@@ -123,8 +123,8 @@ def test_integers_are_names_and_a_line_that_begins_with_one_stays(tmp_path: Path
         (b"ab", "is a bytes; give a list"),
         (5, "is 5; give a list"),
         ((name for name in NAMES), "is a generator; give a list"),
-        ("dog", "'dog' is no file; give a list of names"),
-        ("x" * 3_000_000, "is no file"),
+        ("dog", "'dog' is not a file; give a list of names"),
+        ("x" * 3_000_000, "is not a file"),
     ],
 )
 def test_what_is_refused(given: Any, message: str) -> None:
@@ -149,5 +149,5 @@ def test_files_that_are_refused(text: bytes, message: str, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         names_in_order(tmp_path / "names.txt")
     assert len(str(caught.value)) < 300
-    with pytest.raises(MissingDataError, match="is no file"):
+    with pytest.raises(MissingDataError, match="is not a file"):
         names_in_order(tmp_path / "other.txt")

@@ -78,7 +78,7 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
         load(write_parquet(tmp_path / "c.parquet", names=("ant", "bee")))
     with pytest.raises(DataError, match=r"2 rows of .* have no label"):
         load(write_parquet(tmp_path / "d.parquet", label=[*LABELS[:10].tolist(), None, None]))
-    with pytest.raises(DataError, match=r"label 0\.5 at row 0 of .* is no class"):
+    with pytest.raises(DataError, match=r"label 0\.5 at row 0 of .* is not a class"):
         load(write_parquet(tmp_path / "e.parquet", names=None, label=[0.5, *LABELS[1:].tolist()]))
     with pytest.raises(DataError, match="no usable image of class 'dodo'"):
         load(write_parquet(tmp_path / "f.parquet", names=(*NAMES, "dodo")))
@@ -90,8 +90,8 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
     [
         ((IMAGES, LABELS[:5]), r"12 images but labels of shape \(5,\)"),
         ((IMAGES, LABELS - 1), "unknown label -1 at row 0"),
-        ((IMAGES, LABELS + 0.5), r"label 0\.5 at row 0 of arrays is no class \(12 such\)"),
-        ((IMAGES, [float("nan"), *LABELS[1:].tolist()]), "label nan at row 0 of arrays is no class"),
+        ((IMAGES, LABELS + 0.5), r"label 0\.5 at row 0 of arrays is not a class \(12 such\)"),
+        ((IMAGES, [float("nan"), *LABELS[1:].tolist()]), "label nan at row 0 of arrays is not a class"),
         ((IMAGES, ["ant", None] * 6), "the label at row 1 of arrays is None"),
         ((IMAGES, ["ant", float("nan")] * 6), "the label at row 1 of arrays is nan"),
         ((IMAGES, ["ant", 1] * 6), "the label at row 1 of arrays is 1, others are text; give names, or integers"),
