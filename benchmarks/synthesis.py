@@ -151,7 +151,7 @@ def measured(g: guard.Guard, test: ImageData, ood: dict[str, ImageData]) -> dict
     """Accuracy, and the numbers of `detection_numbers` per OOD set."""
 
     def seen(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
-        verdicts = [g.predict(images) for images in images_of(data)]
+        verdicts = [g.predict_batches([images]) for images in images_of(data)]
         return np.concatenate([v.ood_score for v in verdicts]), np.concatenate([v.label for v in verdicts])
 
     own, labels = seen(test)

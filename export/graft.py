@@ -34,7 +34,9 @@ class ScorePart(nn.Module):
         return logits.argmax(-1), logits.softmax(-1), ood_score, ood_score > threshold
 
 
-def graft(net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Tensor, shift: Tensor) -> ModelProto:
+def graft(
+    net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Tensor, shift: Tensor, *, bgr: bool = False
+) -> ModelProto:
     """One graph of a classifier's and a `ScorePart`'s.
 
     Args:
@@ -42,6 +44,7 @@ def graft(net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Te
         score_part: inputs features, logits, threshold; outputs those of a guard; changed.
         images: the input of `net`.
         scale, shift: pixel * scale + shift is what `net` takes, one value per channel.
+        bgr: whether it takes blue first.
     """
     if opset(score_part) != opset(net):  # older releases of torch write 18 whatever they are asked for
         score_part = onnx.version_converter.convert_version(score_part, opset(net))
@@ -53,7 +56,7 @@ def graft(net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Te
     theirs = {"logits": logits, "features": features[0] if features else "", "threshold": "threshold"}
     theirs |= {output.name: output.name for output in score_part.graph.output}
     prefix(score_part.graph, "score/", keep=theirs)
-    front, constants = _front(images, f"classifier/{images.name}", scale, shift)
+    front, constants = _front(images, f"classifier/{images.name}", scale, shift, bgr)
     graph = helper.make_graph(
         [*front, *net.graph.node, *score_part.graph.node],
         "guard",
@@ -70,7 +73,9 @@ def graft(net: ModelProto, score_part: ModelProto, images: ImageInput, scale: Te
     )
 
 
-def _front(images: ImageInput, target: str, scale: Tensor, shift: Tensor) -> tuple[list[NodeProto], list[TensorProto]]:
+def _front(
+    images: ImageInput, target: str, scale: Tensor, shift: Tensor, bgr: bool
+) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes from `images` to the classifier's input `target`, and their constants."""
     steps: list[NodeProto] = []
     constants: list[TensorProto] = []
@@ -79,6 +84,9 @@ def _front(images: ImageInput, target: str, scale: Tensor, shift: Tensor) -> tup
         steps.append(helper.make_node("Cast", [], [], to=TensorProto.FLOAT))
     if not images.channels_last:  # after the cast: TensorRT has no uint8 transpose
         steps.append(helper.make_node("Transpose", [], [], perm=[0, 3, 1, 2]))
+    if bgr:
+        constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "pixels/bgr"))
+        steps.append(helper.make_node("Gather", [constants[-1].name], [], axis=3 if images.channels_last else 1))
     if not pixels:
         for kind, value in (("Mul", scale), ("Add", shift)):
             array = value.reshape((1, 1, 1, -1) if images.channels_last else (1, -1, 1, 1)).numpy()

@@ -71,7 +71,8 @@ def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest
     inputs = example(classifier.num_features, len(manifest.class_names))
     score_part = _traced(ScorePart(module.score), inputs, ["features", "logits", "threshold"], manifest, opset(net))
     _check_size(net.ByteSize() + score_part.ByteSize())
-    return graft(net, score_part, classifier.image_input(), module.scale, module.shift)
+    bgr = module.normalisation.channel_order == "bgr"
+    return graft(net, score_part, classifier.image_input(), module.scale, module.shift, bgr=bgr)
 
 
 def _traced(

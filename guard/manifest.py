@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import functools
 from importlib import metadata
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .record import Record
 
-FORMAT_VERSION = 2  # what is written
-READABLE_VERSIONS = (1, 2)  # 1: before class-conditional calibration and temperature scaling, which default to none
+FORMAT_VERSION = 3  # what is written
+READABLE_VERSIONS = (1, 2, 3)  # 1: no class-conditional calibration or temperature; 2: `Preprocess` had a crop_scale
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Side = Annotated[int, Field(ge=1, le=32768)]  # pixels
+Level = Annotated[int, Field(ge=0, le=255)]  # of grey, or of one colour
 
 
 class Preprocess(Record):
@@ -22,30 +26,64 @@ class Preprocess(Record):
     Attributes:
         height, width: pixels of the graph's input.
         channels: 3 (RGB; grey images are repeated) or 1 (grey; colour images are converted).
-        resize: "stretch" both sides to `crop_scale` x the input, or "crop": scale both alike until they fill that; then
-            the centre is cut.
+        resize: how the image comes to `resize_to`: "squash" scales each side by its own factor; "crop" both alike,
+            until they fill it; "pad" both alike, until they fit into it. Then the centre is cut, or the rest is `fill`.
         interpolation: Pillow's antialiased filter.
-        crop_scale: shorter side / input side before the centre crop; 1.0 cuts only the longer side.
+        resize_to: (height, width) before the centre is cut; None is the input's own size.
         crop_like: whose centre crop it is, "torchvision" (half a pixel of the corner rounds to even) or "hugging_face"
-            (it rounds down); the latter to the last bit.
-        background: the grey level put behind transparent pixels, 0 .. 255.
+            (it rounds down).
+        background: what lies behind transparent pixels: a grey level or a colour (R, G, B), 0 .. 255; "drop" ignores
+            the transparency, as Pillow's convert("RGB") does.
+        fill: what surrounds an image that does not fill the input, per channel, 0 .. 255; empty is black.
+        format_2: read from an older file, whose pixels stay what they were: an image of the input's size is not
+            resampled, and "torchvision" resamples the part that is kept alone, which differs by a level at most.
     """
 
     height: int = Field(ge=1, le=8192)
     width: int = Field(ge=1, le=8192)
     channels: Literal[1, 3] = 3
-    resize: Literal["stretch", "crop"] = "crop"
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    crop_scale: float = Field(default=1.0, ge=1.0, le=4.0)
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Interpolation = "bilinear"
+    resize_to: tuple[Side, Side] | None = None
     crop_like: Literal["torchvision", "hugging_face"] = "torchvision"
-    background: int = Field(default=255, ge=0, le=255)
+    background: Level | tuple[Level, Level, Level] | Literal["drop"] = 255
+    fill: tuple[Level, ...] = ()
+    format_2: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """What format 2 wrote; and no `resize_to` where it is the input's own size."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        size = values.get("height"), values.get("width")
+        if values.get("resize") == "stretch":
+            values["resize"] = "squash"
+        if "crop_scale" in values:
+            scale = float(values.pop("crop_scale"))
+            values |= {"resize_to": tuple(round(side * scale) for side in size), "format_2": True}
+        if values.get("resize_to") is not None and tuple(values["resize_to"]) == size:
+            del values["resize_to"]
+        return values
+
+    @property
+    def keeps_own_size(self) -> bool:
+        """Whether an image of the input's size is the input, unchanged."""
+        return self.resize_to is None or self.format_2
 
 
 class Normalisation(Record):
-    """Inside the graph: (pixel / 255 - mean) / std, one value per channel."""
+    """Inside the graph: (pixel / 255 - mean) / std, one value per channel.
+
+    Attributes:
+        mean, std: in the order of the network's channels.
+        channel_order: in which the network takes them: "rgb", or "bgr" (Caffe, OpenCV). The graph's input is RGB.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
 class Calibration(Record):

@@ -2,12 +2,13 @@
 
     path | bytes | PIL image | uint8 array --open_image--> PIL "L" or "RGB" --to_input--> uint8 (H, W, channels)
 
-The order is fixed: read the header, check the limits, decode, orient (EXIF), convert to 8-bit grey or RGB, resize.
+The order is fixed: read the header, check the limits, decode, orient (EXIF), convert to 8-bit grey or RGB, resize
+(`guard.resizing`).
 Interpolation differences alone can flip an out-of-distribution decision, so nothing else in the product resizes.
 
 What becomes of the odd ones:
     EXIF orientation        applied (all eight)
-    alpha, palette alpha    composited over the grey level `background`
+    alpha, palette alpha    composited over `background`, or dropped
     16-bit grey             v -> round(v / 257), so 65535 is 255; 32-bit integers are taken as 16-bit values
     float grey              values in 0..1 times 255; else in 0..255 as they are; else in 0..65535 / 257; else refused
     CMYK, YCbCr, HSV        converted to RGB by Pillow
@@ -21,7 +22,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import (  # the plugins register the formats below
@@ -39,9 +40,9 @@ from PIL import (  # the plugins register the formats below
 
 from .errors import ConfigError, ImageError, MissingDataError
 from .manifest import Preprocess
+from .resizing import resized
 
 MAX_PIXELS = 50_000_000
-_WHOLE_PIXELS = 16_000_000  # of an image that is scaled before it is cut
 
 #: What `open_image` reads, by content and whatever the suffix says. Not all that Pillow reads: its EPS plugin runs
 #: another program, and formats without a signature would claim any file.
@@ -57,16 +58,15 @@ _ORIENT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+Background = int | tuple[int, int, int] | Literal["drop"]
 
 
 def open_image(
-    source: Any, *, max_pixels: int = MAX_PIXELS, formats: Iterable[str] | None = None, background: int = 255
+    source: Any,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Iterable[str] | None = None,
+    background: Background = 255,
 ) -> Image.Image:
     """Decode one image completely, oriented, as 8-bit grey or colour.
 
@@ -74,7 +74,7 @@ def open_image(
         source: a path, encoded bytes, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
         max_pixels: width x height allowed; read from the header, so a decompression bomb costs nothing.
         formats: names of `FORMATS` to accept, recognised by content; default all of them. For encoded images only.
-        background: the grey level put behind transparent pixels, 0 .. 255.
+        background: what lies behind transparent pixels, as in `Preprocess`.
 
     Returns:
         A PIL image of mode "L" or "RGB"; the caller's own object is never changed.
@@ -93,9 +93,7 @@ def to_input(
 ) -> np.ndarray:
     """One image as the graph takes it: uint8 (config.height, config.width, config.channels), C-contiguous.
 
-    "crop" scales the shorter side to crop_scale times the input with Pillow's antialiased filter and cuts the centre,
-    by the same rounding as torchvision's Resize and CenterCrop (or Hugging Face's, `crop_like`); "stretch" scales each
-    side to that. An image that has the input's size already is never resampled: its pixels pass through unchanged.
+    The pixels are those of torchvision's, timm's or Hugging Face's transforms of the same settings (`guard.resizing`).
 
     Args:
         source, max_pixels, formats: as in `open_image`.
@@ -111,10 +109,7 @@ def to_input(
     if image.mode == "RGB" and mode == "L":
         image = image.convert("L")  # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
     # grey stays grey until after the resize: a third of the work, the same pixels
-    pixels = np.array(_resize(image, config))
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    return pixels if pixels.shape[2] == config.channels else np.repeat(pixels, config.channels, axis=2)
+    return resized(image, config)
 
 
 def header_size(source: Any) -> tuple[int, int]:
@@ -203,7 +198,7 @@ def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
         )
 
 
-def _decode(image: Image.Image, background: int, where: str) -> Image.Image:
+def _decode(image: Image.Image, background: Background, where: str) -> Image.Image:
     try:
         image.load()
         turn = _ORIENT.get(_orientation(image))
@@ -225,15 +220,20 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _ORIENT else 1
 
 
-def _eight_bit(image: Image.Image, background: int) -> Image.Image:
+def _eight_bit(image: Image.Image, background: Background) -> Image.Image:
     """Any mode -> "L" or "RGB", without alpha."""
     mode = image.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
         return _from_deep(image, background)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         grey = mode in ("1", "L", "LA", "La")
+        if background == "drop":
+            plain = {"La": "LA", "RGBa": "RGBA"}.get(mode)
+            return (image.convert(plain) if plain else image).convert("L" if grey else "RGB")
         image = image.convert("RGBA")
-        flat = Image.new("L" if grey else "RGB", image.size, background if grey else (background,) * 3)
+        colour = background if isinstance(background, tuple) else (background,) * 3
+        grey = grey and len(set(colour)) == 1
+        flat = Image.new("L" if grey else "RGB", image.size, colour[0] if grey else colour)
         flat.paste(image.convert(flat.mode), mask=image.getchannel("A"))
         return flat
     if mode in ("L", "RGB"):
@@ -241,7 +241,7 @@ def _eight_bit(image: Image.Image, background: int) -> Image.Image:
     return image.convert("L" if mode == "1" else "RGB")
 
 
-def _from_deep(image: Image.Image, background: int) -> Image.Image:
+def _from_deep(image: Image.Image, background: Background) -> Image.Image:
     """16-bit, 32-bit and float grey scaled to 8 bits; Pillow's own convert("L") would clip at 255."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
@@ -255,8 +255,12 @@ def _from_deep(image: Image.Image, background: int) -> Image.Image:
         pixels = np.rint(values / 257.0)
     pixels = pixels.astype(np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        pixels[values == transparent] = background
+    if not isinstance(transparent, int) or background == "drop":
+        return Image.fromarray(pixels)
+    colour = np.array(background, np.uint8)
+    if colour.ndim:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    pixels[values == transparent] = colour
     return Image.fromarray(pixels)
 
 
@@ -281,60 +285,10 @@ def _ready(array: np.ndarray, config: Preprocess) -> np.ndarray | None:
     """The array itself where it needs no conversion but repeating grey; else None."""
     _check_array(array)
     pixels = array if array.ndim == 3 else array[:, :, None]
+    if not config.keeps_own_size:
+        return None
     if pixels.shape[:2] != (config.height, config.width) or pixels.shape[2] not in (1, config.channels):
         return None
     if pixels.shape[2] != config.channels:
         return np.repeat(pixels, config.channels, axis=2)
     return np.ascontiguousarray(pixels)
-
-
-def _resize(image: Image.Image, config: Preprocess) -> Image.Image:
-    target = (config.width, config.height)
-    if image.size == target:
-        return image
-    geometry = (image.size, target, config.crop_scale, config.resize == "stretch", config.crop_like)
-    scaled, (left, top) = _scaled(*geometry)
-    if config.crop_like == "hugging_face" and scaled != target and scaled[0] * scaled[1] <= _WHOLE_PIXELS:
-        whole = image.resize(scaled, _FILTERS[config.interpolation])
-        return whole.crop((left, top, left + target[0], top + target[1]))
-    return image.resize(target, _FILTERS[config.interpolation], box=crop_box(*geometry))
-
-
-def crop_box(
-    size: tuple[int, int],
-    target: tuple[int, int],
-    crop_scale: float,
-    stretch: bool = False,
-    crop_like: str = "torchvision",
-) -> tuple[float, float, float, float]:
-    """The part of an image that scale-then-centre-crop keeps: (left, top, right, bottom) in source pixels.
-
-    Resizing this box straight to `target` gives the pixels of scaling everything and cutting afterwards (Pillow's
-    filters look beyond the box), without the intermediate image, which for a 1 x 40,000,000 strip would be enormous.
-    Not to the last bit: Pillow may filter rows before columns or after, by the size of the result, and rounds between.
-
-    Args:
-        size, target: (width, height) of the image and of the input.
-        crop_scale: shorter side / input side before the crop, >= 1.
-        stretch: scale each side by its own factor, so that all of the image is seen where crop_scale is 1.
-        crop_like: see `Preprocess`.
-    """
-    scaled, corner = _scaled(size, target, crop_scale, stretch, crop_like)
-    left, right = (corner[0] * size[0] / scaled[0], (corner[0] + target[0]) * size[0] / scaled[0])
-    top, bottom = (corner[1] * size[1] / scaled[1], (corner[1] + target[1]) * size[1] / scaled[1])
-    return left, top, min(right, size[0]), min(bottom, size[1])
-
-
-def _scaled(
-    size: tuple[int, int], target: tuple[int, int], crop_scale: float, stretch: bool, crop_like: str
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) before the crop, and its (left, top) corner."""
-    scaled = wanted = [round(side * crop_scale) for side in target]
-    if not stretch:
-        axis = 0 if wanted[0] * size[1] >= wanted[1] * size[0] else 1  # the axis whose scale is larger must be filled
-        scaled = [wanted[axis] * side // size[axis] for side in size]
-        scaled[axis] = wanted[axis]
-        scaled = [max(a, b) for a, b in zip(scaled, target, strict=True)]
-    cut = [a - b for a, b in zip(scaled, target, strict=True)]
-    left, top = (side // 2 if crop_like == "hugging_face" else round(side / 2) for side in cut)
-    return (scaled[0], scaled[1]), (left, top)

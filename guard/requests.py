@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigError
+from .geometry import Geometry
 from .record import Record, one_sentence, option
 
 Augment = Literal["auto", "none", "crop", "crop+flip"]
@@ -91,7 +92,7 @@ class HeldOut(Request):
         return int(value) if value.strip().isdigit() else float(value)
 
 
-class TrainRequest(HeldOut):
+class TrainRequest(Geometry, HeldOut):
     """The arguments of `guard.train`."""
 
     function: ClassVar[str] = "guard.train"
@@ -115,7 +116,6 @@ class TrainRequest(HeldOut):
     ood_val: Any = option(None, "OOD images to report AUROC on after training; never trained on.")
     out: Path | None = option(None, "Run folder.")
     resume: bool = option(False, "Continue from the checkpoint in the run folder.")
-    image_size: int | None = option(None, "Side of the square input in pixels; default the images' own, else 224.")
     in_chans: int = option(3, "3 (grey images are repeated to RGB) or 1 (everything becomes grey).")
     pretrained: bool = option(False, "Start a timm backbone from its published weights.")
     init: Path | None = option(None, "Run folder to start the network from.")
@@ -124,7 +124,7 @@ class TrainRequest(HeldOut):
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
 
 
-class FitRequest(HeldOut):
+class FitRequest(Geometry, HeldOut):
     """The arguments of `guard.fit`."""
 
     function: ClassVar[str] = "guard.fit"
@@ -147,10 +147,12 @@ class FitRequest(HeldOut):
     features: str | None = option(None, "Module, or tensor of an ONNX file, that is the feature vector; default found.")
     class_names: Any = option(None, "The model's classes in the order of its logits; default its own, else the data's.")
     processor: Any = option(None, "A Hugging Face model's image processor, or its folder; default the model's.")
-    image_size: int | None = option(None, "Side of the square input in pixels; default the model's.")
     in_chans: int | None = option(None, "3, or 1 for grey; default the model's.")
     mean: Any = option(None, "Normalisation, e.g. 0.5,0.5,0.5; default the model's.")
     std: Any = option(None, "Normalisation; default the model's.")
+    channel_order: Literal["rgb", "bgr"] | None = option(
+        None, "In which the network takes colours: rgb, or bgr (Caffe, OpenCV, Custom Vision); default rgb."
+    )
     batch_size: int = option(64, "Images per step.", ge=1, rule="must be at least 1")
     device: str = option("auto", "auto, cpu or cuda.")
     out: Path | None = option(None, "Run folder.")
@@ -158,7 +160,7 @@ class FitRequest(HeldOut):
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
 
 
-class SynthRequest(Request):
+class SynthRequest(Geometry, Request):
     """The arguments of `guard.synth`."""
 
     function: ClassVar[str] = "guard.synth"
@@ -181,7 +183,6 @@ class SynthRequest(Request):
     seed: int = option(0, "Of splits and outliers.", **SEED)
     device: str = option("auto", "auto, cpu or cuda.")
     batch_size: int = option(128, "In-distribution images per draw.", ge=1, rule="must be at least 1")
-    image_size: int | None = option(None, "Side of the square images in pixels, where no classifier says.")
     in_chans: int = option(3, "3, or 1 for grey.")
     calibration: Any = option(None, "What guard train will hold out for the threshold.")
     test: Any = option(None, "What guard train will hold out to measure on.")

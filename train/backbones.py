@@ -101,7 +101,12 @@ class TimmBackbone(Backbone):
 
 
 def create_backbone(
-    name: str, *, in_chans: int = 3, image_size: int = 32, pretrained: bool = False, dropout: float = 0.0
+    name: str,
+    *,
+    in_chans: int = 3,
+    image_size: int | tuple[int, int] = 32,
+    pretrained: bool = False,
+    dropout: float = 0.0,
 ) -> Backbone:
     """A backbone by name.
 

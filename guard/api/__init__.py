@@ -1,6 +1,7 @@
 """The public functions. Their bodies reach train/ and export/ only when called, so that `import guard` stays light.
 
-making     train, fit, synth
+making     train, fit
+synthesis  synth
 using      load, export, verify, calibrate, evaluate
 listing    list_methods, list_scores, create_score, register_score
 arguments  what they do with an argument before it goes into a request (`guard.requests`)
@@ -9,7 +10,8 @@ arguments  what they do with an argument before it goes into a request (`guard.r
 from __future__ import annotations
 
 from .listing import create_score, list_methods, list_scores, register_score
-from .making import fit, synth, train
+from .making import fit, train
+from .synthesis import synth
 from .using import calibrate, evaluate, export, load, verify
 
 __all__ = [

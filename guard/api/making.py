@@ -1,19 +1,18 @@
-"""`guard.train`, `fit` and `synth`: make a guard, or the outliers to make one with."""
+"""`guard.train` and `fit`: make a guard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Literal, cast
 
 from .._siblings import needs
 from ..detector import Guard
 from ..errors import ConfigError
-from ..requests import Augment, FitRequest, SynthRequest, TrainRequest
+from ..geometry import Resize
+from ..manifest import Interpolation
+from ..requests import Augment, FitRequest, TrainRequest
 from .arguments import mapping_of, path_of, score_option_or_typo
-
-if TYPE_CHECKING:
-    from train.outliers.store.store import Store
 
 
 def train(
@@ -37,7 +36,12 @@ def train(
     alpha: float = 0.05,
     class_conditional: bool = False,
     temperature_scaling: bool = False,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: Resize | None = None,
+    crop_pct: float | None = None,
+    interpolation: Interpolation | None = None,
+    background: Any = None,
+    fill: Any = None,
     in_chans: int = 3,
     pretrained: bool = False,
     init: str | Path | None = None,
@@ -80,8 +84,17 @@ def train(
             is flagged at most at `alpha`; default one threshold, which promises it for all images together.
         temperature_scaling: divide the logits by a number fitted on the calibration images, so that the probabilities
             are calibrated; labels and ood_scores stay as they are.
-        image_size: side of the square input in pixels; default the images' own size where all are alike and at most
-            64, else 224.
+        image_size: the input's side in pixels, or (height, width); default the images' own size where all are alike and
+            at most 64, else 224.
+        resize: how images come to that size: "crop" scales them until they fill it and cuts the centre, "squash"
+            stretches each side, "pad" scales them until they fit into it; default "crop".
+        crop_pct: the share of the resized image that the input keeps, as in timm: 0.875 resizes to 256 and cuts 224;
+            above 1 leaves a border; default 1.
+        interpolation: Pillow's filter, "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming"; default
+            "bilinear".
+        background: what lies behind transparent pixels: a grey level 0 .. 255, a colour (R, G, B), "black", "white", or
+            "drop", which ignores the transparency as Pillow's convert("RGB") does; default white.
+        fill: what surrounds padded images, a grey level or a colour; default black.
         in_chans: 3 (grey images are repeated to RGB) or 1 (everything is converted to grey).
         pretrained: start timm backbones from their published weights (needs them on disk or a network).
         init: a run folder to start the network from (its backbone and head must match).
@@ -126,6 +139,11 @@ def train(
             class_conditional=class_conditional,
             temperature_scaling=temperature_scaling,
             image_size=image_size,
+            resize=resize,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            background=background,
+            fill=fill,
             in_chans=in_chans,
             pretrained=pretrained,
             init=path_of(init),
@@ -150,10 +168,16 @@ def fit(
     features: str | None = None,
     class_names: Any = None,
     processor: Any = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: Resize | None = None,
+    crop_pct: float | None = None,
+    interpolation: Interpolation | None = None,
+    background: Any = None,
+    fill: Any = None,
     in_chans: int | None = None,
     mean: Any = None,
     std: Any = None,
+    channel_order: Literal["rgb", "bgr"] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     device: str = "auto",
@@ -195,6 +219,12 @@ def fit(
             becomes the guard's preprocessing, or is refused with the difference named.
         image_size, in_chans, mean, std: the input the model was trained for; default the model's own
             ``pretrained_cfg`` (timm), else the images' size, 3 and ImageNet's normalisation, which is logged.
+        resize, crop_pct, interpolation, background, fill: as in `train`, and as the model was trained; default the
+            model's own, and for timm's models the pixels of timm's ``create_transform``. Another `resize` than the
+            model's own takes the whole image, unless `crop_pct` is given too. Where other settings are clearly more
+            often right on the data, a warning names them.
+        channel_order: "bgr" for a network that takes blue first (Caffe, OpenCV, Custom Vision); `mean` and `std` are in
+            its order. The guard is given RGB all the same.
         calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
 
     Returns:
@@ -214,9 +244,15 @@ def fit(
             class_names=class_names,
             processor=processor,
             image_size=image_size,
+            resize=resize,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            background=background,
+            fill=fill,
             in_chans=in_chans,
             mean=mean,
             std=std,
+            channel_order=channel_order,
             batch_size=batch_size,
             seed=seed,
             device=device,
@@ -230,80 +266,3 @@ def fit(
             workers=workers,
         )
     return cast("Guard", needs("train", "train.runs.fit").fit(request))
-
-
-def synth(
-    data: Any,
-    *,
-    method: str,
-    out: str | Path,
-    count: int | None = None,
-    classifier: Guard | str | Path | None = None,
-    match: str | Sequence[str] = (),
-    seed: int = 0,
-    device: str = "auto",
-    batch_size: int = 128,
-    image_size: int | None = None,
-    in_chans: int = 3,
-    calibration: Any = None,
-    test: Any = None,
-    gallery: bool = True,
-    workers: int | None = None,
-    **options: Any,
-) -> Store:
-    """Make outlier images from in-distribution ones: a store, which ``guard.train(..., outliers="the/store")`` takes.
-
-    The store is a folder of Parquet shards with a card that says how they were made. A run that was killed resumes at
-    the first missing shard and ends with the same images; a larger `count` makes the store grow; a folder that was
-    made otherwise is refused. An audit says how the outliers differ from in-distribution images in low-level
-    statistics (sharpness, contrast ...), which a detector would learn in place of anything useful, and goes into the
-    card and the gallery.
-
-    Args:
-        data: labelled images in any form that `train` takes. Outliers are made from the images that `train` would
-            train on, given the same seed, calibration and test; those it holds out stay out.
-        method: the synthesiser; ``guard synthesisers`` lists them.
-        out: the store's folder.
-        count: outliers in all; default one per training image, at most 50,000.
-        classifier: a guard (or the path of one) to score the outliers with. Where it was trained on this data, the
-            images it held out stay out. Some synthesisers need one; they take a run folder.
-        match: what each outlier takes over from a random in-distribution image: any of "spectrum", "colour",
-            "saturation", "contrast", "brightness", "coding".
-        seed: of splits and outliers.
-        device: "auto" (CUDA where there is one), "cpu" or "cuda".
-        batch_size: in-distribution images per draw; as many outliers are made of them.
-        image_size, in_chans: of the images, where no classifier says; as in `train`.
-        calibration, test: what `train` will hold out; as there.
-        gallery: write ``gallery.html`` into the folder.
-        workers: processes that decode large images; default the number of cores.
-        **options: the synthesiser's own options; see ``guard synthesisers NAME``.
-
-    Returns:
-        The store: ``.folder``, ``.card`` (with ``.card.audit``) and ``.gallery``, the page's path.
-
-    Raises:
-        ConfigError: the folder holds outliers that were made otherwise; every difference is named.
-
-    Example:
-        >>> guard.synth("digits", method="patch_shuffle", count=2000, out="stores/a")  # doctest: +SKIP
-    """
-    with SynthRequest.checked():
-        request = SynthRequest(
-            data=data,
-            method=method,
-            out=Path(out),
-            count=count,
-            classifier=classifier,
-            match=(match,) if isinstance(match, str) else match,
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            image_size=image_size,
-            in_chans=in_chans,
-            calibration=calibration,
-            test=test,
-            gallery=gallery,
-            workers=workers,
-            options=options,
-        )
-    return cast("Store", needs("train", "train.runs.synth").synth(request))

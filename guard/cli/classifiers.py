@@ -15,7 +15,11 @@ from ..errors import ConfigError, MissingDataError, MissingExtraError, ModelErro
 
 
 def classifier(
-    name: str, checkpoint: Path | None = None, *, in_chans: int | None = None, image_size: int | None = None
+    name: str,
+    checkpoint: Path | None = None,
+    *,
+    in_chans: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Any:
     """The `model` argument of `guard.fit`.
 
@@ -109,7 +113,9 @@ def _with_weights(model: Any, weights: dict[str, Any], name: str, checkpoint: Pa
     return model
 
 
-def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_size: int | None) -> Any:
+def _timm_with_weights(
+    name: str, checkpoint: Path, in_chans: int | None, image_size: int | tuple[int, int] | None
+) -> Any:
     """A timm model with as many classes as the checkpoint's last layer has rows; `guard.fit` checks other names."""
     try:
         import timm
@@ -125,5 +131,5 @@ def _timm_with_weights(name: str, checkpoint: Path, in_chans: int | None, image_
     rows = next((len(weights[f"{layer}.weight"]) for layer in layers if f"{layer}.weight" in weights), None)
     if rows is None:
         raise ModelError(f"{checkpoint} does not fit {name}: it holds no weights of {' or '.join(layers)}")
-    model = fresh.timm_model(name, rows, in_chans or 3, image_size or published.input_size[-1])
+    model = fresh.timm_model(name, rows, in_chans or 3, image_size or published.input_size[1:])
     return _with_weights(model, weights, name, checkpoint)

@@ -14,7 +14,20 @@ from . import runs
 from .arguments import class_names, numbers
 from .classifiers import classifier
 from .finish import finish
-from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
+from .flags import (
+    DATA,
+    INPUT,
+    OUTLIERS,
+    RUN_FOLDER,
+    SPLIT,
+    Debug,
+    Flag,
+    Json,
+    NoExport,
+    call,
+    from_request,
+    settings_flag,
+)
 
 
 @from_request(
@@ -36,6 +49,7 @@ from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExpor
     calibration=SPLIT,
     test=SPLIT,
     out=RUN_FOLDER,
+    **INPUT,
 )
 def fit(
     asked: FitRequest,

@@ -58,6 +58,7 @@ DATA = Flag(
     help="Folder with one sub-folder per class, CSV of path,label, Parquet, Hugging Face data set id, or 'digits'.",
 )
 GUARD = Flag(Path, positional=True, metavar="MODEL", help="guard.onnx, guard.engine or a run folder.")
+INPUT = {name: Flag() for name in ("image_size", "background", "fill")}  # texts, which the requests read
 SPLIT = Flag(convert=value)  # a count, a share or the name of a data set
 OUTLIERS = Flag(
     list[str],
@@ -130,6 +131,8 @@ def _flag(name: str, field: FieldInfo) -> Flag:
     if get_origin(kind) is Literal:
         return Flag(str)
     members = set(get_args(kind)) - {type(None)} if get_origin(kind) in (Union, types.UnionType) else {kind}
+    if len(members) == 1 and get_origin(next(iter(members))) is Literal:
+        return Flag(str)
     if len(members) != 1 or not members <= {int, float, str, Path}:
         raise TypeError(f"the flag of {name} does not follow from {kind}; say how it is typed with a Flag")
     return Flag(members.pop())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from .. import api
@@ -44,7 +45,8 @@ def predict(
                 readable.append(path)
             except (ImageError, MissingDataError) as error:
                 unreadable.append(error)
-        answers += zip(readable, g.predict(pixels, threshold=threshold), strict=True)
+        batches = [np.stack(pixels)] if pixels else []
+        answers += zip(readable, g.predict_batches(batches, threshold=threshold), strict=True)
     if json:
         output.print_json([{"image": str(path), **verdict.to_dict()} for path, verdict in answers])
     elif answers:

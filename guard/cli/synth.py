@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import api
 from ..requests import SynthRequest
 from . import output
-from .flags import DATA, SPLIT, Debug, Flag, Json, call, from_request, settings_flag
+from .flags import DATA, INPUT, SPLIT, Debug, Flag, Json, call, from_request, settings_flag
 
 
 @from_request(
@@ -20,6 +20,7 @@ from .flags import DATA, SPLIT, Debug, Flag, Json, call, from_request, settings_
     calibration=SPLIT,
     test=SPLIT,
     gallery=Flag(bool, lambda given: not given, names=("--no-gallery",), help="Do not write gallery.html."),
+    **INPUT,
 )
 def synth(asked: SynthRequest, json: Json = False, debug: Debug = False) -> None:
     """Make outlier images from in-distribution ones: a folder that --outliers of guard train takes."""

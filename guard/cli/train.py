@@ -8,7 +8,20 @@ from ..requests import TrainRequest
 from . import runs
 from .arguments import named_sets
 from .finish import finish
-from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExport, call, from_request, settings_flag
+from .flags import (
+    DATA,
+    INPUT,
+    OUTLIERS,
+    RUN_FOLDER,
+    SPLIT,
+    Debug,
+    Flag,
+    Json,
+    NoExport,
+    call,
+    from_request,
+    settings_flag,
+)
 
 
 @from_request(
@@ -27,6 +40,7 @@ from .flags import DATA, OUTLIERS, RUN_FOLDER, SPLIT, Debug, Flag, Json, NoExpor
     calibration=SPLIT,
     test=SPLIT,
     out=RUN_FOLDER,
+    **INPUT,
 )
 def train(asked: TrainRequest, no_export: NoExport = False, json: Json = False, debug: Debug = False) -> None:
     """Train a classifier with a guard and write it to a run folder, with guard.onnx in it."""

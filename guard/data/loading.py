@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, GuardError
+from ..geometry import MAX_SIDE, Geometry, sides
 from ..manifest import Preprocess
 from ..preprocess import MAX_PIXELS, header_size
 from .coding import PROBED, probe_codings
@@ -38,8 +39,9 @@ def load(
     data: Any,
     *,
     preprocess: Preprocess | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     channels: int = 3,
+    geometry: Geometry | None = None,
     labelled: bool = True,
     workers: int | None = None,
     cache_dir: str | Path | None = None,
@@ -55,9 +57,10 @@ def load(
 
     Args:
         data: the images; an `ImageData` is returned as it is.
-        preprocess: how images become pixels; default a square of `image_size`, or the images' own size where all
+        preprocess: how images become pixels; default an input of `image_size`, or the images' own size where all
             probed ones are alike and at most 64 pixels a side, else 224 with a centre crop.
-        image_size: side of the square input, where `preprocess` is None.
+        image_size: side of the input or (height, width), where `preprocess` is None.
+        geometry: how images come to that size, where `preprocess` is None.
         channels: 3 (grey images are repeated) or 1 (colour is converted to grey), where `preprocess` is None.
         labelled: False ignores labels and accepts images without any.
         workers: processes that decode; default one per core where it pays, 0 for none.
@@ -78,7 +81,7 @@ def load(
         raise ConfigError(f"max_images must be at least 1, got {max_images}")
     source = _opened(data, labelled, name, all_classes)
     rows = np.arange(len(source))[:max_images]
-    config = preprocess or _own_preprocess(source, rows, image_size, channels)
+    config = preprocess or _own_preprocess(source, rows, image_size, channels, geometry or Geometry())
     codings = probe_codings(_some(source, rows), (config.height, config.width))
     fingerprint = source.fingerprint()
     scratch = None if cache_dir is None else Path(cache_dir)
@@ -157,18 +160,21 @@ def _as_it_is(data: ImageData, preprocess: Preprocess | None, labelled: bool) ->
     return data
 
 
-def _own_preprocess(source: Source, rows: np.ndarray, image_size: int | None, channels: int) -> Preprocess:
+def _own_preprocess(
+    source: Source, rows: np.ndarray, image_size: int | tuple[int, int] | None, channels: int, geometry: Geometry
+) -> Preprocess:
     """The input that suits these images, where nobody said."""
     if channels != 1 and channels != 3:
         raise ConfigError(f"channels must be 1 or 3, got {channels}")
     if image_size is not None:
-        if not 1 <= image_size <= 8192:
-            raise ConfigError(f"image_size must be in 1..8192 pixels, got {image_size}")
-        return Preprocess(height=image_size, width=image_size, channels=1 if channels == 1 else 3)
-    height, width = _common_size(source, rows) or (DEFAULT_SIDE, DEFAULT_SIDE)
-    if max(height, width) > SMALL_SIDE:
-        height = width = DEFAULT_SIDE
-    return Preprocess(height=height, width=width, channels=1 if channels == 1 else 3)
+        height, width = sides(image_size)
+        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+            raise ConfigError(f"image_size must be in 1..{MAX_SIDE} pixels, got {image_size}")
+    else:
+        height, width = _common_size(source, rows) or (DEFAULT_SIDE, DEFAULT_SIDE)
+        if max(height, width) > SMALL_SIDE:
+            height = width = DEFAULT_SIDE
+    return geometry.applied(Preprocess(height=height, width=width, channels=1 if channels == 1 else 3))
 
 
 def _some(source: Source, rows: np.ndarray) -> list[Any]:
@@ -221,7 +227,7 @@ def _decode_all(
 def _ready(source: Source, rows: np.ndarray, config: Preprocess) -> np.ndarray | None:
     """The images where they are one array of the right size already; grey is repeated."""
     whole = whole_array(source)
-    if whole is None or whole.shape[1:3] != (config.height, config.width):
+    if whole is None or whole.shape[1:3] != (config.height, config.width) or not config.keeps_own_size:
         return None
     if whole.shape[3] == config.channels:
         return whole[: len(rows)]

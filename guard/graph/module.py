@@ -17,13 +17,19 @@ from .layer_maps import with_layers
 from .outputs import FeatureClassifier, Outputs
 
 
+def planes(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Pixels (N, H, W, channels) as float (N, channels, H, W), in the order in which the network takes the colours."""
+    x = images.to(torch.float32).permute(0, 3, 1, 2)
+    return x[:, [2, 1, 0]] if normalisation.channel_order == "bgr" else x
+
+
 class GuardModule(nn.Module):
     """Everything from the uint8 pixels on.
 
     Args:
         classifier: `Classifier`, `HookedClassifier` or another `FeatureClassifier`.
         score: fitted, or about to be.
-        normalisation: (pixel / 255 - mean) / std, written as pixel * scale + shift.
+        normalisation: (pixel / 255 - mean) / std, written as pixel * scale + shift, and the order of the colours.
     """
 
     scale: Tensor
@@ -33,13 +39,14 @@ class GuardModule(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.score = score
+        self.normalisation = normalisation
         mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, channels) -> float (N, channels, H, W); the memory stays channels-last."""
-        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
+        """uint8 (N, H, W, channels) -> float (N, channels, H, W); RGB memory stays channels-last."""
+        return planes(images, self.normalisation) * self.scale + self.shift
 
     def outputs(self, images: Tensor) -> Outputs:
         """Features, logits and map of uint8 images."""

@@ -27,7 +27,7 @@ def build_classifier(
     num_classes: int,
     *,
     in_chans: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     pretrained: bool = False,
     head_options: Mapping[str, Any] | None = None,
 ) -> Classifier:
@@ -52,7 +52,9 @@ def fresh_classifier(config: TrainConfig, data: ImageData) -> tuple[Classifier, 
     return classifier, published or data_normalisation(data)
 
 
-def timm_model(name: str, num_classes: int, in_chans: int, image_size: int, pretrained: bool = False) -> nn.Module:
+def timm_model(
+    name: str, num_classes: int, in_chans: int, image_size: int | tuple[int, int], pretrained: bool = False
+) -> nn.Module:
     """A whole timm classifier; vision transformers get the image size."""
     import timm
 

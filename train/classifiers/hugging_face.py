@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from guard.data.class_names import names_in_order
 from guard.errors import ConfigError, MissingExtraError, ModelError
+from guard.geometry import checked_size
 from guard.requests import FitRequest
 
 from .base import GivenClassifier
@@ -113,7 +114,7 @@ def of_hugging_face(model: nn.Module, request: FitRequest, processor: Any = None
     Args:
         model: a transformers model that answers with logits.
         processor: what lay beside the model. The request's (an image processor or the folder of one) comes first; an
-            image_size, mean or std given instead of it leaves out what was found.
+            image_size, mean or std given instead of it leaves out what was found; `resize` and the like change it.
 
     Raises:
         ModelError: the processor does what a guard's preprocessing cannot; the message names the difference.
@@ -122,24 +123,27 @@ def of_hugging_face(model: nn.Module, request: FitRequest, processor: Any = None
         raise ModelError(f"{type(model).__name__} wraps a timm model; give that: guard.fit(model.timm_model, ...)")
     config: Any = model.config
     own, given = given_input(request), request.processor
+    replaced = any(name in own for name in ("image_size", "in_chans", "mean", "std"))
     if given is not None and own:
         raise ConfigError(
             f"the image processor says what the model's input is; omit {', '.join(own)}, or give no processor"
         )
     if isinstance(given, (str, Path)):
         given = _processor_from(given)
-    if given is None and not own:
+    if given is None and not replaced:
         given = processor or _own_processor(config._name_or_path)
     wrapped = LogitsOnly(model)
     side, channels = _side(getattr(config, "image_size", None)), getattr(config, "num_channels", 3)
     if given is None:
-        if not own:
+        if not replaced:
             log.warning("no image processor was given or found beside the %s; give processor=", type(model).__name__)
         base = of_module(wrapped, request, side=side, channels=channels)
         preprocess, normalisation, loaded = base.preprocess, base.normalisation, base.data
     else:
         preprocess, normalisation = input_of(given, channels, side)
-        loaded = None
+        preprocess, loaded = request.applied(preprocess), None
+        if request.channel_order is not None:
+            normalisation = normalisation.model_copy(update={"channel_order": request.channel_order})
     return GivenClassifier(
         wrapped,
         preprocess,
@@ -233,11 +237,12 @@ def _processor_from(name: str | Path) -> Any:
         raise ConfigError(f"no image processor can be loaded from {str(name)!r}: {_first_sentence(error)}") from error
 
 
-def _side(size: Any) -> int | None:
-    """config.image_size as one number; None where it has none or is a rectangle."""
-    if isinstance(size, (tuple, list)) and len(set(size)) == 1:
-        size = size[0]
-    return size if isinstance(size, int) else None
+def _side(size: Any) -> int | tuple[int, int] | None:
+    """config.image_size as one number, or (height, width) where they differ; None where it has none."""
+    try:
+        return None if size is None else checked_size(size)
+    except ValueError:
+        return None
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A Hugging Face image processor as our `Preprocess` and `Normalisation`, or a refusal that names the difference.
 
-    do_resize, size, resample       size {height, width}: "stretch"; {shortest_edge}: "crop", which needs a centre crop
-    do_center_crop, crop_size       crop_scale = size / crop_size, crop_like "hugging_face"
+    do_resize, size, resample       size {height, width}: "squash"; {shortest_edge}: "crop", which needs a centre crop
+    do_center_crop, crop_size       resize_to = size, crop_like "hugging_face"
+    do_flip_channel_order           channel_order "bgr"
     do_rescale, rescale_factor      any factor, folded into mean and std
     do_normalize, image_mean, _std  (pixel * factor - mean) / std = (pixel / 255 - mean') / std'
     do_convert_rgb                  what we do always, transparent pixels over white as they do
@@ -11,20 +12,19 @@ translation is tried on the processor itself: three images through theirs and ou
 a processor that resizes with Pillow (the "slow" ones, ``backend="pil"``) are ours to the last bit; the "fast" ones
 resize with torchvision, which on noise differs from Pillow by up to 0.25 of 255 grey levels on average and a few at
 most, less than `MEAN_LEVELS` and `MAX_LEVELS` allow.
-
-One thing differs by design: an image that has the graph's size already is never resampled (guard/preprocess.py).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from PIL import Image
 
 from guard.errors import ConfigError, ModelError
+from guard.geometry import sides
 from guard.manifest import Normalisation, Preprocess
 from guard.preprocess import to_input
 from guard.record import parse_options
@@ -33,14 +33,16 @@ log = logging.getLogger("ood_guard")
 
 MEAN_LEVELS, MAX_LEVELS = 0.5, 8.0  # of 255; another filter is off by several on average, a shift by tens
 
-_UNDERSTOOD = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+_UNDERSTOOD = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_flip_channel_order"}
 _AFFINE = {"rescale_offset", "include_top"}  # EfficientNet's
 _HARMLESS = {"default_to_square", "disable_grouping", "return_tensors"}
 _OTHER_SIZES = ((1.9, 1.43), (1.17, 1.58), (0.91, 0.66))  # wide, tall, smaller than the input
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
-def input_of(processor: Any, channels: int, side: int | None = None) -> tuple[Preprocess, Normalisation]:
+def input_of(
+    processor: Any, channels: int, side: int | tuple[int, int] | None = None
+) -> tuple[Preprocess, Normalisation]:
     """How images become the model's input.
 
     Args:
@@ -74,34 +76,32 @@ def input_of(processor: Any, channels: int, side: int | None = None) -> tuple[Pr
     return preprocess, normalisation
 
 
-def _geometry(fields: dict[str, Any], name: str, side: int | None) -> dict[str, Any]:
-    """height, width, resize and crop_scale."""
+def _geometry(fields: dict[str, Any], name: str, side: int | tuple[int, int] | None) -> dict[str, Any]:
+    """height, width, resize and resize_to."""
     crop = _sides(fields, "crop_size", name) if fields.get("do_center_crop") else None
     if not fields.get("do_resize"):
         if crop is not None or side is None:
             _refuse(name, "do_resize", False, "so the model's input is as large as each image")
-        return {"height": side, "width": side}
+        return dict(zip(("height", "width"), sides(side), strict=True))
     size = _sides(fields, "size", name)
     if set(size) == {"height", "width"}:
         if crop is None:
-            return {**size, "resize": "stretch"}
-        return {**crop, "resize": "stretch", "crop_scale": _crop_scale(size, crop, name)}
+            return {**size, "resize": "squash"}
+        return {**crop, "resize": "squash", "resize_to": _resized_to(size, crop, name)}
     if set(size) != {"shortest_edge"}:
         _refuse(name, "size", size, "accepted are {height, width} and {shortest_edge}")
     short = scaled = size["shortest_edge"]
     if fields.get("crop_pct"):  # ConvNeXt, ResNet, PoolFormer: resize to more, then crop
         if name.startswith("ConvNext"):
             if short >= 384:
-                return {"height": short, "width": short, "resize": "stretch"}
+                return {"height": short, "width": short, "resize": "squash"}
             crop = crop or {"height": short, "width": short}
         scaled = int(short / fields["crop_pct"])
     elif name.startswith("Levit"):
         scaled = int(256 / 224 * short)
     if crop is None:
         _refuse(name, "do_center_crop", False, f"with size={size} gives every image another shape")
-    if crop["height"] != crop["width"]:
-        _refuse(name, "crop_size", crop, f"with size={size} is not square")
-    return {**crop, "resize": "crop", "crop_scale": _crop_scale({"height": scaled, "width": scaled}, crop, name)}
+    return {**crop, "resize": "crop", "resize_to": _resized_to({"height": scaled, "width": scaled}, crop, name)}
 
 
 def _sides(fields: dict[str, Any], field: str, name: str) -> dict[str, int]:
@@ -115,13 +115,10 @@ def _sides(fields: dict[str, Any], field: str, name: str) -> dict[str, int]:
         _refuse(name, field, value, "accepted are {height, width} and {shortest_edge}")
 
 
-def _crop_scale(size: dict[str, int], crop: dict[str, int], name: str) -> float:
+def _resized_to(size: dict[str, int], crop: dict[str, int], name: str) -> tuple[int, int]:
     if size["height"] < crop["height"] or size["width"] < crop["width"]:
         _refuse(name, "crop_size", crop, f"is larger than the resized image ({size}): it pads with black")
-    scale = size["height"] / crop["height"]
-    if round(crop["width"] * scale) != size["width"]:
-        _refuse(name, "crop_size", crop, f"keeps another share of the height than of the width of {size}")
-    return scale
+    return size["height"], size["width"]
 
 
 def _interpolation(fields: dict[str, Any], name: str) -> str:
@@ -144,7 +141,10 @@ def _normalisation(fields: dict[str, Any], name: str, channels: int) -> Normalis
         std = _per_channel(fields, "image_std", name, channels)
         slope, shift = slope / std, shift / std
     mean, std = (-shift / (255 * slope)).round(12) + 0.0, (1 / (255 * slope)).round(12)
-    return Normalisation(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    order: Literal["rgb", "bgr"] = "bgr" if fields.get("do_flip_channel_order") else "rgb"
+    if order == "bgr" and channels == 1:
+        _refuse(name, "do_flip_channel_order", True, "and the model's input has one channel")
+    return Normalisation(mean=tuple(map(float, mean)), std=tuple(map(float, std)), channel_order=order)
 
 
 def _per_channel(fields: dict[str, Any], field: str, name: str, channels: int) -> np.ndarray:
@@ -172,6 +172,8 @@ def _try_out(
         except Exception as error:
             raise ModelError(f"the image processor {name} cannot take a {image.mode} image: {error}") from error
         ours = to_input(image, preprocess).transpose(2, 0, 1)
+        if normalisation.channel_order == "bgr":
+            ours = ours[::-1]
         if theirs.shape != ours.shape:
             raise ModelError(
                 f"the image processor {name} makes inputs of shape {theirs.shape} from an image of {image.size}, "

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from guard.data import ImageData
 from guard.errors import ConfigError
+from guard.geometry import OPTIONS
+from guard.graph.module import planes
 from guard.manifest import Normalisation, Preprocess
 from guard.requests import FitRequest
 
@@ -27,13 +29,8 @@ def check_channels(in_chans: int) -> None:
 
 def given_input(request: FitRequest) -> tuple[str, ...]:
     """Which arguments of `guard.fit` about the model's input were given."""
-    values = {
-        "image_size": request.image_size,
-        "in_chans": request.in_chans,
-        "mean": request.mean,
-        "std": request.std,
-    }
-    return tuple(name for name, value in values.items() if value is not None)
+    names = ("image_size", *OPTIONS, "in_chans", "mean", "std", "channel_order")
+    return tuple(name for name in names if getattr(request, name) is not None)
 
 
 def example_batch(preprocess: Preprocess, device: torch.device | str = "cpu", n: int = 2) -> Tensor:
@@ -47,7 +44,7 @@ def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
     """uint8 (n, height, width, channels) -> float (n, channels, height, width), as a `GuardModule` does it."""
     mean, std = (torch.tensor(v, device=images.device) for v in (normalisation.mean, normalisation.std))
     scale, shift = (v.view(1, -1, 1, 1) for v in (1 / (255 * std), -mean / std))
-    return images.to(torch.float32).permute(0, 3, 1, 2) * scale + shift
+    return planes(images, normalisation) * scale + shift
 
 
 def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:
@@ -61,28 +58,70 @@ def data_normalisation(data: ImageData, images: int = 5000) -> Normalisation:
     return Normalisation(mean=tuple(map(float, mean.round(6))), std=tuple(map(float, std.round(6))))
 
 
-def normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
-    """(pixel / 255 - mean) / std as given; where either is None, ImageNet's, which is logged."""
-    if mean is None or std is None:
-        mean, std = IMAGENET[channels]
-        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
-    return checked_normalisation(mean, std, channels)
-
-
-def checked_normalisation(mean: Any, std: Any, channels: int) -> Normalisation:
-    """What a user gave as mean and std: `channels` numbers each, or one for all; std > 0, in units of [0, 1] pixels.
+def normalisation(mean: Any, std: Any, channels: int, channel_order: str | None = None) -> Normalisation:
+    """(pixel / 255 - mean) / std as given; where neither is, ImageNet's, which is logged.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: one of them alone, or what `checked_normalisation` refuses.
     """
-    values = []
-    for name, given in (("mean", mean), ("std", std)):
-        numbers = tuple(float(v) for v in (given if hasattr(given, "__len__") else [given] * channels))
-        if len(numbers) != channels:
-            raise ConfigError(f"{name} needs {channels} numbers (one per channel), got {given!r}")
-        values.append(numbers)
-    if any(v <= 0 for v in values[1]):
-        raise ConfigError(f"std must be above 0, got {std!r}")
-    if any(v > 1.5 for v in values[0]):
-        raise ConfigError(f"mean is in units of [0, 1] pixels, got {mean!r}; divide by 255")
-    return Normalisation(mean=values[0], std=values[1])
+    if (mean is None) != (std is None):
+        missing = "mean" if mean is None else "std"
+        raise ConfigError(f"mean= and std= go together: give {missing}= too (mean=0, std=1 takes pixels in 0..1)")
+    if mean is None:
+        mean, std = IMAGENET[channels]
+        if channel_order == "bgr":
+            mean, std = mean[::-1], std[::-1]
+        log.warning("mean= and std= not given: ImageNet's %s, %s; give those the model was trained with", mean, std)
+    return checked_normalisation(mean, std, channels, channel_order)
+
+
+def checked_normalisation(mean: Any, std: Any, channels: int, channel_order: str | None = None) -> Normalisation:
+    """What a user gave as mean and std: one number for all channels or one for each, as numbers, arrays or text.
+
+    They are in units of [0, 1] pixels, as torchvision's and timm's; a mean above 1.5 or a std above 10 can only be of
+    0..255 pixels, as Caffe's and OpenMMLab's, and then both are.
+
+    Raises:
+        ConfigError: something else, another number of channels, a std that is not above 0, or "bgr" of one channel.
+    """
+    if channel_order == "bgr" and channels == 1:
+        raise ConfigError("channel_order='bgr' is for three channels, and the model takes one; omit it")
+    means, stds = (per_channel(name, given, channels) for name, given in (("mean", mean), ("std", std)))
+    if min(stds) <= 0:
+        raise ConfigError(f"std must be above 0, got {_short(std)}")
+    if max(means) > 255 or min(means) < -255:
+        raise ConfigError(f"mean must be in units of 0..1 or 0..255 pixels, got {_short(mean)}")
+    if max(means) > 1.5 or max(stds) > 10:
+        log.info("mean= and std= are taken in units of 0..255 pixels: %s, %s", means, stds)
+        means, stds = tuple(v / 255 for v in means), tuple(v / 255 for v in stds)
+    return Normalisation(mean=means, std=stds, channel_order="bgr" if channel_order == "bgr" else "rgb")
+
+
+def per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
+    """`channels` finite numbers of one, or of so many: a list, a text "0.5,0.5,0.5", a numpy or torch array.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    wanted = f"{name} must be one number or {channels}" + (", one per channel" if channels > 1 else "")
+    if hasattr(given, "detach"):
+        given = given.detach().cpu().double().numpy()
+    try:
+        parts = given.strip("()[] ").replace(",", " ").split() if isinstance(given, str) else given
+        if any(isinstance(part, (bool, np.bool_)) for part in np.ravel(np.asarray(parts, dtype=object))):
+            raise TypeError
+        array = np.asarray(parts, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{wanted}, got {_short(given)}") from None
+    numbers = [float(v) for v in array.ravel()]
+    if len(numbers) not in (1, channels) or max(array.shape, default=1) != len(numbers):
+        raise ConfigError(f"{wanted}, got {_short(given)}")
+    if not np.isfinite(numbers).all():
+        raise ConfigError(f"{name} must be finite, got {_short(given)}")
+    return tuple(numbers * channels if len(numbers) == 1 else numbers)
+
+
+def _short(value: Any) -> str:
+    """A value in a message, cut at 200 characters."""
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= 200 else f"{shown[:199]}…"

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
+from guard.geometry import size_of
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.outputs import FeatureClassifier, HookedClassifier
@@ -58,7 +59,7 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
         return callables.rebuilt(options, model)
     if options.get("kind") == "hugging_face":
         model = hugging_face.rebuilt(options) if model is None else hugging_face.LogitsOnly(model)
-    size, channels = manifest.preprocess.height, manifest.preprocess.channels
+    size, channels = size_of(manifest.preprocess), manifest.preprocess.channels
     if "layer" not in options:
         if model is not None:
             raise ConfigError("model= is for guards made by guard.fit; this one was trained by ood-guard")

@@ -4,67 +4,95 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from guard.data import load
 from guard.errors import ModelError
+from guard.geometry import resized_before, sides, size_of
 from guard.manifest import Preprocess
 from guard.record import parse_options
 from guard.requests import FitRequest
 
 from .base import GivenClassifier
 from .fresh import CUSTOM, timm_model
-from .input import check_channels, normalisation
+from .input import check_channels, normalisation, per_channel
 
 log = logging.getLogger("ood_guard")
 
 
-def of_module(model: nn.Module, request: FitRequest, *, side: int | None = None, channels: int = 3) -> GivenClassifier:
+def of_module(
+    model: nn.Module, request: FitRequest, *, side: int | tuple[int, int] | None = None, channels: int = 3
+) -> GivenClassifier:
     """A torch module: normalised images (N, channels, H, W) -> logits (N, C).
 
     Args:
         side, channels: of its input, where neither the request nor a `pretrained_cfg` of timm's says.
     """
     given: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    expected = given.get("input_size") or (channels, side, side)
+    expected = given.get("input_size") or (channels, *((None, None) if side is None else sides(side)))
     channels = int(expected[0]) if request.in_chans is None else request.in_chans
     check_channels(channels)
-    size = expected[-1] if request.image_size is None else request.image_size
-    if size is None:
-        source = load(request.data, channels=channels, workers=request.workers, all_classes=request.class_names is None)
+    size = tuple(expected[-2:]) if request.image_size is None else sides(request.image_size)
+    own_size = size == tuple(expected[-2:])
+    normalised = normalisation(*_mean_and_std(request, given, channels), channels, request.channel_order)
+    source = None
+    if None in size:
+        source = load(
+            request.data,
+            channels=channels,
+            geometry=request,
+            workers=request.workers,
+            all_classes=request.class_names is None,
+        )
         preprocess = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", preprocess.height)
     else:
-        source, preprocess = None, _preprocess(size, channels, given, own_size=request.image_size is None)
-    normalised = normalisation(*_mean_and_std(request, given, channels), channels)
-    name = _timm_name(model, channels, preprocess.height)
+        values = {"height": size[0], "width": size[1], "channels": channels}
+        if given:
+            rgb = normalised.mean[::-1] if normalised.channel_order == "bgr" else normalised.mean
+            values |= timm_geometry(given, (size[0], size[1]), rgb, own_size=own_size)
+        preprocess = request.applied(parse_options(Preprocess, values, "guard.fit: image_size as"))
+    name = _timm_name(model, preprocess)
     return GivenClassifier(model, preprocess, normalised, name, data=source)
 
 
-def _preprocess(size: int, channels: int, given: dict[str, Any], own_size: bool) -> Preprocess:
-    """A square of `size` pixels, resized as the published configuration says; cropped so only at its own size."""
-    values: dict[str, Any] = {"height": size, "width": size, "channels": channels}
-    if given.get("crop_pct") and own_size:
-        values["crop_scale"] = round(1 / given["crop_pct"], 6)
-    if given.get("interpolation") in ("bilinear", "bicubic"):
-        values["interpolation"] = given["interpolation"]
-    return parse_options(Preprocess, values, "guard.fit: image_size as")
+def timm_geometry(
+    given: Mapping[str, Any], size: tuple[int, int], mean: tuple[float, ...], own_size: bool = True
+) -> dict[str, Any]:
+    """The fields of the `Preprocess` that is timm's ``create_transform(**resolve_data_config(pretrained_cfg=given))``.
+
+    Args:
+        size: (height, width) of the input.
+        mean: of the normalisation, whose colour surrounds images in timm's crop_mode "border".
+        own_size: whether it is the size of the published configuration: `crop_pct` was chosen for that, and is left out
+            at another.
+    """
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config(pretrained_cfg=dict(given))
+    values: dict[str, Any] = {"interpolation": config["interpolation"]}
+    values["resize"] = {"squash": "squash", "border": "pad"}.get(config["crop_mode"], "crop")
+    if own_size:
+        values["resize_to"] = resized_before(size, config["crop_pct"])
+    if values["resize"] == "pad":
+        values["fill"] = tuple(round(255 * v) for v in mean)
+    return values
 
 
 def _mean_and_std(request: FitRequest, given: dict[str, Any], channels: int) -> tuple[Any, Any]:
     """Those of the request, else of the published configuration; of colours, their average for grey images."""
-    mean: Any = given.get("mean") if request.mean is None else request.mean
-    std: Any = given.get("std") if request.std is None else request.std
-    if channels == 1 and _per_colour(mean) and _per_colour(std):
-        return (sum(mean) / 3,), (sum(std) / 3,)
-    return mean, std
-
-
-def _per_colour(numbers: Any) -> bool:
-    return hasattr(numbers, "__len__") and len(numbers) == 3
+    values = []
+    for name in ("mean", "std"):
+        value = given.get(name) if getattr(request, name) is None else getattr(request, name)
+        if channels == 1 and value is not None and np.size(np.asarray(value, dtype=object)) == 3:
+            value = (sum(per_channel(name, value, 3)) / 3,)
+        values.append(value)
+    return values[0], values[1]
 
 
 def timm_by_name(name: str, request: FitRequest) -> nn.Module:
@@ -88,7 +116,7 @@ def timm_by_name(name: str, request: FitRequest) -> nn.Module:
         ) from error
 
 
-def _timm_name(model: nn.Module, channels: int, size: int) -> str:
+def _timm_name(model: nn.Module, preprocess: Preprocess) -> str:
     """timm's name where what timm builds under it answers alike with these weights, so that a run folder can be
     reloaded by name; a model made with other arguments (another activation, say) is `CUSTOM`."""
     given = getattr(model, "pretrained_cfg", None) or {}
@@ -97,9 +125,10 @@ def _timm_name(model: nn.Module, channels: int, size: int) -> str:
         return CUSTOM
     classes = int(getattr(model, "num_classes", 0) or 0)
     theirs = copy.deepcopy(model).cpu().float().eval()
-    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    channels, shape = preprocess.channels, (preprocess.height, preprocess.width)
+    example = torch.randn(2, channels, *shape, generator=torch.Generator().manual_seed(0))
     try:
-        same = timm_model(name, classes, channels, size).eval()
+        same = timm_model(name, classes, channels, size_of(preprocess)).eval()
         same.load_state_dict(theirs.state_dict())
         with torch.inference_mode():
             alike = torch.equal(same(example), theirs(example))

@@ -26,7 +26,8 @@ class TrainConfig(Record):
     batch_size: int = Field(default=128, ge=2)
     lr: float = Field(gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    image_size: int = Field(ge=4)
+    image_size: int | tuple[int, int]
+    geometry: dict[str, Any] = {}  # how images come to that size, where it is not the default
     in_chans: Literal[1, 3] = 3
     pretrained: bool = False
     init: str | None = None

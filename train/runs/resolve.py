@@ -8,6 +8,7 @@ from typing import Any, Literal
 from guard.calibration.conformal import reachable_rank
 from guard.data.held_out import Splits
 from guard.errors import ConfigError
+from guard.geometry import size_of
 from guard.heads import head_class
 from guard.record import parse_options
 from guard.requests import TrainRequest
@@ -112,14 +113,15 @@ def resolved(
 ) -> TrainConfig:
     """What decides the result of the training, all of it known now."""
     source = splits.source
-    side = source.preprocess.height
+    p = source.preprocess
+    side = min(p.height, p.width)
     if side < SMALLEST_SIDE:
         raise ConfigError(f"guard.train option image_size: the side must be at least {SMALLEST_SIDE}, got {side}")
     head = asked_head(request, method, score)
     return TrainConfig(
         method=method.name,
         options=method.options.model_dump(),
-        backbone=automatic_backbone(side) if request.backbone == "auto" else request.backbone,
+        backbone=automatic_backbone(max(p.height, p.width)) if request.backbone == "auto" else request.backbone,
         head=head,
         head_options=head_options(head, request.head_options),
         score=score.name,
@@ -128,7 +130,8 @@ def resolved(
         batch_size=default_batch_size(len(splits.train)) if request.batch_size is None else request.batch_size,
         lr=method.lr if request.lr is None else request.lr,
         seed=request.seed,
-        image_size=side,
+        image_size=size_of(p),
+        geometry=p.model_dump(mode="json", exclude_defaults=True, exclude={"height", "width", "channels"}),
         in_chans=1 if request.in_chans == 1 else 3,
         pretrained=request.pretrained,
         init=None if request.init is None else str(request.init),

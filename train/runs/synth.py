@@ -12,6 +12,7 @@ from guard.data import ImageData, load
 from guard.data.held_out import Draw
 from guard.detector import Guard
 from guard.errors import ConfigError
+from guard.geometry import size_of
 from guard.graph.module import GuardModule
 from guard.record import parse_options
 from guard.requests import SynthRequest
@@ -45,6 +46,7 @@ def synth(request: SynthRequest) -> Store:
         preprocess=None if g is None else g.manifest.preprocess,
         image_size=request.image_size,
         channels=request.in_chans,
+        geometry=request,
         workers=request.workers,
     )
     used, held_out = divided(source, request, g)
@@ -121,5 +123,7 @@ def untrained(data: ImageData, device: torch.device) -> GuardModule:
     """A small network for contexts whose synthesiser does not use one."""
     p = data.preprocess
     torch.manual_seed(0)
-    classifier = build_classifier("wrn10_2", "linear", len(data.class_names), in_chans=p.channels, image_size=p.height)
+    classifier = build_classifier(
+        "wrn10_2", "linear", len(data.class_names), in_chans=p.channels, image_size=size_of(p)
+    )
     return GuardModule(classifier, create_score("energy"), data_normalisation(data)).to(device)

@@ -41,7 +41,13 @@ def train(request: TrainRequest) -> Guard:
     device = resolve_device(request.device)
     check_before_loading(request, method, score)
     out = run_folder(request.out, request.data, resume=request.resume)
-    source = load(request.data, image_size=request.image_size, channels=request.in_chans, workers=request.workers)
+    source = load(
+        request.data,
+        image_size=request.image_size,
+        channels=request.in_chans,
+        geometry=request,
+        workers=request.workers,
+    )
     draw = Draw(request.seed, request.calibration, request.test)
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
     ood_val = ood_sets(request.ood_val, splits, request.workers)

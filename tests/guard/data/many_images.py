@@ -28,7 +28,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 ENCODED = [jpeg(RNG.integers(0, 256, (int(h), int(w), 3), np.uint8)) for h, w in RNG.integers(70, 120, (N, 2))]
 LABELS = np.arange(N) % 3
-CONFIG = Preprocess(height=72, width=72, crop_scale=1.1)
+CONFIG = Preprocess(height=72, width=72, resize_to=(79, 79))
 EXPECTED = np.stack([to_input(image, CONFIG) for image in ENCODED])
 
 

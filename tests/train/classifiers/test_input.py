@@ -81,3 +81,52 @@ def test_the_expected_input_is_asked_for_in_turn() -> None:
     assert [(p.height, p.channels) for p in found] == [(32, 3), (16, 1)]
     with pytest.raises(ConfigError, match=r"in_chans must be 3 .* or 1"):
         of_module(sequential(), unsaid, side=32, channels=4)
+
+
+MEANS = [
+    0.5, [0.5] * 3, np.full(3, 0.5), np.float32(0.5), torch.full((3,), 0.5), torch.tensor(0.5), "0.5,0.5,0.5", "0.5",
+    "(0.5, 0.5, 0.5)", np.full((3, 1, 1), 0.5), torch.full((1, 3, 1, 1), 0.5, dtype=torch.float64), (0.5,), 127.5,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", MEANS, ids=lambda v: type(v).__name__)
+def test_a_normalisation_has_many_spellings(given: Any) -> None:
+    std = 127.5 if isinstance(given, float) and given > 1 else 0.25
+    request = FitRequest(model=None, data=None, image_size=16, mean=given, std=std)
+    found = of_module(sequential(), request).normalisation
+    assert found == Normalisation(mean=(0.5,) * 3, std=(0.5 if std == 127.5 else 0.25,) * 3)
+
+
+def test_numbers_of_0_to_255_pixels_are_known_by_their_size() -> None:
+    """Caffe's: blue first, the mean taken off, nothing else."""
+    found = checked_normalisation((104, 117, 123), 1, 3, "bgr")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    expected = pixels[..., ::-1].astype(np.float64) - [104, 117, 123]
+    got = normalised(torch.from_numpy(pixels), found).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-4)
+
+
+WRONG = [
+    ({"mean": (0.5, 0.5), "std": 1}, r"mean must be one number or 3, one per channel, got \(0\.5, 0\.5\)"),
+    ({"mean": 0, "std": 0}, "std must be above 0, got 0"),
+    ({"mean": 0, "std": (1, 1, -1)}, r"std must be above 0, got \(1, 1, -1\)"),
+    ({"mean": float("nan"), "std": 1}, "mean must be finite, got nan"),
+    ({"mean": 0, "std": np.array([1, np.inf, 1])}, r"std must be finite, got array"),
+    ({"mean": "half", "std": 1}, "mean must be one number or 3, one per channel, got 'half'"),
+    ({"mean": [[0.5] * 3, [0.5] * 3], "std": 1}, "mean must be one number or 3"),
+    ({"mean": {"r": 0.5}, "std": 1}, "mean must be one number or 3"),
+    ({"mean": "", "std": 1}, "mean must be one number or 3, one per channel, got ''"),
+    ({"mean": [True] * 3, "std": 1}, "mean must be one number or 3"),
+    ({"mean": 300, "std": 1}, r"mean must be in units of 0\.\.1 or 0\.\.255 pixels, got 300"),
+    ({"mean": 0}, r"mean= and std= go together: give std= too"),
+    ({"std": 1}, r"mean= and std= go together: give mean= too"),
+    ({"mean": list(range(9999)), "std": 1}, "mean must be one number or 3"),
+    ({"mean": 0, "std": 1, "in_chans": 1, "channel_order": "bgr"}, "channel_order='bgr' is for three channels"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG)
+def test_what_is_no_normalisation_is_refused_in_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        of_module(sequential(), FitRequest(model=None, data=None, image_size=16, **wrong))
+    assert len(str(caught.value)) < 300

@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto
 
 from guard.data import ImageData, load
 from guard.errors import ConfigError, ModelError
+from guard.geometry import sides
 from guard.graph.onnx_classifier import is_channels_last
 from guard.manifest import Normalisation, Preprocess
 from guard.record import parse_options
@@ -77,23 +78,25 @@ def preprocess_for(images: Images, request: FitRequest) -> tuple[Preprocess, Ima
         raise ModelError(f"its images have {images.channels} channels; a guard takes 3 (colour) or 1 (grey)")
     if request.in_chans not in (None, images.channels):
         raise ConfigError(f"in_chans={request.in_chans}, but the ONNX graph takes {images.channels} channels")
-    side = request.image_size
-    height, width = images.height or side, images.width or side
-    if side is not None and (height, width) != (side, side):
-        raise ConfigError(f"image_size={side}, but the ONNX graph takes {height} x {width} pixels; omit it")
+    asked = (None, None) if request.image_size is None else sides(request.image_size)
+    height, width = images.height or asked[0], images.width or asked[1]
+    if request.image_size is not None and (height, width) != asked:
+        raise ConfigError(
+            f"image_size={request.image_size}, but the ONNX graph takes {height} x {width} pixels; omit it"
+        )
     if height is None or width is None:
-        source = load(request.data, channels=images.channels, workers=request.workers)
+        source = load(request.data, channels=images.channels, geometry=request, workers=request.workers)
         size = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", size.height)
         return size, source
     values = {"height": height, "width": width, "channels": images.channels}
-    return parse_options(Preprocess, values, "guard.fit: image_size as"), None
+    return request.applied(parse_options(Preprocess, values, "guard.fit: image_size as")), None
 
 
 def normalisation_for(images: Images, request: FitRequest) -> Normalisation:
     """mean= and std=, else ImageNet's; for a graph that takes pixels, the one that leaves them as they are."""
     if images.dtype != np.uint8:
-        return normalisation(request.mean, request.std, images.channels)
+        return normalisation(request.mean, request.std, images.channels, request.channel_order)
     if request.mean is not None or request.std is not None:
         raise ConfigError("the ONNX graph takes uint8 pixels and normalises them itself; omit mean= and std=")
-    return checked_normalisation(0, 1 / 255, images.channels)  # x is the pixel
+    return checked_normalisation(0, 1 / 255, images.channels, request.channel_order)  # x is the pixel
