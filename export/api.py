@@ -11,6 +11,7 @@ import numpy as np
 
 from guard.artefact.files import engine_manifest_path, graph_bytes, read_onnx, write_onnx, write_pair
 from guard.artefact.load import load, opened
+from guard.artefact.places import writable_file
 from guard.data import load as load_images
 from guard.detector import Guard
 from guard.errors import ConfigError
@@ -33,6 +34,7 @@ def export(request: ExportRequest) -> Path:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {request.precision!r}")
     if path.suffix not in (".onnx", ".engine"):
         raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
+    writable_file(path, "the exported file")
     source = opened(request.g)
     if path.suffix == ".engine":
         return _export_engine(source, request)

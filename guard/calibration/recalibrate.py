@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..artefact.load import opened
+from ..artefact.places import writable_file
 from ..data.test_images import calibration_images
 from ..detector import Guard
 from ..requests import CalibrateRequest
@@ -17,6 +18,8 @@ def calibrate(request: CalibrateRequest) -> Guard:
     """See `guard.calibrate`."""
     g = opened(request.g)
     check_asked(request.alpha, request.class_conditional, request.min_class_images)  # before any image is decoded
+    if request.out is not None and request.out.suffix:  # a run folder is made where it is written
+        writable_file(request.out)
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
     if note:
         log.info("%s", note)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
+from guard.artefact.places import writable_folder
 from guard.calibration.by_class import expected_flags
 from guard.calibration.conformal import reachable_rank
 from guard.calibration.temperature import Labelled
@@ -189,7 +190,7 @@ def run_folder(out: str | Path | None, data: Any = None, *, resume: bool = False
     """The folder a run is written to, made if missing; None where nothing is to be kept.
 
     Raises:
-        ConfigError: it holds another run, is a file, or is the folder of the images.
+        ConfigError: it holds another run, cannot be written to, or is the folder of the images.
     """
     if out is None:
         if resume:
@@ -202,7 +203,6 @@ def run_folder(out: str | Path | None, data: Any = None, *, resume: bool = False
             f"{path} already holds a run ({', '.join(held)}); continue it with resume=True (--resume), "
             "or choose another out folder"
         )
-    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -210,11 +210,9 @@ def own_folder(out: str | Path, data: Any, example: str) -> Path:
     """A folder to write to.
 
     Raises:
-        ConfigError: it is a file, or the folder of the images; `example` is what to give instead.
+        ConfigError: it cannot be written to, or is the folder of the images; `example` is what to give instead.
     """
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"out={str(path)!r} is a file; give a folder")
+    path = writable_folder(out)
     if isinstance(data, (str, Path)) and Path(data).is_dir() and Path(data).resolve() == path.resolve():
         raise ConfigError(f"out={str(path)!r} is the folder of the images; choose another, e.g. out={example!r}")
     return path

@@ -15,6 +15,7 @@ from guard.data import ImageData, load
 from guard.data.class_names import names_in_order
 from guard.data.classes import class_order
 from guard.data.held_out import Draw, Splits
+from guard.data.labels import printable
 from guard.detector import Guard
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
@@ -31,6 +32,7 @@ from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
 from .fit_rejection import asked_training, learned
+from .rehearse import rehearse
 
 log = logging.getLogger("ood_guard")
 
@@ -57,11 +59,12 @@ def fit(request: FitRequest) -> Guard:
     order = class_order(_answers(module, given, device), source.class_names, given.class_names, names, source.labels)
     order = order_of_labels(module, splits.train, order, batch_size=request.batch_size)
     splits = splits.in_order(order)
+    rehearse(module, splits.train)
     taught = {} if training is None else {"training": learned(module, splits.train, training, request, out)}
     accuracy = fit_score(module, splits.train, batch_size=request.batch_size)
     _warn_near_chance(accuracy, order.names)
     made = Made(
-        name=request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}"),
+        name=printable(request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}")),
         normalisation=given.normalisation,
         method="fit",
         method_options=taught,

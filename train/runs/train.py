@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from guard.artefact.places import check_room
 from guard.data import ImageData, load
 from guard.data.held_out import Draw, Splits
+from guard.data.labels import printable
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
@@ -29,8 +31,11 @@ from ..methods.base import MethodContext
 from ..outliers.base import OutlierMix
 from ..outliers.sources import mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, run_folder
+from .rehearse import rehearse
 from .request import TrainConfig
 from .resolve import asked_method, asked_score, check_before_loading, resolved
+
+WRITTEN_COPIES = 8  # of the weights: two checkpoints with momentum and average, while one replaces the other; the guard
 
 
 def train(request: TrainRequest) -> Guard:
@@ -54,11 +59,14 @@ def train(request: TrainRequest) -> Guard:
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers)
     config = resolved(request, method, score, splits, mix_fingerprint(outliers))
     module, normalisation = fresh_module(config, splits.train, score, device)
+    rehearse(module, splits.train)
+    if out is not None:
+        check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
     stages = method.stages(_context(config, module, splits.train, outliers, device))
     train_stages(module, Feed(splits.train), stages, config, device=device, out=out, resume=request.resume)
     _finish_score(module, splits.train)
     made = Made(
-        name=out.resolve().name if out else f"{method.name}-{config.backbone}",
+        name=printable(out.resolve().name) if out else f"{method.name}-{config.backbone}",
         normalisation=normalisation,
         method=method.name,
         method_options=method.options.model_dump(),
@@ -83,7 +91,8 @@ def ood_sets(given: Any, splits: Splits, workers: int | None) -> dict[str, Image
     preprocess = splits.train.preprocess
     named = given if isinstance(given, dict) else {"ood_val": given}
     return {
-        name: load(images, preprocess=preprocess, labelled=False, workers=workers) for name, images in named.items()
+        printable(str(name)): load(images, preprocess=preprocess, labelled=False, workers=workers)
+        for name, images in named.items()
     }
 
 

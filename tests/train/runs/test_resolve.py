@@ -26,7 +26,9 @@ def config(data: Any, **asked: Any) -> TrainConfig:
 
 
 def blank(side: int, count: int = 60) -> Arrays:
-    return np.zeros((count, side, side, 3), np.uint8), np.arange(count) % 2
+    images = np.zeros((count, side, side, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256  # no copies
+    return images, np.arange(count) % 2
 
 
 def test_every_default_is_found(four: Arrays) -> None:

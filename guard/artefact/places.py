@@ -1,0 +1,66 @@
+"""Where results will be written is tried before the work that makes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from ..errors import ConfigError
+
+_SPARE_BYTES = 16 * 2**20
+
+
+def writable_folder(path: str | Path, option: str = "out") -> Path:
+    """The folder, made if missing, once a file could be written in it.
+
+    Raises:
+        ConfigError: it is a file, or cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{option}={_shown(folder)} is a file; give a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # no permission, a full or read-only disk, too long a name, a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{option}={_shown(folder)} cannot be written to ({reason}); choose another folder") from None
+    return folder
+
+
+def writable_file(path: str | Path, option: str = "out") -> Path:
+    """The path of a file, once its folder could be written to.
+
+    Raises:
+        ConfigError: it is a folder, or its folder cannot be made or written to.
+    """
+    file = Path(path)
+    writable_folder(file.parent, option)
+    try:
+        if stat.S_ISDIR(os.stat(file).st_mode):
+            raise ConfigError(f"{option}={_shown(file)} is a folder; give a file's name in it")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{option}={_shown(file)} cannot be written to ({reason}); choose another name") from None
+    return file
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises: ConfigError: less than `needed` bytes, and a little more, are free on the disk of `folder`."""
+    needed += _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"out={_shown(folder)} has {free / 1e6:.0f} MB free, and checkpoints and guard need about "
+            f"{needed / 1e6:.0f} MB; make room, or choose another folder"
+        )
+
+
+def _shown(path: Path) -> str:
+    return repr(os.fspath(path)[:200])

@@ -1,0 +1,54 @@
+"""Where results go is tried first: no work is lost to a folder that cannot be written to."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from guard.artefact.places import check_room, writable_file, writable_folder
+from guard.errors import ConfigError
+
+BAD = ["file/x", "x" * 300, "a\0b", "/proc/x/y"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_folder_that_cannot_be_is_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"^out='.*' cannot be written to \(.*\); choose another folder$") as caught:
+        writable_folder(tmp_path / name)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"cannot be written"):
+        writable_file(tmp_path / name / "report.html")
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(**_: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("guard.artefact.places.tempfile.TemporaryFile", denied)
+    with pytest.raises(ConfigError, match=r"cannot be written to \(Permission denied\)"):
+        writable_folder(tmp_path)
+
+
+def test_files_and_folders_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        writable_folder(tmp_path / "file")
+    with pytest.raises(ConfigError, match="is a folder; give a file's name in it"):
+        writable_file(tmp_path)
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    assert list(writable_folder(tmp_path / "new" / "run").iterdir()) == []
+    assert not writable_file(tmp_path / "new" / "guard.onnx").exists()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 9 * 10**8, 10**8))
+    check_room(tmp_path, 8 * 10**7)
+    with pytest.raises(ConfigError, match=r"has 100 MB free, and checkpoints and guard need about 107 MB; make room"):
+        check_room(tmp_path, 9 * 10**7)
