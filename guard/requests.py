@@ -177,8 +177,8 @@ class SynthRequest(Geometry, Request):
     classifier: Any = option(None, "A guard to score the outliers with: a run folder or an exported file.")
     match: Sequence[str] = option(
         (),
-        "What each outlier takes over from an in-distribution image: spectrum, colour, saturation, contrast, "
-        "brightness, coding.",
+        "What each outlier takes over from an in-distribution image: spectrum, detail, colour, saturation, contrast, "
+        "brightness, histogram, coding.",
     )
     seed: int = option(0, "Of splits and outliers.", **SEED)
     device: str = option("auto", "auto, cpu or cuda.")

@@ -112,6 +112,9 @@ class StageRun:
             active: whether outliers are made.
             regularisers: those that act.
         """
+        n = len(batch.labels)
+        if self.stage.views > 1:
+            batch = IDBatch(*(part if part is None else torch.cat([part] * self.stage.views) for part in batch))
         seen, outliers = self._draw(batch, generator, active)
         inliers, outside = self._outputs(seen, outliers, generator)
         losses = self._head_losses(inliers, batch.labels)
@@ -124,8 +127,7 @@ class StageRun:
         logged = dict(losses)
         if active:
             logged |= self.synthesiser.learn(batch, self.module, generator)
-        n = len(batch.labels)
-        correct = (inliers.logits.argmax(-1) == batch.labels).sum()
+        correct = (inliers.logits.argmax(-1) == batch.labels).sum() / self.stage.views
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in logged.items()}}
 
     def _draw(self, batch: IDBatch, generator: torch.Generator, active: bool) -> tuple[IDBatch, Outliers]:

@@ -73,6 +73,9 @@ class EnergyLogisticLoss(Regulariser):
         weight: factor of the term.
         init: "positive": a = 2, b = 0, w = 1 (a plain energy at the start), u, v > 0 with sum u v = 2; "random": as
             published, w ~ U(0, 1) and the differences of two torch-initialised linear units.
+        centred: b starts so that phi is 0 at the mean g of the first in-distribution images: -a mean g for a linear
+            link. At b = 0 energies of 7 start at log-odds of 14, where the loss of in-distribution images has no
+            gradient, and that of outliers the same one everywhere.
     """
 
     means: Tensor  # (2,): running means of g over in-distribution images and over outliers
@@ -85,9 +88,10 @@ class EnergyLogisticLoss(Regulariser):
         *,
         energy: LinkEnergy = "weighted",
         link: Link = "linear",
+        centred: bool = False,
     ) -> None:
         super().__init__()
-        self.weight, self.num_classes = weight, num_classes
+        self.weight, self.num_classes, self.centred = weight, num_classes, centred
         positive = init == "positive"
         weights = torch.ones(num_classes) if positive else torch.rand(num_classes)
         self.class_weights = nn.Parameter(weights) if energy == "weighted" else None
@@ -123,8 +127,16 @@ class EnergyLogisticLoss(Regulariser):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         inliers, outliers = self.energies(batch.inliers.logits), self.energies(batch.outliers.logits)
+        if self.centred:
+            self._centre(inliers.detach())
         self._remember(inliers.detach(), outliers.detach())
         return {"energy": self.weight * told_apart(self.log_odds(inliers), self.log_odds(outliers))}
+
+    @torch.no_grad()
+    def _centre(self, inliers: Tensor) -> None:
+        """b -= mean phi(g) where nothing was seen yet."""
+        first = self.means.isnan().any()
+        self.offset.sub_(torch.where(first, self.log_odds(inliers).mean(), 0.0))
 
     @torch.no_grad()
     def _remember(self, inliers: Tensor, outliers: Tensor) -> None:

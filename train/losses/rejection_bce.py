@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -17,16 +19,28 @@ class RejectionLoss(Regulariser):
 
     One output: mean binary cross-entropy, outlier = 1. C + 1 outputs: mean cross-entropy of the in-distribution images'
     labels, and of class C for outliers. Times `weight`; `lr_factor` as in `Regulariser`.
+
+    Args:
+        unit_variance: whether the network learns on features times a constant, sqrt(D) over the length of the first
+            batch's, so that coordinates are about 1; its first layer takes the factor over at the end.
     """
 
-    def __init__(self, network: Rejection, weight: float = 1.0, lr_factor: float = 1.0) -> None:
+    scale: Tensor | None
+
+    def __init__(
+        self, network: Rejection, weight: float = 1.0, lr_factor: float = 1.0, *, unit_variance: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.weight = weight
+        self.register_buffer("scale", torch.tensor(torch.nan) if unit_variance else None)
         self.lr_factor = lr_factor
         self.reads_map = network.uses_map
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self.scale is not None:
+            length = batch.inliers.features.detach().float().square().mean().sqrt().clamp_min(1e-6)
+            self.scale.copy_(torch.where(self.scale.isnan(), 1 / length, self.scale))
         answers = torch.cat([self._answers(outputs) for outputs in (batch.inliers, batch.outliers)])
         if answers.shape[1] == 1:
             is_outlier = torch.zeros(len(answers), device=answers.device)
@@ -38,8 +52,16 @@ class RejectionLoss(Regulariser):
 
     def _answers(self, outputs: Outputs) -> Tensor:
         feature_map = None if outputs.feature_map is None else outputs.feature_map.float()
-        return self.network.outputs(outputs.features.float(), feature_map)  # may come from a bf16 autocast
+        features = outputs.features.float()  # may come from a bf16 autocast
+        return self.network.outputs(features if self.scale is None else self.scale * features, feature_map)
 
     def hand_over(self, score: Score) -> None:
         if isinstance(score, Rejection):
             score.mlp = self.network.mlp
+            if self.scale is not None and not self.scale.isnan():
+                score.mlp = copy.deepcopy(self.network.mlp)
+                assert score.mlp is not None  # it was built to be trained
+                first = score.mlp[0]
+                assert isinstance(first, torch.nn.Linear)
+                with torch.no_grad():
+                    first.weight.mul_(self.scale)

@@ -35,6 +35,7 @@ class Stage:
         match_inliers: what half of the in-distribution images take over from others in every batch, as matched outliers
             do (`train.outliers.matching`): then the traces of matching teach nothing. For frozen backbones.
         inliers: what is shown in place of the in-distribution images, before they are matched; None: themselves.
+        views: how often each in-distribution image is in a batch, augmented apart.
         freeze_norm: keep batch-norm statistics as they are (eval mode) while the weights learn.
         optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
         clip: largest norm of the gradient, or None.
@@ -51,6 +52,7 @@ class Stage:
     head_loss: bool = True
     match_inliers: tuple[str, ...] = ()
     inliers: Inliers | None = None
+    views: int = 1
     freeze_norm: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
     clip: float | None = None

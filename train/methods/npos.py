@@ -11,13 +11,15 @@ for unit length, and the paper's penultimate features come in any. (2) The selec
 not the scrambled one of all public copies. (3) The queue is kept for the whole run; two public copies
 empty it every epoch and draw from its zeros. It holds min(queue, smallest class) features; `k` and `select` shrink in
 proportion. (4) Each step draws around `classes` random classes: around all, as published, costs time that grows with
-their number. As published, candidates leave the sphere on which every z lies; ``renormalise=True`` puts them back,
-which made no difference where it was measured (docs/methods.md).
+their number. (5) The MLP learns on sqrt(D) z, near 1 in each coordinate: on z it stays at the base rate at any rate.
+Its own rate is 0.5 at lr 0.1, the official one, whose schedule overwrites the factor of 0.1 that the code sets. (6) A
+step sees one view of each image, officially two (``views=2``). As published, candidates leave the sphere on which every
+z lies; ``renormalise=True`` puts them back, which made no difference where it was measured (docs/methods.md).
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -54,7 +56,13 @@ class NPOSOptions(MethodOptions):
         2, "Random classes per step that outliers are drawn around; none: all of them.", read_if={"pooled": False}, ge=1
     )
     hidden: int = option(128, "Hidden units of the MLP; score 'rejection' brings its own.", ge=1)
-    lr_factor: float = option(0.1, "Learning rate of the MLP as a factor of the network's.", gt=0)
+    lr_factor: float = option(5.0, "Learning rate of the MLP as a factor of the network's.", gt=0)
+    unit_variance: bool = option(
+        True, "Whether the MLP learns on features times the root of their width, near 1 in each coordinate."
+    )
+    views: Literal[1, 2] = option(
+        1, "Views of each image per step, augmented apart: 2 as officially, at twice the time of a step."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -97,9 +105,10 @@ class NPOS(Method):
             classes=o.classes,
             pooled=o.pooled,
         )
-        regulariser = RejectionLoss(self._network(context), o.weight, o.lr_factor)
+        network = self._network(context)
+        losses = (RejectionLoss(network, o.weight, o.lr_factor, unit_variance=o.unit_variance),)
         start = int(o.start * context.epochs)
-        return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]
+        return [Stage("classifier", context.epochs, context.lr, synthesiser, losses, start_epoch=start, views=o.views)]
 
     def _network(self, context: MethodContext) -> Rejection:
         hidden = self.options.hidden

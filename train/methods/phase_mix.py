@@ -4,11 +4,13 @@
     L = CE(f(x), y) + weight * CE(U, softmax f(x~));   ood_score = -log p_energy - log p_vim   (score "combined")
 
 A classifier is trained first (or comes from ``init=``) and is then tuned for an eighth of its epochs at a small
-learning rate. A phase mix has the power spectrum of an in-distribution image exactly, so sharpness, contrast and
-colour teach nothing: what is left to tell it by is that nothing is depicted. Outliers that differ in one of these
-(averages are blurred, shuffled patches have edges) teach that difference instead, and fail where it is absent;
-docs/methods.md has the comparison. Energy and ViM miss different outliers; their calibration p-values add up in one
-graph. Where in-distribution images are textures themselves, a phase mix is in-distribution: use another method there.
+learning rate. A phase mix has the power spectrum of an in-distribution image (exactly, before pixels are rounded and
+cut), so contrast and colour teach nothing, and sharpness little: what is left to tell it by is that nothing is
+depicted, and what a spectrum does not hold, such as the kurtosis of edges (docs/outliers.md measures it). Outliers
+that differ in one of the former (averages are blurred, shuffled patches have edges) teach that difference instead, and
+fail where it is absent; docs/methods.md has the comparison. Energy and ViM miss different outliers; their calibration
+p-values add up in one graph. Where in-distribution images are textures themselves, a phase mix is in-distribution: use
+another method there.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ workshop), for any image outliers.
 
 The classifier is trained first (or comes from ``init=``) and is then frozen in eval mode: its labels and probabilities
 stay what they were, to the bit. The outliers are images that you give, or a synthesiser's: "phase_mix" by default,
-whose power spectra are in-distribution ones, so that no seam, blur or contrast can be learned in place of the object.
+whose power spectra are in-distribution ones, so that no seam, blur or contrast is learned in place of the object.
 """
 
 from __future__ import annotations

@@ -55,7 +55,12 @@ class VOS(Method):
             jitter=o.jitter,
         )
         regulariser = EnergyLogisticLoss(
-            context.num_classes, weight=o.weight, init=o.link_init, energy=o.energy, link=o.link
+            context.num_classes,
+            weight=o.weight,
+            init=o.link_init,
+            energy=o.energy,
+            link=o.link,
+            centred=o.link_init == "positive",
         )
         start = int(o.start * context.epochs)
         return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]

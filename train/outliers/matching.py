@@ -5,10 +5,12 @@ soft, and a head trained on them learns softness. Each function gives every outl
 image, so that over a set both have the same distribution of it (before pixels are rounded and cut to 0..255).
 
     spectrum     power at each radius of the Fourier plane, per channel; phases stay          sharpness, contrast, mean
+    detail       values of the detail, x less its mean over 3 x 3 neighbours, rank by rank    kurtosis, noise, sharpness
     colour       mean and standard deviation of each channel
     saturation   mean over pixels of (largest - smallest channel); luminance stays
     contrast     standard deviation of luminance; channel means stay
     brightness   mean luminance
+    histogram    values of each channel, rank by rank: so its clipped pixels too
     coding       one round of JPEG as in the source's own files, where they are JPEGs of the input's size (stores only)
 
 Several are applied in this order, whatever order they are named in. uint8 (K, H, W, channels) in and out.
@@ -77,6 +79,30 @@ def _rings(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return ring, twice.expand(height, -1)
 
 
+def match_detail(images: Tensor, like: Tensor) -> Tensor:
+    """x - its mean over 3 x 3 neighbours takes the values that it has in `like`, of each channel, in its own order."""
+    smooth, other = (_smoothed(x) for x in (images, like))
+    return smooth + _ranked(images - smooth, like - other)
+
+
+def match_histogram(images: Tensor, like: Tensor) -> Tensor:
+    """Each channel takes the values of `like`'s, the smallest where it was smallest: exact after rounding, too."""
+    return _ranked(images, like)
+
+
+def _smoothed(images: Tensor) -> Tensor:
+    """Means over 3 x 3 neighbours, edges repeated; (K, H, W, channels)."""
+    padded = torch.nn.functional.pad(images.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
+    return torch.nn.functional.avg_pool2d(padded, 3, 1).permute(0, 2, 3, 1)
+
+
+def _ranked(values: Tensor, like: Tensor) -> Tensor:
+    """The values of `like` in the order of `values`, for each image and channel; both (K, H, W, channels)."""
+    flat = values.flatten(1, 2)
+    order = flat.argsort(dim=1, stable=True)
+    return torch.empty_like(flat).scatter_(1, order, like.flatten(1, 2).sort(1).values).view(values.shape)
+
+
 def match_colour(images: Tensor, like: Tensor) -> Tensor:
     """Each channel's mean and standard deviation become those of `like`."""
     mean, other = (x.mean((1, 2), keepdim=True) for x in (images, like))
@@ -116,10 +142,12 @@ def _ratio(wanted: Tensor, have: Tensor) -> Tensor:
 
 MATCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "spectrum": match_spectrum,
+    "detail": match_detail,
     "colour": match_colour,
     "saturation": match_saturation,
     "contrast": match_contrast,
     "brightness": match_brightness,
+    "histogram": match_histogram,
 }
 CODING = "coding"
 

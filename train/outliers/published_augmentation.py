@@ -56,7 +56,7 @@ def enlarged(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _sources(side: int, scale: Tensor) -> Tensor:
-    """What the i-th of an enlarged side shows, (K, side): floor((i + 1/2 - side/2) / scale + side/2)."""
+    """What the i-th row or column of an enlarged image shows: floor((i + 1/2 - side/2) / scale + side/2), (K, side)."""
     centre = side / 2
     places = torch.arange(side, device=scale.device, dtype=torch.float64) + 0.5 - centre
     return (places / scale.double()[:, None] + centre).floor().long().clamp(0, side - 1)

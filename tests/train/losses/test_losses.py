@@ -15,6 +15,7 @@ from guard.errors import ConfigError
 from guard.graph.outputs import Outputs
 from guard.scores import create_score
 from guard.scores.rejection import Rejection
+from tests.composition import stages_of
 from train.losses.base import Batch, Regulariser
 from train.losses.energy_logistic import EnergyLogisticLoss, energy_logistic_loss
 from train.losses.rejection_bce import RejectionLoss
@@ -246,6 +247,85 @@ def test_rejection_owns_its_network_and_hands_it_over() -> None:
     loss.hand_over(score)
     features = random(5, 3).float()
     assert score(features, features).equal(network(features, features))
+
+
+def test_rejection_learns_on_coordinates_near_one_and_reads_features_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = Rejection(hidden=8)
+    network.build(16)
+    inliers, outliers = (torch.nn.functional.normalize(random(4, 16, seed=i).float(), dim=-1) for i in range(2))
+    loss, plain = RejectionLoss(network, unit_variance=True), RejectionLoss(network)
+    large = plain.loss(batch_of(4 * inliers, 4 * outliers))  # sqrt 16 times a unit vector
+    torch.testing.assert_close(loss.loss(batch_of(inliers, outliers)), large)
+    loss.loss(batch_of(9 * inliers, outliers))
+    score = create_score("rejection", hidden=8)
+    loss.hand_over(score)
+    torch.testing.assert_close(score(inliers, inliers), network(4 * inliers, inliers))
+    assert torch.equal(network.mlp[0].weight * 4, score.mlp[0].weight)  # type: ignore[index, union-attr]
+    again = RejectionLoss(network, unit_variance=True)
+    again.load_state_dict(loss.state_dict())  # of a run that is resumed
+    torch.testing.assert_close(
+        again.loss(batch_of(9 * inliers, outliers)), plain.loss(batch_of(36 * inliers, 4 * outliers))
+    )
+
+
+@pytest.mark.slow
+def test_a_network_beats_the_base_rate_on_unit_vectors_and_their_noise() -> None:
+    """NPOS's task, 500 steps at its rate: 32 features of length 1, and noise around them, 25 times as many."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(8, 128, generator=generator), dim=-1)
+
+    def unit(count: int) -> torch.Tensor:
+        near = centres[torch.randint(8, (count,), generator=generator)] + 0.04 * torch.randn(
+            count, 128, generator=generator
+        )
+        return torch.nn.functional.normalize(near, dim=-1)
+
+    base_rate = -(32 / 832 * math.log(32 / 832) + 800 / 832 * math.log(800 / 832))
+    last = {}
+    for unit_variance in (False, True):
+        torch.manual_seed(0)
+        network = Rejection(hidden=128)
+        network.build(128)
+        loss = RejectionLoss(network, 0.1, unit_variance=unit_variance)
+        optimizer = torch.optim.SGD(loss.parameters(), lr=0.5, momentum=0.9, nesterov=True)
+        seen = []
+        for step in range(500):
+            optimizer.param_groups[0]["lr"] = 0.25 * (1 + math.cos(math.pi * step / 500))
+            noise = unit(4).repeat_interleave(200, 0) + 0.1 * torch.randn(800, 128, generator=generator)
+            term = loss.loss(batch_of(unit(32), noise))["rejection"]
+            optimizer.zero_grad()
+            term.backward()
+            optimizer.step()
+            seen.append(term.item() / 0.1)
+        last[unit_variance] = sum(seen[-50:]) / 50
+    assert last[True] < 0.75 * base_rate
+    assert last[False] > 0.9 * base_rate
+
+
+def test_a_link_starts_where_it_has_a_gradient() -> None:
+    """Where the energies of the first images are: a g + b has mean 0 there, and stays where it learned to be."""
+    for link in ("linear", "mlp"):
+        loss = EnergyLogisticLoss(3, energy="plain", link=link, centred=True)  # type: ignore[arg-type]
+        inliers, outliers = 2 * random(50, 3).float() + 7, random(2, 3, seed=1).float() + 7
+        inliers.requires_grad_()
+        loss.loss(batch_of(inliers, outliers))["energy"].backward()
+        g = loss.energies(inliers)
+        assert loss.log_odds(g).mean().item() == pytest.approx(0, abs=1e-4)
+        assert inliers.grad is not None
+        assert inliers.grad.sum(-1).abs().median() > 1e-4
+        offset = loss.offset.item()
+        loss.loss(batch_of(inliers + 3, outliers))
+        assert loss.offset.item() == offset
+    saturated = EnergyLogisticLoss(3)
+    fresh = inliers.detach().requires_grad_()
+    saturated.loss(batch_of(fresh, outliers))["energy"].backward()
+    assert fresh.grad is not None
+    assert fresh.grad.sum(-1).abs().median() < 1e-4
+    (stage,) = stages_of("vos")
+    assert stage.regularisers[0].centred  # type: ignore[attr-defined]
+    (stage,) = stages_of("vos", link_init="random")
+    assert not stage.regularisers[0].centred  # type: ignore[attr-defined]
 
 
 def test_rejection_computes_in_float32_from_bfloat16_taps() -> None:

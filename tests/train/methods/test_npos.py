@@ -50,7 +50,7 @@ def test_the_queue_is_kept_across_epochs_and_never_partly_zero_when_it_counts(
     def spy_step(self: StageRun, *arguments: Any) -> Any:
         logged = step(self, *arguments)
         assert isinstance(self.synthesiser, KNNBoundary)
-        assert {group["factor"] for group in self.optimizer.param_groups} == {1.0, 0.1}  # the network's own rate
+        assert {group["factor"] for group in self.optimizer.param_groups} == {1.0, 5.0}  # the network's own rate
         lengths = self.synthesiser.queue.features.norm(dim=-1)
         if "rejection" in logged:
             counted.append((bool(logged["rejection"] > 0), bool((lengths > 0.99).all())))
@@ -64,6 +64,26 @@ def test_the_queue_is_kept_across_epochs_and_never_partly_zero_when_it_counts(
     assert counted[0] == (False, False)  # while it fills, the outliers count nothing
     assert counted[-1] == (True, True)
     assert all(counts == full for counts, full in counted)
+
+
+def test_two_views_of_each_image_are_augmented_apart(
+    four: Arrays, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, seen = StageRun._draw, []
+
+    def spy(self: StageRun, *arguments: Any) -> Any:
+        drawn = draw(self, *arguments)
+        seen.append(drawn[0])
+        return drawn
+
+    monkeypatch.setattr(StageRun, "_draw", spy)
+    options = {**tiny, **RECIPES["npos"], "augment": "crop", "epochs": 1, "batch_size": 16}
+    guard.train(four, **options, views=2)
+    batch = seen[0]
+    assert len(batch.images) == len(batch.labels) == 32
+    assert batch.labels[:16].equal(batch.labels[16:])
+    assert not batch.images[:16].equal(batch.images[16:])
+    assert set(batch.rows[:16].tolist()) == set(batch.rows[16:].tolist())
 
 
 def test_its_network_can_be_the_score_and_is_exported(four: Arrays, tiny: dict[str, Any], tmp_path: Path) -> None:

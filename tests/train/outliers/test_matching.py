@@ -18,7 +18,9 @@ from guard.data.coding import Coding, probe_codings, recode
 from guard.errors import ConfigError, UnknownNameError
 from tests.conftest import Arrays
 from train.outliers import matching
-from train.outliers.base import IDBatch, PrepareContext
+from train.outliers.audit.audit import folded_auroc
+from train.outliers.audit.low_level import STATISTICS
+from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
 from train.outliers.images import PixelAverage
 from train.outliers.matching import Matched, checked, match, match_half, match_spectrum
 from train.outliers.store.fill import fill
@@ -71,6 +73,53 @@ NUMBERS = {
     "brightness": lambda x: grey(x).mean((1, 2)),
     "saturation": lambda x: (x.max(-1) - x.min(-1)).mean((1, 2)),
 }
+
+
+def test_the_values_of_detail_and_of_channels_become_the_others_rank_by_rank() -> None:
+    from scipy import ndimage
+
+    images, like = natural(3), natural(3, seed=1)
+
+    def detail(array: np.ndarray) -> np.ndarray:
+        return array - ndimage.uniform_filter(array.astype(float), (1, 3, 3, 1), mode="nearest")
+
+    for kind in ("detail", "histogram"):
+        matched = matching.MATCHES[kind](floats(images), floats(like)).numpy()
+        own, other, made = (
+            (detail(images), detail(like), matched - (images - detail(images)))
+            if kind == "detail"
+            else (images, like, matched)
+        )
+        for i in range(3):
+            for c in range(3):
+                ranked = np.argsort(own[i, ..., c].ravel(), kind="stable")
+                expected = np.empty(ranked.size)
+                expected[ranked] = np.sort(other[i, ..., c].ravel())
+                np.testing.assert_allclose(np.sort(made[i, ..., c].ravel()), np.sort(expected), atol=1e-9)
+                if kind == "histogram":
+                    np.testing.assert_array_equal(made[i, ..., c].ravel(), expected)
+
+
+def test_phase_mixes_are_told_by_kurtosis_until_their_detail_is_matched() -> None:
+    """Edges in smooth surfaces have a heavy tail that mixed phases lose: the spectrum does not hold it."""
+    rng = np.random.default_rng(0)
+    images = np.full((200, 16, 16, 3), 90, np.uint8)
+    for image in images:
+        for _ in range(3):
+            (top, left), (h, w) = rng.integers(0, 10, 2), rng.integers(4, 12, 2)
+            image[top : top + h, left : left + w] = rng.integers(0, 256, 3)
+    batch = IDBatch(torch.from_numpy(images), torch.arange(200) % 4)
+    mixes = create_synthesiser("phase_mix", 200, 4).sample(batch, generator()).data
+    told = {}
+    for names in ((), ("spectrum",), ("detail",), ("histogram",)):
+        made = match(mixes, batch.images, names, generator(1)).numpy()
+        told[names] = {
+            n: folded_auroc(s(images), s(made)) for n, s in STATISTICS.items() if n in ("kurtosis", "clipped share")
+        }
+    assert told[()]["kurtosis"] > 0.9
+    assert told[("spectrum",)]["kurtosis"] > 0.9
+    assert told[("detail",)]["kurtosis"] < told[()]["kurtosis"] - 0.08
+    assert told[("histogram",)]["clipped share"] < 0.6
 
 
 @pytest.mark.parametrize(("side", "channels"), [((8, 8), 3), ((7, 9), 1), ((12, 8), 3)])

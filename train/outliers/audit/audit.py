@@ -1,7 +1,8 @@
 """How outliers differ from in-distribution images in ways that teach a detector the wrong thing.
 
-For a store beside its in-distribution images: how well each low-level statistic tells the two apart, duplicates and
-copies, and, with a classifier, what it makes of them. Up to 5,000 images of each side are looked at, evenly spaced.
+For a store beside its in-distribution images: how well each low-level statistic tells the two apart, how much outliers
+differ from one another, duplicates and copies, and, with a classifier, what it makes of them. Up to 5,000 images of
+each side are looked at, evenly spaced.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ...engine.progress import progress_bar
 from ...features.extract import stream_outputs
 from ..matching import CODING
 from ..store.store import Store
+from .diversity import diversity
 from .duplicates import NEAR_RMS, describe, digests, nearest, rms
 from .low_level import REMEDIES, STATISTICS
 from .record import WARN_AUROC, Audit, ClassifierAudit, Histogram
@@ -59,15 +61,19 @@ def audit(
     outside, inside = spread(outliers, MOST), spread(inliers, MOST)
     ours, theirs = _numbers(outside, "audit: outliers"), _numbers(inside, "audit: in-distribution")
     separation = {name: folded_auroc(theirs[name], ours[name]) for name in STATISTICS}
+    varied = diversity(outside, inside)
     found = Audit(
         outliers=len(outside),
         inliers=len(inside),
         separation=separation,
         **_duplicates(outside, spread(inliers, MOST_FOR_COPIES)),
         near_rms=NEAR_RMS,
+        diversity=tuple(varied),
         classifier=None if g is None else _seen_by(g, outside, inliers, held_out),
     )
-    return found.model_copy(update={"warnings": tuple(_warnings(found, matched, coded=bool(inliers.codings)))})
+    warnings = [varied.sentence()] if varied.collapsed and len(outside) > 1 else []
+    warnings += _warnings(found, matched, coded=bool(inliers.codings))
+    return found.model_copy(update={"warnings": tuple(warnings)})
 
 
 def folded_auroc(inside: np.ndarray, outside: np.ndarray) -> float:

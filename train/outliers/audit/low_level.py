@@ -5,6 +5,9 @@ relative sharpness   sharpness / contrast
 contrast             standard deviation of luminance
 saturation           mean over pixels of (largest - smallest channel)
 brightness           mean luminance
+kurtosis             of the Laplacian's values: 3 for normal noise, larger where edges stand in smooth surfaces
+noise level          sqrt(pi / 2) / 6 times the mean |x * [1 -2 1; -2 4 -2; 1 -2 1]|, grey levels (Immerkaer, CVIU 1996)
+clipped share        of the values that are 0 or 255
 coded bytes          length of the image as a JPEG of quality 95, colour not subsampled
 """
 
@@ -26,14 +29,45 @@ def luminance(images: np.ndarray) -> np.ndarray:
     return images[..., 0].astype(np.float64) if images.shape[-1] == 1 else images @ np.array(LUMINANCE)
 
 
+def laplacian(images: np.ndarray) -> np.ndarray:
+    """4 g less its neighbours inside the border, (n, H - 2, W - 2); (n, 1, 1) of 0 where a side is under 3 pixels."""
+    g = luminance(images)
+    if min(g.shape[1:]) < 3:
+        return np.zeros((len(g), 1, 1))
+    around = g[:, :-2, 1:-1] + g[:, 2:, 1:-1] + g[:, 1:-1, :-2] + g[:, 1:-1, 2:]
+    difference: np.ndarray = 4 * g[:, 1:-1, 1:-1] - around
+    return difference
+
+
 def sharpness(images: np.ndarray) -> np.ndarray:
     """Mean magnitude of the Laplacian inside the border; 0 where a side is shorter than 3 pixels."""
+    magnitude: np.ndarray = np.abs(laplacian(images)).mean((1, 2))
+    return magnitude
+
+
+def kurtosis(images: np.ndarray) -> np.ndarray:
+    """E (l - E l)^4 / (E (l - E l)^2)^2 of the Laplacian's values l; 0 where they are all alike."""
+    values = laplacian(images).reshape(len(images), -1)
+    squares = (values - values.mean(1, keepdims=True)) ** 2
+    second = squares.mean(1)
+    ratio: np.ndarray = np.where(second > 1e-6, (squares**2).mean(1) / np.maximum(second, 1e-6) ** 2, 0.0)
+    return ratio
+
+
+def noise_level(images: np.ndarray) -> np.ndarray:
+    """Deviation of white noise, estimated; 0 where a side is shorter than 3 pixels."""
     g = luminance(images)
     if min(g.shape[1:]) < 3:
         return np.zeros(len(g))
-    around = g[:, :-2, 1:-1] + g[:, 2:, 1:-1] + g[:, 1:-1, :-2] + g[:, 1:-1, 2:]
-    magnitude: np.ndarray = np.abs(4 * g[:, 1:-1, 1:-1] - around).mean((1, 2))
-    return magnitude
+    rows = g[:, :-2] - 2 * g[:, 1:-1] + g[:, 2:]
+    both = rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
+    level: np.ndarray = np.sqrt(np.pi / 2) / 6 * np.abs(both).mean((1, 2))
+    return level
+
+
+def clipped_share(images: np.ndarray) -> np.ndarray:
+    share: np.ndarray = ((images == 0) | (images == 255)).mean((1, 2, 3))
+    return share
 
 
 def relative_sharpness(images: np.ndarray) -> np.ndarray:
@@ -74,14 +108,20 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "contrast": contrast,
     "saturation": saturation,
     "brightness": brightness,
+    "kurtosis": kurtosis,
+    "noise level": noise_level,
+    "clipped share": clipped_share,
     "coded bytes": coded_bytes,
 }
 # what `match=` equalises each; one of them is enough, and the first is the mildest
 REMEDIES = {
     "sharpness": ("spectrum",),
     "relative sharpness": ("spectrum",),
-    "contrast": ("contrast", "spectrum"),
+    "contrast": ("contrast", "spectrum", "histogram"),
     "saturation": ("saturation",),
-    "brightness": ("brightness", "spectrum"),
+    "brightness": ("brightness", "spectrum", "histogram"),
+    "kurtosis": ("detail",),
+    "noise level": ("spectrum", "detail"),
+    "clipped share": ("histogram",),
     "coded bytes": ("spectrum",),
 }

@@ -53,6 +53,8 @@ class Audit(Record):
         separation: low-level statistic -> AUROC folded to [0.5, 1]; 0.5 is what cannot be told apart by it.
         exact_duplicates: outliers equal to an earlier one; exact_copies: equal to an in-distribution image.
         near_duplicates, near_copies: the same within `near_rms` grey levels (root mean square).
+        diversity: mean difference of two outliers and of two in-distribution images, in grey levels (root mean
+            square); None in stores of earlier versions.
         warnings: sentences, each with what to do.
     """
 
@@ -64,6 +66,7 @@ class Audit(Record):
     exact_copies: int
     near_copies: int
     near_rms: float
+    diversity: tuple[float, float] | None = None
     classifier: ClassifierAudit | None = None
     warnings: tuple[str, ...] = ()
 
@@ -77,6 +80,9 @@ class Audit(Record):
             ("duplicates", f"{self.exact_duplicates} exact, {self.near_duplicates} near, of {self.outliers} outliers"),
             ("in-distribution copies", f"{self.exact_copies} exact, {self.near_copies} near"),
         ]
+        if self.diversity is not None:
+            words = "two outliers differ by {:.1f} grey levels, two in-distribution images by {:.1f}"
+            rows.append(("diversity", words.format(*self.diversity)))
         if (c := self.classifier) is not None:
             rows += [
                 (f"probability >= {c.confident_at:g}", f"{100 * c.confident_share:.1f} % of outliers, by {c.guard}"),

@@ -11,6 +11,7 @@ import torch
 from ...cache.held import Held
 from ...engine.loader import Feed
 from .. import matching
+from ..audit.diversity import warn_of_collapse
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser
 from .fill import MOST_BY_DEFAULT, fill
 
@@ -93,7 +94,9 @@ class Stored(Synthesiser):
         )
         self.synthesiser.release()  # what it decodes with is not needed while the classifier learns
         self.synthesiser.to("cpu")
-        self._source.put(Given(store.images(context.data.preprocess), self.count))
+        images = store.images(context.data.preprocess)
+        warn_of_collapse(images, context.data, f"synthesiser {self.name!r}")
+        self._source.put(Given(images, self.count))
 
     def pool(self) -> ImageData | None:
         return self._source.get().pool()

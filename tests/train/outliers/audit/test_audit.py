@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -54,11 +54,24 @@ def test_low_level_statistics_are_scipys_and_pillows(shape: tuple[int, ...]) -> 
         assert STATISTICS["relative sharpness"](images)[i] == pytest.approx(sharp / np.std(grey))
         assert STATISTICS["contrast"](images)[i] == pytest.approx(np.std(grey))
         assert STATISTICS["brightness"](images)[i] == pytest.approx(np.mean(grey))
+        flat = ndimage.convolve(grey, kernel)[1:-1, 1:-1].ravel()
+        assert STATISTICS["kurtosis"](images)[i] == pytest.approx(stats.kurtosis(flat, fisher=False))
+        mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+        level = np.abs(ndimage.convolve(grey, mask)[1:-1, 1:-1]).mean() * np.sqrt(np.pi / 2) / 6
+        assert STATISTICS["noise level"](images)[i] == pytest.approx(level)
+        assert STATISTICS["clipped share"](images)[i] == np.isin(image, (0, 255)).mean()
         spread_ = [int(pixel.max()) - int(pixel.min()) for row in image for pixel in row]
         assert STATISTICS["saturation"](images)[i] == pytest.approx(np.mean(spread_))
         buffer = io.BytesIO()
         Image.fromarray(image.squeeze()).save(buffer, "JPEG", quality=95, subsampling=0)
         assert STATISTICS["coded bytes"](images)[i] == len(buffer.getvalue())
+
+
+def test_the_noise_level_is_that_of_white_noise() -> None:
+    rng = np.random.default_rng(0)
+    images = (128 + rng.normal(0, 10, (20, 64, 64, 1))).round().astype(np.uint8)
+    assert STATISTICS["noise level"](images).mean() == pytest.approx(10, rel=0.03)
+    assert STATISTICS["kurtosis"](images).mean() == pytest.approx(3, rel=0.05)
 
 
 def test_images_too_small_or_too_flat_have_numbers_too() -> None:
@@ -80,8 +93,8 @@ def test_the_auroc_is_scikit_learns_whichever_side_is_larger(shift: int) -> None
 
 
 def test_what_is_separated_is_named_with_what_to_do() -> None:
-    inside = noise(200) // 2
-    found = audit(given(noise(100, seed=1) // 2 + 100), labelled(inside))
+    inside = noise(200) // 2 + 1  # none is clipped
+    found = audit(given(noise(100, seed=1) // 2 + 101), labelled(inside))
     assert found.separation["brightness"] == 1
     assert found.separation["contrast"] < 0.7
     (warning,) = found.warnings
@@ -89,10 +102,10 @@ def test_what_is_separated_is_named_with_what_to_do() -> None:
     assert "contrast (" not in warning
     assert "--match brightness" in warning
     assert "coding" not in warning  # the source has none
-    matched = audit(given(noise(100, seed=1) // 2 + 100), labelled(inside), matched=("brightness",))
+    matched = audit(given(noise(100, seed=1) // 2 + 101), labelled(inside), matched=("brightness",))
     assert "--match" not in matched.warnings[0]
     assert "mix in outliers of another synthesiser" in matched.warnings[0]
-    alike = audit(given(noise(100, seed=1) // 2), labelled(inside))
+    alike = audit(given(noise(100, seed=1) // 2 + 1), labelled(inside))
     assert alike.warnings == ()
 
 
