@@ -169,9 +169,7 @@ def _from_file(path: Path, what: str) -> Any:
     except (OSError, ValueError):  # too long for a path, or a NUL inside
         there, size = False, 0
     if not there:
-        raise MissingDataError(
-            f"{what}={_short(str(path))} is not a file; give {FORMS} (one name: [{_short(str(path))}])"
-        )
+        raise MissingDataError(f"{what}={_short(str(path))} is not a file; give {FORMS}")
     if size > _MOST_BYTES:
         raise ConfigError(f"{what}: {path} has {size} bytes, which is no list of names; give {FORMS}")
     try:
