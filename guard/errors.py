@@ -40,19 +40,15 @@ class GuardError(Exception):
 
 def brief(message: str) -> str:
     """A message on one line, with long values cut: what is quoted, what is in brackets, and what has no spaces."""
-    text = " ".join(_middle_out(message, 4 * LONGEST_MESSAGE).split())
+    text = " ".join(cut(message, 4 * LONGEST_MESSAGE).split())
     if len(text) <= LONGEST_VALUE:
         return text
-    text = _QUOTED.sub(lambda found: f"{found[1]}{_cut(found[2])}{found[1]}", text)
-    text = _LISTED.sub(lambda found: f"{found[1]}{_cut(found[2])}{found[3]}", text)
-    return _middle_out(" ".join(_cut(word) for word in text.split(" ")), LONGEST_MESSAGE)
+    text = _QUOTED.sub(lambda found: f"{found[1]}{cut(found[2])}{found[1]}", text)
+    text = _LISTED.sub(lambda found: f"{found[1]}{cut(found[2])}{found[3]}", text)
+    return cut(" ".join(cut(word) for word in text.split(" ")), LONGEST_MESSAGE)
 
 
-def _cut(value: str) -> str:
-    return _middle_out(value, LONGEST_VALUE)
-
-
-def _middle_out(text: str, most: int) -> str:
+def cut(text: str, most: int = LONGEST_VALUE) -> str:
     """The beginning and the end, with dots between, where it is longer: a sentence ends with what to do."""
     head = most * 2 // 3
     return text if len(text) <= most else f"{text[:head]}...{text[-(most - head - 3) :]}"
@@ -63,14 +59,23 @@ class ConfigError(GuardError, ValueError):
 
 
 class UnknownNameError(ConfigError):
-    """A name that is not registered; the message shows near matches and all accepted names."""
+    """A name that is not registered; the message shows near matches and accepted names, all that there is room for."""
 
     def __init__(self, kind: str, name: object, accepted: Iterable[str], hint: str = "") -> None:
         names = sorted(accepted)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         meant = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
         tail = f" {hint}" if hint else ""
-        super().__init__(f"unknown {kind} {name!r}{meant} Accepted: {', '.join(names)}.{tail}")
+        super().__init__(f"unknown {kind} {name!r:.80}{meant} Accepted: {_some(names)}.{tail}")
+
+
+def _some(names: list[str], letters: int = 150) -> str:
+    """Names for a message, and how many more there are."""
+    taken = 0
+    for name in names:
+        letters -= len(name) + 2
+        taken += letters > 0
+    return ", ".join(names[:taken]) + (f" and {len(names) - taken} more" if taken < len(names) else "")
 
 
 class DataError(GuardError, ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, MissingDataError
+from ...errors import DataError, MissingDataError, cut
 from .arrays import ArraySource, ListSource, as_numpy
 from .digits import PATTERN, open_digits
 from .folders import FolderSource
@@ -25,10 +25,10 @@ from .torch_dataset import TorchSource
 __all__ = ["ACCEPTED", "Source", "open_source", "whole_array"]
 
 ACCEPTED = (
-    "a folder with one sub-folder per class, a CSV of path,label, a Parquet file or a folder of them, a Hugging "
-    "Face data set or its id user/name, a data frame, a map-style torch data set, a pair (uint8 images, labels), or "
-    "'digits'"
+    "a folder with one sub-folder per class, CSV, Parquet, a Hugging Face data set or its id, a data frame, a torch "
+    "data set, a pair (images, labels), or 'digits'"
 )
+SHORTLY = "a folder with one sub-folder per class, CSV, Parquet, a hub id, or 'digits'"
 
 
 def open_source(data: Any, *, labelled: bool, name: str | None = None) -> Source:
@@ -84,8 +84,8 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
         try:
             return from_hub(text, labelled=labelled, name=name)
         except MissingDataError as error:
-            raise MissingDataError(f"{error}; accepted: {ACCEPTED}") from None
-    raise MissingDataError(f"no such file or folder {text[:200]!r}; accepted: {ACCEPTED}")
+            raise MissingDataError(f"{error}; accepted: {SHORTLY}") from None
+    raise MissingDataError(f"no such file or folder {cut(text, 150)!r}; accepted: {SHORTLY}")
 
 
 def _as_path(text: str) -> Path:
@@ -97,7 +97,7 @@ def _as_path(text: str) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user's home, a NUL in it
         reason = getattr(error, "strerror", None) or error
-        raise MissingDataError(f"{text[:200]!r} cannot be opened ({reason}); accepted: {ACCEPTED}") from None
+        raise MissingDataError(f"{cut(text, 150)!r} cannot be opened ({reason}); accepted: {SHORTLY}") from None
     return path
 
 
