@@ -11,7 +11,7 @@ for).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from .calibration.conformal import calibrate, p_values
 from .calibration.decision_rule import Decision
 from .calibration.temperature import Labelled, checked_labels, fit_temperature
 from .errors import ConfigError, ImageError
+from .image_arrays import as_sequence
 from .manifest import Manifest, Preprocess, TemperatureScaling
 from .runtimes import Runtime, optional_inputs
 from .verdict import Verdicts
@@ -83,7 +84,9 @@ class Guard:
 
         Args:
             images: one image or a sequence of them, each a path, encoded bytes, a PIL image or a uint8 array
-                (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or one uint8 array (N, H, W[, C]).
+                (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or one uint8 array (N, H, W[, C]). torch's uint8 tensors may
+                have their channels first: (N, C, H, W), or (C, H, W) in a list. What can be read in two ways is
+                refused.
             batch_size: images per run of the graph; results do not depend on it.
             threshold: another threshold for this call only; the offsets of a class-conditional calibration are still
                 added to it.
@@ -98,7 +101,7 @@ class Guard:
 
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        items = _as_sequence(images)
+        items = as_sequence(images)
         starts = range(0, len(items), batch_size)
         batches = (
             np.stack([_named(to_input, items[i], i, self.manifest) for i in range(s, min(s + batch_size, len(items)))])
@@ -300,23 +303,6 @@ def _number(threshold: Any) -> float:
     if np.isnan(value):
         raise ConfigError("threshold must be a number, got NaN")
     return value
-
-
-def _as_sequence(images: Any) -> Sequence[Any]:
-    """One image becomes a list of one; arrays (N, H, W[, C]) are sequences already."""
-    if isinstance(images, np.ndarray):
-        if images.dtype == object:
-            return list(images)
-        if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4)):
-            return [images]
-        if images.ndim in (3, 4):
-            return images  # type: ignore[return-value]  # rows by index, as a sequence has them
-        raise ImageError(f"images must have shape (H, W[, C]) or (N, H, W[, C]), got {images.shape}")
-    if isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "convert"):
-        return [images]
-    if isinstance(images, (Sequence, Iterator)) or hasattr(images, "__iter__"):
-        return list(images)
-    return [images]
 
 
 def _named(to_input: Callable[[Any, Preprocess], np.ndarray], image: Any, index: int, manifest: Manifest) -> np.ndarray:

@@ -271,7 +271,12 @@ def _check_array(array: np.ndarray) -> None:
             "for floats in 0..1: (image * 255).round().astype('uint8')"
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(f"image arrays must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        fix = "; if its channels come first: image.transpose(1, 2, 0)" if first else ""
+        fix = "; for grey with transparency: image[..., 0]" if array.shape[2:] == (2,) else fix
+        raise ImageError(
+            f"image arrays must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}{fix}"
+        )
     if array.size == 0:
         raise ImageError(f"the image has no pixels (shape {array.shape})")
 

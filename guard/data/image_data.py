@@ -9,10 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, ImageError
 from ..manifest import DataCard, Preprocess
+from ..preprocess import to_input
 from .coding import Coding
 from .copies import copies
+from .forms import Source
 
 _GATHER_LIMIT_BYTES = 2**30
 
@@ -60,6 +62,7 @@ class ImageData:
     codings: tuple[Coding | None, ...] = ()
     not_read: Mapping[str, int] = field(default_factory=dict)
     digests: np.ndarray | None = None
+    source: Source | None = None  # where `decoded` finds the images; None for a union
     _positions: np.ndarray | None = None  # rows of `pixels`; None: all of them, in order
 
     def __len__(self) -> int:
@@ -101,6 +104,7 @@ class ImageData:
             codings=self.codings,
             not_read=self.not_read,
             digests=None if self.digests is None else self.digests[indices],
+            source=self.source,
             _positions=self._in_pixels(indices),
         )
 
@@ -111,6 +115,25 @@ class ImageData:
         if whole is not None:
             return np.asarray(whole[self._in_pixels(indices)])
         return next(self.pixels.batches([self._in_pixels(indices)]))
+
+    def decoded(self, indices: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+        """uint8 (n, H, W, C): the images at `indices`, made into pixels in another way; for a few of them.
+
+        Raises:
+            DataError: several data sets as one, which keep no way back to their files.
+            ImageError: a file that could be read before cannot be now.
+        """
+        if self.source is None:
+            raise DataError(f"{self.name} cannot be decoded again")
+        order = np.argsort(self.rows[self._checked(indices)])
+        items = self.source.items(self.rows[indices][order])
+        shape = (len(items), preprocess.height, preprocess.width, preprocess.channels)
+        found = np.empty(shape, np.uint8)
+        for place, item in zip(order, items, strict=True):
+            if isinstance(item, ImageError):
+                raise item
+            found[place] = to_input(item, preprocess)
+        return found
 
     def batches(
         self, batch_size: int, order: np.ndarray | None = None, drop_last: bool = False

@@ -102,6 +102,7 @@ def load(
         codings=codings,
         not_read=getattr(source, "not_read", {}),
         digests=digests,
+        source=pixels.source if isinstance(pixels, StreamedPixels) else source,
         _positions=kept if pixels.array is None else None,
     )
 

@@ -40,17 +40,17 @@ class StreamedPixels:
     array: np.ndarray | None = None
 
     def __init__(self, source: Source, config: Preprocess, *, workers: int, max_pixels: int) -> None:
-        self._source, self._config, self._workers, self._max_pixels = source, config, workers, max_pixels
+        self.source, self._config, self._workers, self._max_pixels = source, config, workers, max_pixels
 
     def batches(self, groups: list[np.ndarray]) -> Iterator[np.ndarray]:
         # one group is decoded here: starting processes for it would take longer
         workers = self._workers if len(groups) > 1 else 0
-        stream = decode(self._source, groups, self._config, workers=workers, max_pixels=self._max_pixels)
+        stream = decode(self.source, groups, self._config, workers=workers, max_pixels=self._max_pixels)
         for group, decoded in zip(groups, stream, strict=True):
             if decoded.failures:
                 position, reason = decoded.failures[0]
                 raise DataError(
-                    f"{self._source.where(int(group[position]))}{reason}; it was readable when the data was loaded: "
+                    f"{self.source.where(int(group[position]))}{reason}; it was readable when the data was loaded: "
                     "do not change files while they are in use"
                 )
             yield decoded.images

@@ -27,6 +27,7 @@ from guard.scores.combined import Combined
 from guard.scores.table import check_applies
 
 from ..classifiers import GivenClassifier, open_classifier
+from ..classifiers.checks.geometry import check_geometry
 from ..classifiers.checks.order import order_of_labels
 from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
@@ -63,6 +64,7 @@ def fit(request: FitRequest) -> Guard:
     taught = {} if training is None else {"training": learned(module, splits.train, training, request, out)}
     accuracy = fit_score(module, splits.train, batch_size=request.batch_size)
     _warn_near_chance(accuracy, order.names)
+    check_geometry(module, splits.train, given)
     made = Made(
         name=printable(request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}")),
         normalisation=given.normalisation,
