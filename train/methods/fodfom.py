@@ -49,7 +49,7 @@ from ..outliers.images.blurred_object import BlurredObjectOptions
 from ..outliers.sources import Mixture
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, Stage, register
-from .decoded import DecodedOptions
+from .decoded import InlierOptions, shown_inliers
 from .from_store import PER_DRAW, filled_store, given_or
 
 KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
@@ -76,7 +76,7 @@ class FodFoMImageOptions(DecodedImageOptions):
         return self
 
 
-class FodFoMOptions(DecodedOptions, FodFoMImageOptions):
+class FodFoMOptions(InlierOptions, FodFoMImageOptions):
     """Options of the images and of their use."""
 
     kinds: Literal["both", "decoded", "blurred"] = option(
@@ -104,7 +104,8 @@ class FodFoMOptions(DecodedOptions, FodFoMImageOptions):
 
     @model_validator(mode="after")
     def _of_the_kinds_that_are_made(self) -> Self:
-        unread = [name for name in changed(self) if self.kinds == "blurred" and name in FodFoMImageOptions.model_fields]
+        decodes = {*FodFoMImageOptions.model_fields, "decoded_id"}
+        unread = [name for name in changed(self) if self.kinds == "blurred" and name in decodes]
         if unread:
             name = unread[0]
             raise ConfigError(
@@ -162,7 +163,7 @@ class FodFoM(Method):
     heads: ClassVar[tuple[str, ...]] = ("c_plus_1",)
     wants_outliers = "optional"
     makers: ClassVar[tuple[str, ...]] = ("fodfom",)
-    own_outliers: ClassVar[frozenset[str]] = frozenset({"store_size", "kinds", "blurred"})
+    own_outliers: ClassVar[frozenset[str]] = frozenset({"store_size", "kinds", "blurred", "decoded_id"})
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: FodFoMOptions = self.options
@@ -171,10 +172,10 @@ class FodFoM(Method):
             KPlusOneLoss(o.weight),
             SupConLoss(o.contrast, o.temperature, outlier_class=True, project=project),
         )
-        outliers = self.outliers(context)
+        outliers, shown = self.outliers(context), shown_inliers(self.name, o, o.store_size)
         if not context.initialised and self.needs_no_classifier(context):
-            return [Stage("classifier", context.epochs, context.lr, outliers, learned)]
-        return context.after_classifier(Stage("tuning", o.tune_epochs, o.tune_lr, outliers, learned))
+            return [Stage("classifier", context.epochs, context.lr, outliers, learned, **shown)]
+        return context.after_classifier(Stage("tuning", o.tune_epochs, o.tune_lr, outliers, learned, **shown))
 
     def needs_no_classifier(self, context: MethodContext) -> bool:
         """Whether the outliers can be made before anything is trained."""

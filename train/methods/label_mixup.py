@@ -30,9 +30,10 @@ from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ..generators.diffusion.base import STABLE
 from ..losses.uniform_target import UniformTargetLoss
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser, register_synthesiser
-from ..outliers.resize import ResizeOptions, copies, resized
+from ..outliers.decoded import check_size, copies_kept
+from ..outliers.resize import ResizeOptions, check_via, copies, resized
 from .base import Method, MethodContext, Stage, register
-from .decoded import DecodedOptions
+from .decoded import InlierOptions, shown_inliers
 from .from_store import filled_store, given_or
 
 ANGULAR = "cosine", "adacos", "arcface", "cosface", "sphereface"
@@ -63,7 +64,7 @@ class LabelMixupImageOptions(ResizeOptions):
     )
 
 
-class LabelMixupOptions(DecodedOptions, LabelMixupImageOptions):
+class LabelMixupOptions(InlierOptions, LabelMixupImageOptions):
     """Options of the images and of their use."""
 
     weight: float = option(0.5, "Weight of the loss on the outliers.", ge=0, common=True)
@@ -103,9 +104,16 @@ class LabelMixupImages(ImageSynthesiser):
         )
         self._size = (0, 0)
 
+    def check(self, context: PrepareContext) -> None:
+        check_size(context, self.options.diffusion, self.options)
+
+    def copies(self, context: PrepareContext) -> int:
+        return copies_kept(context, self.options.diffusion, self.options)
+
     def prepare(self, context: PrepareContext) -> None:
-        self._model.put(make_diffusion(context, self.options.diffusion))
+        model = self._model.put(make_diffusion(context, self.options.diffusion))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
+        check_via(self.options.resize_via, model.own_size, self._size)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
@@ -114,7 +122,8 @@ class LabelMixupImages(ImageSynthesiser):
         e = model.condition(pair_weights(parents, self.num_classes, o.mix_alpha, o.normalise))
         images = model.sample(e, parents[:, 0], generator)
         parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize), 0)
-        return Outliers(resized(images, *self._size, o.resize), "decoded from two classes at once", parents=parents)
+        images = resized(images, *self._size, o.resize, o.resize_via)
+        return Outliers(images, "decoded from two classes at once", parents=parents)
 
 
 @register
@@ -127,11 +136,13 @@ class LabelMixup(Method):
     head_scores: ClassVar[Mapping[str, str]] = dict.fromkeys(ANGULAR, "cosine")
     wants_outliers = "optional"
     makers: ClassVar[tuple[str, ...]] = ("label_mixup",)
+    own_outliers = Method.own_outliers | {"decoded_id"}
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: LabelMixupOptions = self.options
         outliers = self.outliers(context, context.per_step(o.ratio))
-        return [Stage("classifier", context.epochs, context.lr, outliers, (UniformTargetLoss(o.weight),))]
+        regularisers, shown = (UniformTargetLoss(o.weight),), shown_inliers(self.name, o, o.store_size)
+        return [Stage("classifier", context.epochs, context.lr, outliers, regularisers, **shown)]
 
     def outliers(self, context: MethodContext, count: int) -> Synthesiser:
         """`count` per step: those that the user names, or a store of its own."""

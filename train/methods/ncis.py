@@ -15,17 +15,21 @@ place. The diffusion model is trained on your own images, or is Stable Diffusion
 ``variant="code"`` fits invariants as the official code does: another loss, other widths, K counted otherwise, and 5 %
 of the variance in place of 2 %. The default is the paper's, which takes one step per batch where the code takes two.
 Neither says how images are embedded (``embed=``) or how long invariants are fitted (``invariants=``).
+
+Table 3 of the paper takes parts away: ``invariants={"kind": "linear"}`` fits Gaussians to the embeddings themselves,
+``embedding="encoder"`` takes Dream-OOD's embeddings, ``resize="bilinear"`` one kernel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
 
 from guard.errors import ConfigError
+from guard.heads import unit
 from guard.record import changed, option
 
 from ..cache.held import Held
@@ -34,11 +38,13 @@ from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, ma
 from ..generators.diffusion.stable_diffusion import StableDiffusion
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 from ..outliers.conditioning.cvpn import Variant
+from ..outliers.conditioning.encoder import EncoderOptions, trained_encoder, training_features
 from ..outliers.conditioning.image_embeddings import embed_images
-from ..outliers.conditioning.invariants import InvariantOptions, Invariants, fitted_invariants
+from ..outliers.conditioning.invariants import InvariantOptions, Linear, VolumePreserving, fitted_invariants
 from ..outliers.conditioning.low_density import ClassGaussians, LowDensityOptions
 from ..outliers.conditioning.prompt_tuning import EmbedOptions, conditioning_scale, tuning_prompt
-from ..outliers.resize import ResizeKernel, copies, resized
+from ..outliers.decoded import check_size, copies_kept
+from ..outliers.resize import ResizeKernel, ResizeOptions, check_via, copies, resized
 from ..outliers.store.drawing import Stored
 from .base import MethodContext, register
 from .decoded import EnergyOnDecoded, EnergyOptions
@@ -49,18 +55,33 @@ STORE = 6400  # images in the paper's ablations
 PER_DRAW = 64
 
 
-class NCISImageOptions(LowDensityOptions):
+class NCISImageOptions(LowDensityOptions, ResizeOptions):
     """Options of the images."""
 
     diffusion: DiffusionOptions = option(DiffusionOptions(), "The diffusion model that decodes.", common=True)
-    embed: EmbedOptions = option(EmbedOptions(), "How training images are embedded in its conditioning space.")
+    embedding: Literal["tuned", "encoder"] = option(
+        "tuned",
+        "How training images are embedded in its conditioning space: each tuned to its image, or the features of "
+        "Dream-OOD's encoder at the length of their class's embedding, which the paper compares with.",
+    )
+    embed: EmbedOptions = option(EmbedOptions(), "How embeddings are tuned.", read_if={"embedding": "tuned"})
+    encoder: EncoderOptions = option(EncoderOptions(), "The image encoder.", read_if={"embedding": "encoder"})
     invariants: InvariantOptions = option(InvariantOptions(), "How the invariants are learned.")
     variant: Variant = option("paper", "'paper', or the loss and the form of the invariants in the official 'code'.")
     resize: ResizeKernel = option(
         "both",
-        "Pillow kernel by which decoded images are resized; 'both', as published, takes a random one of nearest and "
-        "bilinear.",
+        "Pillow kernel by which decoded images are resized; 'both', as published, keeps each by nearest and by "
+        "bilinear, and training draws a random one.",
     )
+
+    @model_validator(mode="after")
+    def _learned(self) -> Self:
+        if "variant" in changed(self) and self.invariants.kind == "linear":
+            raise ConfigError(
+                f"variant={self.variant!r} is not read with invariants.kind='linear'; drop it, or give "
+                "invariants.kind='cvpn'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tuned_with_what_there_is(self) -> Self:
@@ -99,7 +120,7 @@ class _Prepared:
     """What `prepare` makes."""
 
     diffusion: Diffusion
-    invariants: Invariants
+    map: VolumePreserving
     gaussians: ClassGaussians
     scale: float
     size: tuple[int, int]
@@ -120,8 +141,16 @@ class NCISImages(ImageSynthesiser):
             "synthesiser 'ncis' has no diffusion model yet; call prepare(context) first"
         )
 
+    def check(self, context: PrepareContext) -> None:
+        check_size(context, self.options.diffusion, self.options)
+
+    def copies(self, context: PrepareContext) -> int:
+        return copies_kept(context, self.options.diffusion, self.options)
+
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         o: NCISImageOptions = self.options
+        if o.embedding == "encoder":  # `prepare` trains it, in the first process
+            return
         with us.main_process_first():
             diffusion = make_diffusion(context, o.diffusion)
         tuning, shared = told_to_tune(diffusion, context, o), beside_model(context, o.diffusion)
@@ -131,22 +160,37 @@ class NCISImages(ImageSynthesiser):
         o: NCISImageOptions = self.options
         diffusion, shared = make_diffusion(context, o.diffusion), beside_model(context, o.diffusion)
         scale = conditioning_scale(diffusion, self.num_classes, context.device, o.embed, o.diffusion)
-        embedded = embed_images(told_to_tune(diffusion, context, o), shared, o.embed, o.diffusion)
-        u = embedded.e / scale
-        invariants = fitted_invariants(shared, u, embedded.classes, o.invariants, o.variant)
+        e, classes = self._embedded(context, diffusion)
+        u = e / scale
+        linear = o.invariants.kind == "linear"
+        f = Linear() if linear else fitted_invariants(shared, u, classes, o.invariants, o.variant).cvpn
         with torch.no_grad():
-            pairs = zip(u.split(EMBEDDINGS_AT_ONCE), embedded.classes.split(EMBEDDINGS_AT_ONCE), strict=True)
-            v = torch.cat([invariants.cvpn(x.to(context.device), y.to(context.device)) for x, y in pairs])
-        gaussians = ClassGaussians(v, embedded.classes.to(v.device), self.num_classes, o)
+            pairs = zip(u.split(EMBEDDINGS_AT_ONCE), classes.split(EMBEDDINGS_AT_ONCE), strict=True)
+            v = torch.cat([f(x.to(context.device), y.to(context.device)) for x, y in pairs])
+        gaussians = ClassGaussians(v, classes.to(v.device), self.num_classes, o)
         p = context.data.preprocess
-        self._prepared.put(_Prepared(diffusion, invariants, gaussians, scale, (p.height, p.width)))
+        check_via(o.resize_via, diffusion.own_size, (p.height, p.width))
+        self._prepared.put(_Prepared(diffusion, f, gaussians, scale, (p.height, p.width)))
+
+    def _embedded(self, context: PrepareContext, diffusion: Diffusion) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (N, E) of training images, and their classes (N,)."""
+        o: NCISImageOptions = self.options
+        shared = beside_model(context, o.diffusion)
+        if o.embedding == "tuned":
+            embedded = embed_images(told_to_tune(diffusion, context, o), shared, o.embed, o.diffusion)
+            return embedded.e, embedded.classes
+        with torch.no_grad():
+            anchors = diffusion.condition(torch.arange(self.num_classes, device=context.device)).float()
+        features = training_features(shared, trained_encoder(shared, anchors, o.encoder), o.encoder)
+        lengths = torch.linalg.vector_norm(anchors, dim=-1)[features.labels, None]
+        return lengths * unit(features.data), features.labels
 
     @torch.no_grad()
     def embeddings(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One outlier's e' (K, E) for each of classes (K,)."""
         made = self._prepared.get()
         v = made.gaussians.sample(classes, generator)
-        return made.scale * made.invariants.cvpn.inverse(v, classes)
+        return made.scale * made.map.inverse(v, classes)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
@@ -156,7 +200,7 @@ class NCISImages(ImageSynthesiser):
         decoded = -(-self.count // each)
         classes = torch.randint(self.num_classes, (decoded,), generator=generator, device=generator.device)
         images = made.diffusion.sample(self.embeddings(classes, generator), classes, generator)
-        images = resized(images, *made.size, kernel)[: self.count]
+        images = resized(images, *made.size, kernel, self.options.resize_via)[: self.count]
         parents = classes.repeat_interleave(each)[: self.count, None]
         return Outliers(images, "low density among non-linear invariants", parents=parents)
 
@@ -170,6 +214,8 @@ class NCIS(EnergyOnDecoded):
     makers: ClassVar[tuple[str, ...]] = ("ncis",)
 
     def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
-        o: NCISOptions = self.options
-        total, count = o.store_size or min(STORE, sum(context.class_counts)), context.per_step(o.ratio)
-        return filled_store(self.name, o, context, count, at_once=PER_DRAW, total=total, kind=kind)
+        o, count = self.options, context.per_step(self.options.ratio)
+        return filled_store(self.name, o, context, count, at_once=PER_DRAW, total=self.total(context), kind=kind)
+
+    def total(self, context: MethodContext) -> int:
+        return self.options.store_size or min(STORE, sum(context.class_counts))

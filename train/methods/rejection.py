@@ -21,7 +21,7 @@ from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
 from ..outliers.base import Inliers, Synthesiser
-from ..outliers.matching import CODING, Matched, checked
+from ..outliers.matching import Matched, check_treated, checked
 from ..outliers.published_augmentation import AugmentedAnew
 from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
@@ -55,13 +55,7 @@ class TuningOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _something_to_treat(self) -> Self:
-        if self.treat_id and not self.match:
-            raise ValueError("treat_id=True needs match= (what is to be treated), got none")
-        if self.treat_id and self.match == (CODING,):
-            raise ValueError(
-                "treat_id=True is not read with match=('coding',): JPEGs are written for stores, not in every step; "
-                "drop it, or match something else as well"
-            )
+        check_treated(self.treat_id, self.match)
         return self
 
 

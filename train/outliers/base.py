@@ -181,6 +181,10 @@ class ImageSynthesiser(Synthesiser):
         `prepare` is then called by the first alone, and by the others after it.
         """
 
+    def copies(self, context: PrepareContext) -> int:
+        """How many images of a store each one that is generated becomes (by resizing it in several ways)."""
+        return 1
+
     @classmethod
     def needs_classifier(cls, options: Any) -> bool:
         """Whether `prepare` uses a trained classifier (the plain one, as in KIRBY) where these are its `Options`."""

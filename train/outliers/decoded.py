@@ -14,10 +14,26 @@ from torch import Tensor
 from guard.record import option
 
 from ..cache.held import Held
-from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, make_diffusion
+from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, known_form, make_diffusion
 from .base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
 from .conditioning.table import Embeddings, EmbeddingTable
-from .resize import ResizeOptions, copies, resized
+from .resize import ResizeOptions, check_via, copies, kernels, resized
+
+
+def check_size(context: PrepareContext, diffusion: DiffusionOptions, resize: ResizeOptions) -> None:
+    """Refuse a way of resizing that is not read, where the size of the decoded images is known by now."""
+    form, p = known_form(context, diffusion), context.data.preprocess
+    if form is not None:
+        check_via(resize.resize_via, form.own_size, (p.height, p.width))
+
+
+def copies_kept(context: PrepareContext, diffusion: DiffusionOptions, resize: ResizeOptions) -> int:
+    """Images that a store keeps of each decoded one: two where it is resized by two kernels."""
+    if len(kernels(resize.resize)) == 1:
+        return 1
+    form, p = known_form(context, diffusion), context.data.preprocess
+    own = make_diffusion(context, diffusion).own_size if form is None else form.own_size
+    return copies(own, (p.height, p.width), resize.resize)
 
 
 class DecodedImageOptions(ResizeOptions):
@@ -51,6 +67,12 @@ class DecodedEmbeddings(ImageSynthesiser):
         """How its images are made, for people."""
         raise NotImplementedError(f"{type(self).__name__} must define origin")
 
+    def check(self, context: PrepareContext) -> None:
+        check_size(context, self.options.diffusion, self.options)
+
+    def copies(self, context: PrepareContext) -> int:
+        return copies_kept(context, self.options.diffusion, self.options)
+
     def prepare(self, context: PrepareContext) -> None:
         model = self._model.put(make_diffusion(context, self.options.diffusion))
         classes = torch.arange(self.num_classes, device=context.device)
@@ -59,6 +81,7 @@ class DecodedEmbeddings(ImageSynthesiser):
         found = self.find(beside_model(context, self.options.diffusion), anchors)
         self._table.put(EmbeddingTable(found, self.num_classes))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
+        check_via(self.options.resize_via, model.own_size, self._size)
 
     @property
     def table(self) -> EmbeddingTable:
@@ -75,4 +98,5 @@ class DecodedEmbeddings(ImageSynthesiser):
         images = self.images(drawn, generator)
         kernel = self.options.resize
         parents = drawn.parents.repeat_interleave(copies(self._model.get().own_size, self._size, kernel), 0)
-        return Outliers(resized(images, *self._size, kernel), self.origin(), parents=parents)
+        made = resized(images, *self._size, kernel, self.options.resize_via)
+        return Outliers(made, self.origin(), parents=parents)

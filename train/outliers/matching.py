@@ -172,6 +172,17 @@ def checked(names: Sequence[str] | str, *, online: bool = False) -> tuple[str, .
     return tuple(name for name in known if name in names)
 
 
+def check_treated(treat_id: bool, names: tuple[str, ...]) -> None:
+    """Raises ValueError where in-distribution images are to be matched too, in nothing that a step can match."""
+    if treat_id and not names:
+        raise ValueError("treat_id=True needs match= (what is to be treated), got none")
+    if treat_id and names == (CODING,):
+        raise ValueError(
+            "treat_id=True is not read with match=('coding',): JPEGs are written for stores, not in every step; "
+            "drop it, or match something else as well"
+        )
+
+
 def match(images: Tensor, inliers: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
     """Each image matched to a random one of `inliers` (N, H, W, channels) in `names` ("coding" is left out).
 

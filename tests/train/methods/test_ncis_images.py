@@ -104,10 +104,10 @@ def test_embeddings_are_low_density_points_through_the_inverse(
         ready.diffusion, setting_of(data, tmp_path), made.options.embed, made.options.diffusion
     )
     with torch.no_grad():
-        torch.testing.assert_close(ready.invariants.cvpn(embedded.e / ready.scale, embedded.classes), v)
+        torch.testing.assert_close(ready.map(embedded.e / ready.scale, embedded.classes), v)
         classes = torch.arange(60) % CLASSES
         e = made.embeddings(classes, generator())
-        back = ready.invariants.cvpn(e / ready.scale, classes)
+        back = ready.map(e / ready.scale, classes)
     torch.testing.assert_close(back, ready.gaussians.sample(classes, generator()), rtol=1e-4, atol=1e-5)
     assert e.shape == (60, 12)
     for c in range(CLASSES):  # around the embeddings of their class, farther out than these
@@ -236,7 +236,7 @@ def test_the_ridge_decides_how_far_out_embeddings_lie(data: ImageData, tmp_path:
         ready = made._prepared.get()
         with torch.no_grad():
             e = made.embeddings(classes, generator())
-            spreads.append(float(ready.invariants(e / ready.scale, classes).std(0).mean()))
+            spreads.append(float(ready.map(e / ready.scale, classes).std(0).mean()))
     assert spreads == sorted(spreads)
     assert spreads[2] > 2 * spreads[0]
 
@@ -244,3 +244,63 @@ def test_the_ridge_decides_how_far_out_embeddings_lie(data: ImageData, tmp_path:
 def test_it_samples_once_it_is_prepared() -> None:
     with pytest.raises(ConfigError, match=r"'ncis' has no diffusion model yet; call prepare\(context\) first"):
         create_synthesiser("ncis", 4, CLASSES).sample(NO_BATCH, generator())
+
+
+def test_linear_invariants_are_gaussians_of_the_embeddings(data: ImageData, tmp_path: Path) -> None:
+    """Table 3 of the paper: no network is fitted, and outliers lie around the embeddings' own mean, by their spread."""
+    made = made_of(data, tmp_path, invariants={"kind": "linear"}, ridge=1e-9, embed={"pairs": 4, "lr": 0.05})
+    assert not list(tmp_path.rglob("cvpn*"))
+    embedded = image_embeddings.embed_images(
+        solvable.SolvableDiffusion(CLASSES, (SIDE, SIDE), 3),
+        setting_of(data, tmp_path),
+        made.options.embed,
+        made.options.diffusion,
+    )
+    classes = torch.arange(300) % CLASSES
+    e = made.embeddings(classes, torch.Generator().manual_seed(0))
+    for c in range(CLASSES):
+        own, drawn = embedded.e[embedded.classes == c], e[classes == c]
+        spread = own.std(0)
+        assert ((drawn.mean(0) - own.mean(0)).abs() < 1.2 * spread).all()
+        assert 1 < float((drawn.std(0) / spread).median()) < 3  # the least likely of 3,330
+
+
+def test_embeddings_can_be_dream_oods(data: ImageData, tmp_path: Path) -> None:
+    """Features of an encoder, each as long as the embedding of its class."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        embedded = NCISImages._embedded
+
+        def spy(self: NCISImages, *arguments: Any) -> tuple[Tensor, Tensor]:
+            seen.append(embedded(self, *arguments))
+            return seen[-1]
+
+        patch.setattr(NCISImages, "_embedded", spy)
+        made_of(data, tmp_path, embedding="encoder", embed={}, encoder={"backbone": "wrn10_2", "epochs": 1})
+    e, classes = seen[0]
+    table = solvable.SolvableDiffusion(CLASSES, (SIDE, SIDE), 3).table
+    torch.testing.assert_close(e.norm(dim=-1), table.norm(dim=-1)[classes])
+    assert sorted(classes.tolist()) == sorted(data.labels.tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ({"embedding": "encoder", "embed": {"pairs": 4}}, "embed=.* is not read with embedding='encoder'"),
+        ({"encoder": {"epochs": 2}}, "encoder=.* is not read with embedding='tuned'"),
+        ({"invariants": {"kind": "linear", "epochs": 3}}, "epochs=3 is not read with kind='linear'"),
+        (
+            {"invariants": {"kind": "linear"}, "variant": "code"},
+            "variant='code' is not read with invariants.kind='linear'",
+        ),
+    ],
+)
+def test_what_the_papers_ablations_do_not_read_is_refused(given: dict[str, Any], unread: str) -> None:
+    with pytest.raises(ConfigError, match=unread):
+        create_synthesiser("ncis", 4, CLASSES, **given)
+
+
+def test_a_way_of_resizing_that_is_none_is_refused_before_anything_is_embedded(data: ImageData, tmp_path: Path) -> None:
+    made = create_synthesiser("ncis", 4, CLASSES, diffusion="built-in", resize_via=256)
+    with pytest.raises(ConfigError, match="resize_via=256 is not read where images of 8 x 8 pixels become 8 x 8"):
+        made.check(setting_of(data, tmp_path))

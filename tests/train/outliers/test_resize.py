@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from guard.errors import ConfigError
-from train.outliers.resize import ResizeOptions, copies, kernels, resized
+from train.outliers.resize import ResizeOptions, check_via, copies, kernels, resized
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 
@@ -65,3 +65,23 @@ def test_an_unknown_kernel_is_named() -> None:
         resized(images(3), 9, 7, "cubic")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="resize"):
         ResizeOptions(resize="cubic")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kernel", ["nearest", "both"])
+def test_images_can_come_by_way_of_another_size(kernel: Any, channels: int) -> None:
+    """As the published scripts keep them: by Pillow's bilinear, twice where the kernel is."""
+    given = images(channels)
+    half = np.stack([by_pillow(image, (12, 12), "bilinear") for image in given.numpy()])
+    assert resized(given, 9, 7, kernel, 12).equal(resized(torch.from_numpy(half), 9, 7, kernel))
+    assert not resized(given, 9, 7, kernel, 12).equal(resized(given, 9, 7, kernel))
+
+
+@pytest.mark.parametrize(
+    ("via", "own", "wanted"), [(256, (16, 16), (16, 16)), (24, (64, 64), (32, 24)), (64, (64, 96), (32, 32))]
+)
+def test_a_way_that_is_none_is_refused(via: int, own: tuple[int, int], wanted: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=f"resize_via={via} is not read where images of {own[0]} x {own[1]} pixels"):
+        check_via(via, own, wanted)
+    check_via(None, own, wanted)
+    check_via(256, (512, 512), (32, 32))

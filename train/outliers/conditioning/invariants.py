@@ -5,12 +5,16 @@ et al. 2024.
     code    per batch two steps of one Adam: mean square of g, the last K coordinates; then, with g set to zero, mean
             squared error of the reconstruction f^-1([v, 0], y) of e. Both means are over all numbers of the batch
 
+With ``kind="linear"`` there is no f: the Gaussians are fitted to the embeddings themselves, whose directions of little
+variance are their linear invariants (the paper's Table 3).
+
 K comes from a principal component analysis of each class (`count_invariants`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -35,24 +39,57 @@ LAST_LR = 0.1  # of the first
 class InvariantOptions(Record):
     """Learning of the invariants; their form is the method's `variant`."""
 
+    kind: Literal["cvpn", "linear"] = option(
+        "cvpn",
+        "'cvpn', learned by a volume-preserving network, or 'linear': Gaussians of the embeddings themselves, which "
+        "the paper compares with.",
+    )
     share: float | None = option(
         None,
         "Share of a class's variance in the directions of the invariants, 0 to 1; default 0.02, or 0.05 for "
         "variant 'code'.",
         gt=0,
         lt=1,
+        read_if={"kind": "cvpn"},
     )
     epochs: int | None = option(
         None,
         "Passes over the embeddings; default 200, fewer where these would show more than 2,000,000 embeddings.",
         ge=1,
+        read_if={"kind": "cvpn"},
     )
     lr: float = option(
-        1e-3, "Learning rate of Adam, which falls linearly to a tenth (published: 1e-4, for 150,000 steps).", gt=0
+        1e-3,
+        "Learning rate of Adam, which falls linearly to a tenth (published: 1e-4, for 150,000 steps).",
+        gt=0,
+        read_if={"kind": "cvpn"},
     )
     standardise: bool = option(
-        True, "Whether the network sees embeddings in units of their root mean square (published: no)."
+        True,
+        "Whether the network sees embeddings in units of their root mean square (published: no).",
+        read_if={"kind": "cvpn"},
     )
+
+
+class VolumePreserving(Protocol):
+    """f(x, y) of vectors (N, E) and classes (N,), and its inverse."""
+
+    def __call__(self, x: Tensor, classes: Tensor) -> Tensor: ...
+
+    def inverse(self, v: Tensor, classes: Tensor) -> Tensor:
+        """v (N, E) -> x with f(x, y) = v."""
+        ...
+
+
+class Linear:
+    """f(x, y) = x."""
+
+    def __call__(self, x: Tensor, classes: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, v: Tensor, classes: Tensor) -> Tensor:
+        """v itself."""
+        return v
 
 
 def count_invariants(x: Tensor, classes: Tensor, share: float, variant: Variant = "paper") -> int:
@@ -153,9 +190,13 @@ class Vectors:
             yield IDBatch(x[rows], classes[rows], rows)
 
 
-class _Identity(InvariantOptions):
+class _Identity(Record):
     """What decides a trained cVPN."""
 
+    share: float | None
+    epochs: int | None
+    lr: float
+    standardise: bool
     variant: Variant
     count: int
     embeddings: str
@@ -180,7 +221,9 @@ def fitted_invariants(
     with seeded(context.seed):
         network = Invariants(x.shape[1], len(context.data.class_names), count, variant, options.lr, unit)
     network.to(context.device)
-    identity = _Identity(**options.model_dump(), variant=variant, count=count, embeddings=digest((x, classes)))
+    identity = _Identity(
+        **options.model_dump(exclude={"kind"}), variant=variant, count=count, embeddings=digest((x, classes))
+    )
 
     def update(batch: IDBatch, generator: torch.Generator) -> dict[str, Tensor]:
         return network.update(batch.images, batch.labels)

@@ -55,7 +55,8 @@ class Stored(Synthesiser):
     Args:
         synthesiser: what makes the images; its own `count` is what it makes per draw, not what a step takes.
         count_per_step: K, the outliers of one training step.
-        total: images in the store; default as many as there are training images, at most 50,000.
+        total: images to generate; default as many as there are training images, at most 50,000. The store holds as many
+            of each as `ImageSynthesiser.copies` says.
         match: as in `fill`.
         name: of the folder; default the synthesiser's.
     """
@@ -88,7 +89,8 @@ class Stored(Synthesiser):
         self.synthesiser.check(replace(context, folder=context.folder / self.name))
 
     def prepare(self, context: PrepareContext) -> None:
-        total = self.total or min(MOST_BY_DEFAULT, len(context.data))
+        generated = self.total or min(MOST_BY_DEFAULT, len(context.data))
+        total = generated * self.synthesiser.copies(replace(context, folder=context.folder / self.name))
         store = fill(
             context.folder / self.name, self.synthesiser, context, total, match=self.match, any_classifier=True
         )

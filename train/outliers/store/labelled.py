@@ -14,17 +14,22 @@ from .store import open_store
 
 
 class LabelledStore(Stored):
-    """As `Stored`, for a synthesiser whose images are of their first parent's class: that is their label."""
+    """As `Stored`, for a synthesiser whose images are of their first parent's class: that is their label.
+
+    labels: int64, of each image; there once it is prepared.
+    """
+
+    labels: Tensor
 
     def prepare(self, context: PrepareContext) -> None:
         super().prepare(context)
         parents, _ = read_made(open_store(context.folder / self.name).paths())
         if not all(parents):
             raise ConfigError(f"the images of synthesiser {self.synthesiser.name!r} have no class")
-        self._labels = torch.tensor([row[0] for row in parents], device=context.device)
+        self.labels = torch.tensor([row[0] for row in parents], device=context.device)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         made = super().sample(batch, generator)
         assert made.rows is not None  # a store is a fixed pool
-        labels: Tensor = self._labels[made.rows]
+        labels = self.labels[made.rows]
         return made._replace(labels=labels, parents=labels[:, None])
