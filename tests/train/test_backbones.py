@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+import guard
 from guard.errors import ConfigError, UnknownNameError
 from train.backbones import (
     SMALL,
@@ -13,6 +15,7 @@ from train.backbones import (
     create_backbone,
     pretrained_normalisation,
 )
+from train.engine.stage_run import StageRun
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])
@@ -83,3 +86,11 @@ def test_published_normalisation_is_timms_or_nothing() -> None:
 )
 def test_the_automatic_backbone_goes_by_the_side(side: int, student: str, teacher: str) -> None:
     assert (automatic_backbone(side), automatic_teacher(side)) == (student, teacher)
+
+
+def test_a_backbone_that_takes_no_images_of_this_size_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vision transformer of square images, told of others."""
+    monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("trained"))
+    images = np.random.default_rng(0).integers(0, 256, (120, 32, 16, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match=r"backbone='vit_tiny_patch16_224' takes no images of 32 x 16 pixels \("):
+        guard.train((images, np.arange(120) % 2), backbone="vit_tiny_patch16_224", epochs=1, device="cpu")

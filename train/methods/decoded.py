@@ -59,14 +59,15 @@ class InlierOptions(DecodedOptions):
         return self
 
 
-def shown_inliers(name: str, options: Any, total: int | None) -> dict[str, Any]:
+def shown_inliers(name: str, options: InlierOptions, total: int | None) -> dict[str, Any]:
     """The arguments of a `Stage` that follow from `InlierOptions`.
 
     Args:
         name: of the outliers' store, which decoded in-distribution images lie beside.
         total: images in that store.
     """
-    o, images = options, shared_options(options, DecodedImageOptions)
+    o: InlierOptions = options
+    images = shared_options(o, DecodedImageOptions)
     made = DecodedInliers(o.decoded_id, name, total, o.match, images) if o.decoded_id else None
     return {"inliers": made, "match_inliers": tuple(n for n in o.match if n != CODING) if o.treat_id else ()}
 

@@ -15,6 +15,7 @@ from guard.data.labels import printable
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
+from guard.graph.outputs import Outputs
 from guard.manifest import Normalisation
 from guard.requests import TrainRequest
 from guard.runtimes.torch_module import resolve_device
@@ -145,9 +146,7 @@ def _context(
     labels = data.labels
     assert labels is not None  # guard.train loads labelled data only
     counts = np.bincount(labels, minlength=len(data.class_names))
-    with torch.inference_mode():
-        module.eval()
-        shown = module.outputs(example_batch(data.preprocess, device))
+    shown = _shown(config, module, data, device)
     return MethodContext(
         num_classes=len(data.class_names),
         num_features=shown.features.shape[1],
@@ -162,6 +161,23 @@ def _context(
         initialised=config.init is not None,
         score=module.score,
     )
+
+
+def _shown(config: TrainConfig, module: GuardModule, data: ImageData, device: torch.device) -> Outputs:
+    """What the network shows of a batch of such images, before it is trained.
+
+    Raises:
+        ConfigError: it takes no images of this size (a vision transformer that is not given square ones, say).
+    """
+    p = data.preprocess
+    try:
+        with torch.inference_mode():
+            return module.eval().outputs(example_batch(p, device))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:  # timm's networks, about a shape
+        raise ConfigError(
+            f"backbone={config.backbone!r} takes no images of {p.height} x {p.width} pixels ({str(error)[:100]}); "
+            "name another backbone, or a size that it takes with image_size="
+        ) from error
 
 
 def _finish_score(module: GuardModule, data: ImageData) -> None:
