@@ -21,6 +21,7 @@ from .calibration.by_class import calibrate_by_class, check_asked
 from .calibration.conformal import calibrate, p_values
 from .calibration.decision_rule import Decision
 from .calibration.temperature import Labelled, checked_labels, fit_temperature
+from .deep_images import watched
 from .errors import ConfigError, ImageError
 from .image_arrays import as_sequence
 from .manifest import Manifest, Preprocess, TemperatureScaling
@@ -107,7 +108,10 @@ class Guard:
             np.stack([_named(to_input, items[i], i, self.manifest) for i in range(s, min(s + batch_size, len(items)))])
             for s in starts
         )
-        return self.predict_batches(batches, threshold=threshold)
+        with watched() as deep:
+            verdicts = self.predict_batches(batches, threshold=threshold)
+        deep.warn("predict", len(items), once=True)
+        return verdicts
 
     def predict_batches(self, batches: Iterable[np.ndarray], *, threshold: float | None = None) -> Verdicts:
         """`predict` for batches that are already uint8 (n, H, W, channels) of the graph's size."""

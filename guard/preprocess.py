@@ -10,6 +10,7 @@ What becomes of the odd ones:
     EXIF orientation        applied (all eight)
     alpha, palette alpha    composited over `background`, or dropped
     16-bit grey             v -> round(v / 257), so 65535 is 255; 32-bit integers are taken as 16-bit values
+                            (values that use few of these bits are named: guard/deep_images.py)
     float grey              values in 0..1 times 255; else in 0..255 as they are; else in 0..65535 / 257; else refused
     CMYK, YCbCr, HSV        converted to RGB by Pillow
     animated, multi-page    the first frame
@@ -38,6 +39,7 @@ from PIL import (  # the plugins register the formats below
     WebPImagePlugin,  # noqa: F401
 )
 
+from .deep_images import saw
 from .errors import ConfigError, ImageError, MissingDataError
 from .manifest import Preprocess
 from .resizing import resized
@@ -119,6 +121,12 @@ def header_size(source: Any) -> tuple[int, int]:
         # Pillow's TIFF plugin reports (and later applies) the orientation by itself
         swap = image.format != "TIFF" and _orientation(image) >= 5
         return (width, height) if swap else (height, width)
+
+
+def is_deep(source: Any) -> bool:
+    """Whether this is a grey image of more than 8 bits, from the header alone; raises as `open_image` does."""
+    with _opened(source, None) as (image, _):
+        return image.mode.startswith("I") or image.mode == "F"
 
 
 @contextlib.contextmanager
@@ -247,6 +255,8 @@ def _from_deep(image: Image.Image, background: Background) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise ImageError(f"cannot scale grey values {low:g} .. {high:g} to 8 bits; accepted: 0..1, 0..255 or 0..65535")
+    if image.mode != "F" or high > 255:
+        saw(high)
     if image.mode != "F":
         pixels = (values.astype(np.uint32) + 128) // 257
     elif high <= 255:

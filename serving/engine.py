@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from guard.artefact.load import load
+from guard.deep_images import watched
 from guard.detector import Guard
 from guard.errors import ImageError
 from guard.preprocess import to_input
@@ -75,10 +76,12 @@ class Engine:
                 f"{part.where}the image has {len(part.data)} bytes, at most {self._settings.max_bytes} are accepted; "
                 "send a smaller one (GUARD_MAX_BYTES sets this)",
             )
+        config, most = self.guard.manifest.preprocess, self._settings.max_pixels
         try:
-            return to_input(
-                part.data, self.guard.manifest.preprocess, max_pixels=self._settings.max_pixels, formats=FORMATS
-            )
+            with watched() as deep:
+                pixels = to_input(part.data, config, max_pixels=most, formats=FORMATS)
+            deep.warn("requests", 1, once=True)
+            return pixels
         except ImageError as error:
             raise Refusal(400, f"{part.where}{error}") from None
 

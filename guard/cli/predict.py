@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from .. import api
+from ..deep_images import watched
 from ..detector import Guard
 from ..errors import GuardError, ImageError, MissingDataError
 from ..verdict import Verdict
@@ -39,12 +40,14 @@ def predict(
     unreadable: list[GuardError] = []
     for start in range(0, len(paths), _BATCH):
         readable, pixels = [], []
-        for path in paths[start : start + _BATCH]:
-            try:
-                pixels.append(_pixels(path, g))
-                readable.append(path)
-            except (ImageError, MissingDataError) as error:
-                unreadable.append(error)
+        with watched() as deep:
+            for path in paths[start : start + _BATCH]:
+                try:
+                    pixels.append(_pixels(path, g))
+                    readable.append(path)
+                except (ImageError, MissingDataError) as error:
+                    unreadable.append(error)
+        deep.warn("predict", len(pixels), once=True)
         batches = [np.stack(pixels)] if pixels else []
         answers += zip(readable, g.predict_batches(batches, threshold=threshold), strict=True)
     if json:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..deep_images import watched
 from ..errors import ConfigError, DataError, GuardError
 from ..geometry import MAX_SIDE, Geometry, sides
 from ..manifest import Preprocess
-from ..preprocess import MAX_PIXELS, header_size
+from ..preprocess import MAX_PIXELS, header_size, is_deep, open_image
 from .coding import PROBED, probe_codings
 from .copies import pixel_digests, relabelled
 from .decoding import Decoded, decode, default_workers
@@ -32,6 +33,7 @@ DEFAULT_SIDE = 224
 CORRUPT_SHARE = 0.01
 MOST_NAMED = 10  # corrupt images
 _GROUP = 256
+_LOOKED_AT = 64  # images, for what only some of a data set shows
 _WORTH_PROCESSES = 8192  # small images decode at about 20,000 a second and core; forking takes 0.1 s
 
 
@@ -83,6 +85,7 @@ def load(
     rows = np.arange(len(source))[:max_images]
     config = preprocess or _own_preprocess(source, rows, image_size, channels, geometry or Geometry())
     codings = probe_codings(_some(source, rows), (config.height, config.width))
+    _look_for_depth(source, rows)
     fingerprint = source.fingerprint()
     scratch = None if cache_dir is None else Path(cache_dir)
     pixels, kept, corrupt, digests = _decode_all(source, rows, config, workers, scratch, max_pixels)
@@ -184,6 +187,20 @@ def _some(source: Source, rows: np.ndarray) -> list[Any]:
         return []
     spread = np.linspace(0, len(rows) - 1, min(len(rows), PROBED)).astype(np.int64)
     return source.items(rows[:PROBED] if source.in_order else rows[spread])
+
+
+def _look_for_depth(source: Source, rows: np.ndarray) -> None:
+    """Say where images have 16 or 32 bits and use few of them; a few are opened, by their headers at first."""
+    if whole_array(source) is not None:
+        return
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), _LOOKED_AT)).astype(np.int64)
+    looked_at = rows[:_LOOKED_AT] if source.in_order else rows[spread]
+    with watched() as deep:
+        for item in source.items(looked_at):
+            with contextlib.suppress(GuardError):  # corrupt: named later, when everything is decoded
+                if is_deep(item):
+                    open_image(item)
+    deep.warn(source.name, len(looked_at))
 
 
 def _common_size(source: Source, rows: np.ndarray) -> tuple[int, int] | None:
