@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import guard
-from train.classifiers.checks.geometry import balanced, clearly_better
+from train.classifiers.checks.geometry import balanced, clearly_better, renamed_accuracy
 
 HALF: dict[str, Any] = {"mean": 0.5, "std": 0.5, "device": "cpu"}
 
@@ -147,3 +147,28 @@ def test_the_sample_has_some_of_each_class() -> None:
     found = np.bincount(labels[balanced(labels, 256)])
     assert found.tolist() == [85, 85, 3]
     assert len(balanced(np.arange(1000), 256)) == 256
+
+
+def test_what_another_order_of_the_classes_explains_better_is_left_to_its_own_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red, green, blue and yellow; names of red and blue changed: blue first would be right on three of four."""
+    rng = np.random.default_rng(0)
+    classes = np.arange(240) % 4
+    lit = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)])[classes]
+    images = (rng.integers(0, 50, (240, 8, 8, 3)) + 180 * lit[:, None, None]).astype(np.uint8)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -2]]))
+        model[2].bias.copy_(torch.tensor([0.0, 0, 0, -250]))
+    pixels = {"mean": 0, "std": 1 / 255, "device": "cpu", "class_names": list("0123")}
+    for order in ([0, 1, 2, 3], [2, 1, 0, 3]):
+        guard.fit(model, (images, np.array(order)[classes]), **pixels)
+        assert warned(caplog) == []
+
+
+def test_names_at_other_logits_explain_what_they_explain() -> None:
+    labels = np.repeat(np.arange(4), 20)
+    assert renamed_accuracy(labels, labels) == 1
+    assert renamed_accuracy(labels, np.array([2, 3, 0, 1])[labels]) == 1
+    assert renamed_accuracy(np.arange(100), np.random.default_rng(0).permutation(100)) < 0.1
