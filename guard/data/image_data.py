@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ class ImageData:
         rows: (N,) int64, the row of each image in the source (files in sorted order; Parquet rows; array rows).
             `max_images`, skipped corrupt images and `subset` leave gaps.
         corrupt: one sentence per skipped image: which, and why.
+        folder: the source's own folder, or that of its file; None for arrays, hub ids and the like.
         codings: how some of the source's images were coded (`guard.data.coding`); empty where no JPEG is of this size.
         not_read: how many files of the source cannot be read as images, by ending.
         digests: (N,) uint64, equal where pixels are (`guard.data.copies`); None where nobody looked.
@@ -63,6 +65,7 @@ class ImageData:
     not_read: Mapping[str, int] = field(default_factory=dict)
     digests: np.ndarray | None = None
     source: Source | None = None  # where `decoded` finds the images; None for a union
+    folder: Path | None = None
     _positions: np.ndarray | None = None  # rows of `pixels`; None: all of them, in order
 
     def __len__(self) -> int:
@@ -105,6 +108,7 @@ class ImageData:
             not_read=self.not_read,
             digests=None if self.digests is None else self.digests[indices],
             source=self.source,
+            folder=self.folder,
             _positions=self._in_pixels(indices),
         )
 

@@ -106,6 +106,7 @@ def load(
         not_read=getattr(source, "not_read", {}),
         digests=digests,
         source=pixels.source if isinstance(pixels, StreamedPixels) else source,
+        folder=_folder_of(data),
         _positions=kept if pixels.array is None else None,
     )
 
@@ -151,6 +152,13 @@ def _warn(source: Source, labels: np.ndarray | None, kept: np.ndarray, digests: 
             printable(at[0]),
             printable(at[1]),
         )
+
+
+def _folder_of(data: Any) -> Path | None:
+    path = Path(data) if isinstance(data, str | Path) else None
+    if path is None or not path.exists():
+        return None
+    return path if path.is_dir() else path.parent
 
 
 def _as_it_is(data: ImageData, preprocess: Preprocess | None, labelled: bool) -> ImageData:

@@ -6,32 +6,33 @@
     lambda      max(5, 1000 / (1 + 0.12 t)) at step t: the margin comes in slowly and never whole
 
 Weights have unit length, features do not: the norm is what the softmax is sure of. For whole m, cos(m theta) is a
-Chebyshev polynomial of the cosine and k counts the cos(i pi/m) above it, so nothing needs an angle. For 1 < m < 2
-psi is plain cos(m theta). t is counted in a buffer, so a run resumes where it was.
+Chebyshev polynomial of the cosine and k counts the cos(i pi/m) above it, so nothing needs an angle. For other m >= 1
+the angle is taken. t is counted in a buffer, so a run resumes where it was.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..record import Record, option
-from .angular import AngularHead, target_cosines, unit, with_target
+from .angular import AngularHead, in_full_precision, target_cosines, unit, with_target
 from .base import LastLayer, full_precision, register_head
 
 _EDGE = 1e-6  # acos has an infinite gradient at -1 and 1
 
 
 def psi(cosines: Tensor, margin: float) -> Tensor:
-    """The falling extension of cos(m theta), of cosines (N,); m whole, or between 1 and 2."""
+    """The falling extension of cos(m theta), of cosines (N,); any m >= 1."""
     m = int(margin)
     if m != margin:
-        return (margin * cosines.clamp(-1 + _EDGE, 1 - _EDGE).acos()).cos()
+        angle = margin * cosines.clamp(-1 + _EDGE, 1 - _EDGE).acos()
+        k = (angle.detach() / math.pi).floor()
+        return (1 - 2 * (k % 2)) * angle.cos() - 2 * k
     before, multiple = torch.ones_like(cosines), cosines
     for _ in range(m - 1):
         before, multiple = multiple, 2 * cosines * multiple - before
@@ -46,12 +47,6 @@ def annealing(step: Tensor) -> Tensor:
     return (1000 / (1 + 0.12 * step)).clamp_min(5.0)
 
 
-def _whole_or_below_two(margin: float) -> float:
-    if margin != int(margin) and margin > 2:
-        raise ValueError("give a whole number, or one between 1 and 2")
-    return margin
-
-
 @register_head
 class SphereFaceHead(AngularHead):
     """SphereFace: z . w_c with unit weights; in training the target's angle is multiplied by a margin."""
@@ -61,9 +56,9 @@ class SphereFaceHead(AngularHead):
     step: Tensor
 
     class Options(Record):
-        margin: Annotated[float, AfterValidator(_whole_or_below_two)] = option(
+        margin: float = option(
             4.0,
-            "m that the target's angle is multiplied by: a whole number up to 16, or one between 1 and 2; 1 is none.",
+            "m that the target's angle is multiplied by, 1 (none) to 16, whole or not.",
             common=True,
             ge=1,
             le=16,
@@ -77,7 +72,9 @@ class SphereFaceHead(AngularHead):
         return pooled
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, unit(self.weight))
+        return (
+            in_full_precision(features, unit(self.weight)) if self.training else F.linear(features, unit(self.weight))
+        )
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         features = full_precision(features)

@@ -43,9 +43,7 @@ def cosface(theta: np.ndarray, labels: np.ndarray, scale: float, margin: float) 
 
 
 def psi(theta: float, margin: float) -> float:
-    if margin != int(margin):
-        return math.cos(margin * theta)
-    k = min(int(theta * margin / math.pi), int(margin) - 1)
+    k = min(int(theta * margin / math.pi), math.ceil(margin) - 1)
     return (-1) ** k * math.cos(margin * theta) - 2 * k
 
 

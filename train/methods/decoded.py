@@ -19,7 +19,7 @@ from ..outliers.decoded_inliers import DecodedInliers
 from ..outliers.matching import CODING, check_treated, checked
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, MethodOptions, Stage
-from .from_store import filled_store, given_or, shared_options
+from .from_store import PER_DECODING, filled_store, given_or, shared_options
 
 
 class DecodedOptions(MethodOptions):
@@ -85,8 +85,7 @@ class Decoded(Method):
     def store(self, context: MethodContext, kind: type[Stored]) -> Stored:
         """The method's own images."""
         o, count = self.options, context.per_step(self.options.ratio)
-        at_once = o.diffusion.sampling_batch
-        return filled_store(self.name, o, context, count, at_once=at_once, total=self.total(context), kind=kind)
+        return filled_store(self.name, o, context, count, at_once=PER_DECODING, total=self.total(context), kind=kind)
 
     def total(self, context: MethodContext) -> int | None:
         """How many images are generated; None: one per training image, at most 50,000."""

@@ -106,18 +106,28 @@ HOW = {
 
 
 class AroundFeatures(DecodedEmbeddings):
-    """What both share: an encoder is trained, and embeddings lie around its features of each class."""
+    """What both share: an encoder is trained, and embeddings lie around its features of each class.
+
+    There are as many embeddings of each class as images to decode, and a store that grows gets further ones: images are
+    drawn from the first so many, so that those it has stay what they would be.
+    """
+
+    def first_rows(self) -> int | None:
+        return self.per_class()
 
     def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
         o = self.options
         encoder = trained_encoder(context, anchors, o.encoder)
         features = training_features(context, encoder, o.encoder, augmented=o.boundary.augmented)
+        decoded = None if o.boundary.repeats else self.per_class()
         return kept_embeddings(
             context,
             self.name,
             o.boundary,
-            [*features, anchors, torch.tensor(o.scale_to_width)],
-            lambda: boundary_embeddings(features, anchors, o.boundary, context, scale_to_width=o.scale_to_width),
+            [*features, anchors, torch.tensor(o.scale_to_width), torch.tensor(decoded or 0)],
+            lambda: boundary_embeddings(
+                features, anchors, o.boundary, context, scale_to_width=o.scale_to_width, decoded=decoded
+            ),
         )
 
 
@@ -136,7 +146,7 @@ class DreamOODImages(AroundFeatures):
         if o.sampler == "learnable":
             encoder = trained_encoder(context, anchors, o.encoder, learned=True)
             return moved(anchors, encoder.targets() - anchors)
-        count, generator = len(context.data), class_generator(context, -1)
+        count, generator = max(len(context.data), self.total or 0), class_generator(context, -1)
         if o.sampler == "interpolation":
             return interpolated(anchors, o.alphas, count, generator)
         return with_noise(anchors, o.noise, count, generator, scale_to_width=o.scale_to_width)

@@ -50,7 +50,7 @@ from ..outliers.sources import Mixture
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, Stage, register
 from .decoded import InlierOptions, shown_inliers
-from .from_store import PER_DRAW, filled_store, given_or
+from .from_store import PER_DECODING, PER_DRAW, filled_store, given_or
 
 KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
 
@@ -197,6 +197,6 @@ class FodFoM(Method):
     def _stored(self, name: str, context: MethodContext, count: int) -> Stored:
         o: FodFoMOptions = self.options
         if name == "fodfom":
-            return filled_store(name, o, context, count, at_once=o.diffusion.sampling_batch)
+            return filled_store(name, o, context, count, at_once=PER_DECODING)
         blurred: dict[str, Any] = dict(o.blurred)
         return filled_store(name, o, context, count, at_once=PER_DRAW, **blurred)

@@ -6,7 +6,8 @@ with Synthetic Outlier Exposure", 2024.
     score: max softmax with head "linear", max cosine with the angular ones (cosine, adacos, arcface, cosface,
     sphereface), whose outliers have no margin
 
-The sum is the paper's (entries [1, 1]); ``normalise="mean"`` halves it, ``mix_alpha`` weighs the two. Pairs of classes
+The sum is the paper's (entries [1, 1]); ``normalise="mean"`` halves it, ``normalise="length"``
+brings it to the mean length of the anchors, ``mix_alpha`` weighs the two. Pairs of classes
 come equally often within what is drawn at once. In the built-in diffusion model e is added to the embedding of the
 time, as the paper conditions its DDPM.
 
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from guard.heads import unit
 from guard.record import option
 
 from ..cache.held import Held
@@ -54,10 +56,10 @@ class LabelMixupImageOptions(ResizeOptions):
     """Options of the images."""
 
     diffusion: LabelDiffusion = option(LabelDiffusion(), "The diffusion model that decodes.", common=True)
-    normalise: Literal["none", "mean"] = option(
+    normalise: Literal["none", "mean", "length"] = option(
         "none",
-        "'none' takes the sum of both embeddings, 'mean' their mean, which suits Stable Diffusion: it knows no tokens "
-        "of twice the length.",
+        "'none' takes the sum of both embeddings, 'mean' their mean, 'length' the sum at the mean length of the "
+        "classes' embeddings, which suits Stable Diffusion.",
     )
     mix_alpha: float | None = option(
         None, "Weight of the first class beside 1 - mix_alpha of the second, 0 to 1; default 1 and 1.", gt=0, lt=1
@@ -86,6 +88,12 @@ def pair_weights(pairs: Tensor, num_classes: int, alpha: float | None, normalise
     one_hot = torch.nn.functional.one_hot(pairs, num_classes).float()
     weights = one_hot.sum(1) if alpha is None else alpha * one_hot[:, 0] + (1 - alpha) * one_hot[:, 1]
     return weights / weights.sum(-1, keepdim=True) if normalise == "mean" else weights
+
+
+def at_usual_length(e: Tensor, anchors: Tensor) -> Tensor:
+    """e (K, E) at the mean length of the anchors (C, E)."""
+    usual = torch.linalg.vector_norm(anchors, dim=-1).mean()
+    return usual * unit(e)
 
 
 @register_synthesiser
@@ -120,6 +128,8 @@ class LabelMixupImages(ImageSynthesiser):
         model, o = self._model.get(), self.options
         parents = spread_pairs(self.count, self.num_classes, generator)
         e = model.condition(pair_weights(parents, self.num_classes, o.mix_alpha, o.normalise))
+        if o.normalise == "length":
+            e = at_usual_length(e, model.condition(torch.arange(self.num_classes, device=e.device)))
         images = model.sample(e, parents[:, 0], generator)
         parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize), 0)
         images = resized(images, *self._size, o.resize, o.resize_via)

@@ -112,7 +112,7 @@ def told_to_tune(diffusion: Diffusion, context: PrepareContext, options: NCISIma
     if prompt in (None, asked.prompt) or not isinstance(diffusion, StableDiffusion):
         return diffusion
     told = asked.model_copy(update={"prompt": prompt})
-    return StableDiffusion(diffusion.pipeline, context.data.class_names, diffusion.channels, told)
+    return StableDiffusion(diffusion.pipeline, context.data.class_names, diffusion.channels, told, context.data.folder)
 
 
 @dataclass

@@ -158,6 +158,7 @@ class ImageSynthesiser(Synthesiser):
         source: the paper it comes from.
         Options: its options and their defaults.
         count: K, the outliers of one `sample`.
+        total: where a store is filled, how many it can hold: of all shards in `prepare`, up to its own in `sample`.
         prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
         revision: raised where equal options make other images than before; a store of another one is not continued.
     """
@@ -172,6 +173,7 @@ class ImageSynthesiser(Synthesiser):
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__()
         self.count = count
+        self.total: int | None = None
         self.num_classes = num_classes
         self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
 

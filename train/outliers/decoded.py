@@ -83,6 +83,14 @@ class DecodedEmbeddings(ImageSynthesiser):
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
         check_via(self.options.resize_via, model.own_size, self._size)
 
+    def first_rows(self) -> int | None:
+        """How many of each class's embeddings to draw from, the first ones; None: all."""
+        return None
+
+    def per_class(self) -> int | None:
+        """Images to decode for each class, where it is known how many there are to be in all."""
+        return None if self.total is None else -(-self.total // self.num_classes)
+
     @property
     def table(self) -> EmbeddingTable:
         """The embeddings; there after `prepare`."""
@@ -94,7 +102,7 @@ class DecodedEmbeddings(ImageSynthesiser):
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        drawn = self.table.draw(self.count, generator)
+        drawn = self.table.draw(self.count, generator, self.first_rows())
         images = self.images(drawn, generator)
         kernel = self.options.resize
         parents = drawn.parents.repeat_interleave(copies(self._model.get().own_size, self._size, kernel), 0)

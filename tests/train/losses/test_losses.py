@@ -179,15 +179,21 @@ def test_a_link_that_starts_positive_rises_with_a_slope_of_two(link: Any) -> Non
     with torch.no_grad():
         odds = loss.log_odds(torch.tensor([50.0, 51.0, 90.0]))
     assert odds.diff().tolist() == pytest.approx([2.0, 78.0], rel=1e-3)
+    if loss.hidden is not None:  # and goes on rising, whatever it learns
+        with torch.no_grad():
+            loss.hidden[2].neg_()
+            assert loss.log_odds(torch.tensor([50.0, 51.0])).diff().item() > 0
 
 
 def fallen(link: Any = "linear") -> EnergyLogisticLoss:
     """A link that has learned outliers to have the larger log-sum-exp."""
-    loss = EnergyLogisticLoss(3, energy="plain", link=link)
+    loss = EnergyLogisticLoss(3, init="random", energy="plain", link=link)
     with torch.no_grad():
-        for part in (loss.slope,) if loss.hidden is None else (loss.hidden[2],):
-            assert part is not None
-            part.neg_()
+        if loss.slope is not None:
+            loss.slope.fill_(-1.0)
+        elif loss.hidden is not None:
+            loss.hidden[0].abs_()
+            loss.hidden[2].abs_().neg_()
     loss.loss(batch_of(random(4, 3).float(), 9 + random(4, 3).float()))
     return loss
 

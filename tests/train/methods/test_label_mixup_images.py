@@ -17,7 +17,7 @@ from tests.composition import stages_of
 from tests.conftest import Arrays
 from train.generators.diffusion import DiffusionOptions, register_diffusion
 from train.methods import get_method
-from train.methods.label_mixup import LabelMixupImages, pair_weights, spread_pairs
+from train.methods.label_mixup import LabelMixupImages, at_usual_length, pair_weights, spread_pairs
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.store.drawing import Stored
 from train.runs.resolve import score_for
@@ -141,3 +141,9 @@ def test_its_images_can_be_matched_to_in_distribution_ones() -> None:
     (only,) = stages_of("label_mixup", match="contrast", store_size=7, ratio=0.5)
     assert isinstance(only.synthesiser, Stored)
     assert (only.synthesiser.match, only.synthesiser.total) == (("contrast",), 7)
+
+
+def test_a_sum_can_be_brought_to_the_usual_length() -> None:
+    anchors = torch.tensor([[3.0, 4.0], [0.0, 1.0]])  # 5 and 1 long
+    e = at_usual_length(anchors.sum(0, keepdim=True), anchors)
+    torch.testing.assert_close(e, 3 * torch.tensor([[3.0, 5.0]]) / 34**0.5)

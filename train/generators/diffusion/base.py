@@ -11,9 +11,9 @@ Diffusion are exchanged by ``diffusion=``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import field_validator, model_validator
@@ -24,6 +24,7 @@ from guard.record import option
 
 from ...cache.shared_model import SharedOptions
 from ...outliers.base import PrepareContext
+from .class_prompts import ClassPrompt, read_class_prompts
 from .pipeline import check_name
 
 
@@ -79,6 +80,10 @@ class Diffusion(Protocol):
         ...
 
 
+TIMES = 1000  # noise levels of the models that come with ood-guard
+
+SamplerName = Literal["dpm-solver++", "ddim", "plms", "ddpm"]
+
 OURS = ("built-in", "stable-diffusion")  # `make_diffusion` knows where they are
 
 STABLE = {"model": "stable-diffusion"}  # it is trained already
@@ -95,7 +100,7 @@ class DiffusionOptions(SharedOptions):
     kind: ClassVar = "diffusion"
     ours: ClassVar = "built-in"
     training: ClassVar = frozenset(
-        {"conditioning", "epochs", "batch_size", "lr", "width", "prediction", "latent", "patch"}
+        {"conditioning", "epochs", "batch_size", "lr", "width", "prediction", "loss_weights", "latent", "patch"}
     )
 
     model: str = option(
@@ -112,8 +117,22 @@ class DiffusionOptions(SharedOptions):
     pipeline: str | None = option(
         None, "StableDiffusionPipeline for 'stable-diffusion': a folder or a hub id.", unread_if=BUILT_IN, common=True
     )
+    sampler: SamplerName | None = option(
+        None,
+        "'dpm-solver++' (the built-in model's default), 'ddim' (Stable Diffusion's), 'plms', or 'ddpm', which is "
+        "ancestral: it draws noise in every step.",
+    )
     sampling_steps: int | None = option(
-        None, "Denoising steps per image; default 50 for Stable Diffusion (DDIM), else 20 (DPM-Solver++).", ge=1
+        None,
+        "Denoising steps per image, at most the model's 1,000 times; default 50 for Stable Diffusion; else 20, and all "
+        "1,000 with sampler 'ddpm'.",
+        ge=1,
+        le=1000,
+    )
+    spacing: Literal["trailing", "leading"] = option(
+        "trailing",
+        "Which times the steps are at: from pure noise on ('trailing'), or as published for Stable Diffusion "
+        "('leading'; sampling_steps must divide 1,000).",
     )
     guidance: float | None = option(
         None,
@@ -124,6 +143,13 @@ class DiffusionOptions(SharedOptions):
     prompt: str = option(
         "A high-quality image of the {}",
         "What Stable Diffusion is asked for; {} is the name of the class.",
+        unread_if=BUILT_IN,
+    )
+    class_prompts: Mapping[str, ClassPrompt] | None = option(
+        None,
+        "What classes are called in prompts and which token stands for each, "
+        "{'class': {'prompt': 'aquarium fish', 'token': 'fish'}}, or a JSON or CSV file of it; others go by their "
+        "names.",
         unread_if=BUILT_IN,
     )
     conditioning: Literal["token", "label"] = option(
@@ -150,6 +176,11 @@ class DiffusionOptions(SharedOptions):
     prediction: Literal["epsilon", "v_prediction"] = option(
         "v_prediction", "What the network predicts: the noise, or v (Salimans & Ho, ICLR 2022).", unread_if=STABLE
     )
+    loss_weights: Literal["min-snr", "none"] = option(
+        "min-snr",
+        "Weights of the errors at each time: min-SNR (Hang et al., ICCV 2023), or none, the plain loss of DDPM.",
+        unread_if=STABLE,
+    )
     latent: bool | None = option(
         None,
         "Whether it works on the latents of a small autoencoder, trained first, in place of pixels; default for images "
@@ -173,6 +204,28 @@ class DiffusionOptions(SharedOptions):
             hint = "Add one with train.generators.diffusion.register_diffusion."
             raise UnknownNameError("diffusion model", name, (*OURS, *_MODELS), hint)
         return name
+
+    @field_validator("class_prompts", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return read_class_prompts(given)
+
+    @model_validator(mode="after")
+    def _steps_that_fit(self) -> Self:
+        steps = self.sampling_steps
+        if steps is None or TIMES % steps == 0:
+            return self
+        if self.spacing == "leading":
+            raise ConfigError(
+                f"sampling_steps={steps} does not divide {TIMES}, so that spacing='leading' would not begin at pure "
+                "noise; give one that does, or spacing='trailing'"
+            )
+        if self.sampler == "plms":
+            raise ConfigError(
+                f"sampler='plms' takes equal steps, and sampling_steps={steps} does not divide {TIMES}; give one that "
+                "does, such as 50, or sampler='dpm-solver++'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_before_anything_is_trained(self) -> Self:

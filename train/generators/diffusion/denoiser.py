@@ -56,6 +56,7 @@ class Denoiser(nn.Module):
     Args:
         shape: (c, h, w), `padded_size`. width: channels at full resolution; deeper levels have twice as many.
         patch: positions per side that are folded into channels first.
+        plain_loss: without min-SNR weights.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class Denoiser(nn.Module):
         patch: int | None,
         conditioning: Literal["token", "label"],
         prediction: Prediction,
+        plain_loss: bool = False,
     ) -> None:
         super().__init__()
         channels, height, across = shape
         self.fold = fold_of(height, across, patch)
-        self.by_token, self.prediction = conditioning == "token", prediction
+        self.by_token, self.prediction, self.plain_loss = conditioning == "token", prediction, plain_loss
         self.embedding_width = embedding_width(width, conditioning)
         self.table = nn.Parameter(torch.randn(classes, self.embedding_width))
         self.null = nn.Parameter(torch.zeros(self.embedding_width))
@@ -121,7 +123,7 @@ class Denoiser(nn.Module):
         said = self(self.noise.add(z, eps, times), times, e)
         target = self.noise.target(z, eps, times, self.prediction)
         error: Tensor = (said - target).square().mean((1, 2, 3))
-        return self.noise.weight(times, self.prediction) * error
+        return error if self.plain_loss else self.noise.weight(times, self.prediction) * error
 
     def noise_loss(self, z: Tensor, e: Tensor, times: Tensor, eps: Tensor) -> Tensor:
         """Mean squared error (N,) of the noise it predicts."""

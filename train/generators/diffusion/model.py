@@ -1,6 +1,6 @@
 """A small class-conditional diffusion model of the user's own images, behind the interface of `base`.
 
-    images --fill up--> [-1, 1] --(autoencoder)--> z;   e = weights @ table;   DPM-Solver++ back
+    images --fill up--> [-1, 1] --(autoencoder)--> z;   e = weights @ table;   denoised back
 
 Sizes that the network cannot halve are filled up by repeating edges, and cut back when decoded, so that images come
 out at the size of the training images.
@@ -9,7 +9,6 @@ out at the size of the training images.
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any, Literal
 
 import torch
@@ -23,12 +22,14 @@ from ...engine.adaptive_batches import Batches
 from ...engine.precision import mixed_precision
 from .autoencoder import CHANNELS as LATENT_CHANNELS
 from .autoencoder import Autoencoder, AutoencoderCard, halvings, to_signal
-from .base import DiffusionOptions
+from .base import DiffusionOptions, SamplerName
 from .denoiser import Denoiser, padded_size
 from .noise import TIMES, Prediction
 from .sampling import denoised
+from .schedulers import checked_finite, image_seeds, shared_noise
 
 STEPS, GUIDANCE = 20, 2.0
+SAMPLER: SamplerName = "dpm-solver++"
 WIDE = 48  # channels from which bf16 pays on a CPU that has it: step times 1.8, 1.1 and 0.67 of float32's at 16, 32, 64
 LARGEST_IN_PIXELS = 64  # larger images are denoised as latents by default
 
@@ -42,6 +43,7 @@ class ModelCard(Record):
     class_names: list[str]
     conditioning: Literal["token", "label"]
     prediction: Prediction
+    loss_weights: Literal["min-snr", "none"] = "min-snr"
     diffusion_width: int
     latent: bool
     patch: int | None
@@ -68,14 +70,17 @@ class BuiltInDiffusion(nn.Module):
             card.patch,
             card.conditioning,
             card.prediction,
+            plain_loss=card.loss_weights == "none",
         )
         self.width, self.channels = self.denoiser.embedding_width, card.diffusion_width
         self.times = TIMES
         self.steps, self.guidance, self.batches = STEPS, GUIDANCE, Batches(64)
+        self.sampler, self.spacing = SAMPLER, "trailing"
 
     def sampling(self, options: DiffusionOptions) -> BuiltInDiffusion:
         """Sample as the options say from now on."""
-        self.steps = options.sampling_steps or STEPS
+        self.sampler, self.spacing = options.sampler or SAMPLER, options.spacing
+        self.steps = options.sampling_steps or (TIMES if self.sampler == "ddpm" else STEPS)
         self.guidance = GUIDANCE if options.guidance is None else options.guidance
         self.batches = Batches(options.sampling_batch)
         return self
@@ -111,10 +116,23 @@ class BuiltInDiffusion(nn.Module):
 
     @torch.no_grad()
     def latents(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device)
-        sampled = functools.partial(denoised, self.denoiser, steps=self.steps, guidance=self.guidance)
+        noise = shared_noise((len(e), *self.latent_shape), generator)
+        more = [image_seeds(len(e), generator)] if self.sampler == "ddpm" else []
         with self.autocast():
-            return self.batches(sampled, noise, e)
+            return checked_finite(self.batches(self.sampled, noise, e, *more), self.steps)
+
+    def sampled(self, noise: Tensor, e: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """What the noise (N, c, h, w) becomes under e (N, E)."""
+        return denoised(
+            self.denoiser,
+            noise,
+            e,
+            seeds,
+            steps=self.steps,
+            guidance=self.guidance,
+            sampler=self.sampler,
+            spacing=self.spacing,
+        )
 
     def sample(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         return self.decode(self.latents(e, classes, generator))

@@ -11,21 +11,21 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-TIMES = 1000
+from .base import TIMES, SamplerName
+from .schedulers import scheduler
+
 BETAS = 1e-4, 0.02
 SNR_CAP = 5.0
 
 Prediction = Literal["epsilon", "v_prediction"]
 
 
-def solver(prediction: Prediction) -> Any:
-    """A fresh DPM-Solver++ (Lu et al., 2022; second order, multistep) for this noise."""
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=TIMES, beta_start=BETAS[0], beta_end=BETAS[1], prediction_type=prediction
-    )
+def solver(prediction: Prediction, name: SamplerName = "dpm-solver++", spacing: str = "trailing") -> Any:
+    """A fresh scheduler of diffusers for this noise (`schedulers.scheduler`)."""
+    noise = {"num_train_timesteps": TIMES, "beta_start": BETAS[0], "beta_end": BETAS[1], "prediction_type": prediction}
+    return scheduler(name, noise, spacing)
 
 
 class Noise(nn.Module):

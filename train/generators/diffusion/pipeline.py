@@ -26,7 +26,7 @@ _IDENTITIES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def open_pipeline(name: str | None, device: torch.device) -> Any:
-    """The pipeline on `device`, frozen: half precision on a GPU, no safety checker, DDIM, the VAE image by image.
+    """The pipeline on `device`, frozen: half precision on a GPU, no safety checker, the VAE image by image.
 
     Raises:
         ConfigError: as `check_name`; no such hub id; another kind of pipeline; no safetensors.
@@ -39,7 +39,7 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
         with _without_bars(diffusers):
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
                 name,
-                torch_dtype=torch.float16 if device.type == "cuda" else torch.float32,
+                dtype=torch.float16 if device.type == "cuda" else torch.float32,
                 use_safetensors=True,  # no pickle is read
                 safety_checker=None,  # it blackens what it suspects, which training would take for an outlier
                 feature_extractor=None,

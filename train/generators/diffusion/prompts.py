@@ -10,16 +10,22 @@ out of the table, so that each image of a batch has an e of its own, gradients r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from guard.errors import ConfigError
 
+from .class_prompts import ClassPrompt, check_classes_known, wordnet_names
+
 log = logging.getLogger("ood_guard")
+
+_TOLD: weakref.WeakKeyDictionary[Any, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
@@ -42,42 +48,120 @@ def substituted(table: nn.Module, tokens: Tensor, e: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+class Called(NamedTuple):
+    """What one class is called: its prompt, the token of it that stands for the class, and the tokens of its words."""
+
+    text: str
+    token: int
+    pieces: list[int]
+
+
 class Prompts:
     """The classes' prompts, and what the text encoder makes of them with e for the class's name.
 
-    A class is stood for by the first token of its name, as in the published code: where a name has several, the others
-    stay in the prompt. Underscores are read as spaces.
+    A class is stood for by one token of its prompt: that of `class_prompts`, else the first of its name, as in the
+    published code; the other tokens of a name stay in the prompt. Underscores are read as spaces. Where folders are
+    named by WordNet ids, names come from a file beside the images, and the token is that of the first synonym that is
+    a single one, else the last of the first synonym, else another that no class before has.
 
     Args:
         pipeline: a StableDiffusionPipeline, for its tokenizer, text encoder and `encode_prompt`.
         prompt: {} is the class's name.
+        class_prompts: by class; others go by their names.
+        folder: of the images.
 
     Attributes:
         anchors: (C, E) float32, the input token embeddings of the classes.
 
     Raises:
-        ConfigError: a name that has no token of its own in the prompt.
+        ConfigError: a class without a token in its prompt; two classes with the same one.
     """
 
-    def __init__(self, pipeline: Any, class_names: Sequence[str], prompt: str) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        class_names: Sequence[str],
+        prompt: str,
+        class_prompts: Mapping[str, ClassPrompt] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._table: nn.Module = pipeline.text_encoder.get_input_embeddings()
-        names = [name.replace("_", " ") for name in class_names]
-        self._texts = [prompt.replace("{}", name) for name in names]
-        pieces = [pipeline.tokenizer(name).input_ids[1:-1] for name in names]
-        self._check(class_names, pieces, prompt)
-        self._tell(class_names, pieces)
+        given = class_prompts or {}
+        check_classes_known(given, class_names)
+        ids = wordnet_names([name for name in class_names if name not in given], folder)
+        self._prompt, taken = prompt, set[int]()
+        called = []
+        for name in class_names:
+            if name in given:
+                called.append(self._as_given(name, given[name]))
+            elif name in ids:
+                called.append(self._by_synonym(name, ids[name], taken))
+            else:
+                called.append(self._by_name(name))
+            taken.add(called[-1].token)
+        self.texts = [one.text for one in called]
+        self._check(class_names, called)
+        self._tell([name for name in class_names if name not in given and name not in ids], class_names, called)
+        self.own_names = bool(given or ids)
         device = pipeline.text_encoder.device
-        self._tokens = torch.tensor([ids[0] for ids in pieces], device=device)
+        self.tokens = torch.tensor([one.token for one in called], device=device)
         weight: Tensor = self._table.weight
-        self.anchors = weight.detach()[self._tokens].float()
+        self.anchors = weight.detach()[self.tokens].float()
         with torch.no_grad():
             self._empty = self._encoded([""])
 
+    def _pieces(self, words: str) -> list[int]:
+        pieces: list[int] = self._pipeline.tokenizer(words).input_ids[1:-1]
+        return pieces
+
+    def _usable(self, pieces: list[int]) -> bool:
+        tokenizer = self._pipeline.tokenizer
+        return bool(pieces) and pieces[0] not in (tokenizer.eos_token_id, tokenizer.unk_token_id)
+
+    def _by_name(self, name: str) -> Called:
+        words = name.replace("_", " ")
+        pieces = self._pieces(words)
+        if not self._usable(pieces):
+            raise ConfigError(
+                f"the tokenizer has no token for class {name!r}; give the class a name in words, which the prompt "
+                "needs anyway, or diffusion.class_prompts"
+            )
+        return Called(self._prompt.replace("{}", words), pieces[0], pieces)
+
+    def _as_given(self, name: str, given: ClassPrompt) -> Called:
+        words = (given.prompt or name).replace("_", " ")
+        if given.token is None:
+            token = words if "{}" not in words else name.replace("_", " ")
+            pieces = self._pieces(token)
+        else:
+            token = given.token
+            pieces = self._pieces(token)
+            if len(pieces) != 1:
+                said = ", ".join(self._pipeline.tokenizer.convert_ids_to_tokens(pieces)) or "none"
+                raise ConfigError(
+                    f"diffusion.class_prompts: token {token!r} of class {name!r} is not one token for the tokenizer "
+                    f"but {said}; give a shorter word of the prompt"
+                )
+        if not self._usable(pieces):
+            raise ConfigError(f"diffusion.class_prompts: the tokenizer has no token for class {name!r}; give words")
+        if "{}" in words:
+            return Called(words.replace("{}", token), pieces[0], pieces[:1])
+        return Called(self._prompt.replace("{}", words), pieces[0], pieces)
+
+    def _by_synonym(self, name: str, synonyms: tuple[str, ...], taken: set[int]) -> Called:
+        split = [(words, self._pieces(words)) for words in synonyms]
+        usable = [(words, pieces) for words, pieces in split if self._usable(pieces)]
+        ways = [(words, pieces, pieces[0]) for words, pieces in usable if len(pieces) == 1]
+        ways += [(words, pieces, token) for words, pieces in usable for token in reversed(pieces)]
+        for words, pieces, token in [*(way for way in ways if way[2] not in taken), *ways]:
+            return Called(self._prompt.replace("{}", words), token, [token] if len(pieces) == 1 else pieces)
+        raise ConfigError(f"the tokenizer has no token for class {name!r}; give diffusion.class_prompts")
+
     def hidden(self, e: Tensor, classes: Tensor) -> Tensor:
         """What the UNet attends to, (N, L, width), of e (N, E) that stands for classes (N,); differentiable in e."""
-        with substituted(self._table, self._tokens[classes], e):
-            return self._encoded([self._texts[c] for c in classes.tolist()])
+        with substituted(self._table, self.tokens[classes], e):
+            return self._encoded([self.texts[c] for c in classes.tolist()])
 
     def at_end(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's output at the end token of each text (N, width): what it makes of the whole of it."""
@@ -105,39 +189,38 @@ class Prompts:
         encoded: Tensor = self._pipeline.encode_prompt(texts, device, 1, do_classifier_free_guidance=False)[0]
         return encoded
 
-    def _check(self, class_names: Sequence[str], pieces: list[list[int]], prompt: str) -> None:
+    def _check(self, class_names: Sequence[str], called: Sequence[Called]) -> None:
         tokenizer = self._pipeline.tokenizer
-        for name, text, ids in zip(class_names, self._texts, pieces, strict=True):
-            if not ids or ids[0] in (tokenizer.eos_token_id, tokenizer.unk_token_id):
+        first: dict[int, str] = {}
+        alike: list[str] = []
+        for name, one in zip(class_names, called, strict=True):
+            word = tokenizer.convert_ids_to_tokens(one.token)
+            if one.token not in tokenizer(one.text, truncation=True, max_length=tokenizer.model_max_length).input_ids:
                 raise ConfigError(
-                    f"the tokenizer has no token for class {name!r}; give the class a name in words, which the prompt "
-                    "needs anyway"
+                    f"class {name!r} begins with the token {word!r}, which is not in its prompt {one.text[:80]!r} (at "
+                    f"most {tokenizer.model_max_length} tokens); let {{}} stand alone in prompt=, early enough"
                 )
-            inside = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
-            if ids[0] not in inside:
-                word = tokenizer.convert_ids_to_tokens(ids[0])
-                raise ConfigError(
-                    f"class {name!r} begins with the token {word!r}, which is not in its prompt {text!r} (at most "
-                    f"{tokenizer.model_max_length} tokens); let {{}} stand alone in prompt=, early enough"
-                )
+            if first.setdefault(one.token, name) != name:
+                alike.append(f"{first[one.token]} = {name} ({word})")
+        if alike:
+            raise ConfigError(
+                f"{len(alike)} classes have the same token as one before and could not be told apart: "
+                f"{', '.join(alike[:3])[:90]}; rename them or give another, diffusion.class_prompts="
+                "{'class': {'prompt': 'aquarium fish', 'token': 'fish'}}"
+            )
 
-    def _tell(self, class_names: Sequence[str], pieces: list[list[int]]) -> None:
-        """Once: which names are more than one token, and which classes begin with the same one."""
-        words = [self._pipeline.tokenizer.convert_ids_to_tokens(ids) for ids in pieces]
-        several = [f"{name} -> {said[0]}" for name, said in zip(class_names, words, strict=True) if len(said) > 1]
-        if several:
+    def _tell(self, by_name: Sequence[str], class_names: Sequence[str], called: Sequence[Called]) -> None:
+        """Once per pipeline: which names are more than one token."""
+        words = self._pipeline.tokenizer.convert_ids_to_tokens
+        pairs = [(name, one) for name, one in zip(class_names, called, strict=True) if name in by_name]
+        several = [f"{name} -> {words(one.token)}" for name, one in pairs if len(one.pieces) > 1]
+        told = _TOLD.setdefault(self._pipeline, set())
+        if several and tuple(several) not in told:
+            told.add(tuple(several))
             log.warning(
                 "%d class names are several tokens, of which only the first is replaced by what is sampled (%s%s); "
-                "names of one token stand for their classes better",
+                "diffusion.class_prompts chooses another",
                 len(several),
                 ", ".join(several[:5]),
                 ", ..." if len(several) > 5 else "",
             )
-        first: dict[int, str] = {}
-        alike = [
-            f"{first[ids[0]]} = {name}"
-            for name, ids in zip(class_names, pieces, strict=True)
-            if first.setdefault(ids[0], name) is not name
-        ]
-        if alike:
-            log.warning("classes whose names begin with one token have one embedding: %s", ", ".join(alike[:5]))

@@ -3,6 +3,7 @@
 e               rows of the text encoder's input token table; T(y) is the row of the class's name (Dream-OOD's)
 encode, decode  the VAE's mode and its decoder, latents scaled to about unit variance
 latents         the pipeline's own loop: DDIM, eta 0, 50 steps, guidance 7.5 unless the options say otherwise
+                (`schedulers` has the others)
 noise_loss      z_t = alpha_t z + sigma_t eps;  mean (eps - eps_theta(z_t, t, hidden(e)))^2, where a v-predicting
                 network's v says eps_theta = alpha_t v + sigma_t z_t
 """
@@ -10,17 +11,22 @@ noise_loss      z_t = alpha_t z + sigma_t eps;  mean (eps - eps_theta(z_t, t, hi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from guard.errors import ConfigError
+
+from ...cache.keyed import LONG, digest
 from ...engine.adaptive_batches import Batches
 from ...outliers.base import PrepareContext
 from ...outliers.resize import resized
 from .base import DiffusionOptions
 from .pipeline import open_pipeline, pipeline_identity
 from .prompts import Prompts
+from .schedulers import CLASSES, checked_finite, image_generators, image_seeds, scheduler, shared_noise
 
 STEPS, GUIDANCE = 50, 7.5
 GRADIENT_SCALE = 2.0**12  # of half precision; a power of two changes no digit
@@ -33,23 +39,41 @@ class StableDiffusion:
         channels: of the training images, 1 or 3; what is decoded has as many.
     """
 
-    def __init__(self, pipeline: Any, class_names: tuple[str, ...], channels: int, options: DiffusionOptions) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        class_names: tuple[str, ...],
+        channels: int,
+        options: DiffusionOptions,
+        folder: Path | None = None,
+    ) -> None:
         self.pipeline, self.channels = pipeline, channels
-        self.prompts = Prompts(pipeline, class_names, options.prompt)
-        self.steps, self.guidance = options.sampling_steps or STEPS, options.guidance or GUIDANCE
+        self.class_names, self.folder = class_names, folder
+        self.times: int = pipeline.scheduler.config.num_train_timesteps
+        name = options.sampler or "ddim"
+        self.steps = options.sampling_steps or (self.times if name == "ddpm" else STEPS)
+        if self.steps > self.times:
+            raise ConfigError(
+                f"sampling_steps={self.steps} is more than the {self.times} noise levels of the pipeline; give at most "
+                "so many"
+            )
+        self.guidance = options.guidance or GUIDANCE
+        self.scheduler = scheduler(name, pipeline.scheduler.config, options.spacing)
+        self.prompts = Prompts(pipeline, class_names, options.prompt, options.class_prompts, folder)
         size = pipeline.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         factor = pipeline.vae_scale_factor
         self.width: int = self.prompts.anchors.shape[1]
         self.latent_shape: tuple[int, int, int] = (pipeline.unet.config.in_channels, height, width)
-        self.times: int = pipeline.scheduler.config.num_train_timesteps
         self.own_size: tuple[int, int] = (height * factor, width * factor)
         self._batches = Batches(options.sampling_batch)
 
     @property
     def identity(self) -> str:
-        """Which model it is, for keys of what is made with it."""
-        return pipeline_identity(self.pipeline)
+        """Which model it is, for keys of what is made with it: the pipeline, and the prompts where they are not the
+        classes' names."""
+        own = pipeline_identity(self.pipeline)
+        return digest([own, self.prompts.texts, self.prompts.tokens], LONG) if self.prompts.own_names else own
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -102,15 +126,27 @@ class StableDiffusion:
     def latents(self, e: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Denoised latents (N, c, h, w), float32, sampled with e (N, E), which stands for classes (N,)."""
 
-        def denoised(noise: Tensor, e: Tensor, classes: Tensor) -> Tensor:
-            return self._denoised(noise, self.prompts.hidden(e, classes))
+        def denoised(noise: Tensor, e: Tensor, classes: Tensor, *seeds: Tensor) -> Tensor:
+            return self._denoised(noise, self.prompts.hidden(e, classes), *seeds)
 
-        return self._batches(denoised, self._noise(e, generator), e, classes)
+        noise, seeds = self._noise(e, generator)
+        return checked_finite(self._batches(denoised, noise, e, classes, *seeds), self.steps)
 
-    def _noise(self, e: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(len(e), *self.latent_shape, generator=generator, device=generator.device).to(e.device)
+    def _noise(self, e: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """What sampling starts from, and the images' seeds where it draws in every step."""
+        noise = shared_noise((len(e), *self.latent_shape), generator).to(e.device)
+        ancestral = type(self.scheduler).__name__ == CLASSES["ddpm"]
+        return noise, [image_seeds(len(e), generator)] if ancestral else []
 
-    def _denoised(self, noise: Tensor, hidden: Tensor) -> Tensor:
+    def _denoised(self, noise: Tensor, hidden: Tensor, seeds: Tensor | None = None) -> Tensor:
+        pipeline, own = self.pipeline, self.pipeline.scheduler
+        pipeline.scheduler = self.scheduler
+        try:
+            return self._by_pipeline(noise, hidden, seeds)
+        finally:
+            pipeline.scheduler = own
+
+    def _by_pipeline(self, noise: Tensor, hidden: Tensor, seeds: Tensor | None) -> Tensor:
         pipeline = self.pipeline
         denoised: Tensor = pipeline(
             prompt_embeds=hidden,
@@ -118,6 +154,7 @@ class StableDiffusion:
             latents=noise.to(pipeline.unet.dtype),
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
+            generator=None if seeds is None else image_generators(seeds),
             output_type="latent",
         ).images
         return denoised.float()
@@ -135,10 +172,11 @@ class StableDiffusion:
     def sample_text(self, features: Tensor, text: str, generator: torch.Generator) -> Tensor:
         """As `sample`, with text features (N, W) at the end token of `text` for a condition."""
 
-        def denoised(noise: Tensor, features: Tensor) -> Tensor:
-            return self._denoised(noise, self.prompts.with_end(features, text))
+        def denoised(noise: Tensor, features: Tensor, *seeds: Tensor) -> Tensor:
+            return self._denoised(noise, self.prompts.with_end(features, text), *seeds)
 
-        return self.decode(self._batches(denoised, self._noise(features, generator), features))
+        noise, seeds = self._noise(features, generator)
+        return self.decode(checked_finite(self._batches(denoised, noise, features, *seeds), self.steps))
 
 
 def luminance(rgb: Tensor) -> Tensor:
@@ -168,4 +206,5 @@ def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
 def stable_diffusion(context: PrepareContext, options: DiffusionOptions) -> StableDiffusion:
     """The pipeline that the options name, for the classes and channels of the context's images."""
     pipeline = open_pipeline(options.pipeline, context.device)
-    return StableDiffusion(pipeline, context.data.class_names, context.data.preprocess.channels, options)
+    data = context.data
+    return StableDiffusion(pipeline, data.class_names, data.preprocess.channels, options, data.folder)

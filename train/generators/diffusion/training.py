@@ -54,6 +54,7 @@ EMA = 0.999
 NO_CLASS = 0.1  # share of images that are shown without their class
 CLIP = 1.0  # largest norm of a gradient
 HELD_OUT, MOST_HELD_OUT = 0.02, 512
+PICTURE_STEPS = 20
 GRIDS = 20  # pictures in all, at least
 PER_GRID = 10  # classes in a picture
 CACHE_BYTES = 2 * 2**30  # of latents
@@ -134,6 +135,7 @@ def _card(context: PrepareContext, options: DiffusionOptions) -> DiffusionCard:
         class_names=list(data.class_names),
         conditioning=options.conditioning,
         prediction=options.prediction,
+        loss_weights=options.loss_weights,
         diffusion_width=options.width,
         latent=latent,
         patch=options.patch,
@@ -151,7 +153,7 @@ def _card(context: PrepareContext, options: DiffusionOptions) -> DiffusionCard:
 
 
 class Training:
-    """AdamW on min-SNR weighted errors, a cosine schedule with warm-up, averaged weights."""
+    """AdamW on the errors, min-SNR weighted by default, a cosine schedule with warm-up, averaged weights."""
 
     def __init__(self, context: PrepareContext, card: DiffusionCard, folder: Path, options: DiffusionOptions) -> None:
         self.context, self.card, self.folder, self.device = context, card, folder, context.device
@@ -252,9 +254,8 @@ class Training:
         generator = torch.Generator(self.device).manual_seed(0)
         noise = torch.randn(len(wanted), *self.model.latent_shape, generator=generator, device=self.device)
         with self.autocast():
-            z = denoised(
-                network, noise, network.condition(wanted), steps=self.model.steps, guidance=self.model.guidance
-            )
+            e = network.condition(wanted)
+            z = denoised(network, noise, e, steps=PICTURE_STEPS, guidance=self.model.guidance)
         return png_grid([real, *self.model.decode(z).chunk(3)])
 
     def _encoded(self, batch: IDBatch) -> Tensor:

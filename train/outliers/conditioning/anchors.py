@@ -8,10 +8,19 @@ Du et al., NeurIPS 2023, appendices E and F.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .table import TOKEN_NORM, Embeddings, width_factor
+
+BLOCK = 1000  # rows drawn at once
+
+
+def in_blocks(count: int, draw: Callable[[int], Tensor]) -> Tensor:
+    """`count` rows of whole blocks, so that the first ones are the same however many are asked for."""
+    return torch.cat([draw(BLOCK) for _ in range(-(-count // BLOCK))])[:count]
 
 
 def interpolated(anchors: Tensor, alphas: tuple[float, ...], count: int, generator: torch.Generator) -> Embeddings:
@@ -20,8 +29,9 @@ def interpolated(anchors: Tensor, alphas: tuple[float, ...], count: int, generat
     The first parent, whose weight is alpha, takes the classes in turn and gives the name in a prompt.
     """
     num_classes, device = len(anchors), anchors.device
-    drawn = torch.rand(2, max(count, num_classes), generator=generator, device=device, dtype=torch.float64)
-    first = torch.arange(drawn.shape[1], device=device) % num_classes
+    rows = max(count, num_classes)
+    drawn = in_blocks(rows, lambda n: torch.rand(n, 2, generator=generator, device=device, dtype=torch.float64)).T
+    first = torch.arange(rows, device=device) % num_classes
     second = (first + 1 + (drawn[0] * (num_classes - 1)).long()) % num_classes
     alpha = torch.tensor(alphas, device=device)[(drawn[1] * len(alphas)).long()][:, None]
     e = alpha * anchors[first] + (1 - alpha) * anchors[second]
@@ -43,7 +53,7 @@ def with_noise(
     deviation = torch.full_like(length, sigma)
     if scale_to_width:
         deviation = sigma * length / TOKEN_NORM * width_factor(width)
-    eps = torch.randn(len(classes), width, generator=generator, device=anchors.device)
+    eps = in_blocks(len(classes), lambda n: torch.randn(n, width, generator=generator, device=anchors.device))
     e = anchors[classes] + deviation[classes, None] * eps
     return Embeddings(e, classes, classes[:, None])
 

@@ -46,7 +46,10 @@ class BoundaryEmbeddingOptions(Record):
     )
     keep: int = option(2, "Candidates kept per centre.", ge=1)
     repeats: int | None = option(
-        None, "Draws; default as many as give an embedding for each image of the class, at most 100 as published.", ge=1
+        None,
+        "Draws; default as many as give an embedding for each image that is decoded, or for each image of the class "
+        "where these are more; at most 100 as published.",
+        ge=1,
     )
     augmented: bool = option(
         False, "Whether features are those of augmented images, as in the official code, in place of the images' own."
@@ -57,8 +60,14 @@ class BoundaryEmbeddingOptions(Record):
         check_at_most(self, ("pick", "select"), ("keep", "n_noise"), ("k", "class_size"), ("select", "class_size"))
         return self
 
-    def fitted(self, images: int, width: int, scale_to_width: bool = True) -> BoundaryOptions:
-        """The sampler's options for a class of so many images, in a space of that width."""
+    def fitted(
+        self, images: int, width: int, scale_to_width: bool = True, decoded: int | None = None
+    ) -> BoundaryOptions:
+        """The sampler's options for a class of so many images, in a space of that width.
+
+        Args:
+            decoded: images that will be decoded for the class, where known.
+        """
         n = min(images, self.features_per_class)
         share = min(1.0, n / self.class_size)
         k = min(n, max(2, round(self.k * share)))
@@ -71,7 +80,7 @@ class BoundaryEmbeddingOptions(Record):
             n_noise=self.n_noise,
             sigma=self.standard_deviation(width, scale_to_width),
             keep=self.keep,
-            repeats=self.repeats or min(MOST_REPEATS, -(-images // (pick * self.keep))),
+            repeats=self.repeats or min(MOST_REPEATS, -(-max(images, decoded or 0) // (pick * self.keep))),
             renormalise=True,
             inlier=self.inlier,
         )
@@ -113,6 +122,7 @@ def boundary_embeddings(
     context: PrepareContext,
     *,
     scale_to_width: bool = True,
+    decoded: int | None = None,
 ) -> tuple[Embeddings, Values]:
     """Embeddings around each class, of its anchor's length; and the values used for each class.
 
@@ -121,15 +131,17 @@ def boundary_embeddings(
         anchors: T (C, E).
         scale_to_width: take sigma times sqrt(768 / E), so that the noise is as long in a conditioning space of another
             width E: its length decides how far out the embeddings lie.
+        decoded: images that will be decoded for each class, where known; more of them only add embeddings at the end of
+            each class's.
     """
     made, classes, values = [], [], []
     with progress_bar("boundary", len(anchors)) as advance:
         for c, anchor in enumerate(anchors):
             own = features.data[features.labels == c]
-            fitted = options.fitted(len(own), anchors.shape[1], scale_to_width)
+            fitted = options.fitted(len(own), anchors.shape[1], scale_to_width, decoded)
             unit_rows = boundary_outliers(own[: options.features_per_class], fitted, class_generator(context, c))
-            made.append(unit_rows * torch.linalg.vector_norm(anchor))
-            classes.append(torch.full((len(unit_rows),), c, device=unit_rows.device))
+            made.append((unit_rows * torch.linalg.vector_norm(anchor)).cpu())
+            classes.append(torch.full((len(unit_rows),), c))
             values.append({"images": len(own), **fitted.model_dump(include=RECORDED)})
             advance()
     labels = torch.cat(classes)

@@ -15,7 +15,6 @@ features so far that a short training does not bring them back. So its norm is c
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.artefact.files import write_atomic
-from guard.errors import ArtefactDamagedError
+from guard.errors import ArtefactDamagedError, ConfigError
 from guard.heads import unit
 from guard.record import Record, option
 
@@ -42,8 +41,6 @@ from ...engine.schedule import set_lr
 from ...engine.seeds import PREPARED_STAGE, epoch_seed, seeded
 from ..base import IDBatch, Learner, PrepareContext
 from .table import TOKEN_NORM
-
-log = logging.getLogger("ood_guard")
 
 SHOWN = 300_000  # images that it sees by default: 6 epochs of CIFAR-10
 MOST_EPOCHS = 50  # by default: a small set is known by heart by then
@@ -176,7 +173,7 @@ def trained_encoder(
         anchors: T (C, E): ``diffusion.condition(torch.arange(C))``.
         learned: whether the anchors move (`AnchoredEncoder`).
     """
-    _warn_of_equal(anchors, context.data.class_names)
+    _check_apart(anchors, context.data.class_names)
     p = context.data.preprocess
     with seeded(context.seed):
         encoder = AnchoredEncoder(
@@ -279,13 +276,17 @@ def _identity(context: PrepareContext, anchors: Tensor, options: EncoderOptions,
     )
 
 
-def _warn_of_equal(anchors: Tensor, names: tuple[str, ...]) -> None:
+def _check_apart(anchors: Tensor, names: tuple[str, ...]) -> None:
+    """Refuse anchors of which two have one direction, before anything is trained towards them.
+
+    Raises:
+        ConfigError: naming some of them.
+    """
     cosines = unit(anchors.detach().float()).cpu()
-    cosines = (cosines @ cosines.T).triu(1)
-    for a, b in (cosines > SAME_DIRECTION).nonzero().tolist():
-        log.warning(
-            "classes %r and %r have the same embedding, so that no feature can tell them apart; "
-            "with Stable Diffusion only the first token of a name counts",
-            names[a],
-            names[b],
+    pairs = ((cosines @ cosines.T).triu(1) > SAME_DIRECTION).nonzero().tolist()
+    if pairs:
+        some = ", ".join(f"{names[a]} = {names[b]}" for a, b in pairs[:3])
+        raise ConfigError(
+            f"{len(pairs)} pairs of classes have the same embedding ({some[:120]}), so that no feature can tell them "
+            "apart; give them others in the diffusion model"
         )

@@ -42,21 +42,31 @@ Values = dict[str, Any]
 
 
 class EmbeddingTable:
-    """Draws from `Embeddings`: a random class, then a random row of it, so that classes come equally often."""
+    """Draws from `Embeddings`: a random class, then a random row of it, so that classes come equally often.
+
+    They stay in the memory that they are in, which is the host's: 10,000 for each of 1,000 classes are 31 GB.
+    """
 
     def __init__(self, embeddings: Embeddings, num_classes: int) -> None:
-        order = embeddings.classes.argsort(stable=True)
-        self.embeddings = Embeddings(*(part[order] for part in embeddings))
+        if not bool((embeddings.classes.diff() >= 0).all()):  # else as they are, without a copy
+            order = embeddings.classes.argsort(stable=True)
+            embeddings = Embeddings(*(part[order] for part in embeddings))
+        self.embeddings = embeddings
         self.counts = torch.bincount(embeddings.classes, minlength=num_classes)
         self.starts = self.counts.cumsum(0) - self.counts
 
-    def draw(self, count: int, generator: torch.Generator) -> Embeddings:
-        """`count` of them, with replacement; nothing waits for the device."""
-        device = self.counts.device
-        uniform = torch.rand(2, count, generator=generator, device=device, dtype=torch.float64)
+    def draw(self, count: int, generator: torch.Generator, first: int | None = None) -> Embeddings:
+        """`count` of them, with replacement, on the generator's device.
+
+        Args:
+            first: of each class only the first so many.
+        """
+        uniform = torch.rand(2, count, generator=generator, device=generator.device, dtype=torch.float64)
+        uniform = uniform.to(self.counts.device)
         drawn = (uniform[0] * len(self.counts)).long()
-        rows = self.starts[drawn] + (uniform[1] * self.counts[drawn]).long()
-        return Embeddings(*(part[rows] for part in self.embeddings))
+        counts = self.counts if first is None else self.counts.clamp_max(first)
+        rows = self.starts[drawn] + (uniform[1] * counts[drawn]).long()
+        return Embeddings(*(part[rows].to(generator.device) for part in self.embeddings))
 
 
 def kept_embeddings(
@@ -82,14 +92,27 @@ def kept_embeddings(
     if path.exists():
         try:
             with safe_open(path, "pt") as file:
-                return Embeddings(*(file.get_tensor(name).to(context.device) for name in Embeddings._fields))
+                return Embeddings(*(file.get_tensor(name) for name in Embeddings._fields))
         except SafetensorError as error:
             raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None
     embeddings, values = make()
-    log.info("embeddings: %s, %d; %s", kind, len(embeddings.data), ", ".join(f"{k} {v}" for k, v in values.items()))
-    tensors = {name: value.cpu().clone().contiguous() for name, value in embeddings._asdict().items()}  # none shared
+    embeddings = Embeddings(*(part.cpu() for part in embeddings))
+    log.info("embeddings: %s, %d; %s", kind, len(embeddings.data), summary(values))
+    tensors = {name: value.contiguous() for name, value in embeddings._asdict().items()}
+    if tensors["parents"].data_ptr() == tensors["classes"].data_ptr():
+        tensors["parents"] = tensors["parents"].clone()  # a file holds no memory twice
     write_atomic(path, save(tensors, {"made": json.dumps(values)}))
     return embeddings
+
+
+def summary(values: Values) -> str:
+    """The values for people; of those per class, the smallest and the largest."""
+    said = [f"{name} {value}" for name, value in values.items() if name != "per_class"]
+    per_class: list[dict[str, Any]] = values.get("per_class", [])
+    for name in per_class[0] if per_class else ():
+        low, high = (extreme(one[name] for one in per_class) for extreme in (min, max))
+        said.append(f"{name} {low:.4g}" if low == high else f"{name} {low:.4g} to {high:.4g}")
+    return ", ".join(said)
 
 
 def width_factor(width: int) -> float:

@@ -44,7 +44,8 @@ from .outlier_bank import OutlierBank
 FULL_CLASS = 500  # images; of smaller classes, k and select keep their share
 PUBLISHED_WIDTH = 768  # of the teacher's features that sigma belongs to
 RIDGE = 1e-4  # of the mean square of a feature
-SAMPLING = {"model", "sampling_steps", "guidance", "sampling_batch", "prompt"}  # what latents depend on
+SAMPLING = {"model", "sampler", "sampling_steps", "spacing", "guidance", "prompt"}  # what latents depend on
+PER_PIECE = 64  # latents of one file; how many of them are denoised at once is no matter
 SHOWN = 12  # decoded latents in the picture beside them
 
 
@@ -204,7 +205,7 @@ class TeacherOutliers:
 
     def _make_latents(self, context: PrepareContext) -> OutlierBank:
         o, bank, anchors = self.options, self.boundary(context), self._anchors(context)
-        count, size = max(o.num_latents, len(anchors)), self.diffusion.sampling_batch
+        count, size = max(o.num_latents, len(anchors)), PER_PIECE
         classes = torch.arange(count, device=context.device) % len(anchors)
         generator = torch.Generator(context.device).manual_seed(_seed(context, len(anchors)))
         outliers = bank.draw(classes, generator)

@@ -77,6 +77,7 @@ def fill(
         synthesiser.count = card.per_draw
         synthesiser.to(context.device)
         context.module.eval()
+        synthesiser.total = len(card.shards()) * card.shard_size
         inside = replace(context, folder=folder)
         synthesiser.check(inside)
         if us.world > 1:
@@ -200,6 +201,7 @@ def _shard(
 ) -> Rows:
     """The images of one shard; a smaller one holds the first of a larger one."""
     generator = torch.Generator(context.device).manual_seed(shard_seed(card.seed, index))
+    synthesiser.total = (index + 1) * card.shard_size  # so that what is drawn depends on no later shard
     torch.manual_seed(shard_seed(card.seed, index))  # for layers that draw by themselves
     synthesiser.start_epoch(-(-card.shard_size // card.per_draw), generator)
     images: list[np.ndarray] = []

@@ -37,7 +37,7 @@ def context(folder: Path, names: tuple[str, ...] = NAMES, channels: int = 3) -> 
 def made(
     pipeline: Path, folder: Path, names: tuple[str, ...] = NAMES, channels: int = 3, **options: Any
 ) -> StableDiffusion:
-    asked = DiffusionOptions(**{"model": "stable-diffusion", "pipeline": str(pipeline), "sampling_steps": 3, **options})
+    asked = DiffusionOptions(**{"model": "stable-diffusion", "pipeline": str(pipeline), "sampling_steps": 4, **options})
     model = make_diffusion(context(folder, names, channels), asked)
     assert isinstance(model, StableDiffusion)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from guard.errors import ConfigError
 from tests.tiny_stable_diffusion import WIDTH
 from tests.train.generators.diffusion.pipelines import CPU, NAMES, PROMPT, generator, made, overwritten
+from train.generators.diffusion.class_prompts import read_class_prompts
+from train.generators.diffusion.pipeline import pipeline_identity
+from train.generators.diffusion.prompts import Prompts
 from train.generators.diffusion.stable_diffusion import StableDiffusion
 
 
@@ -58,13 +62,106 @@ def test_names_of_several_tokens_are_told_once_with_the_piece_that_stands_for_th
     tiny_pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "ood_guard"):
-        model = made(tiny_pipeline, tmp_path, names=("cat", "dog_house", "dog_photo"))
+        model = made(tiny_pipeline, tmp_path, names=("cat", "dog_house", "frog_photo"))
         model.sample(model.condition(torch.arange(3)), torch.arange(3), generator())
-    several, alike = [r.getMessage() for r in caplog.records]
+        Prompts(model.pipeline, ("cat", "dog_house", "frog_photo"), "a {}")  # another prompt of the same pipeline
+    (several,) = [r.getMessage() for r in caplog.records]
     assert "2 class names are several tokens" in several
-    assert "dog_house -> dog</w>, dog_photo -> dog</w>" in several
-    assert "dog_house = dog_photo" in alike
-    assert model.condition(torch.tensor([1])).equal(model.condition(torch.tensor([2])))
+    assert "dog_house -> dog</w>, frog_photo -> frog</w>" in several
+
+
+def test_classes_of_one_token_are_refused_in_one_sentence(tiny_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"2 classes have the same token .*dog_a = dog_of \(dog</w>\).*class_prompts"
+    ) as e:
+        made(tiny_pipeline, tmp_path, names=("cat", "dog_a", "dog_of", "dog_the"))
+    assert len(str(e.value)) < 300
+
+
+def test_a_class_can_be_given_words_and_the_token_that_stands_for_it(
+    tiny_pipeline: Path, tmp_path: Path, reference: Any
+) -> None:
+    given = {
+        "c1": {"prompt": "high quality dog", "token": "dog"},
+        "c2": "frog",
+        "c3": {"prompt": "photo of a {}", "token": "cat"},
+    }
+    model = made(tiny_pipeline, tmp_path, names=("c1", "c2", "c3"), class_prompts=given)
+    ids = reference.tokenizer.convert_tokens_to_ids(["dog</w>", "frog</w>", "cat</w>"])
+    assert model.prompts.tokens.tolist() == ids
+    assert model.condition(torch.arange(3)).equal(reference.text_encoder.get_input_embeddings().weight[ids].detach())
+    assert model.prompts.texts == [PROMPT.format("high quality dog"), PROMPT.format("frog"), "photo of a cat"]
+    e = torch.randn(1, WIDTH, generator=generator())
+    table = reference.text_encoder.get_input_embeddings().weight
+    kept = table[ids[0]].detach().clone()
+    with torch.no_grad():
+        table[ids[0]] = e[0]
+        text = reference.tokenizer(model.prompts.texts[0], padding="max_length", return_tensors="pt").input_ids
+        expected = reference.text_encoder(text)[0]
+        table[ids[0]] = kept
+    torch.testing.assert_close(model.prompts.hidden(e, torch.tensor([0])), expected, rtol=1e-5, atol=1e-6)
+    named = made(tiny_pipeline, tmp_path / "named")
+    assert model.identity != named.identity == pipeline_identity(named.pipeline)
+
+
+def test_class_prompts_come_from_files_too(tmp_path: Path) -> None:
+    wanted = {"a b": {"prompt": "aquarium fish", "token": "fish"}, "c": {"prompt": "cat"}}
+    (tmp_path / "names.json").write_text(json.dumps({**wanted, "c": "cat"}))
+    (tmp_path / "names.csv").write_text("class,prompt,token\na b,aquarium fish,fish\nc,cat,\n")
+    for name in ("names.json", "names.csv"):
+        assert read_class_prompts(str(tmp_path / name)) == wanted
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "wrong.csv").write_text("name\na\n")
+    for name, message in {
+        "list.json": "no JSON object",
+        "wrong.csv": "columns class",
+        "none.json": "not there",
+    }.items():
+        with pytest.raises(ConfigError, match=f"{name}.*{message}"):
+            read_class_prompts(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cow": "cat"}, "names 1 classes that the images do not have .cow.; theirs are cat, dog, frog"),
+        (
+            {"cat": {"token": "maple"}},
+            "token 'maple' of class 'cat' is not one token for the tokenizer but m, a, p, l, e",
+        ),
+        ({"cat": {"prompt": "photo", "token": "this"}}, "the token 'this</w>', which is not in its prompt"),
+        ({"cat": "dog"}, "1 classes have the same token"),
+    ],
+)
+def test_prompts_that_fit_no_class_are_refused(tiny_pipeline: Path, tmp_path: Path, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(tiny_pipeline, tmp_path, class_prompts=given)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("LOC_synset_mapping.txt", "n00000001 maple, dog\nn00000002 dog, Frog\nn00000003 high quality cat\n"),
+        ("words.txt", "n00000001\tmaple, dog\nn00000002\tdog, frog\nn00000003\thigh quality cat\n"),
+        (
+            "imagenet_class_index.json",
+            '{"0": ["n00000001", "dog"], "1": ["n00000002", "frog"], "2": ["n00000003", "a_cat"]}',
+        ),
+    ],
+)
+def test_wordnet_ids_are_read_by_a_file_beside_the_images(
+    tiny_pipeline: Path, tmp_path: Path, reference: Any, file: str, text: str
+) -> None:
+    """A synonym that is one token and nobody else's; else the last word of the first."""
+    (tmp_path / file).write_text(text)
+    model = made(tiny_pipeline, tmp_path, names=("n00000001", "n00000002", "n00000003"))
+    ids = reference.tokenizer.convert_tokens_to_ids(["dog</w>", "frog</w>", "cat</w>"])
+    assert model.prompts.tokens.tolist() == ids
+
+
+def test_wordnet_ids_without_names_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"WordNet ids \(n00000001 .*LOC_synset_mapping.txt.*class_prompts"):
+        made(tiny_pipeline, tmp_path, names=("n00000001", "n00000002"))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_it_is_a_diffusion_of_the_pipelines_sizes(model: StableDiffusion) -> Non
     assert isinstance(model, Diffusion)
     assert (model.width, model.latent_shape, model.times) == (WIDTH, LATENT_SHAPE, 1000)
     assert model.own_size == (IMAGE_SIZE, IMAGE_SIZE)
-    assert (model.steps, model.guidance) == (3, 7.5)
+    assert (model.steps, model.guidance) == (4, 7.5)
 
 
 def test_a_class_is_the_row_of_its_names_token(model: StableDiffusion, reference: Any) -> None:
@@ -40,7 +40,7 @@ def test_latents_of_the_classes_own_e_are_the_pipelines_own(model: StableDiffusi
     classes = torch.tensor([0, 1, 2, 0])
     noise = torch.randn(4, *LATENT_SHAPE, generator=generator(3))
     expected = reference(
-        [PROMPT.format(NAMES[c]) for c in classes], latents=noise, num_inference_steps=3, output_type="latent"
+        [PROMPT.format(NAMES[c]) for c in classes], latents=noise, num_inference_steps=4, output_type="latent"
     ).images
     found = model.latents(model.condition(classes), classes, generator(3))
     assert found.equal(expected)
@@ -50,7 +50,7 @@ def test_latents_of_the_classes_own_e_are_the_pipelines_own(model: StableDiffusi
 def test_images_are_the_pipelines_own(model: StableDiffusion, reference: Any) -> None:
     noise = torch.randn(2, *LATENT_SHAPE, generator=generator(3))
     expected = reference(
-        [PROMPT.format(n) for n in NAMES[:2]], latents=noise, num_inference_steps=3, output_type="pil"
+        [PROMPT.format(n) for n in NAMES[:2]], latents=noise, num_inference_steps=4, output_type="pil"
     ).images
     images = model.sample(model.condition(torch.arange(2)), torch.arange(2), generator(3))
     assert images.dtype == torch.uint8
@@ -191,3 +191,17 @@ def test_luminance_is_pillows_for_all_kinds_of_colours() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(colours[0]).convert("L"))
     assert luminance(torch.from_numpy(colours))[0, ..., 0].numpy().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "plms", "dpm-solver++"])
+def test_other_samplers_draw_each_image_by_itself(tiny_pipeline: Path, tmp_path: Path, sampler: str) -> None:
+    """How many are sampled at once changes no image, also where noise is drawn in every step."""
+    apart, together = (
+        made(tiny_pipeline, tmp_path / str(size), sampler=sampler, sampling_batch=size, sampling_steps=5)
+        for size in (1, 3)
+    )
+    classes = torch.tensor([0, 1, 2])
+    found = apart.latents(apart.condition(classes), classes, generator())
+    expected = together.latents(together.condition(classes), classes, generator())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert type(apart.pipeline.scheduler).__name__ == "DDIMScheduler"  # what was put in its place is taken out again

@@ -47,3 +47,14 @@ def test_learned_offsets_move_the_anchors(anchors: Tensor) -> None:
     made = moved(anchors, torch.ones_like(anchors))
     assert made.data.equal(anchors + 1)
     assert made.classes.tolist() == [0, 1, 2, 3]
+
+
+def test_more_embeddings_leave_the_first_ones_as_they_are() -> None:
+    anchors = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    for make in (
+        lambda n: interpolated(anchors, (0.3, 0.7), n, torch.Generator().manual_seed(1)),
+        lambda n: with_noise(anchors, 0.1, n, torch.Generator().manual_seed(1)),
+    ):
+        few, many = make(700), make(2300)
+        assert (len(few.data), len(many.data)) == (700, 2300)
+        assert many.data[:700].equal(few.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,36 @@ def test_only_the_first_features_of_a_class_are_looked_at(context: PrepareContex
         for data in (features.data, changed)
     )
     assert first.data.equal(second.data)
+
+
+def test_there_are_as_many_as_images_to_decode_and_more_only_add_to_them(context: PrepareContext) -> None:
+    features, anchors = some(), anchors_of(10)
+    options = BoundaryEmbeddingOptions(**{**SMALL, "repeats": None})
+    few, many = (boundary_embeddings(features, anchors, options, context, decoded=n)[0] for n in (None, 200))
+    for c in range(4):
+        mine = [made.data[made.classes == c] for made in (few, many)]
+        assert (len(mine[0]), len(mine[1])) == (30, 204)  # a draw gives 6
+        assert mine[1][:30].equal(mine[0])
+    assert options.fitted(500, 768, decoded=10**6).repeats == 100  # as published, at most
+    assert BoundaryEmbeddingOptions().fitted(500, 768, decoded=1000).repeats == 10
+
+
+def test_images_are_drawn_from_the_first_embeddings_of_each_class_where_asked() -> None:
+    classes = torch.tensor([1, 0, 1, 0, 1])
+    table = EmbeddingTable(Embeddings(torch.arange(5.0)[:, None], classes, classes[:, None]), 2)
+    drawn = table.draw(200, torch.Generator().manual_seed(0), first=1)
+    assert set(drawn.data[:, 0].tolist()) == {0.0, 1.0}
+    everything = table.draw(200, torch.Generator().manual_seed(0))
+    assert set(everything.data[:, 0].tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert everything.classes.equal(drawn.classes)
+
+
+def test_what_was_used_is_logged_in_one_short_line(context: PrepareContext, caplog: pytest.LogCaptureFixture) -> None:
+    values = {"step": 0.1, "per_class": [{"k": k, "sigma": 0.25} for k in range(3, 1000)]}
+    empty = Embeddings(torch.zeros(1, 2), torch.zeros(1).long(), torch.zeros(1, 1).long())
+    with caplog.at_level(logging.INFO, "ood_guard"):
+        kept_embeddings(context, "x", BoundaryEmbeddingOptions(), [], lambda: (empty, values))
+    assert caplog.messages == ["embeddings: x, 1; step 0.1, k 3 to 999, sigma 0.25"]
 
 
 class TestKept:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,18 +132,14 @@ def test_offsets_of_the_anchors_are_learned_only_where_asked_for(context: Prepar
     assert trained_encoder(context, anchors, SHORT).delta is None
 
 
-def test_anchors_that_are_the_same_are_named(
-    context: PrepareContext, anchors: Tensor, caplog: pytest.LogCaptureFixture
+def test_anchors_that_are_the_same_are_refused_before_anything_is_trained(
+    context: PrepareContext, anchors: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twin = anchors.clone()
-    twin[3] = 2 * twin[1]
-    one = SHORT.model_copy(update={"epochs": 1})
-    with caplog.at_level(logging.WARNING, logger="ood_guard"):
-        trained_encoder(context, anchors, one)
-        assert not caplog.records
-        trained_encoder(context, twin, one)
-    (record,) = caplog.records
-    assert "classes '1' and '3' have the same embedding" in record.getMessage()
+    twin[3], twin[2] = 2 * twin[1], 3 * twin[1]
+    monkeypatch.setattr("train.outliers.conditioning.encoder.train_kept", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=r"3 pairs of classes have the same embedding .1 = 2, 1 = 3, 2 = 3"):
+        trained_encoder(context, twin, SHORT)
 
 
 @pytest.mark.parametrize("method", ["dream_ood", "dream_id", "bood", "fodfom"])
