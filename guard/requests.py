@@ -198,7 +198,7 @@ class EvaluateRequest(Request):
     id: Any = option(..., "Labelled in-distribution test images.")
     ood: Mapping[str, Any] = option(
         {},
-        "OOD images by name; labels are ignored.",
+        "OOD images by name; labels are ignored. 'gaussian_noise' and 'uniform_noise' are sets that are there.",
         rule="must map names to images, like ood={'textures': 'path/to/textures'}",
     )
     near: Sequence[str] = option(
@@ -210,9 +210,9 @@ class EvaluateRequest(Request):
     bootstrap: int = option(
         1000, "Resamples for the 95 % intervals; 0 for none.", ge=0, rule="must be at least 0 (0 for no intervals)"
     )
-    seed: int = option(0, "Of the resamples.", **SEED)
+    seed: int = option(0, "Of the resamples, of the draw of max_images and of noise.", **SEED)
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
-    max_images: int | None = option(None, "At most this many images of each set.", ge=1)
+    max_images: int | None = option(None, "At most this many images of each set, drawn at random by the seed.", ge=1)
 
 
 class ExportRequest(Request):

@@ -169,7 +169,7 @@ def evaluate(
         near: which of the names are near-OOD; the others are far-OOD. Each group gets a mean.
         out: ``report.html`` to write; ``report.json`` beside it. None writes nothing.
         bootstrap: resamples for the 95 % intervals; 0 for none.
-        max_images: use at most this many images of each set (the first, in file order).
+        max_images: use at most this many images of each set, drawn at random by `seed`.
 
     Returns:
         `Evaluation`: ``print(evaluation)`` shows the table; ``.to_dict()`` the numbers.

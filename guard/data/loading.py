@@ -48,6 +48,7 @@ def load(
     workers: int | None = None,
     cache_dir: str | Path | None = None,
     max_images: int | None = None,
+    draw: int | None = None,
     name: str | None = None,
     all_classes: bool = True,
     max_pixels: int = MAX_PIXELS,
@@ -68,6 +69,7 @@ def load(
         workers: processes that decode; default one per core where it pays, 0 for none.
         cache_dir: where scratch files go; default the system's temporary folder. They vanish by themselves.
         max_images: only the first so many, in file order; the fingerprint stays that of the whole.
+        draw: seed by which `max_images` random ones are taken in place of the first.
         name: what to call the images; default the folder's, file's or class's name.
         all_classes: refuse a class without images and fewer than two classes; False for evaluation sets.
         max_pixels: width x height allowed per image; larger ones count as corrupt.
@@ -82,7 +84,7 @@ def load(
     if max_images is not None and max_images < 1:
         raise ConfigError(f"max_images must be at least 1, got {max_images}")
     source = _opened(data, labelled, name, all_classes)
-    rows = np.arange(len(source))[:max_images]
+    rows = first_or_drawn(len(source), max_images, draw)
     config = preprocess or _own_preprocess(source, rows, image_size, channels, geometry or Geometry())
     codings = probe_codings(_some(source, rows), (config.height, config.width))
     _look_for_depth(source, rows)
@@ -152,6 +154,13 @@ def _warn(source: Source, labels: np.ndarray | None, kept: np.ndarray, digests: 
             printable(at[0]),
             printable(at[1]),
         )
+
+
+def first_or_drawn(count: int, most: int | None, seed: int | None) -> np.ndarray:
+    """Rows of `count`, ascending: all, the first `most`, or as many random ones."""
+    if most is None or seed is None:
+        return np.arange(count)[:most]
+    return np.sort(np.random.default_rng([seed, 0xD4A3]).permutation(count)[:most])
 
 
 def _folder_of(data: Any) -> Path | None:

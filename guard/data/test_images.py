@@ -13,7 +13,8 @@ from .classes import match_classes, matched
 from .forms.nesting import SplitsError
 from .held_out import Draw, one_of_each, own_card
 from .image_data import ImageData
-from .loading import load
+from .loading import first_or_drawn, load
+from .noise import is_noise, noise_images
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class IdTestImages:
     notes: tuple[str, ...]
 
 
-def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None) -> IdTestImages:
+def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None, seed: int = 0) -> IdTestImages:
     """Labelled images of the guard's classes that it has not seen.
 
     Where `data` is what the guard was made from (same fingerprint as a data card in the manifest), the held-out test
@@ -33,12 +34,13 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None)
 
     Args:
         data: any form that `guard.train` takes.
-        max_images: only the first so many of the images that would be used.
+        max_images: only so many of the images that would be used, at random: files are in the order of their classes.
+        seed: of that draw.
 
     Raises:
         DataError: unlabelled images, or class names that the guard does not have.
     """
-    images = _load(data, manifest, labelled=True, max_images=max_images)
+    images = _load(data, manifest, labelled=True, max_images=max_images, draw=seed)
     card = own_card(manifest, images)
     if card is None:
         labels, note = _labels_by_name(images, manifest)
@@ -47,7 +49,7 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None)
         images = _load(data, manifest, labelled=True, max_images=None)  # the split needs every label
     images, note = _held_out(images, card, manifest)
     if max_images is not None:
-        images = images.subset(np.arange(min(max_images, len(images))))
+        images = images.subset(first_or_drawn(len(images), max_images, seed))
     return IdTestImages(images, _own_labels(images, manifest), (note,))
 
 
@@ -96,9 +98,11 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     return images, _own_labels(images, manifest), note
 
 
-def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None) -> ImageData:
-    """`ImageData` of an OOD set; labels are ignored."""
-    return _load(data, manifest, labelled=False, max_images=max_images, name=name)
+def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None, seed: int = 0) -> ImageData:
+    """`ImageData` of an OOD set, or of noise by its name (`guard.data.noise`); labels are ignored."""
+    if is_noise(data):
+        return noise_images(data, manifest.preprocess, max_images, seed=seed, name=name)
+    return _load(data, manifest, labelled=False, max_images=max_images, draw=seed, name=name)
 
 
 def _labels_by_name(images: ImageData, manifest: Manifest) -> tuple[np.ndarray, str]:

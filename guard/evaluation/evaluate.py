@@ -39,8 +39,9 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
     if request.out is not None:
         writable_file(request.out)
     g = opened(request.g)
-    test = id_test_images(g.manifest, request.id, request.max_images)
-    sets = {name: ood_images(g.manifest, name, images, request.max_images) for name, images in request.ood.items()}
+    test = id_test_images(g.manifest, request.id, request.max_images, request.seed)
+    most, seed = request.max_images, request.seed
+    sets = {name: ood_images(g.manifest, name, images, most, seed) for name, images in request.ood.items()}
 
     id_result = _id_result(g, test.images, test.labels, request.batch_size)
     results = tuple(_ood_result(g, name, images, id_result.verdicts, request) for name, images in sets.items())

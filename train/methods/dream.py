@@ -164,6 +164,7 @@ class DreamIDImages(AroundFeatures):
 
     name: ClassVar[str] = "dream_id"
     source: ClassVar[str] = "Dream-ID, Du et al., NeurIPS 2023"
+    in_distribution: ClassVar[bool] = True
     Options: ClassVar = DreamIDImageOptions
 
     def origin(self) -> str:

@@ -159,6 +159,7 @@ class ImageSynthesiser(Synthesiser):
         Options: its options and their defaults.
         count: K, the outliers of one `sample`.
         total: where a store is filled, how many it can hold: of all shards in `prepare`, up to its own in `sample`.
+        in_distribution: whether its images are further ones of the classes, and no outliers.
         prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
         revision: raised where equal options make other images than before; a store of another one is not continued.
     """
@@ -169,6 +170,7 @@ class ImageSynthesiser(Synthesiser):
     Options: ClassVar[type[Record]] = Record
     prepared: ClassVar[bool] = False
     revision: ClassVar[int] = 1
+    in_distribution: ClassVar[bool] = False
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__()

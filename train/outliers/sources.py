@@ -21,7 +21,16 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.manifest import Preprocess
 
-from .base import IDBatch, OutlierMix, Outliers, PrepareContext, Synthesiser, create_synthesiser, list_synthesisers
+from .base import (
+    IDBatch,
+    OutlierMix,
+    Outliers,
+    PrepareContext,
+    Synthesiser,
+    create_synthesiser,
+    get_synthesiser,
+    list_synthesisers,
+)
 from .store.card import NAME as CARD
 from .store.drawing import Given, Stored
 from .store.store import open_store
@@ -63,10 +72,23 @@ def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData
     """A synthesiser's name as it is; a store, which must be whole; any other images."""
     if isinstance(what, str) and what in list_synthesisers():
         folder_of_that_name(what, "the synthesiser")
+        _check_outside(what, what, get_synthesiser(what).in_distribution)
         return what
     if isinstance(what, str | Path) and (Path(what) / CARD).exists():
-        return open_store(what).images(preprocess, workers)
+        store = open_store(what)
+        maker = store.card.synthesiser
+        inside = maker in list_synthesisers() and get_synthesiser(maker).in_distribution  # older cards do not say
+        _check_outside(str(what), maker, store.card.in_distribution or inside)
+        return store.images(preprocess, workers)
     return load(what, preprocess=preprocess, labelled=False, workers=workers)
+
+
+def _check_outside(given: str, maker: str, inside: bool) -> None:
+    if inside:
+        raise ConfigError(
+            f"outliers={given[:200]!r} holds in-distribution images: {maker!r} makes further ones of your classes; "
+            "give images of none of them, or train with them by method='dream_id'"
+        )
 
 
 def mix_fingerprint(mix: OutlierMix | None) -> str | None:

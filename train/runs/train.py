@@ -12,6 +12,7 @@ from guard.artefact.places import check_room
 from guard.data import ImageData, load
 from guard.data.held_out import Draw, Splits
 from guard.data.labels import printable
+from guard.data.noise import is_noise, noise_images
 from guard.detector import Guard
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
@@ -92,7 +93,9 @@ def ood_sets(given: Any, splits: Splits, workers: int | None) -> dict[str, Image
     preprocess = splits.train.preprocess
     named = given if isinstance(given, dict) else {"ood_val": given}
     return {
-        printable(str(name)): load(images, preprocess=preprocess, labelled=False, workers=workers)
+        printable(str(name)): noise_images(images, preprocess, name=name)
+        if is_noise(images)
+        else load(images, preprocess=preprocess, labelled=False, workers=workers)
         for name, images in named.items()
     }
 

@@ -22,6 +22,7 @@ from train.outliers.base import IDBatch, OutlierMix, list_synthesisers
 from train.outliers.images import PatchShuffle, PixelAverage
 from train.outliers.sources import Mixture, image_source, mix_fingerprint, outlier_mix, shares
 from train.outliers.store import fill
+from train.outliers.store.card import read_card, write_card
 from train.outliers.store.drawing import Given
 from train.outliers.store.store import open_store
 
@@ -227,3 +228,20 @@ def test_image_source_by_name_or_data() -> None:
         image_source({"patch_shufle": 1.0}, 3, 5)
     with pytest.raises(ConfigError, match="learns from outlier images"):
         image_source(None, 3, 5)
+
+
+def test_in_distribution_images_are_no_outliers(tmp_path: Path, four: Arrays) -> None:
+    """Dream-ID's, by name and as a store: its card says so, and of older cards the maker does."""
+    preprocess = load(four).preprocess
+    with pytest.raises(ConfigError, match="outliers='dream_id' holds in-distribution images"):
+        outlier_mix("dream_id", preprocess)
+    folder = tmp_path / "store"
+    guard.synth(four, method="strokes", out=folder, count=8, device="cpu", gallery=False)
+    assert outlier_mix(str(folder), preprocess)
+    card = read_card(folder)
+    assert card is not None
+    assert not card.in_distribution
+    for says in ({"in_distribution": True}, {"synthesiser": "dream_id"}):
+        write_card(folder, card.model_copy(update=says))
+        with pytest.raises(ConfigError, match=r"holds in-distribution images.*method='dream_id'"):
+            outlier_mix({str(folder): 1.0}, preprocess)

@@ -18,7 +18,8 @@ from ..audit.record import Audit
 
 NAME = "card.json"
 FORMAT_VERSION = 1
-_MAY_DIFFER = {"count", "versions", "audit", "class_names"}  # class names are part of the data's fingerprint
+_MAY_DIFFER = {"count", "versions", "audit", "in_distribution"}  # the maker says the last
+_MAY_DIFFER |= {"class_names"}  # part of the data's fingerprint
 
 
 class SourceCard(Record):
@@ -46,6 +47,7 @@ class Card(Record):
         model: digest of the model that decoded them, where one was trained first that runs can share
             (`train.cache.shared_model.SharedOptions`). None in stores of earlier versions, too.
         class_names: of the parent classes in column ``parents``.
+        in_distribution: whether the images are further ones of the classes (Dream-ID), and no outliers.
         audit: what `train.outliers.audit.audit` measured.
     """
 
@@ -66,6 +68,7 @@ class Card(Record):
     classifier: str | None = None
     model: str | None = None
     class_names: tuple[str, ...] = ()
+    in_distribution: bool = False
     versions: dict[str, str] = {}
     audit: Audit | None = None
 

@@ -176,6 +176,7 @@ def _card(
         classifier=weights_digest(context.module.classifier) if used else None,
         model=None if shared is None else shared.identity(folder),
         class_names=context.data.class_names,
+        in_distribution=synthesiser.in_distribution,
         versions=versions(),
     )
 
