@@ -19,7 +19,9 @@ from .errors import ConfigError
 from .geometry import Geometry
 from .record import Record, one_sentence, option
 
-Augment = Literal["auto", "none", "crop", "crop+flip"]
+Augmentation = Literal["none", "crop", "crop+flip", "resized_crop", "randaugment", "autoaugment", "augmix"]
+Augment = Literal["auto", Augmentation]
+Precision = Literal["auto", "fp32", "bf16"]
 _NUMBER = re.compile(r"\s*\d{1,12}\s*|\s*0?\.\d+\s*", re.ASCII)
 SEED: dict[str, Any] = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
 
@@ -120,7 +122,10 @@ class TrainRequest(Geometry, HeldOut):
     pretrained: bool = option(False, "Start a timm backbone from its published weights.")
     init: Path | None = option(None, "Run folder to start the network from.")
     ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
-    augment: Augment = option("auto", "none, crop, crop+flip, or auto.")
+    augment: Augment = option("auto", "none, crop, crop+flip, resized_crop, randaugment, autoaugment, augmix, or auto.")
+    precision: Precision = option(
+        "auto", "Of training: bf16 (mixed), fp32, or auto: bf16 where the device computes in it, else fp32."
+    )
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
 
 

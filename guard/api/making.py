@@ -11,7 +11,7 @@ from ..detector import Guard
 from ..errors import ConfigError
 from ..geometry import Resize
 from ..manifest import Interpolation
-from ..requests import Augment, FitRequest, TrainRequest
+from ..requests import Augment, FitRequest, Precision, TrainRequest
 from .arguments import mapping_of, path_of, score_option_or_typo
 
 
@@ -49,6 +49,7 @@ def train(
     test: Any = None,
     ema: float | None = None,
     augment: Augment = "auto",
+    precision: Precision = "auto",
     workers: int | None = None,
     **options: Any,
 ) -> Guard:
@@ -104,7 +105,9 @@ def train(
             is labelled, and its classes are matched by name.
         ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
         augment: "none", "crop" (padded random crops), "crop+flip" (and mirrored), "auto": "crop+flip", or "crop" for
-            digits, which have a handedness.
+            digits, which have a handedness; "resized_crop" (a random part, enlarged, and mirrored: for large images);
+            "randaugment", "autoaugment", "augmix" (torchvision's, after "crop+flip").
+        precision: "auto" (mixed bf16 where the device computes in it, else fp32), "bf16" or "fp32".
         workers: processes that decode large images; default the number of cores.
         **options: the method's own options; see `guard methods NAME` or its docstring.
 
@@ -151,6 +154,7 @@ def train(
             test=test,
             ema=ema,
             augment=augment,
+            precision=precision,
             workers=workers,
             options=options,
         )

@@ -125,6 +125,8 @@ def values(record: type[Record], name: str) -> list[Any]:
         tried.append(None)
     if isinstance(default, tuple):
         tried += [default[:1], default[:2]]
+    if "Mapping" in str(field.annotation):
+        tried.append({"a": {}})
     for wanted in (conditions(f)[name] for f in record.model_fields.values() if name in conditions(f)):
         tried += wanted if isinstance(wanted, tuple) else [wanted]
     return [value for i, value in enumerate(tried) if accepted(record, name, value) and value not in tried[:i]]

@@ -18,7 +18,7 @@ from guard.heads import Head
 from ..losses.base import Batch, Regulariser
 from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
 from ..outliers.matching import match_half
-from .augment import augment, usual_shift
+from .augmentations import augmented
 from .averaging import Average
 from .epochs import Epochs
 from .forward import Forward
@@ -195,7 +195,7 @@ class StageRun:
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.augment == "none" or self.stage.trains == "nothing":
             return images
-        return augment(images, generator, pad=usual_shift(images.shape[1]), flip=self.config.augment == "crop+flip")
+        return augmented(images, self.config.augment, generator)
 
     def _set_lr(self, progress: float) -> None:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from guard.record import Record
+from guard.requests import Augmentation, Precision
 
 
 class TrainConfig(Record):
@@ -32,7 +33,8 @@ class TrainConfig(Record):
     pretrained: bool = False
     init: str | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
-    augment: Literal["none", "crop", "crop+flip"] = "crop+flip"
+    augment: Augmentation = "crop+flip"
+    precision: Precision = "auto"
     alpha: float = Field(default=0.05, gt=0, lt=1)
     calibration: int = Field(ge=0)
     test: int = Field(ge=0)

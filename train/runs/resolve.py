@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from guard.calibration.conformal import reachable_rank
 from guard.data.held_out import Splits
@@ -11,7 +11,7 @@ from guard.errors import ConfigError
 from guard.geometry import size_of
 from guard.heads import head_class
 from guard.record import parse_options
-from guard.requests import TrainRequest
+from guard.requests import Augmentation, TrainRequest
 from guard.scores import Score, create_score
 
 from ..backbones import automatic_backbone, check_backbone
@@ -137,6 +137,7 @@ def resolved(
         init=None if request.init is None else str(request.init),
         ema=request.ema,
         augment=_augment(request, splits),
+        precision=request.precision,
         alpha=request.alpha,
         calibration=len(splits.calibration),
         test=len(splits.test) if splits.test is not None else 0,
@@ -150,7 +151,7 @@ def default_batch_size(images: int) -> int:
     return 128 if images >= SMALL_DATA else 32
 
 
-def _augment(request: TrainRequest, splits: Splits) -> Literal["none", "crop", "crop+flip"]:
+def _augment(request: TrainRequest, splits: Splits) -> Augmentation:
     if request.augment != "auto":
         return request.augment
     return "crop" if splits.source.name.startswith("digits") else "crop+flip"  # digits have a handedness

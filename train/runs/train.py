@@ -27,6 +27,7 @@ from ..classifiers.input import example_batch
 from ..classifiers.rebuild import misfit
 from ..engine.distributed import processes
 from ..engine.loader import Feed
+from ..engine.precision import check_precision, computing_in
 from ..engine.stages import train_stages
 from ..features.extract import fit_score
 from ..methods.base import MethodContext
@@ -42,10 +43,16 @@ WRITTEN_COPIES = 8  # of the weights: two checkpoints with momentum and average,
 
 def train(request: TrainRequest) -> Guard:
     """See `guard.train`."""
+    with computing_in(request.precision):
+        return _trained(request)
+
+
+def _trained(request: TrainRequest) -> Guard:
     processes()  # before the device is used: a launcher gives each process its own
     method = asked_method(request)
     score = asked_score(request, method)
     device = resolve_device(request.device)
+    check_precision(request.precision, device)
     check_before_loading(request, method, score)
     out = run_folder(request.out, request.data, resume=request.resume)
     source = load(
