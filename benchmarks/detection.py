@@ -256,6 +256,8 @@ def table(result: list[dict[str, Any]], near: list[str], metric: str = "auroc") 
 
 METRICS = {
     "auroc": "AUROC",
+    "aupr_in": "AUPR, in-distribution images positive",
+    "aupr_out": "AUPR, OOD positive",
     "fpr_at_95_id_tpr": "FPR95: share of OOD accepted where 95 % of in-distribution images are",
     "fpr_at_95_ood_tpr": "FPR95 as OpenOOD counts it: share of in-distribution images flagged where 95 % of OOD are",
 }
@@ -273,7 +275,9 @@ def report(record: dict[str, Any]) -> str:
         describe(record["machine"]),
     ]
     for metric, title in METRICS.items():
-        parts += [f"## {title}", table(result, record["near"], metric)]
+        having = [r for r in result if all(metric in numbers for numbers in r["ood"].values())]  # older rows lack some
+        if having:
+            parts += [f"## {title}", table(having, record["near"], metric)]
     return "\n\n".join(parts)
 
 

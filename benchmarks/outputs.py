@@ -45,9 +45,11 @@ def scores_of(score: Score, outputs: Outputs) -> np.ndarray:
 
 
 def detection_numbers(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
-    """AUROC and both FPR95s of the scores of in-distribution and of OOD images."""
+    """AUROC, both AUPRs and both FPR95s of the scores of in-distribution and of OOD images."""
     return {
         "auroc": metrics.auroc(inside, outside),
+        "aupr_in": metrics.aupr_in(inside, outside),
+        "aupr_out": metrics.aupr_out(inside, outside),
         "fpr_at_95_id_tpr": metrics.fpr_at_95_id_tpr(inside, outside),
         "fpr_at_95_ood_tpr": metrics.fpr_at_95_ood_tpr(inside, outside),
     }

@@ -30,7 +30,7 @@ from guard.record import option
 from ..cache.held import Held
 from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ..generators.diffusion.base import STABLE
-from ..losses.uniform_target import UniformTargetLoss
+from ..losses.uniform_target import Divergence, UniformTargetLoss
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, Synthesiser, register_synthesiser
 from ..outliers.decoded import check_size, copies_kept
 from ..outliers.resize import ResizeOptions, check_via, copies, resized
@@ -70,6 +70,9 @@ class LabelMixupOptions(InlierOptions, LabelMixupImageOptions):
     """Options of the images and of their use."""
 
     weight: float = option(0.5, "Weight of the loss on the outliers.", ge=0, common=True)
+    divergence: Divergence = option(
+        "u_p", "Of the outliers' probabilities p from uniform ones U: KL(U || p) ('u_p'), or KL(p || U) ('p_u')."
+    )
 
 
 def spread_pairs(count: int, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -151,7 +154,7 @@ class LabelMixup(Method):
     def stages(self, context: MethodContext) -> list[Stage]:
         o: LabelMixupOptions = self.options
         outliers = self.outliers(context, context.per_step(o.ratio))
-        regularisers, shown = (UniformTargetLoss(o.weight),), shown_inliers(self.name, o, o.store_size)
+        regularisers, shown = (UniformTargetLoss(o.weight, o.divergence),), shown_inliers(self.name, o, o.store_size)
         return [Stage("classifier", context.epochs, context.lr, outliers, regularisers, **shown)]
 
     def outliers(self, context: MethodContext, count: int) -> Synthesiser:

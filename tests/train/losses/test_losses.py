@@ -68,6 +68,17 @@ def test_uniform_target_weighs_the_outliers_alone() -> None:
     assert terms["uniform"].item() == pytest.approx(0.5 * uniform_target_loss(outliers).item())
 
 
+def test_the_other_divergence_is_the_negative_entropy() -> None:
+    """KL(p || U) by its definition; both are log C at uniform probabilities, and their least there."""
+    inliers, outliers = random(6, 4).float(), 3 * random(3, 4, seed=1).float()
+    p = outliers.double().softmax(-1)
+    expected = (p * (p * 4).log()).sum(-1).mean() + math.log(4)
+    term = UniformTargetLoss(0.5, "p_u").loss(batch_of(inliers, outliers))["uniform"]
+    assert term.item() == pytest.approx(0.5 * expected.item(), rel=1e-6)
+    even = UniformTargetLoss(1.0, "p_u").loss(batch_of(inliers, torch.zeros(2, 4)))["uniform"]
+    assert even.item() == pytest.approx(math.log(4))
+
+
 # -------------------------------------------------------------------------------------------------- energy, link
 
 
