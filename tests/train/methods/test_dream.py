@@ -67,6 +67,17 @@ def test_outliers_are_told_apart_by_energy_from_the_first_epoch_on(name: str) ->
     assert (options.diffusion.sampling_steps, options.encoder.epochs) == (3, 2)
 
 
+@pytest.mark.parametrize("name", ["dream_ood", "dream_id", "bood", "fodfom"])
+def test_how_many_are_denoised_at_once_decides_no_image(name: str) -> None:
+    """A draw is as large whatever `sampling_batch` is; how it is divided changes nothing (`BuiltInDiffusion`)."""
+    counts = set()
+    for size in (4, 8, 64):
+        synthesiser = stages_of(name, diffusion={"sampling_batch": size})[-1].synthesiser
+        stores = [part for part in synthesiser.modules() if isinstance(part, Stored)] if synthesiser else []
+        counts.add(next(s.synthesiser.count for s in stores if s.name == name))
+    assert counts == {64}
+
+
 @pytest.mark.parametrize("name", ["dream_ood", "bood"])
 def test_a_store_can_be_named_in_place_of_the_methods_own(
     name: str, four: Arrays, tiny: dict[str, Any], tmp_path: Path
