@@ -49,7 +49,7 @@ def has_bf16(device: torch.device) -> bool:
 
 def cuda_has_bf16() -> bool:
     """Ampere and later; Turing and Volta emulate it, several times slower than float32."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def cpu_has_bf16() -> bool:
