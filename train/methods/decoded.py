@@ -14,12 +14,12 @@ from guard.record import option
 
 from ..losses.energy_logistic import EnergyLogisticLoss, LinkOptions
 from ..outliers.base import Synthesiser
-from ..outliers.decoded import DecodedImageOptions
+from ..outliers.decoded import PER_DECODING, DecodedImageOptions
 from ..outliers.decoded_inliers import DecodedInliers
 from ..outliers.matching import CODING, check_treated, checked
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, MethodOptions, Stage
-from .from_store import PER_DECODING, filled_store, given_or, shared_options
+from .from_store import filled_store, given_or, shared_options
 
 
 class DecodedOptions(MethodOptions):

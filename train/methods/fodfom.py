@@ -44,13 +44,13 @@ from ..outliers.conditioning.captions import PROMPT, caption_features, captioned
 from ..outliers.conditioning.edge import Beyond, EdgeOptions, beyond_edges
 from ..outliers.conditioning.encoder import EncoderOptions, trained_encoder, training_features
 from ..outliers.conditioning.table import Embeddings
-from ..outliers.decoded import DecodedEmbeddings, DecodedImageOptions
+from ..outliers.decoded import PER_DECODING, DecodedEmbeddings, DecodedImageOptions
 from ..outliers.images.blurred_object import BlurredObjectOptions
 from ..outliers.sources import Mixture
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, Stage, register
 from .decoded import InlierOptions, shown_inliers
-from .from_store import PER_DECODING, PER_DRAW, filled_store, given_or
+from .from_store import PER_DRAW, filled_store, given_or
 
 KINDS = {"blurred": "blurred_object", "decoded": "fodfom"}  # minutes before hours: what is wrong is said sooner
 

@@ -19,7 +19,6 @@ from .base import MethodContext
 from .rejection import FrozenRejection, RejectionHeadOptions
 
 PER_DRAW = 128  # outliers that the synthesiser makes at once
-PER_DECODING = 64  # those that a diffusion model decodes; how many of them it denoises at once is no matter
 
 
 class StoredRejectionOptions(RejectionHeadOptions):

@@ -36,6 +36,9 @@ def copies_kept(context: PrepareContext, diffusion: DiffusionOptions, resize: Re
     return copies(own, (p.height, p.width), resize.resize)
 
 
+PER_DECODING = 64  # images that are decoded in a draw; how many of them are denoised at once is no matter
+
+
 class DecodedImageOptions(ResizeOptions):
     """Which diffusion model decodes, and how its images are resized."""
 

@@ -18,7 +18,7 @@ from ..cache.held import Held
 from ..engine.loader import Feed
 from .base import IDBatch, Inliers, PrepareContext
 from .conditioning.table import Embeddings
-from .decoded import DecodedEmbeddings, DecodedImageOptions
+from .decoded import PER_DECODING, DecodedEmbeddings, DecodedImageOptions
 from .store.fill import MOST_BY_DEFAULT
 from .store.labelled import LabelledStore
 
@@ -72,7 +72,7 @@ class DecodedInliers(Inliers):
         if diffusion.is_ours:
             diffusion = diffusion.model_copy(update={"folder": kept})
         options = {**self.options, "diffusion": diffusion}
-        synthesiser = DecodedAnchors(min(total, diffusion.sampling_batch), classes, **options)
+        synthesiser = DecodedAnchors(min(total, PER_DECODING), classes, **options)
         store = LabelledStore(synthesiser, 1, total, self.match)
         store.prepare(context)
         pool = store.pool()
