@@ -100,7 +100,11 @@ class TrainRequest(Geometry, HeldOut):
     function: ClassVar[str] = "guard.train"
     data: Any = option(..., "Labelled images in any form: a folder per class, Parquet, a hub id, arrays, 'digits'.")
     method: str = option("plain", "How outliers are made and used; see: guard methods.")
-    backbone: str = option("auto", "wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, any timm name, or auto.")
+    backbone: str = option(
+        "auto",
+        "wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, resnet50_small, densenet121_small, any timm name, "
+        "or auto.",
+    )
     head: str | None = option(None, "See: guard heads; default the method's.")
     head_options: Mapping[str, Any] = option(
         {}, "Options of the head; see: guard heads NAME.", rule="takes a mapping such as {'margin': 0.3}"

@@ -2,6 +2,8 @@
 
 wrn10_2, wrn16_2, wrn40_2           wide residual nets (Zagoruyko & Komodakis 2016), D = 128
 resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
+resnet50_small                      the same, D = 2048
+densenet121_small                   timm's DenseNet-121 with a 3x3 stem and no max-pooling, D = 1024
 any timm name                       pooled features, pretrained=True where the weights are at hand
 """
 
@@ -19,7 +21,8 @@ from guard.graph.outputs import Backbone
 from guard.manifest import Normalisation
 
 WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
-SMALL = (*WIDE, "resnet18_small", "resnet34_small")
+SMALL_STEM = ("resnet18_small", "resnet34_small", "resnet50_small", "densenet121_small")
+SMALL = (*WIDE, *SMALL_STEM)
 
 
 def automatic_backbone(side: int) -> str:
@@ -76,8 +79,15 @@ class WideResNet(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def forward_body(self, x: Tensor) -> Tensor:
+        body: Tensor = self.blocks(self.stem(x))
+        return body
+
+    def finish(self, body: Tensor) -> Tensor:
+        return F.relu(self.norm(body), inplace=True)
+
     def forward_map(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.blocks(self.stem(x))), inplace=True)
+        return self.finish(self.forward_body(x))
 
     def pool(self, feature_map: Tensor) -> Tensor:
         return feature_map.mean((2, 3))
@@ -121,12 +131,8 @@ def create_backbone(
     import timm
 
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout, "pretrained": pretrained}
-    if name in ("resnet18_small", "resnet34_small"):
-        model = timm.create_model(name.removesuffix("_small"), **arguments)
-        model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
-        return TimmBackbone(model)
+    if name in SMALL_STEM:
+        return TimmBackbone(_with_small_stem(timm.create_model(name.removesuffix("_small"), **arguments), in_chans))
     check_backbone(name)
     if takes_img_size(name):
         arguments["img_size"] = image_size
@@ -137,6 +143,17 @@ def create_backbone(
         raise ConfigError(
             f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})"
         ) from error
+
+
+def _with_small_stem(model: Any, in_chans: int) -> Any:
+    """A timm ResNet or DenseNet whose 7x7 convolution of stride 2 is a 3x3 one of stride 1, without the max-pooling."""
+    stem = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    if hasattr(model, "conv1"):
+        model.conv1, model.maxpool = stem, nn.Identity()
+    else:
+        model.features.conv0, model.features.pool0 = stem, nn.Identity()
+    return model
 
 
 def check_backbone(name: str) -> None:

@@ -30,6 +30,14 @@ class Backbone(nn.Module):
         """The last feature map (N, D, h, w), or tokens (N, L, D)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward_map")
 
+    def forward_body(self, x: Tensor) -> Tensor:
+        """What the last block gives, before the last norm and ReLU where these follow the blocks; else the map."""
+        return self.forward_map(x)
+
+    def finish(self, body: Tensor) -> Tensor:
+        """The map from what `forward_body` gives."""
+        return body
+
     def pool(self, feature_map: Tensor) -> Tensor:
         """(N, D) from the map."""
         raise NotImplementedError(f"{type(self).__name__} must define pool")

@@ -115,6 +115,7 @@ def values(record: type[Record], name: str) -> list[Any]:
         64,
         "x",
         "runs/x",
+        ".",  # a folder that is there
         "{} x",
         (1.0, 2.0),
         ("a",),

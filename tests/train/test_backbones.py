@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 import guard
 from guard.errors import ConfigError, UnknownNameError
@@ -46,6 +47,29 @@ def test_small_stems_keep_the_resolution() -> None:
     x = torch.randn(1, 3, 32, 32)
     assert create_backbone("resnet18_small").eval().forward_map(x).shape == (1, 512, 4, 4)
     assert create_backbone("resnet18").eval().forward_map(x).shape == (1, 512, 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "width"), [("resnet50", 2048), ("densenet121", 1024)])
+def test_a_small_stem_is_torchvisions_network_with_a_3x3_convolution(name: str, width: int) -> None:
+    """The same weights in torchvision's module, its stem exchanged, give the same features."""
+    torch.manual_seed(0)
+    ours = create_backbone(f"{name}_small").eval()
+    theirs = getattr(torchvision.models, name)(num_classes=1).eval()
+    stem = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    if name == "resnet50":
+        theirs.conv1, theirs.maxpool = stem, torch.nn.Identity()
+        theirs.fc = torch.nn.Identity()
+    else:
+        theirs.features.conv0, theirs.features.pool0 = stem, torch.nn.Identity()
+        theirs.classifier = torch.nn.Identity()
+    state = ours.model.state_dict()  # type: ignore[union-attr]
+    assert len(state) == len(theirs.state_dict())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert ours.forward_map(x).shape == (2, width, 4, 4)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_vision_transformer_takes_the_image_size() -> None:

@@ -32,6 +32,7 @@ from guard.errors import ConfigError
 from guard.record import Record, option
 
 from ..cache.held import Held
+from ..cache.keyed import model_identity
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
 from ..generators.latent_pair.arithmetic import classes_to_mix, drawn_moments, encoded_moments, marginal, mixed
 from ..outliers.base import (
@@ -130,6 +131,9 @@ class LatentArithmetic(ImageSynthesiser):
     def pair(self) -> Pair:
         """The encoder and generator; there after `prepare`."""
         return self._pair.get()
+
+    def decoder(self) -> str | None:
+        return None if self.options.pair.is_ours else model_identity(self.pair)
 
     def prepare(self, context: PrepareContext) -> None:
         o: LatentOptions = self.options

@@ -1,6 +1,7 @@
 """KIRBY, key feature replacement. Source: Kim et al., AAAI 2023.
 
     key region = LayerCAM of the predicted class, scaled to [0, 1], >= 0.3      train.outliers.class_activation
+                 of the last block's output, before a WRN's last norm and ReLU
     x~ = x with the key region filled from its border, by Telea's fast marching method of radius 5 (OpenCV)
     L = mean binary cross-entropy of B(F(x)), or cross-entropy of C + 1 classes, F frozen
 
@@ -65,6 +66,7 @@ class KeyRegionInpainting(ImageSynthesiser):
 
     name: ClassVar[str] = "kirby"
     source: ClassVar[str] = "KIRBY, Kim et al., AAAI 2023"
+    revision: ClassVar[int] = 2  # 1: activations after the last norm and ReLU
     prepared: ClassVar[bool] = True  # nothing is trained, but the inpainting is too slow for training steps
 
     Options: ClassVar = InpaintingOptions

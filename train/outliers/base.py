@@ -179,6 +179,10 @@ class ImageSynthesiser(Synthesiser):
         self.num_classes = num_classes
         self.options: Any = parse_options(self.Options, options, f"synthesiser {self.name!r}")
 
+    def decoder(self) -> str | None:
+        """Which model of the user's own decodes, once prepared: its digest, for the store's card; None: none."""
+        return None
+
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         """Called before `prepare` by all of several processes at once (`Processes`), to divide what takes long.
 

@@ -2,7 +2,9 @@
 
 KIRBY erases it, FodFoM blurs it.
 
-CAM = relu( sum_c relu(df_y/dA_c) * A_c )     A (D, h, w) the last feature map, y the predicted class
+CAM = relu( sum_c relu(df_y/dA_c) * A_c )     A (D, h, w) the last block's output, y the predicted class
+
+A is taken before the batch norm and ReLU that follow the last block of a WRN, as KIRBY's code does.
 key region = CAM, scaled to [0, 1] and enlarged bilinearly, at least a threshold
 """
 
@@ -51,10 +53,11 @@ def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor
         )
     module.eval()
     with torch.no_grad():
-        feature_map = classifier.backbone.forward_map(module.normalise(images))
+        feature_map = classifier.backbone.forward_body(module.normalise(images))
     with torch.enable_grad():  # a store is filled without gradients
         feature_map = feature_map.detach().float().requires_grad_()
-        logits = classifier.head(classifier.head.embed(classifier.backbone.pool(feature_map)))
+        pooled = classifier.backbone.pool(classifier.backbone.finish(feature_map))
+        logits = classifier.head(classifier.head.embed(pooled))
         (gradient,) = torch.autograd.grad(logits.amax(-1).sum(), feature_map)
     if feature_map.ndim == 3 and not as_grid(gradient).any():
         raise ModelError(

@@ -84,6 +84,11 @@ def test_latents_with_a_class_lie_around_its_mean(prepared: AuxiliaryLatents) ->
     assert (torch.cdist(z[40:], prepared.means).amin(-1) > ball(16, 0.1)).all()
 
 
+def test_generated_images_are_not_shifted_or_mirrored(prepared: AuxiliaryLatents) -> None:
+    """As officially; the engine leaves such images as they are."""
+    assert not prepared.augmented
+
+
 def test_the_sample_has_both_kinds_labelled(prepared: AuxiliaryLatents) -> None:
     batch = IDBatch(torch.zeros(5, 16, 16, 3, dtype=torch.uint8), torch.tensor([3, 1, 1, 0, 2]))
     made = prepared.sample(batch, generator())

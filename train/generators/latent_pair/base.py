@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -48,7 +49,12 @@ class PairOptions(SharedOptions):
     ours: ClassVar = "style"
     training: ClassVar = frozenset({"epochs", "batch_size", "lr", "width", "latent", "size", "adversarial"})
 
-    model: str = option("style", "The pair: style, trained on your images, or a name given to register_pair.")
+    model: str = option(
+        "style", "The pair: style, trained on your images; a name given to register_pair; or package.module:factory."
+    )
+    path: str | None = option(
+        None, "File or folder that a factory of yours reads (the generator's weights).", unread_if={"model": "style"}
+    )
     folder: str | None = option(
         None,
         "Where the trained pair and its class means are kept, to be shared by runs; default with the run.",
@@ -78,10 +84,19 @@ class PairOptions(SharedOptions):
     @field_validator("model")
     @classmethod
     def _registered(cls, name: str) -> str:
-        if name != cls.ours and name not in _PAIRS:
-            hint = "Add one with train.generators.latent_pair.register_pair."
+        if name != cls.ours and name not in _PAIRS and ":" not in name:
+            hint = (
+                "Add one with train.generators.latent_pair.register_pair, or name a factory, package.module:callable."
+            )
             raise UnknownNameError("pair", name, (cls.ours, *_PAIRS), hint)
         return name
+
+    @field_validator("path")
+    @classmethod
+    def _is_there(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).exists():
+            raise ValueError("no such file or folder")
+        return path
 
     @field_validator("size")
     @classmethod
@@ -112,4 +127,6 @@ def register_pair(name: str, factory: PairFactory) -> None:
     """
     if name == "style":
         raise ConfigError("'style' is the pair that comes with ood-guard; register yours under another name")
+    if ":" in name:
+        raise ConfigError(f"a pair's name has no colon, which names a factory (package.module:callable), got {name!r}")
     _PAIRS[name] = factory

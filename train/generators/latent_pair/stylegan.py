@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from guard.errors import ConfigError
 
+from ...cache.keyed import LONG, digest
+
 
 class StyleGANPair:
     """A pair made of the official networks' parts; see `train.generators.latent_pair.base.SamplingPair`.
@@ -35,6 +37,10 @@ class StyleGANPair:
                             synthesis_options={"noise_mode": "const"})
         register_pair("stylegan", lambda context, options: pair)
         guard.train(data, method="dmr", pair="stylegan", variant="code")
+
+    Attributes:
+        identity: which pair it is, by the weights of its networks and what else changes its images; stores of outliers
+            keep it.
     """
 
     def __init__(
@@ -53,6 +59,13 @@ class StyleGANPair:
         self.mapping, self.synthesis, self.encoder = mapping, synthesis, encoder
         self.image_shape, self.z_dim, self.num_classes, self.num_styles = image_shape, z_dim, num_classes, num_styles
         self.truncation, self.synthesis_options = truncation, dict(synthesis_options or {})
+
+    @property
+    def identity(self) -> str:
+        parts = (self.mapping, self.synthesis, self.encoder)
+        named = [part if isinstance(part, torch.nn.Module) else getattr(part, "__qualname__", None) for part in parts]
+        numbers = [self.z_dim, self.num_classes, self.num_styles, self.truncation, str(self.synthesis_options)]
+        return digest([named, list(self.image_shape), numbers], LONG)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class BlurredObject(ImageSynthesiser):
     """In-distribution images with their object blurred, found by a detector or by a class activation map (FodFoM)."""
 
     name: ClassVar[str] = "blurred_object"
+    revision: ClassVar[int] = 2  # 1: class activations after the last norm and ReLU
     source: ClassVar[str] = "FodFoM, Chen et al., ACM MM 2024"
     prepared: ClassVar[bool] = True  # nothing is trained, but detecting and blurring are too slow for training steps
     Options: ClassVar = BlurredObjectOptions

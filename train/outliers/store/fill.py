@@ -137,7 +137,7 @@ def _with_model(folder: Path, card: Card, synthesiser: ImageSynthesiser) -> Card
     _, shared = _shared(synthesiser.options)
     if shared is None:
         return card
-    found = card.model_copy(update={"model": shared.identity(folder) or card.model})
+    found = card.model_copy(update={"model": shared.identity(folder) or synthesiser.decoder() or card.model})
     check_same(folder, card, found)
     return found
 
