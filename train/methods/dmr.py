@@ -21,7 +21,6 @@ any backbone does. The row that the paper calls DMR, and combines with KIRBY, is
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -35,6 +34,7 @@ from ..cache.held import Held
 from ..cache.keyed import model_identity
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
 from ..generators.latent_pair.arithmetic import classes_to_mix, drawn_moments, encoded_moments, marginal, mixed
+from ..generators.latent_pair.reconstructions import Reconstructions
 from ..outliers.base import (
     IDBatch,
     ImageSynthesiser,
@@ -246,23 +246,6 @@ class MeanMarginalLatents(LatentArithmetic):
         return self.decoded(w, parents, "mean of latents less their classes' means", generator)
 
 
-class Reconstructions(Inliers):
-    """G(E(x)) in place of in-distribution images x (Eq. 3): then the generator's own traces tell nothing apart."""
-
-    def __init__(self, options: LatentOptions, folder: str) -> None:
-        super().__init__()
-        self.options, self.folder = options, folder
-        self._pair: Held[Pair] = Held("the pair that reconstructs is not there yet; call prepare(context) first")
-
-    def prepare(self, context: PrepareContext) -> None:
-        """The pair is found where the store of that name has trained it."""
-        self._pair.put(make_pair(replace(context, folder=context.folder / self.folder), self.options.pair))
-
-    def shown(self, batch: IDBatch, generator: torch.Generator) -> IDBatch:
-        pair = self._pair.get()
-        return batch._replace(images=pair.generate(pair.encode(batch.images)), rows=None)
-
-
 class StoredLatentOptions(StoredRejectionOptions):
     """As `StoredRejectionOptions`, for decoded latents."""
 
@@ -308,7 +291,7 @@ class StoredLatents(StoredRejection):
         return filled_store(self.makers[0], self.options, context, count, augment_outliers=False)
 
     def inliers(self) -> Inliers | None:
-        return Reconstructions(self.options, self.makers[0]) if self.options.reconstruct_id else None
+        return Reconstructions(self.options.pair, self.makers[0]) if self.options.reconstruct_id else None
 
 
 @register

@@ -6,6 +6,8 @@ style         mapping and style-based generator (StyleGAN2's modulated convoluti
 trunk         encoder to W+ and discriminator
 style_pair    the three in one module: the default pair
 training      its training on the user's images, resumable
+arithmetic    means, marginals and mixtures of latents, and where their 0 is
+reconstructions  in-distribution images as the pair reconstructs them
 stylegan      any StyleGAN-style mapping, synthesis and encoder, given as torch modules
 """
 
