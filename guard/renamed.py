@@ -43,6 +43,7 @@ RENAMED: dict[str, str | tuple[str, ...]] = {
     "prediction": "diffusion.prediction",
     "prompt": "diffusion.prompt",
     "repeats": "boundary.repeats",
+    "resize": "resize_kernel",
     "sampling_batch": "diffusion.sampling_batch",
     "sampling_steps": "diffusion.sampling_steps",
     "select": "boundary.select",

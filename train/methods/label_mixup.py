@@ -134,8 +134,8 @@ class LabelMixupImages(ImageSynthesiser):
         if o.normalise == "length":
             e = at_usual_length(e, model.condition(torch.arange(self.num_classes, device=e.device)))
         images = model.sample(e, parents[:, 0], generator)
-        parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize), 0)
-        images = resized(images, *self._size, o.resize, o.resize_via)
+        parents = parents.repeat_interleave(copies(model.own_size, self._size, o.resize_kernel), 0)
+        images = resized(images, *self._size, o.resize_kernel, o.resize_via)
         return Outliers(images, "decoded from two classes at once", parents=parents)
 
 

@@ -17,7 +17,7 @@ of the variance in place of 2 %. The default is the paper's, which takes one ste
 Neither says how images are embedded (``embed=``) or how long invariants are fitted (``invariants=``).
 
 Table 3 of the paper takes parts away: ``invariants={"kind": "linear"}`` fits Gaussians to the embeddings themselves,
-``embedding="encoder"`` takes Dream-OOD's embeddings, ``resize="bilinear"`` one kernel.
+``embedding="encoder"`` takes Dream-OOD's embeddings, ``resize_kernel="bilinear"`` one kernel.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class NCISImageOptions(LowDensityOptions, ResizeOptions):
     encoder: EncoderOptions = option(EncoderOptions(), "The image encoder.", read_if={"embedding": "encoder"})
     invariants: InvariantOptions = option(InvariantOptions(), "How the invariants are learned.")
     variant: Variant = option("paper", "'paper', or the loss and the form of the invariants in the official 'code'.")
-    resize: ResizeKernel = option(
+    resize_kernel: ResizeKernel = option(
         "both",
         "Pillow kernel by which decoded images are resized; 'both', as published, keeps each by nearest and by "
         "bilinear, and training draws a random one.",
@@ -195,7 +195,7 @@ class NCISImages(ImageSynthesiser):
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         made = self._prepared.get()
-        kernel: ResizeKernel = self.options.resize
+        kernel: ResizeKernel = self.options.resize_kernel
         each = copies(made.diffusion.own_size, made.size, kernel)
         decoded = -(-self.count // each)
         classes = torch.randint(self.num_classes, (decoded,), generator=generator, device=generator.device)

@@ -29,11 +29,11 @@ def check_size(context: PrepareContext, diffusion: DiffusionOptions, resize: Res
 
 def copies_kept(context: PrepareContext, diffusion: DiffusionOptions, resize: ResizeOptions) -> int:
     """Images that a store keeps of each decoded one: two where it is resized by two kernels."""
-    if len(kernels(resize.resize)) == 1:
+    if len(kernels(resize.resize_kernel)) == 1:
         return 1
     form, p = known_form(context, diffusion), context.data.preprocess
     own = make_diffusion(context, diffusion).own_size if form is None else form.own_size
-    return copies(own, (p.height, p.width), resize.resize)
+    return copies(own, (p.height, p.width), resize.resize_kernel)
 
 
 PER_DECODING = 64  # images that are decoded in a draw; how many of them are denoised at once is no matter
@@ -107,7 +107,7 @@ class DecodedEmbeddings(ImageSynthesiser):
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         drawn = self.table.draw(self.count, generator, self.first_rows())
         images = self.images(drawn, generator)
-        kernel = self.options.resize
+        kernel = self.options.resize_kernel
         parents = drawn.parents.repeat_interleave(copies(self._model.get().own_size, self._size, kernel), 0)
         made = resized(images, *self._size, kernel, self.options.resize_via)
         return Outliers(made, self.origin(), parents=parents)

@@ -30,7 +30,7 @@ _EACH: dict[str, tuple[str, ...]] = {"both": ("nearest", "bilinear")}
 class ResizeOptions(Record):
     """How generated images come to the size of the training images."""
 
-    resize: ResizeKernel = option(
+    resize_kernel: ResizeKernel = option(
         "bilinear",
         "Pillow kernel by which generated images are resized; 'both' keeps each twice, by nearest and by bilinear.",
     )
@@ -49,7 +49,7 @@ def kernels(kernel: ResizeKernel) -> tuple[str, ...]:
         ConfigError: no such kernel.
     """
     if kernel not in _PILLOW and kernel not in _EACH:
-        raise ConfigError(f"resize must be one of {', '.join((*_PILLOW, *_EACH))}, got {kernel!r}")
+        raise ConfigError(f"resize_kernel must be one of {', '.join((*_PILLOW, *_EACH))}, got {kernel!r}")
     return _EACH.get(kernel, (kernel,))
 
 

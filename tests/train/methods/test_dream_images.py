@@ -180,7 +180,7 @@ def test_an_option_changes_what_is_decoded(context: PrepareContext) -> None:
 
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear", "both"])
 def test_images_are_resized_with_the_kernel_of_the_options(kernel: str, context: PrepareContext) -> None:
-    synthesiser, made = made_by(context, "bood", count=5, diffusion="dream-toy-larger", resize=kernel)
+    synthesiser, made = made_by(context, "bood", count=5, diffusion="dream-toy-larger", resize_kernel=kernel)
     names = ["nearest", "bilinear"] if kernel == "both" else [kernel]
     expected = [
         np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling[name.upper()]))

@@ -143,7 +143,7 @@ def test_images_are_of_the_published_prompt_that_ends_in_the_feature(
     from diffusers import StableDiffusionPipeline
 
     options = with_captions(tiny_pipeline, captioner)
-    synthesiser = FodFoMImages(3, 2, **options, resize="nearest")
+    synthesiser = FodFoMImages(3, 2, **options, resize_kernel="nearest")
     made = sampled(synthesiser, named)
     generator = torch.Generator().manual_seed(1)
     features, _, parents = synthesiser.table.draw(3, generator)

@@ -106,7 +106,7 @@ def test_what_is_decoded_is_the_mixture_of_its_parents(
 
 def test_images_of_another_size_are_resized_by_the_kernel_asked_for(context: PrepareContext) -> None:
     small = replace(context, data=load((np.zeros((8, 6, 6, 3), np.uint8), np.arange(8) % 4)))
-    synthesiser = LabelMixupImages(6, 4, diffusion="weights", resize="both")
+    synthesiser = LabelMixupImages(6, 4, diffusion="weights", resize_kernel="both")
     synthesiser.prepare(small)
     made = synthesiser.sample(NO_BATCH, torch.Generator().manual_seed(0))
     assert made.data.shape == (12, 6, 6, 3)

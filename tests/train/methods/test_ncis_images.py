@@ -151,7 +151,7 @@ def test_the_seed_decides(data: ImageData, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear", "both"])
 @pytest.mark.parametrize("count", [6, 7])
 def test_larger_images_are_resized_by_the_kernel(data: ImageData, tmp_path: Path, kernel: Any, count: int) -> None:
-    made = made_of(data, tmp_path, count=count, diffusion="solvable-larger", resize=kernel)
+    made = made_of(data, tmp_path, count=count, diffusion="solvable-larger", resize_kernel=kernel)
     outliers = made.sample(NO_BATCH, generator())
     decoded = -(-count // 2) if kernel == "both" else count
     random = generator()
@@ -208,7 +208,7 @@ def test_prompts_for_tuning_are_checked_before_anything_is_trained() -> None:
 
 
 def test_both_kernels_are_the_default() -> None:
-    assert NCISImageOptions().resize == "both"
+    assert NCISImageOptions().resize_kernel == "both"
     assert (NCISImageOptions().ridge, NCISImageOptions().draws, NCISImageOptions().keep) == (1e-5, 3330, 10)
 
 

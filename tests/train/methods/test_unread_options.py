@@ -16,7 +16,7 @@ from train.methods import get_method
 from train.outliers.base import create_synthesiser
 
 GIVEN: dict[str, dict[str, Any]] = {
-    "label_mixup": {"diffusion": {"width": 8}, "mix_alpha": 0.3, "resize": "nearest", "store_size": 9},
+    "label_mixup": {"diffusion": {"width": 8}, "mix_alpha": 0.3, "resize_kernel": "nearest", "store_size": 9},
     "dream_ood": {"sampler": "gaussian", "boundary": {"k": 9}, "encoder": {"epochs": 3}, "store_size": 9},
     "bood": {"share": 0.1, "encoder": {"epochs": 3}},
     "ncis": {"embed": {"pairs": 3}, "invariants": {"epochs": 3}, "variant": "code", "ridge": 0.1},
@@ -99,6 +99,7 @@ def test_npos_leaves_the_width_of_its_network_to_the_score_that_reads_it() -> No
         ("fodfom", "edge_by", "edge={'by': ...} (--set edge.by=...)"),
         ("fodfom", "detector", "blurred={'detector': ...} (--set blurred.detector=...)"),
         ("label_mixup", "alpha", "mix_alpha"),
+        ("ncis", "resize", "resize_kernel"),
         ("cmg_s", "cvae_lr", "cvae={'lr': ...} (--set cvae.lr=...)"),
     ],
 )

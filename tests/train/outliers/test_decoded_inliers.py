@@ -37,7 +37,9 @@ def context(four: Arrays, tmp_path: Path) -> PrepareContext:
 
 def test_a_share_of_a_batch_is_shown_as_the_model_makes_its_classes(context: PrepareContext) -> None:
     """The toy's images are of one grey level, which its class decides."""
-    made = DecodedInliers(0.5, "ncis", 40, (), {"diffusion": DiffusionOptions(model="toy"), "resize": "bilinear"})
+    made = DecodedInliers(
+        0.5, "ncis", 40, (), {"diffusion": DiffusionOptions(model="toy"), "resize_kernel": "bilinear"}
+    )
     made.prepare(context)
     store = open_store(context.folder / "decoded_inliers")
     assert len(store) == 20
@@ -58,7 +60,7 @@ def test_a_share_of_a_batch_is_shown_as_the_model_makes_its_classes(context: Pre
 
 
 def test_an_image_of_a_class_that_was_never_drawn_stays_as_it_is(context: PrepareContext) -> None:
-    made = DecodedInliers(1.0, "ncis", 4, (), {"diffusion": DiffusionOptions(model="toy"), "resize": "bilinear"})
+    made = DecodedInliers(1.0, "ncis", 4, (), {"diffusion": DiffusionOptions(model="toy"), "resize_kernel": "bilinear"})
     made.prepare(context)
     made.counts[2] = 0
     images = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)

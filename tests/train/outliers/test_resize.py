@@ -61,10 +61,10 @@ def test_no_images_are_no_images() -> None:
 
 
 def test_an_unknown_kernel_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"resize must be one of nearest, .*, both, got 'cubic'"):
+    with pytest.raises(ConfigError, match=r"resize_kernel must be one of nearest, .*, both, got 'cubic'"):
         resized(images(3), 9, 7, "cubic")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="resize"):
-        ResizeOptions(resize="cubic")  # type: ignore[arg-type]
+        ResizeOptions(resize_kernel="cubic")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
