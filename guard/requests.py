@@ -6,6 +6,7 @@ No torch, so that ``guard train --help`` answers at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validato
 
 from .errors import ConfigError
 from .geometry import Geometry
+from .paths import unusable
 from .record import Record, one_sentence, option
 
 Augmentation = Literal["none", "crop", "crop+flip", "resized_crop", "randaugment", "autoaugment", "augmix"]
@@ -56,6 +58,8 @@ class Request(Record):
             raise ValueError("a number is needed")
         if type(value).__name__ == "device" and hasattr(value, "type"):
             return str(value)
+        if isinstance(value, (str, os.PathLike)) and (why := unusable(value)):
+            raise ValueError(why)
         alone = isinstance(value, np.generic) or (getattr(value, "ndim", None) == 0 and hasattr(value, "item"))
         return value.item() if alone else value
 

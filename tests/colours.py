@@ -42,9 +42,10 @@ class Nearest(nn.Module):
     """f_k = 2 c_k x - |c_k|^2 of the mean colour x: the nearest colour has the largest logit. `logits[k]` is of
     `COLOURS[order[k]]`."""
 
-    def __init__(self, order: Sequence[int], mean: float = 0.5, std: float = 0.5) -> None:
+    def __init__(self, order: Sequence[int], mean: float = 0.5, std: float = 0.5, bgr: bool = False) -> None:
         super().__init__()
         colours = (torch.tensor(COLOURS[list(order)], dtype=torch.float32) / 255 - mean) / std
+        colours = colours.flip(1) if bgr else colours
         self.fc = nn.Linear(3, len(order))
         with torch.no_grad():
             self.fc.weight.copy_(20 * colours)

@@ -10,6 +10,7 @@ from .._siblings import needs
 from ..detector import Guard
 from ..geometry import Resize
 from ..manifest import Interpolation
+from ..paths import path_given
 from ..requests import SynthRequest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def synth(
         request = SynthRequest(
             data=data,
             method=method,
-            out=Path(out),
+            out=path_given(out, "out"),
             count=count,
             classifier=classifier,
             match=(match,) if isinstance(match, str) else match,

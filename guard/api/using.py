@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .._siblings import needs
 from ..detector import Guard
+from ..paths import path_given
 from ..requests import CalibrateRequest, EvaluateRequest, ExportRequest, VerifyRequest
 from .arguments import mapping_of, path_of
 
@@ -29,7 +30,7 @@ def load(path: str | Path, *, device: str = "auto") -> Guard:
     """
     from ..artefact.load import load as load_
 
-    return load_(Path(path), device=device)
+    return load_(path_given(path), device=device)
 
 
 def export(
@@ -63,7 +64,7 @@ def export(
     with ExportRequest.checked():
         request = ExportRequest(
             g=g,
-            path=Path(path),
+            path=path_given(path),
             precision=precision,
             data=data,
             max_flag_flips=max_flag_flips,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..detector import Guard
 from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError
+from ..paths import path_given
 from .files import engine_manifest_path, read_onnx, read_pair
 
 
@@ -16,7 +17,7 @@ def opened(g: Guard | str | Path, *, device: str = "auto") -> Guard:
 
 def load(path: str | Path, *, device: str = "auto", threads: int | None = None, spinning: bool = True) -> Guard:
     """`guard.load`; `threads` and `spinning` go to ONNX Runtime (see `OnnxSession`)."""
-    path = Path(path)
+    path = path_given(path, "the path of a guard")
     if not path.exists():
         raise ArtefactNotFoundError(
             f"no such guard: {path}; accepted: a .onnx file, a .engine file or a run folder "

@@ -191,17 +191,37 @@ def inputs(draw: st.DrawFn) -> tuple[dict[str, Any], float, float]:
     ]
     options: dict[str, Any] = {"mean": draw(st.sampled_from(shapes))(mean), "std": draw(st.sampled_from(shapes))(std)}
     if draw(st.booleans()):
-        options["image_size"] = draw(st.sampled_from([8, "8", 8.0, np.int64(8), torch.tensor(8)]))
+        options["image_size"] = draw(st.sampled_from([8, "8", 8.0, np.int64(8), torch.tensor(8), (8, 8), [5], "12x12"]))
     if draw(st.booleans()):
         options["in_chans"] = draw(st.sampled_from([3, "3", np.int64(3), None]))
     if draw(st.booleans()):
         options["batch_size"] = draw(st.sampled_from([1, 7, "16", np.int32(64)]))
+    for name, accepted in {
+        "resize": ["crop", "squash", "pad"],
+        "crop_pct": [0.5, 0.875, 1, "0.9", np.float32(1)],
+        "interpolation": ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"],
+        "background": ["black", 255, "1,2,3", (9, 9, 9), "drop"],
+        "channel_order": ["rgb", "bgr"],
+    }.items():
+        if draw(st.integers(0, 4)) == 0:
+            options[name] = draw(st.sampled_from(accepted))
     if draw(st.integers(0, 5)) == 0:
         bad: dict[str, list[Any]] = {
             "mean": [(0.5, 0.5), "abc", float("nan"), [None] * 3, np.zeros((3, 3)), {}, [[0.5]] * 3],
             "std": [0.0, -1, (0.5,) * 4, "0", float("inf"), [float("nan")] * 3, (), 0 * np.ones(3)],
-            "image_size": [0, -8, "eight", 8.5, 10**9, (8, 8, 8), True, float("nan"), [8]],
+            "image_size": [0, -8, "eight", 8.5, 10**9, (8, 8, 8), True, float("nan"), [], "8x8x8"],
             "in_chans": [2, 0, -1, "rgb", 3.5, True],
+            "resize": ["stretched", 3, True],
+            "crop_pct": [0, -1, 87.5, "most", float("nan")],
+            "interpolation": ["best", 2],
+            "background": ["mauve", -1, 256, (1, 2), "1,2", float("nan")],
+            "channel_order": ["grb", 1],
+            "name": [5, ["a"], "n" * 5000, "a\0b"],
+            "out": [5, b"\xff", "o" * 300, "a\0b"],
+            "features": ["nothing", 3, "f" * 10**6],
+            "seed": [-1, 2**31, 1.5, "one", True],
+            "batch_size": [0, -1, 1.5, "some", True, float("inf")],
+            "workers": ["many", 1.5],
             "alpha": ["a lot", 0, 1, -0.1, float("nan"), (0.05,)],
             "calibration": [-1, 10**9, "nothing/here", 1.5, float("nan")],
             "score": ["nothing", 7, ""],
@@ -259,9 +279,10 @@ def check(case: Case, root: Path, log: pytest.LogCaptureFixture) -> None:
     data = written(case, root, images, labels)
     log.clear()
     asked = {"calibration": 6, "test": 0, "alpha": 0.2, "device": "cpu", **case.options}
+    model = Nearest(case.order, case.mean, case.std, bgr=case.options.get("channel_order") == "bgr")
     g, refused = None, ""
     try:
-        g = guard.fit(Nearest(case.order, case.mean, case.std), data, class_names=case.class_names, **asked)
+        g = guard.fit(model, data, class_names=case.class_names, **asked)
     except GuardError as error:
         refused = str(error)
     if g is None:

@@ -130,3 +130,59 @@ def test_flat_options_of_combined_scores_are_those_of_the_combination() -> None:
 def test_the_other_functions_refuse_in_one_sentence_too(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         call()
+
+
+SOME: dict[str, Any] = {"model": None, "data": None}
+
+
+@pytest.mark.parametrize("alpha", ["0.05", np.float64(0.05), np.array(0.05), 0.05])
+@pytest.mark.parametrize("size", ["64", np.int64(64), np.array(64), 64.0])
+def test_numbers_of_any_kind_are_numbers(alpha: Any, size: Any) -> None:
+    request = FitRequest(**SOME, alpha=alpha, batch_size=size, seed=size, calibration=size, image_size=size)
+    assert request.alpha == 0.05
+    assert (request.batch_size, request.seed, request.calibration, request.image_size) == (64, 64, 64, 64)
+
+
+def test_numbers_of_torch_are_numbers_and_a_device_is_its_name() -> None:
+    torch = pytest.importorskip("torch")
+    request = FitRequest(
+        **SOME, alpha=torch.tensor(0.5), batch_size=torch.tensor(7), test=torch.tensor(9), device=torch.device("cpu")
+    )
+    assert (request.alpha, request.batch_size, request.test, request.device) == (0.5, 7, 9, "cpu")
+
+
+def test_an_amount_as_text_is_a_number_unless_a_folder_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert FitRequest(**SOME, calibration="0.25", test="30").test == 30
+    assert FitRequest(**SOME, calibration="0.25").calibration == 0.25
+    (tmp_path / "30").mkdir()
+    assert FitRequest(**SOME, test="30").test == "30"
+
+
+IMPOSSIBLE = ["x" * 3_000_000, "a\0b", Path("y" * 5000)]
+
+
+@pytest.mark.parametrize("path", [*IMPOSSIBLE, 5, None, b"x", ["a"]], ids=lambda path: repr(path)[:8])
+def test_what_is_no_path_is_one_sentence(path: Any) -> None:
+    """Functions that take the path of a guard."""
+    calls: list[Callable[[], Any]] = [
+        lambda: guard.load(path),
+        lambda: guard.export(path, "a.onnx"),
+        lambda: guard.export("run", path),
+        lambda: guard.evaluate(path, id="digits"),
+        lambda: guard.calibrate(path, "digits"),
+    ]
+    for call in calls:
+        with pytest.raises(guard.errors.GuardError) as caught:
+            call()
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("path", IMPOSSIBLE, ids=["long", "nul", "long path"])
+@pytest.mark.parametrize("name", ["model", "data", "out", "name", "features", "device", "score", "class_names"])
+def test_text_that_can_be_no_name_is_refused(name: str, path: Any) -> None:
+    with pytest.raises(ConfigError, match=f"guard.fit option {name}") as caught, FitRequest.checked():
+        FitRequest(**{**SOME, name: path})
+    assert len(str(caught.value)) < 300

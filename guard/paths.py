@@ -1,0 +1,35 @@
+"""Paths that users give: text or a path, and one that a file system can have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, of Linux and macOS
+
+
+def path_given(given: Any, what: str = "path") -> Path:
+    """What was given as the path.
+
+    Raises:
+        ConfigError: it is none, or no file can be called so.
+    """
+    if not isinstance(given, (str, os.PathLike)) or isinstance(given, bytes):
+        raise ConfigError(f"{what} must be a path, got {given!r}")
+    if why := unusable(given):
+        raise ConfigError(f"{what}={os.fspath(given)!r} {why}")
+    return Path(given)
+
+
+def unusable(given: str | os.PathLike[str]) -> str:
+    """Why no file can be called so; empty where one can."""
+    text = os.fspath(given)
+    if "\0" in text:
+        return "has a NUL character, which no name can have"
+    encoded = os.fsencode(text) if text.isascii() else text.encode(errors="surrogatepass")
+    if len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/")):
+        return f"is too long for a name or path ({len(text)} letters)"
+    return ""
