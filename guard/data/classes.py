@@ -60,7 +60,7 @@ class ClassOrder:
         """(C,) what the data calls each logit's class ("" where it lacks the class); empty where it says the same."""
         of = dict(zip(self.positions.tolist(), self.data_names, strict=True))
         theirs = tuple(of.get(at, "") for at in range(len(self.names)))
-        same = all(_plain(a) == _plain(b) for a, b in zip(theirs, self.names, strict=True) if a)
+        same = all(plain(a) == plain(b) for a, b in zip(theirs, self.names, strict=True) if a)
         return () if same else theirs
 
 
@@ -121,8 +121,8 @@ def matched(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray |
     loose: dict[str, list[int]] = {}
     for at, name in enumerate(names):
         exact.setdefault(name, []).append(at)
-        loose.setdefault(_plain(name), []).append(at)
-    found = [exact.get(name) or loose.get(_plain(name)) for name in data_names]
+        loose.setdefault(plain(name), []).append(at)
+    found = [exact.get(name) or loose.get(plain(name)) for name in data_names]
     if not all(found):
         return None
     positions = []
@@ -146,7 +146,7 @@ def matched(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray |
     return np.array(positions, dtype=np.int64)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without case, spaces, underscores, hyphens and full stops; itself where nothing is left."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_.\-\u2010-\u2015]+", "", folded) or name
@@ -189,8 +189,8 @@ def _as_indices(data_names: tuple[str, ...], answers: int) -> np.ndarray | None:
 def _other_number(answers: int, data_names: tuple[str, ...], names: tuple[str, ...]) -> DataError | ModelError:
     """Why data cannot be matched that has another number of classes than the model."""
     if names and not nameless(data_names):
-        known = {_plain(name) for name in names}
-        unknown = [name for name in data_names if _plain(name) not in known]
+        known = {plain(name) for name in names}
+        unknown = [name for name in data_names if plain(name) not in known]
         return DataError(
             f"the data has classes that the model does not know: {listed(unknown, 3)}; the model's are "
             f"{listed(names, 3)}. Rename or remove them, or name all of the model's classes with class_names="
@@ -203,8 +203,8 @@ def _other_number(answers: int, data_names: tuple[str, ...], names: tuple[str, .
 
 def _check_all_renamed(data_names: tuple[str, ...], names: tuple[str, ...]) -> None:
     """As many classes as logits, and other names: taken in their order, unless some are the model's."""
-    known = {_plain(name) for name in names}
-    unknown = [name for name in data_names if _plain(name) not in known]
+    known = {plain(name) for name in names}
+    unknown = [name for name in data_names if plain(name) not in known]
     if len(unknown) < len(data_names):
         raise DataError(
             f"some classes of the data have the model's names and {listed(unknown, 3)} have not; the model's are "
@@ -241,8 +241,8 @@ def match_classes(
             return positions[labels], note
     if nameless(names) and len(names) <= len(guard_names):
         return labels, f"{data_name} has no class names; its labels are taken as the guard's class indices."
-    plain = {_plain(name) for name in guard_names}
-    unknown = [name for name in names if _plain(name) not in plain]
+    known_names = {plain(name) for name in guard_names}
+    unknown = [name for name in names if plain(name) not in known_names]
     raise DataError(
         f"{data_name} has classes that the guard does not know: {listed(unknown)}; the guard's are: "
         f"{listed(guard_names)}. Rename the classes, or give these images as an OOD set"

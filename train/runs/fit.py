@@ -13,7 +13,6 @@ import torch
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.data import ImageData, load
 from guard.data.class_names import names_in_order
-from guard.data.classes import class_order
 from guard.data.held_out import Draw, Splits
 from guard.data.labels import printable
 from guard.detector import Guard
@@ -29,6 +28,7 @@ from guard.scores.table import check_applies
 from ..classifiers import GivenClassifier, open_classifier
 from ..classifiers.checks.geometry import check_geometry
 from ..classifiers.checks.order import order_of_labels
+from ..classifiers.imagenet import class_order_by_synset
 from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
@@ -57,7 +57,8 @@ def fit(request: FitRequest) -> Guard:
     classifier = _with_features(given, source, request, device)
     check_applies(score, classifier, outliers=learns)
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
-    order = class_order(_answers(module, given, device), source.class_names, given.class_names, names, source.labels)
+    answers = _answers(module, given, device)
+    order = class_order_by_synset(answers, source.class_names, given.class_names, names, source.labels)
     order = order_of_labels(module, splits.train, order, batch_size=request.batch_size)
     splits = splits.in_order(order)
     rehearse(module, splits.train)

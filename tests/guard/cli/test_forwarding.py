@@ -34,13 +34,12 @@ REQUESTS = {
     "calibrate": CalibrateRequest,
     "eval": EvaluateRequest,
 }
-NOT_TYPED = {"fit": {"class_names"}}
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_every_argument_of_a_function_can_be_typed(name: str) -> None:
     offered = inspect.signature(cli.COMMANDS[name]).parameters
-    assert set(REQUESTS[name].model_fields) - NOT_TYPED.get(name, set()) <= set(offered)
+    assert set(REQUESTS[name].model_fields) <= set(offered)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +90,12 @@ def test_train_forwards_what_was_typed(run: Command, calls: dict[str, dict[str, 
 def test_fit_forwards_what_was_typed(run: Command, calls: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     run("fit", "cats/", "--model", "resnet18", "--score", "knn", "--features", "avgpool", "--mean", "0.5,0.4,0.3",
         "--std", "0.2,0.2,0.2", "--calibration", "held/", "--name", "cats", "--score-set", "k=5",
-        "--no-export")  # fmt: skip
+        "--no-export", "--class-names", 'cat,"dog, big"')  # fmt: skip
     given = calls["fit"]
     assert (given["model"], given["data"], given["score"], given["features"]) == ("resnet18", "cats/", "knn", "avgpool")
     assert (given["mean"], given["std"]) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     assert (given["calibration"], given["name"], given["score_options"]) == ("held/", "cats", {"k": 5})
+    assert given["class_names"] == ["cat", "dog, big"]
     assert "export" not in calls
 
 

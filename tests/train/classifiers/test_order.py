@@ -124,3 +124,33 @@ def test_the_labels_of_a_configuration_are_read_whatever_their_keys_are(keys: An
         id2label = dict(zip(keys, NAMES, strict=True))
 
     assert _class_names(Config()) == tuple(NAMES)
+
+
+WORDS = ["tench, Tinca tinca", "goldfish, Carassius auratus", "tiger cat", "crane"]
+SYNSETS = ["n01440764", "n01443537", "n02123159", "n02012849"]
+
+
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [
+        (SYNSETS, WORDS),
+        (SYNSETS, ["Tench", "gold-fish", "tiger_cat", "crane"]),
+        (["Carassius auratus", "crane", "tench", "tiger cat"], SYNSETS),
+    ],
+)
+def test_synsets_are_matched_with_words(data: list[str], model: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    images, labels = pictures(4)
+    by_model = [0, 1, 2, 3] if data == SYNSETS else [2, 0, 3, 1]  # colour -> name of the data
+    g = fitted(write_folders(tmp_path, images, labels, [data[at] for at in by_model]), range(4), class_names=model)
+    assert g.class_names == tuple(model)
+    assert g.predict(list(images)).class_name == [model[at] for at in labels]
+    assert guard.evaluate(g, id=tmp_path, bootstrap=0).id.accuracy == 1.0
+
+
+def test_a_word_for_two_synsets_decides_nothing() -> None:
+    from train.classifiers.imagenet import _counterparts
+
+    assert _counterparts(("n02012849", "n01440764"), ("crane", "tench", "crane")) is None
+    assert _counterparts(("n01440764",), ("tench", "crane")) == ("tench",)
+    assert _counterparts(("n99999999",), ("tench",)) is None
