@@ -187,7 +187,8 @@ def _rebuild_options(model: nn.Module) -> dict[str, Any]:
     values = json.loads(config.to_json_string(use_diff=False))
     for name in _LEFT_OUT:
         values.pop(name, None)
-    values["num_labels"] = config.num_labels
+    built = getattr(model, "num_labels", None)  # of the last layer, where id2label was changed since
+    values["num_labels"] = built if isinstance(built, int) else config.num_labels
     return {
         "kind": KIND,
         "architecture": type(model).__name__,
@@ -203,6 +204,8 @@ def _public(kind: type) -> bool:
 
 def _class_names(config: Any) -> tuple[str, ...]:
     """id2label in the order of the logits, whatever its keys are; LABEL_0, LABEL_1, ... where nobody named them."""
+    if not config.id2label:
+        return ()
     return names_in_order(config.id2label, "the model's id2label", unique=False)
 
 

@@ -154,3 +154,31 @@ def test_a_word_for_two_synsets_decides_nothing() -> None:
     assert _counterparts(("n02012849", "n01440764"), ("crane", "tench", "crane")) is None
     assert _counterparts(("n01440764",), ("tench", "crane")) == ("tench",)
     assert _counterparts(("n99999999",), ("tench",)) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({0: "a", 1: "b", 2: "c"}, "the model brings 3 class names .a, b, c., but answers 4 classes"),
+        ({0: "a", 2: "b", 4: "c", 6: "d"}, "the model's id2label has no index 1"),
+        ({0: "red", 1: "green", 2: "blue", 3: "violet"}, "some classes of the data have the model's names and yellow"),
+        (None, ""),
+        ({"1": "Red", "2": "GREEN", "3": "blue", "4": "yel low"}, ""),
+    ],
+)
+def test_labels_of_a_configuration_fit_the_logits_or_are_refused(labels: Any, message: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4, layer_type="basic")
+    model = transformers.ResNetForImageClassification(config).eval()
+    model.config.id2label = labels
+    images, truth = pictures(4)
+    data = write_folders(tmp_path / "data", images, truth, NAMES)
+    asked = {**INPUT, "image_size": 8, "calibration": 20, "test": 0}
+    if message:
+        with pytest.raises(guard.errors.GuardError, match=message):
+            guard.fit(model, data, **asked)
+    else:
+        assert set(guard.fit(model, data, **asked).class_names) == set((labels or dict(enumerate(NAMES[:4]))).values())
+    out = tmp_path / "run"  # names that are given overrule it, also in the folder that is written
+    assert guard.fit(model, data, class_names=NAMES[:4], out=out, **asked).class_names == tuple(NAMES[:4])
+    assert guard.load(out, device="cpu").class_names == tuple(NAMES[:4])
