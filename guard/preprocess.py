@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal
 
@@ -148,13 +149,23 @@ def _opened(source: Any, formats: Iterable[str] | None) -> Iterator[tuple[Image.
         )
 
 
+def check_regular(path: str) -> None:
+    """Raises: ImageError: a pipe, a socket or a device, whose opening may wait for ever."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ImageError(f"{path!r} is a pipe, a socket or a device; give the path of a file")
+
+
 def _open_file(path: str) -> IO[bytes]:
     try:
+        check_regular(path)
         return open(path, "rb")
     except FileNotFoundError:
         raise MissingDataError(f"no such image: {path}") from None
     except IsADirectoryError:
         raise ImageError(f"{path!r} is a folder; give its files: sorted(Path({path!r}).iterdir())") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # no permission, a NUL in the name
         raise ImageError(f"{path!r} cannot be read ({error})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..preprocess import check_regular
+
 PROBED = 32  # images
+
+_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ def _coding(item: Any, size: tuple[int, int]) -> Coding | None:
     if not isinstance(item, bytes | bytearray | str | Path):
         return None
     try:
+        if isinstance(item, str | Path):
+            check_regular(os.fspath(item))
         with Image.open(io.BytesIO(item) if isinstance(item, bytes | bytearray) else item) as image:
             if image.format != "JPEG" or (image.height, image.width) != size or image.mode not in ("L", "RGB"):
                 return None
@@ -44,7 +51,13 @@ def _coding(item: Any, size: tuple[int, int]) -> Coding | None:
 
             tables = tuple(tuple(t) for _, t in sorted(image.quantization.items()))  # type: ignore[attr-defined]
             return Coding(tables, max(0, get_sampling(image)), image.mode == "L")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):  # corrupt: named when it is decoded
+    except (
+        OSError,
+        UnidentifiedImageError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ):  # corrupt: named when it is decoded
         return None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from guard.data.forms.names import folder_of_that_name
 from guard.detector import Guard
 from guard.errors import ConfigError, ModelError
 from guard.requests import FitRequest
@@ -27,7 +28,8 @@ def open_classifier(request: FitRequest) -> GivenClassifier:
     """
     model: Any = request.model
     processor = None
-    if isinstance(model, (str, Path)) and hugging_face.is_one(model):
+    named = isinstance(model, str) and _is_timm_name(model)
+    if isinstance(model, (str, Path)) and not named and hugging_face.is_one(model):
         model, processor = hugging_face.from_folder_or_hub(model)
     if hugging_face.is_model(model):
         return hugging_face.of_hugging_face(model, request, processor)
@@ -52,5 +54,14 @@ def open_classifier(request: FitRequest) -> GivenClassifier:
 
 
 def _by_name(model: str | Path, request: FitRequest) -> Guard | nn.Module:
-    """The guard in a folder, else timm's model of this name."""
+    """timm's model of this name, which a folder of that name gives way to; else the guard in a folder."""
+    if isinstance(model, str) and _is_timm_name(model):
+        folder_of_that_name(model, "timm's model")
+        return timm_by_name(model, request)
     return Guard.from_pretrained(model, device="cpu") if Path(model).is_dir() else timm_by_name(str(model), request)
+
+
+def _is_timm_name(text: str) -> bool:
+    import timm
+
+    return "/" not in text and timm.is_model(text)

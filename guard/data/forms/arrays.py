@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
+from ...preprocess import check_regular
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
 from ..labels import labels_and_names
 
@@ -89,6 +91,7 @@ def content(image: Any) -> Any:
     if isinstance(image, np.ndarray):
         return repr(image.shape).encode() + image.tobytes()
     try:
+        check_regular(os.fspath(image))
         with open(image, "rb") as file:
             return file.read()
     except (OSError, TypeError, ValueError):  # reported as a corrupt image when it is decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,30 @@ def test_a_missing_image_and_a_folder_without_images_are_named(run: Command, mod
     assert "error: no such image: absent.png" in run("predict", model, "absent.png").err
     (tmp_path / "notes.txt").write_text("x")
     assert f"error: no image files in {tmp_path}; looked for" in run("predict", model, tmp_path).err
+
+
+def test_what_is_not_read_in_a_folder_is_counted_and_named(
+    run: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(images, tmp_path / "mine")
+    for name in ("a.heic", "b.HEIC", "c.svg"):
+        (images / name).write_bytes(b"x")
+    (images / "@eaDir").mkdir()
+    (images / "@eaDir" / "thumb.png").write_bytes(b"x")
+    result = run("predict", model, images, "--json")
+    assert result.code == 0
+    assert [Path(a["image"]).name for a in json.loads(result.out)] == ["black.png", "blue.jpg", "red.png"]
+    assert "3 of 6 files in" in result.err
+    assert "are not read: 2 .heic, 1 .svg; convert them to PNG or JPEG" in result.err
+    assert "with images in them: 1 @eaDir" in result.err
+
+
+def test_a_broken_link_in_a_folder_is_named_and_the_others_are_answered(
+    run: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(images, tmp_path / "mine")
+    (images / "gone.png").symlink_to("nothing.png")
+    result = run("predict", model, images, "--json")
+    assert result.code == 2
+    assert len(json.loads(result.out)) == 3
+    assert result.err == f"error: no such image: {images / 'gone.png'}\n"

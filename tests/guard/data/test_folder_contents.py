@@ -160,6 +160,14 @@ def test_pipes_and_sockets_are_never_opened(
     assert "3 that are no regular files" in warnings_of(caplog)[0]
 
 
+def test_a_list_of_paths_with_a_pipe_in_it(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    os.mkfifo(root / "pipe.png")
+    paths = [*sorted(root.glob("ant/*")), root / "pipe.png"]
+    with pytest.raises(DataError, match=r"pipe\.png' is a pipe, a socket or a device; give the path of a file"):
+        load((paths, [0, 1, 0, 1, 1]))
+
+
 def test_a_folder_with_an_image_s_ending_is_a_folder(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     (root / "ant" / "album.png").mkdir()

@@ -1,0 +1,31 @@
+"""A timm name that is also a folder here: the name is taken, and the folder is given by its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guard
+from guard.errors import ModelError
+from tests.conftest import Arrays
+
+
+def test_the_name_is_taken_and_the_folder_named(
+    trained: Any, four: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained("plain").save_pretrained("resnet10t")
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setattr("train.classifiers.torch_models.timm_model", offline)
+    with pytest.raises(ModelError, match="published weights of 'resnet10t' cannot be loaded"):
+        guard.fit("resnet10t", four, device="cpu")
+    assert "'resnet10t' is taken as timm's model; what has that name here is './resnet10t'" in caplog.text
+    caplog.clear()
+    assert guard.fit("./resnet10t", four, device="cpu").manifest.backbone == "wrn16_2"
+    assert guard.fit(Path("resnet10t"), four, device="cpu").manifest.backbone == "wrn16_2"
+    assert "is taken as" not in caplog.text
