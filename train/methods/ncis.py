@@ -41,7 +41,7 @@ from ..outliers.conditioning.cvpn import Variant
 from ..outliers.conditioning.encoder import EncoderOptions, trained_encoder, training_features
 from ..outliers.conditioning.image_embeddings import embed_images
 from ..outliers.conditioning.invariants import InvariantOptions, Linear, VolumePreserving, fitted_invariants
-from ..outliers.conditioning.low_density import ClassGaussians, LowDensityOptions
+from ..outliers.conditioning.low_density import RIDGE, ClassGaussians, LowDensityOptions
 from ..outliers.conditioning.prompt_tuning import EmbedOptions, conditioning_scale, tuning_prompt
 from ..outliers.decoded import check_size, copies_kept
 from ..outliers.resize import ResizeKernel, ResizeOptions, check_via, copies, resized
@@ -53,6 +53,7 @@ from .from_store import filled_store
 EMBEDDINGS_AT_ONCE = 4096
 STORE = 6400  # images in the paper's ablations
 PER_DRAW = 64
+RIDGE_ELSEWHERE = 1e-3  # than on Stable Diffusion
 
 
 class NCISImageOptions(LowDensityOptions, ResizeOptions):
@@ -103,6 +104,17 @@ class NCISOptions(EnergyOptions, NCISImageOptions):
         ge=1,
         common=True,
     )
+
+
+def chosen_ridge(options: NCISImageOptions) -> float:
+    """lambda: as published on Stable Diffusion, and wider on others.
+
+    A small model decodes points of lambda = 1e-5 to images of their class, which as outliers teach "generated"
+    (docs/diffusion_methods.md has the numbers).
+    """
+    if options.ridge is not None:
+        return options.ridge
+    return RIDGE if options.diffusion.model == "stable-diffusion" else RIDGE_ELSEWHERE
 
 
 def told_to_tune(diffusion: Diffusion, context: PrepareContext, options: NCISImageOptions) -> Diffusion:
@@ -167,7 +179,8 @@ class NCISImages(ImageSynthesiser):
         with torch.no_grad():
             pairs = zip(u.split(EMBEDDINGS_AT_ONCE), classes.split(EMBEDDINGS_AT_ONCE), strict=True)
             v = torch.cat([f(x.to(context.device), y.to(context.device)) for x, y in pairs])
-        gaussians = ClassGaussians(v, classes.to(v.device), self.num_classes, o)
+        wide = o.model_copy(update={"ridge": chosen_ridge(o)})
+        gaussians = ClassGaussians(v, classes.to(v.device), self.num_classes, wide)
         p = context.data.preprocess
         check_via(o.resize_via, diffusion.own_size, (p.height, p.width))
         self._prepared.put(_Prepared(diffusion, f, gaussians, scale, (p.height, p.width)))

@@ -17,7 +17,7 @@ import tests.train.outliers.conditioning.solvable_diffusion as solvable
 from guard.data import ImageData, load
 from guard.errors import ConfigError
 from train.engine.distributed import Processes
-from train.methods.ncis import NCISImageOptions, NCISImages
+from train.methods.ncis import NCISImageOptions, NCISImages, chosen_ridge
 from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
 from train.outliers.conditioning import image_embeddings
 from train.outliers.conditioning import invariants as fitting
@@ -209,7 +209,17 @@ def test_prompts_for_tuning_are_checked_before_anything_is_trained() -> None:
 
 def test_both_kernels_are_the_default() -> None:
     assert NCISImageOptions().resize_kernel == "both"
-    assert (NCISImageOptions().ridge, NCISImageOptions().draws, NCISImageOptions().keep) == (1e-5, 3330, 10)
+    assert (NCISImageOptions().draws, NCISImageOptions().keep) == (3330, 10)
+
+
+def test_points_are_farther_out_where_a_small_model_decodes_them(data: ImageData, tmp_path: Path) -> None:
+    """By the published lambda it decodes images of their class."""
+    stable = {"model": "stable-diffusion", "pipeline": "a/b"}
+    assert chosen_ridge(NCISImageOptions(diffusion=stable)) == 1e-5  # type: ignore[arg-type]
+    assert chosen_ridge(NCISImageOptions()) == 1e-3
+    assert chosen_ridge(NCISImageOptions(ridge=0.0)) == 0
+    factors = [made_of(data, tmp_path, **given)._prepared.get().gaussians.factors for given in ({}, {"ridge": 1e-3})]
+    assert factors[0].equal(factors[1])
 
 
 def test_what_takes_long_is_kept(data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,18 @@ from guard.record import Record, option
 
 from ..features.class_gaussian import largest_radii, radius_table
 
+RIDGE = 1e-5
+
 
 class LowDensityOptions(Record):
     """Published defaults."""
 
-    ridge: float = option(1e-5, "Number that is added to the diagonals of the covariances.", ge=0)
+    ridge: float | None = option(
+        None,
+        "Number lambda that is added to the diagonals of the covariances; default 1e-5, as published, on Stable "
+        "Diffusion, and 1e-3 on other diffusion models.",
+        ge=0,
+    )
     draws: int = option(3330, "Draws of which the least likely are kept.", ge=1)
     keep: int = option(10, "How many of the least likely are kept, at most draws.", ge=1)
 
@@ -45,6 +52,7 @@ class ClassGaussians(nn.Module):
     def __init__(self, v: Tensor, classes: Tensor, num_classes: int, options: LowDensityOptions) -> None:
         super().__init__()
         self.draws, self.keep = options.draws, min(options.keep, options.draws)
+        ridge = RIDGE if options.ridge is None else options.ridge
         means, factors = [], []
         for c in range(num_classes):
             mine = v[classes == c].double()
@@ -53,7 +61,7 @@ class ClassGaussians(nn.Module):
             mean = mine.mean(0)
             values, vectors = torch.linalg.eigh((mine - mean).mT @ (mine - mean) / len(mine))
             means.append(mean.float())
-            factors.append((vectors * (values.clamp_min(0) + options.ridge).sqrt()).float())
+            factors.append((vectors * (values.clamp_min(0) + ridge).sqrt()).float())
         self.register_buffer("means", torch.stack(means))
         self.register_buffer("factors", torch.stack(factors))
         self.register_buffer("table", radius_table(v.shape[1]).float().to(v.device))
