@@ -51,6 +51,7 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
             f"fit the nearest score that exports, {module.score.nearest}: guard.fit(g, data, score=...)"
         )
     module = copy.deepcopy(module).cpu().float().eval()
+    _check_parts(module)
     if isinstance(module.classifier, OnnxClassifier):
         model = _grafted(module, module.classifier, manifest)
     else:
@@ -63,6 +64,19 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
     model = tidy(model, threshold=manifest.threshold)
     onnx.checker.check_model(model)
     return recalibrated(model.SerializeToString(), manifest)
+
+
+def _check_parts(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ExportError(
+                "a TorchScript module cannot be exported to ONNX; fit the guard on the Python module it was made from"
+            )
+        if ".quantized" in type(part).__module__:
+            raise ExportError(
+                f"torch's quantised {type(part).__name__} cannot be exported to ONNX; fit the guard on the float "
+                "model, or on an ONNX file with static quantisation (QDQ)"
+            )
 
 
 def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest) -> onnx.ModelProto:
@@ -105,7 +119,18 @@ def _traced(
         _check_size(path.stat().st_size)
         model = onnx.load(path)
     _check_opset(model)
+    _check_types(model)
     return model
+
+
+def _check_types(model: onnx.ModelProto) -> None:
+    """ONNX Runtime has no bfloat16 convolutions (autocast), and in float32 the guard would decide otherwise."""
+    casts = [a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"]
+    if onnx.TensorProto.BFLOAT16 in casts:
+        raise ExportError(
+            "the model computes in bfloat16 inside (torch.autocast), which ONNX Runtime does not on the CPU; leave "
+            "autocast out of its forward and fit the guard again"
+        )
 
 
 def _check_size(size: int) -> None:

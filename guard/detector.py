@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .calibration.by_class import calibrate_by_class, check_asked
-from .calibration.conformal import calibrate, p_values
+from .calibration.conformal import calibrate, check_spread, p_values
 from .calibration.decision_rule import Decision
 from .calibration.temperature import Labelled, checked_labels, fit_temperature
 from .deep_images import watched
@@ -205,7 +205,12 @@ class Guard:
         min_class_images: int | None = None,
     ) -> Guard:
         """`calibrate` from scores (n,) that were computed already; class-conditional where the predicted labels (n,)
-        are given too."""
+        are given too.
+
+        Raises:
+            CalibrationError: as `guard.calibration.conformal.calibrate`; or every image has the same score.
+        """
+        check_spread(scores)
         if predicted is None:
             calibration = calibrate(scores, alpha=alpha)
         else:

@@ -24,6 +24,7 @@ from .record import Record, one_sentence, option
 Augmentation = Literal["none", "crop", "crop+flip", "resized_crop", "randaugment", "autoaugment", "augmix"]
 Augment = Literal["auto", Augmentation]
 Precision = Literal["auto", "fp32", "bf16"]
+Outputs = Literal["auto", "logits", "softmax", "log_softmax", "sigmoid", "binary"]
 _NUMBER = re.compile(r"\s*\d{1,12}\s*|\s*0?\.\d+\s*", re.ASCII)
 SEED: dict[str, Any] = {"rule": "must be an integer from 0 to 2^31 - 1", "ge": 0, "lt": 2**31}
 
@@ -158,6 +159,9 @@ class FitRequest(Geometry, HeldOut):
         rule="takes a mapping such as {'tune_epochs': 5}",
     )
     features: str | None = option(None, "Module, or tensor of an ONNX file, that is the feature vector; default found.")
+    outputs: Outputs = option(
+        "auto", "What the model's numbers are; auto takes logits, sigmoid and binary also one column for two classes."
+    )
     class_names: Any = option(None, "The model's classes in the order of its logits; default its own, else the data's.")
     processor: Any = option(None, "A Hugging Face model's image processor, or its folder; default the model's.")
     in_chans: int | None = option(None, "3, or 1 for grey; default the model's.")

@@ -15,7 +15,7 @@ from torch import nn
 import guard
 from guard.errors import GuardError
 from tests.conftest import Arrays
-from tests.train.models import Answering, Convolutional, sequential
+from tests.train.models import Answering, Unfound, sequential
 
 CPU = {"device": "cpu"}
 FIT = {**CPU, "mean": (0.5,) * 3, "std": (0.2,) * 3}
@@ -121,16 +121,22 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "trained score to fit": (lambda w: F(sequential(), w.four, score="rejection", **FIT), r"learned in training; use"),
     "no model": (lambda w: F(None, w.four, **FIT), r"must be a torch\.nn\.Module, .* got NoneType"),
     "weights alone": (lambda w: F(sequential().state_dict(), w.four, **FIT), r"got OrderedDict"),
-    "no linear head": (lambda w: F(Convolutional(), w.four, **FIT), r"has no linear layer on the way .*features="),
+    "no linear head": (
+        lambda w: F(Unfound(), w.four, score="knn", **FIT),
+        r"has no linear layer on the way .*features=",
+    ),
     "softmax at the end": (lambda w: F(softmaxed(), w.four, **FIT), r"returns probabilities .*must return logits"),
     "softmax, layer named": (lambda w: F(softmaxed(), w.four, features="network.4", **FIT), r"returns probabilities"),
-    "something after": (lambda w: F(Answering(lambda f: f * 2), w.four, **FIT), r"'network\.5', does not give"),
+    "something after": (
+        lambda w: F(Answering(lambda f: f * 2), w.four, score="knn", **FIT),
+        r"'network\.5', does not give",
+    ),
     "a tuple": (lambda w: F(Answering(lambda f: (f, f)), w.four, **FIT), r"must return logits \(N, C\), got tuple"),
-    "a map": (lambda w: F(nn.Conv2d(3, 4, 3), w.four, **FIT), r"must return logits \(N, C\), got \(2, 4, 14, 14\)"),
+    "a map": (lambda w: F(nn.Conv2d(3, 4, 3), w.four, **FIT), r"must return logits \(N, C\), got \(8, 4, 14, 14\)"),
     "unknown layer": (lambda w: F(sequential(), w.four, features="fc", **FIT), r"unknown layer 'fc'.* Accepted: 0, 1"),
     "layer that is not run": (
         lambda w: F(nn.ModuleDict({"a": nn.Identity()}), w.four, **FIT),
-        r"the model cannot take a batch of shape \(2, 3, 16, 16\)",
+        r"the model cannot take a batch of shape \(8, 3, 16, 16\)",
     ),
     "wrong size": (lambda w: F(nn.Sequential(nn.Flatten(), nn.Linear(7, 4)), w.four, **FIT), r"image_size=224"),
     "other classes": (lambda w: F(sequential(classes=5), w.four, **FIT), r"answers 5 classes, the data has 4"),

@@ -11,7 +11,7 @@ from ..detector import Guard
 from ..errors import ConfigError
 from ..geometry import Resize
 from ..manifest import Interpolation
-from ..requests import Augment, FitRequest, Precision, TrainRequest
+from ..requests import Augment, FitRequest, Outputs, Precision, TrainRequest
 from .arguments import mapping_of, path_of, score_option_or_typo
 
 
@@ -171,6 +171,7 @@ def fit(
     outliers: Any = None,
     training: Mapping[str, Any] | None = None,
     features: str | None = None,
+    outputs: Outputs = "auto",
     class_names: Any = None,
     processor: Any = None,
     image_size: int | tuple[int, int] | None = None,
@@ -214,6 +215,11 @@ def fit(
             ``batch_size``; its form, ``hidden`` and ``tap``, is in `score_options`.
         features: name of the module, or of the tensor of an ONNX file, that is the feature vector; default the input
             of the last linear layer.
+        outputs: what the model's numbers are. "auto" takes logits, and refuses by their values what is none.
+            "softmax" and "log_softmax" take log p, for scores that read p alone ("msp", "entropy", "gen"); "sigmoid"
+            takes log p / (1 - p), of classes judged each by itself, or of one column, the probability of the second
+            of two classes; "binary" takes one column of its logit z as (-z / 2, z / 2); "logits" takes logits that
+            happen to lie in [0, 1].
         class_names: the model's classes in the order of its logits: a list, NumPy or pandas, ``{"cat": 0}``,
             ``{0: "cat"}`` (from 0 or 1), or a text or JSON file; default its own (Hugging Face's ``id2label``, a
             guard's), else those of `data`. The classes of `data` are matched to them by name (without case, spaces,
@@ -246,6 +252,7 @@ def fit(
             outliers=outliers,
             training=mapping_of(training),
             features=features,
+            outputs=outputs,
             class_names=class_names,
             processor=processor,
             image_size=image_size,

@@ -61,6 +61,24 @@ def calibrate(scores: np.ndarray, *, alpha: float) -> Calibration:
     )
 
 
+def check_spread(scores: np.ndarray) -> None:
+    """Refuse scores (n,) that are all equal up to float32's rounding: they rank nothing, so no threshold on them is a
+    guard. Some equal ones are no harm.
+
+    Raises:
+        CalibrationError: they are.
+    """
+    scores = np.asarray(scores, dtype=np.float32)
+    if len(scores) < 2 or not np.isfinite(scores).all():
+        return
+    low, high = float(scores.min()), float(scores.max())
+    if high - low <= 2 * float(np.spacing(np.float32(max(abs(low), abs(high))))):
+        raise CalibrationError(
+            f"all {len(scores)} calibration images have the same ood_score, {high:.6g}: it tells nothing apart; check "
+            "that the images differ and that the classifier's logits are logits, or use another score"
+        )
+
+
 def p_values(scores: np.ndarray, calibration: Calibration | None, labels: np.ndarray | None = None) -> np.ndarray:
     """(1 + #{calibration scores >= score}) / (n + 1) for each score: small = unlike the calibration images.
 

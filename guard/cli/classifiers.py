@@ -38,7 +38,7 @@ def classifier(
         if checkpoint is not None:
             raise ConfigError(f"the folder {name} brings its weights; drop --checkpoint")
         return name
-    if Path(name).suffix == ".onnx":
+    if Path(name).suffix.lower() == ".onnx":
         if checkpoint is not None:
             raise ConfigError(f"{name} is an ONNX file and brings its weights; drop --checkpoint")
         return name

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..heads import Head, LastLayer
+from .answers import LOGITS, Reading, both_classes
 
 if TYPE_CHECKING:
     from ..scores.base import Need
+
+_NAME_ONE = "name the module whose output is the feature vector with features="
 
 
 class Outputs(NamedTuple):
@@ -104,25 +107,33 @@ class HookedClassifier(FeatureClassifier):
     """Any torch classifier, untouched: a hook shows the input of its last linear layer, or a named module's output.
 
     Args:
-        model: normalised images (N, channels, H, W) -> logits (N, C).
-        layer: name of the module to read.
-        side: "input" (of a linear layer) or "output" (of any module; maps (N, D, h, w) are averaged, tokens take the
-            first of (N, L, D)).
+        model: normalised images (N, channels, H, W) -> what holds the logits (N, C); it gets a copy of the images, for
+            some models work in place.
+        layer: name of the module to read; "" where the features are nowhere to be found, which leaves logits.
+        side: "input" (of a linear layer or a 1x1 convolution) or "output" (of any module); maps (N, D, h, w) are
+            averaged, tokens take the first of (N, L, D).
+        reading: how the logits are read from what the model returns.
     """
 
-    def __init__(self, model: nn.Module, layer: str, side: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, side: str, reading: Reading = LOGITS) -> None:
         super().__init__()
         self.model = model
         self.layer = layer
         self.side = side
+        self.reading = reading
         self.num_features = 0  # set by train.features.extract.hook_features, which has seen a batch, as is
         self.linear = True  # whether the logits are a linear layer of the features
+        self.lacks: dict[Need, str] = {} if layer else {"features": _NAME_ONE}  # why, as the end of a sentence
 
     def forward(self, x: Tensor) -> Outputs:
+        x = x.clone()
+        if not self.layer:
+            logits = self.reading.logits(self.model(x))
+            return Outputs(logits.new_zeros(len(logits), 0), logits, None)
         seen: list[Tensor] = []
 
         def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
+            seen.append(inputs[0].clone())  # a dropout or an activation may work in place
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             if not isinstance(output, Tensor):
@@ -136,27 +147,33 @@ class HookedClassifier(FeatureClassifier):
         else:
             handle = module.register_forward_hook(keep_output)
         try:
-            logits = self.model(x)
+            logits = self.reading.logits(self.model(x))
         finally:
             handle.remove()
         if not seen:
             raise ModelError(f"the model did not run its layer {self.layer!r}; name another with features=")
-        return Outputs(as_vector(seen[-1], self.layer), logits, None)
+        return Outputs(as_vector(seen[-1], self.layer).float(), logits, None)
 
     def layer_root(self) -> nn.Module:
         return self.model
 
     def last_layer(self) -> LastLayer | None:
         """The weights of the linear layer that is read; for a named module, of the last linear layer of its width."""
-        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)] if self.layer else []
         if self.side == "input":
             found = self.model.get_submodule(self.layer)
-            layers = [found] if isinstance(found, nn.Linear) else []
-        fitting = [m for m in layers if m.in_features == self.num_features]
+            layers = [found] if isinstance(found, (nn.Linear, nn.Conv2d)) else []
+        fitting = [m for m in layers if m.weight.shape[1] == self.num_features]
         if not fitting or not self.linear:
             return None
-        bias = fitting[-1].bias
-        return LastLayer(fitting[-1].weight.detach(), None if bias is None else bias.detach())
+        weight, bias = fitting[-1].weight.detach().flatten(1), fitting[-1].bias
+        return both_classes(LastLayer(weight, None if bias is None else bias.detach()))
+
+    def shows(self) -> frozenset[Need]:
+        return super().shows() - set(self.lacks)
+
+    def why_not(self, need: Need) -> str:
+        return self.lacks.get(need) or super().why_not(need)
 
 
 def as_vector(shown: Tensor, layer: str) -> Tensor:

@@ -47,6 +47,19 @@ class Convolutional(nn.Module):
         return self.classes(self.body(x)).mean((2, 3))
 
 
+class Unfound(nn.Module):
+    """Logits from a parameter of its own: no module gives them, so their features are nowhere to be found."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classes = nn.Parameter(torch.randn(classes, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) @ self.classes.T
+
+
 class Answering(nn.Module):
     """`sequential` followed by whatever `answer` makes of its logits."""
 

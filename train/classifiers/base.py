@@ -29,5 +29,6 @@ class GivenClassifier:
     score: Score | None = None  # of that guard
     data: ImageData | None = None  # where finding the input size has loaded it already
     layer: str | None = None  # where its features were found before
+    outputs: str | None = None  # what its numbers were taken for before (`guard.graph.answers`)
     class_names: tuple[str, ...] = ()  # where the model brings them, in the order of its logits
     rebuild: dict[str, Any] = field(default_factory=dict)  # into the manifest's backbone_options, for `rebuild`

@@ -18,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ConfigError, ModelError
+from guard.graph.answers import BINARY, NORMALISED, both_classes, to_logits
 from guard.graph.outputs import FeatureClassifier, Outputs, as_vector
 from guard.heads import LastLayer
 from guard.requests import FitRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores.base import Need
 
-from ..features.extract import first_line
+from ..features.answers import check_values
+from ..features.copies import unwrapped
+from ..features.messages import first_line
 from .base import GivenClassifier
 from .fresh import CUSTOM
 from .input import example_batch, normalised
@@ -41,9 +44,12 @@ class TwoCallables(FeatureClassifier):
         lacks: what it cannot show: "layer maps" of a plain function; the "input gradient" where features has none.
     """
 
-    def __init__(self, features: Callable[[Tensor], Any], logits: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self, features: Callable[[Tensor], Any], logits: Callable[[Tensor], Any], outputs: str = "auto"
+    ) -> None:
         super().__init__()
-        features, logits = copy.deepcopy((features, logits))  # together: they may share a module
+        features, logits = _copied(features, logits)
+        self.outputs = outputs  # what `logits` returns (`guard.graph.answers`)
         self.features = _as_module(features)
         self.logits = _as_module(logits)
         self.num_features = 0  # and the rest: set by `learn_from` or from a manifest
@@ -58,19 +64,23 @@ class TwoCallables(FeatureClassifier):
                 f"features, the first of the two callables, returned shape {tuple(shown.shape)}; {_SHAPES}"
             )
         features = as_vector(shown, "features")
-        logits = _checked("logits", self.logits(features), len(x))
-        if logits.ndim != 2:
+        return Outputs(features, to_logits(self.numbers(features), self.outputs), None)
+
+    def numbers(self, features: Tensor) -> Tensor:
+        """What `logits` returns: (N, C), or one column of a binary classifier."""
+        numbers = _checked("logits", self.logits(features), len(features))
+        if numbers.ndim != 2 and not (numbers.ndim == 1 and self.outputs in BINARY):
             raise ModelError(
-                f"logits, the second of the two callables, returned shape {tuple(logits.shape)}; {_SHAPES}"
+                f"logits, the second of the two callables, returned shape {tuple(numbers.shape)}; {_SHAPES}"
             )
-        return Outputs(features, logits, None)
+        return numbers
 
     def last_layer(self) -> LastLayer | None:
         if self.linear is None:
             return None
         layer = self.logits.get_submodule(self.linear)
         assert isinstance(layer, nn.Linear)  # `learn_from` found it
-        return LastLayer(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        return both_classes(LastLayer(layer.weight.detach(), None if layer.bias is None else layer.bias.detach()))
 
     def shows(self) -> frozenset[Need]:
         return super().shows() - self.lacks
@@ -83,17 +93,10 @@ class TwoCallables(FeatureClassifier):
         """
         with torch.no_grad():
             outputs = _run(self, example)
-        if (
-            (outputs.logits >= 0).all()
-            and outputs.logits.shape[1] > 1
-            and ((outputs.logits.sum(-1) - 1).abs() < 1e-4).all()
-        ):
-            raise ModelError(
-                "logits, the second of the two callables, returns probabilities (rows that sum to 1); omit the "
-                "softmax, the guard's graph has its own"
-            )
+        numbers = self.numbers(outputs.features)
+        check_values(numbers, self.outputs, "logits, the second of the two callables,")
         self.num_features = outputs.features.shape[1]
-        self.linear = _linear_layer(self.logits, outputs)
+        self.linear = None if self.outputs in NORMALISED else _linear_layer(self.logits, outputs)
         lacks: set[Need] = {"layer maps"} if isinstance(self.features, _Function) else set()
         if not _has_gradient(self, example):
             lacks.add("input gradient")
@@ -140,7 +143,7 @@ def of_callables(model: Any, request: FitRequest) -> GivenClassifier:
             f"features={request.features!r} names a layer; the first of the two callables gives them already"
         )
     device = resolve_device(request.device)
-    classifier = TwoCallables(*model).to(device)
+    classifier = TwoCallables(*model, request.outputs).to(device)
     base = of_module(classifier, request)
     classifier.learn_from(normalised(example_batch(base.preprocess, device), base.normalisation))
     return GivenClassifier(
@@ -154,6 +157,7 @@ def of_callables(model: Any, request: FitRequest) -> GivenClassifier:
             "num_features": classifier.num_features,
             "linear": classifier.linear,
             "lacks": sorted(classifier.lacks),
+            **({} if request.outputs == "auto" else {"outputs": request.outputs}),
         },
     )
 
@@ -169,10 +173,21 @@ def rebuilt(options: dict[str, Any], model: Any) -> TwoCallables:
             "this guard was fitted on two callables, which a run folder cannot hold; pass them: "
             "Guard.from_pretrained(folder, model=(features, logits)), or load the exported .onnx file"
         )
-    classifier = TwoCallables(*model)
+    classifier = TwoCallables(*model, options.get("outputs", "auto"))
     classifier.num_features, classifier.linear = options["num_features"], options["linear"]
     classifier.lacks = frozenset(options["lacks"])
     return classifier
+
+
+def _copied(*parts: Callable[[Tensor], Any]) -> tuple[Callable[[Tensor], Any], ...]:
+    """Copies, made together, for the parts may share a module; what torch.compile wrapped is unwrapped."""
+    try:
+        return copy.deepcopy(tuple(unwrapped(part) if isinstance(part, nn.Module) else part for part in parts))
+    except Exception as error:
+        raise ModelError(
+            f"the two callables cannot be copied ({type(error).__name__}: {first_line(error)[:120]}); keep no tensors "
+            "with a gradient in their modules"
+        ) from error
 
 
 def _as_module(given: Callable[[Tensor], Any]) -> nn.Module:
@@ -224,8 +239,9 @@ def _linear_layer(logits: nn.Module, outputs: Outputs) -> str | None:
     if isinstance(logits, _Method) or len(layers) != 1 or layers[0][1].in_features != outputs.features.shape[1]:
         return None
     name, layer = layers[0]
+    last = both_classes(LastLayer(layer.weight, layer.bias))
     with torch.no_grad():
-        expected = layer(outputs.features)
+        expected = nn.functional.linear(outputs.features, last.weight, last.bias)
     alike = expected.shape == outputs.logits.shape and torch.allclose(expected, outputs.logits, rtol=1e-4, atol=1e-5)
     return name if alike else None
 

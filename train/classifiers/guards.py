@@ -25,12 +25,15 @@ def of_guard(g: Guard, request: FitRequest) -> GivenClassifier:
     given = given_input(request)
     if request.features is not None and not isinstance(inner, HookedClassifier):
         given = (*given, "features")
+    if request.outputs != "auto":
+        given = (*given, "outputs")
     if given:
         raise ConfigError(
             f"the guard {m.name!r} has its own {', '.join(given)}; omit {'it' if len(given) == 1 else 'them'}"
         )
     model: nn.Module = inner
     layer, rebuild = None, m.backbone_options
+    outputs = rebuild.get("outputs", "logits")
     if isinstance(inner, HookedClassifier):
         model, layer = inner.model, inner.layer if inner.side == "output" else None
         rebuild = rebuild if "kind" in rebuild else {}
@@ -43,6 +46,7 @@ def of_guard(g: Guard, request: FitRequest) -> GivenClassifier:
         trained=m,
         score=g.module.score,
         layer=layer,
+        outputs=outputs,
         class_names=m.class_names,
         rebuild=rebuild,
     )

@@ -23,6 +23,7 @@ from guard.geometry import checked_size
 from guard.requests import FitRequest
 
 from .base import GivenClassifier
+from .files import is_model_file
 from .fresh import CUSTOM
 from .image_processors import input_of
 from .input import given_input
@@ -69,7 +70,7 @@ def is_one(name: str | Path) -> bool:
     path = Path(name)
     if path.exists():
         return (path / "config.json").is_file()
-    return re.fullmatch(r"[\w-]+/[\w.-]+", str(name)) is not None and path.suffix != ".onnx"
+    return re.fullmatch(r"[\w-]+/[\w.-]+", str(name)) is not None and not is_model_file(path)
 
 
 def from_folder_or_hub(name: str | Path) -> tuple[nn.Module, Any]:

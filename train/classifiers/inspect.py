@@ -14,6 +14,7 @@ from guard.requests import FitRequest
 
 from ..features.extract import hook_features
 from . import hugging_face
+from .files import is_onnx
 from .input import example_batch, normalised
 from .open import open_classifier
 
@@ -58,14 +59,14 @@ def _tried(model: Any) -> FeatureClassifier:
 
 def _request(model: Any, side: int | None) -> FitRequest:
     """What `guard.fit` would be asked for."""
-    if _is_onnx(model):
+    if is_onnx(model):
         return FitRequest(model=model, data=None, device="cpu", image_size=side)
     half, channels = (0.5,) * 3, _channels(model)  # normalised in whatever way, a model shows the same
     return FitRequest(model=model, data=None, device="cpu", image_size=side, in_chans=channels, mean=half, std=half)
 
 
 def _opened(request: FitRequest) -> FeatureClassifier:
-    if _is_onnx(request.model):
+    if is_onnx(request.model):
         from .onnx.file import open_graph  # onnx takes a while to import
 
         return open_graph(Path(request.model), request).classifier
@@ -73,11 +74,7 @@ def _opened(request: FitRequest) -> FeatureClassifier:
     if isinstance(given.model, FeatureClassifier):
         return given.model
     example = normalised(example_batch(given.preprocess), given.normalisation)
-    return hook_features(given.model, example, given.layer)
-
-
-def _is_onnx(model: Any) -> bool:
-    return isinstance(model, (str, Path)) and Path(model).suffix == ".onnx"
+    return hook_features(given.model, example, given.layer, given.outputs or request.outputs)
 
 
 def _channels(model: Any) -> int | None:

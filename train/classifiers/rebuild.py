@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from safetensors import SafetensorError
@@ -10,6 +9,7 @@ from safetensors.torch import load
 
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
 from guard.geometry import size_of
+from guard.graph.answers import Reading
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.outputs import FeatureClassifier, HookedClassifier
@@ -17,6 +17,7 @@ from guard.manifest import Manifest
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import Score, create_score
 
+from ..features.copies import own_copy
 from . import callables, hugging_face
 from .fresh import CUSTOM, build_classifier, timm_model
 
@@ -79,9 +80,7 @@ def _classifier(manifest: Manifest, model: Any) -> FeatureClassifier:
                 "name; pass it: Guard.from_pretrained(folder, model=my_model), or load the exported .onnx file"
             )
         model = timm_model(manifest.backbone, len(manifest.class_names), channels, size)
-    hooked = HookedClassifier(
-        copy.deepcopy(model).float().eval().requires_grad_(False), options["layer"], options["tap"]
-    )
+    hooked = HookedClassifier(own_copy(model), options["layer"], options["tap"], Reading.of_options(options))
     hooked.num_features = options["num_features"]
     return hooked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from guard.manifest import Preprocess
 from guard.record import parse_options
 from guard.requests import FitRequest
 
+from ..features.copies import own_copy
 from .base import GivenClassifier
 from .fresh import CUSTOM, timm_model
 from .input import check_channels, normalisation, per_channel
@@ -124,7 +124,7 @@ def _timm_name(model: nn.Module, preprocess: Preprocess) -> str:
     if not name:
         return CUSTOM
     classes = int(getattr(model, "num_classes", 0) or 0)
-    theirs = copy.deepcopy(model).cpu().float().eval()
+    theirs = own_copy(model, torch.device("cpu"))
     channels, shape = preprocess.channels, (preprocess.height, preprocess.width)
     example = torch.randn(2, channels, *shape, generator=torch.Generator().manual_seed(0))
     try:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from guard.artefact.files import write_atomic
-from guard.errors import ArtefactDamagedError, ConfigError
+from guard.errors import ArtefactDamagedError, ConfigError, ModelError
 from guard.record import Record
 
 NAME = "checkpoint.safetensors"
@@ -24,7 +24,14 @@ def weights_bytes(module: nn.Module, dtype: torch.dtype | None = None) -> bytes:
 
 
 def _plain(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Own, contiguous copies on the CPU: safetensors refuses tensors that share memory."""
+    """Own, contiguous copies on the CPU: safetensors refuses tensors that share memory.
+
+    Raises:
+        ModelError: the state holds something else (packed weights of torch's quantised layers).
+    """
+    packed = next((key for key, value in tensors.items() if not isinstance(value, Tensor) or value.is_quantized), None)
+    if packed is not None:
+        raise ModelError(f"{packed!r} is no plain tensor (a quantised layer's packed weights), and cannot be saved")
     return {
         key: value.detach().to("cpu", dtype if value.is_floating_point() else None, copy=True).contiguous()
         for key, value in tensors.items()

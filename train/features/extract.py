@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,93 +11,127 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ModelError, UnknownNameError
+from guard.graph.answers import NORMALISED, Reading, picked
 from guard.graph.module import GuardModule
 from guard.graph.outputs import HookedClassifier, Outputs
+from guard.heads import LastLayer
 
 from ..engine.progress import progress_bar
+from .answers import check_values, is_sigmoid, reading_of
 from .choose_layers import watch_layers
+from .copies import is_scripted, own_copy
+from .messages import cut, first_line
 
 if TYPE_CHECKING:
     from guard.data import ImageData
 
+log = logging.getLogger("ood_guard")
 
-def hook_features(model: nn.Module, example: Tensor, layer: str | None = None) -> HookedClassifier:
-    """A copy of `model` with its penultimate features in view; the model itself is left as it is.
+
+def hook_features(
+    model: nn.Module, example: Tensor, layer: str | None = None, outputs: str = "auto"
+) -> HookedClassifier:
+    """A copy of `model` with its penultimate features in view, where it has such; the model itself is left as it is.
 
     Args:
-        model: normalised images (N, channels, H, W) -> logits (N, C).
-        example: a batch of such images.
-        layer: the module whose output is the feature vector; None finds the last linear layer that ran and takes its
-            input.
+        model: normalised images (N, channels, H, W) -> logits (N, C), alone or among other things.
+        example: a batch of such images, in-distribution ones where there are any: the numbers tell what they are.
+        layer: the module whose output is the feature vector; None finds the last linear layer (or 1x1 convolution)
+            that ran and takes its input.
+        outputs: what the model's numbers are (`guard.graph.answers`); "auto" is logits, and refused where they are not.
 
     Raises:
-        ModelError: it is not a classifier, or has no linear layer on the way to its logits.
+        ModelError: it is not a classifier; the sentence says what it is.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module, a timm name or a run folder, got {type(model).__name__}")
-    device = example.device
-    model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
-    check_logits(_run(model, example))
+    model = own_copy(model, example.device)
+    answer = _run(model, example)
+    reading = reading_of(answer, len(example), outputs)
+    numbers = picked(answer, reading.place).float()
+    if torch.equal(numbers.bfloat16().float(), numbers) and numbers.any():
+        log.warning("the model computes in bfloat16 (autocast?): its guard runs, and cannot be exported to ONNX")
+    sigmoid = is_sigmoid(model, example.clone(), numbers) if outputs == "auto" else None
+    check_values(numbers, outputs, sigmoid=sigmoid)
     if layer is not None:
         names = [name for name, _ in model.named_modules() if name]
+        if is_scripted(model) and layer in names:
+            raise ModelError(f"features={layer!r}: {_SCRIPTED}")
         if layer not in names:
             raise UnknownNameError("layer", layer, names)
-        hooked = HookedClassifier(model, layer, "output")
+        hooked = HookedClassifier(model, layer, "output", reading)
     else:
-        hooked = HookedClassifier(model, _last_linear(model, example), "input")
-    outputs = _run(hooked, example)
-    if len(outputs.features) != len(example):
-        raise ModelError(f"layer {hooked.layer!r} shows {len(outputs.features)} rows for {len(example)} images")
-    hooked.num_features = outputs.features.shape[1]
-    last = hooked.last_layer()
-    if last is not None:  # a layer that fits in width may still be another one, or have an activation before it
-        expected = nn.functional.linear(outputs.features, last.weight, last.bias)
-        alike = expected.shape == outputs.logits.shape and torch.allclose(
-            expected, outputs.logits, rtol=1e-3, atol=1e-4
-        )
-        hooked.linear = alike
+        hooked = _with_last_linear(model, example, reading)
+    outputs_seen = _run(hooked, example)
+    if hooked.layer and len(outputs_seen.features) != len(example):
+        raise ModelError(f"layer {hooked.layer!r} shows {len(outputs_seen.features)} rows for {len(example)} images")
+    hooked.num_features = outputs_seen.features.shape[1]
+    last = hooked.last_layer()  # one that fits in width may still be another, or have an activation before it
+    alike = last is not None and _gives(last, outputs_seen, reading)
+    hooked.linear = alike and reading.outputs not in NORMALISED
+    if hooked.layer and layer is None and not alike:
+        return _without_features(hooked, _followed(model, hooked.layer))
     return hooked
 
 
-def check_logits(output: Any) -> None:
-    """A classifier's output is a tensor (N, C) that is not a row of probabilities."""
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"the model must return logits (N, C), got {got}; wrap it in a module that does")
-    if output.shape[1] > 1 and (output >= 0).all() and ((output.sum(-1) - 1).abs() < 1e-4).all():
-        raise ModelError(
-            "the model returns probabilities (rows that sum to 1); it must return logits: omit its softmax, "
-            "the guard's graph has its own"
-        )
+_SCRIPTED = "TorchScript shows no layer inside; give the Python module it was made from"
 
 
-def _last_linear(model: nn.Module, example: Tensor) -> str:
-    """Name of the last linear layer that runs; its output must be the model's own."""
-    ran: list[tuple[str, Tensor]] = []
+def _with_last_linear(model: nn.Module, example: Tensor, reading: Reading) -> HookedClassifier:
+    name = None if is_scripted(model) else _last_linear(model, example)
+    if name is not None:
+        return HookedClassifier(model, name, "input", reading)
+    hooked = HookedClassifier(model, "", "", reading)
+    if not is_scripted(model):
+        return _without_features(hooked, f"{_name(model)} has no linear layer on the way to its logits")
+    hooked.lacks = {"features": _SCRIPTED, "weights": _SCRIPTED, "layer maps": _SCRIPTED}
+    return hooked
+
+
+def _without_features(hooked: HookedClassifier, reason: str) -> HookedClassifier:
+    """The same without features, and why: scores of logits alone remain."""
+    last = cut(", ".join(repr(name) for name, _ in list(hooked.model.named_modules())[-3:] if name), 70)
+    hint = f"name the module that gives the vector with features= (its last modules: {last})"
+    bare = HookedClassifier(hooked.model, "", "", hooked.reading)
+    bare.lacks = dict.fromkeys(("features", "weights"), f"{reason}; {hint}")
+    return bare
+
+
+def _followed(model: nn.Module, layer: str) -> str:
+    return f"the last linear layer of {_name(model)[:40]}, {layer[:40]!r}, does not give its output (something follows)"
+
+
+def _gives(last: LastLayer, outputs: Outputs, reading: Reading) -> bool:
+    """Whether this layer turns the features into the logits, up to rounding: float32's, or bfloat16's inside; and up to
+    a constant of each image where that was lost."""
+    expected = nn.functional.linear(outputs.features, last.weight.float(), last.bias)
+    if expected.shape != outputs.logits.shape:
+        return False
+    if reading.outputs in NORMALISED:
+        expected = expected.log_softmax(-1)
+    half = torch.equal(outputs.logits.bfloat16().float(), outputs.logits)  # autocast inside
+    size = max(1e-4, float(outputs.logits.abs().max()))
+    return bool((expected - outputs.logits).abs().max() <= (2e-2 if half else 1e-3) * size)
+
+
+def _last_linear(model: nn.Module, example: Tensor) -> str | None:
+    """Name of the linear layer or 1x1 convolution that ran last; None where none did."""
+    ran: list[str] = []
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        flat = isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1} and module.groups == 1
+        if isinstance(module, nn.Linear) or flat:
 
             def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                ran.append((name, output))
+                ran.append(name)
 
             handles.append(module.register_forward_hook(note))
     try:
-        logits = _run(model, example)
+        _run(model, example)
     finally:
         for handle in handles:
             handle.remove()
-    last = ", ".join(repr(name) for name, _ in list(model.named_modules())[-4:] if name)
-    hint = f"name the module that gives the feature vector with features= (its last modules: {last})"
-    if not ran:
-        raise ModelError(f"{_name(model)} has no linear layer on the way to its logits; {hint}")
-    name, output = ran[-1]
-    if output.shape != logits.shape or not torch.equal(output, logits):
-        raise ModelError(
-            f"the last linear layer of {_name(model)}, {name!r}, does not give the model's output "
-            f"(something follows it); {hint}"
-        )
-    return name
+    return ran[-1] if ran else None
 
 
 def _name(model: nn.Module) -> str:
@@ -107,21 +141,35 @@ def _name(model: nn.Module) -> str:
 
 @torch.inference_mode()
 def _run(model: nn.Module, example: Tensor) -> Any:
+    """The answer to a copy of the images, for some models work in place."""
     try:
-        return model(example)
+        return model(example.clone())
     except ModelError:
         raise
     except Exception as error:
+        shape, said = tuple(example.shape), cut(first_line(error), 120)
+        if len(example) > 1 and _takes(model, example[:1]):
+            raise ModelError(
+                f"the model takes 1 image and not {len(example)} together ({said}); its batch is fixed: trace, export "
+                "or write it with a dynamic one"
+            ) from error
+        if any(word in said for word in ("dtype", "scalar type", "Half", "Double", "BFloat16", "double")):
+            raise ModelError(
+                f"the model cannot take float32 images ({said}); a guard runs it in float32: leave out what casts to "
+                "another type inside it (.half(), .double(), .to(dtype))"
+            ) from error
         raise ModelError(
-            f"the model cannot take a batch of shape {tuple(example.shape)}: {first_line(error)}; "
-            "give the size it was made for, e.g. image_size=224"
+            f"the model cannot take a batch of shape {shape}: {said}; give the size it was made for, e.g. "
+            "image_size=224, and a model that takes any number of images"
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """What torch said, without the pages that follow."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+def _takes(model: nn.Module, example: Tensor) -> bool:
+    try:
+        model(example.clone())
+    except Exception:  # whatever it says was said of the larger batch
+        return False
+    return True
 
 
 class FeatureBatch(NamedTuple):

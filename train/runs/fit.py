@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
@@ -16,6 +15,7 @@ from guard.data.class_names import names_in_order
 from guard.data.held_out import Draw, Splits
 from guard.data.labels import printable
 from guard.detector import Guard
+from guard.graph.answers import NORMALISED
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.outputs import FeatureClassifier, HookedClassifier, Outputs
@@ -27,7 +27,10 @@ from guard.scores.table import check_applies
 
 from ..classifiers import GivenClassifier, open_classifier
 from ..classifiers.checks.geometry import check_geometry
+from ..classifiers.checks.logits import check_logits, check_reads_probabilities_alone
 from ..classifiers.checks.order import order_of_labels
+from ..classifiers.checks.sample import LOOKED_AT, sample
+from ..classifiers.checks.steady import check_steady
 from ..classifiers.imagenet import class_order_by_synset
 from ..classifiers.input import example_batch, normalised
 from ..features.extract import fit_score, hook_features
@@ -59,11 +62,14 @@ def fit(request: FitRequest) -> Guard:
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
     answers = _answers(module, given, device)
     order = class_order_by_synset(answers, source.class_names, given.class_names, names, source.labels)
+    check_logits(module, splits.calibration, given.outputs or request.outputs)
+    check_steady(module, splits.calibration)
     order = order_of_labels(module, splits.train, order, batch_size=request.batch_size)
     splits = splits.in_order(order)
     rehearse(module, splits.train)
     taught = {} if training is None else {"training": learned(module, splits.train, training, request, out)}
     accuracy = fit_score(module, splits.train, batch_size=request.batch_size)
+    check_reads_probabilities_alone(module, splits.calibration, given.outputs or request.outputs)
     _warn_near_chance(accuracy, order.names)
     check_geometry(module, splits.train, given)
     made = Made(
@@ -92,12 +98,11 @@ def _splits(given: GivenClassifier, source: ImageData, request: FitRequest) -> S
 def _with_features(
     given: GivenClassifier, source: ImageData, request: FitRequest, device: torch.device
 ) -> FeatureClassifier:
-    """The classifier with its features in view; two images show where they are."""
+    """The classifier with its features in view; a few images show where they are."""
     if isinstance(given.model, FeatureClassifier):
         return given.model
-    two = torch.from_numpy(np.ascontiguousarray(source.take(np.arange(min(2, len(source))))))
-    example = normalised(two, given.normalisation).to(device)
-    return hook_features(given.model, example, request.features or given.layer)
+    example = normalised(sample(source, LOOKED_AT), given.normalisation).to(device)
+    return hook_features(given.model, example, request.features or given.layer, given.outputs or request.outputs)
 
 
 def _warn_near_chance(accuracy: float, names: tuple[str, ...]) -> None:
@@ -137,11 +142,12 @@ def carried_over(score: Score, donor: Score | None) -> Score:
 def _backbone_options(classifier: FeatureClassifier, given: GivenClassifier) -> dict[str, Any]:
     """What `classifiers.rebuild` needs to have this classifier again."""
     if isinstance(classifier, OnnxClassifier):
-        return classifier.options()
+        return {**classifier.options(), **({"outputs": given.outputs} if given.outputs in NORMALISED else {})}
     if not isinstance(classifier, HookedClassifier):
         return given.rebuild
     features = {"layer": classifier.layer, "tap": classifier.side, "num_features": classifier.num_features}
-    return {"architecture": type(given.model).__name__, **given.rebuild, **features}
+    read = classifier.reading.options()
+    return {"architecture": type(given.model).__name__, **given.rebuild, **features, **read}
 
 
 def _answers(module: GuardModule, given: GivenClassifier, device: torch.device) -> int:

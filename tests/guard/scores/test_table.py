@@ -21,7 +21,7 @@ from guard.scores.table import ScoreInfo, ScoreList, score_table, why_not
 from tests.conftest import Arrays
 from tests.train.classifiers.hf_models import made
 from tests.train.classifiers.onnx_nets import FILES, build
-from tests.train.models import Convolutional, sequential
+from tests.train.models import Unfound, sequential
 
 
 def rows(model: Any) -> dict[str, ScoreInfo]:
@@ -125,9 +125,12 @@ def test_guard_fit_gives_the_same_reason_before_it_reads_anything(
         assert str(caught.value) == f"score {row.name!r} {row.why_not}"
 
 
-def test_a_model_without_linear_layer_says_what_fit_says() -> None:
-    with pytest.raises(ModelError, match=r"Convolutional has no linear layer on the way to its logits; .*features="):
-        guard.list_scores(model=Convolutional())
+def test_a_model_without_linear_layer_keeps_the_scores_of_its_logits() -> None:
+    found = rows(Unfound())
+    assert found["energy"].applies
+    assert found["msp"].applies
+    assert "no linear layer on the way to its logits; name the module" in found["knn"].why_not
+    assert "no linear layer" in found["vim"].why_not
 
 
 @pytest.mark.parametrize("model", [3, "no_such_net", nn.Identity()])

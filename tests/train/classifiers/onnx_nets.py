@@ -96,6 +96,15 @@ FILES: dict[str, File] = {
         [node("Gemm", "flat weight bias", "z", transB=1), node("LogSoftmax", "z", "s"), node("Identity", "s", "p")], WB,
         outputs=("p",),
     ),
+    "softmax by hand": File(
+        [node("Gemm", "flat weight bias", "z", transB=1), node("ReduceMax", "z", "m", axes=[1]),
+         node("Sub", "z m", "c"), node("Exp", "c", "e"), node("ReduceSum", "e axis", "s"), node("Div", "e s", "p")],
+        {**WB, "axis": np.array([1])}, outputs=("p",),
+    ),
+    "log softmax by hand": File(
+        [node("Gemm", "flat weight bias", "z", transB=1), node("ReduceLogSumExp", "z", "s", axes=[1]),
+         node("Sub", "z s", "p")], WB, outputs=("p",),
+    ),
     "dropout reshape": File(
         [node("Dropout", "flat", "d"), node("Gemm", "d weight bias", "z", transB=1),
          node("Reshape", "z any4", "logits")],
@@ -158,6 +167,6 @@ def build(file: File) -> ModelProto:
         "net",
         [helper.make_tensor_value_info(name, file.element, file.shape)],
         [helper.make_tensor_value_info(o, *kinds.get(o, logits)) for o in file.outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in {"kernel": kernel, **file.constants}.items()],
+        [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in {"kernel": kernel, **file.constants}.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", file.opset)], ir_version=8)

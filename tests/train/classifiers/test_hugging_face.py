@@ -98,7 +98,7 @@ def test_data_may_lack_classes_of_the_model(
     for name in ("grey", "red"):
         (tmp_path / name).symlink_to(folders / name)
     with caplog.at_level(logging.WARNING, logger="ood_guard"):
-        k = {"k": 5} if score in ("knn", "nnguide") else {}
+        k = {"k": 5} if score in ("knn", "nnguide") else {"variant": "s"} if score == "ash" else {}
         g = fit(vit, tmp_path, processor=processor(), score=score, score_options=k)
     assert "no images of 2 of the model's 4 classes (blue, green)" in caplog.text
     assert g.class_names == NAMES

@@ -177,11 +177,6 @@ REFUSED: dict[str, tuple[File, str]] = {
         File([node("Gemm", "flat weight bias", "z", transB=1), node("Sigmoid", "z", "logits")], WB),
         "ends in a Sigmoid, which judges every class by itself",
     ),
-    "softmax by hand": (
-        File([node("Gemm", "flat weight bias", "z", transB=1), node("Exp", "z", "e"),
-              node("ReduceSum", "e axis", "s"), node("Div", "e s", "logits")], {**WB, "axis": np.array([1])}),
-        "returns probabilities",
-    ),
     "two outputs": (
         File([*GEMM, node("Mul", "logits logits", "squares")], WB, outputs=("logits", "squares")),
         r"any of the outputs logits, squares could be the logits; .*extract_model\(.*'one.onnx', \['x'\], \['logits'\]",
@@ -193,7 +188,7 @@ REFUSED: dict[str, tuple[File, str]] = {
     "batch norm of the batch": (
         File([node("ReduceMean", "flat", "m", axes=[0], keepdims=1), node("Sub", "flat m", "c"),
               node("Gemm", "c weight bias", "logits", transB=1)], WB),
-        "does not answer images together as one by one",
+        "depends on the images beside it .*: ReduceMean 'm' computes over the batch",
     ),
     "flat images": (File(GEMM, WB, shape=("n", 3, 256)), r"takes float \('n', 3, 256\) as 'x'; images are"),
     "four channels": (File(GEMM, WB, shape=("n", 4, 16, 16)), "have 4 channels"),

@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from guard.data import ImageData, load
 from guard.errors import ModelError, UnknownNameError
+from guard.graph.answers import BINARY
 from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.onnx_nodes import ancestors, producers, prune, unused_name
 from guard.heads import LastLayer
@@ -27,12 +28,13 @@ from guard.manifest import Preprocess
 from guard.requests import FitRequest
 from guard.scores.base import Need
 
-from ...features.extract import check_logits
 from ..base import GivenClassifier
 from .adapt import at_opset, close, free_batch, same_rows
-from .head import LinearLayer, find_linear_layer, without_softmax
+from .answer import answer_of, logits_of
+from .head import LinearLayer, both_classes, find_linear_layer
 from .input import Images, image_input, normalisation_for, preprocess_for
 from .read import read_classifier, runner
+from .suspects import check_nodes, suspects
 
 log = logging.getLogger("ood_guard")
 
@@ -50,7 +52,15 @@ def of_onnx_file(path: Path, request: FitRequest) -> GivenClassifier:
     """
     opened = open_graph(path, request)
     normalisation = normalisation_for(opened.images, request)
-    return GivenClassifier(opened.classifier, opened.preprocess, normalisation, path.stem, data=opened.data)
+    return GivenClassifier(
+        opened.classifier,
+        opened.preprocess,
+        normalisation,
+        path.stem,
+        data=opened.data,
+        class_names=opened.class_names,
+        outputs=opened.outputs,
+    )
 
 
 class Opened(NamedTuple):
@@ -60,11 +70,13 @@ class Opened(NamedTuple):
     images: Images
     preprocess: Preprocess
     data: ImageData | None
+    class_names: tuple[str, ...]
+    outputs: str  # what its logits still are: the ones in front of a softmax are logits
 
 
 def open_graph(path: Path, request: FitRequest) -> Opened:
     """The part of `of_onnx_file` that asks nothing about pixel values."""
-    model = read_classifier(path)
+    model, names = read_classifier(path)
     try:
         images = image_input(model)
         preprocess, source = preprocess_for(images, request)
@@ -73,24 +85,33 @@ def open_graph(path: Path, request: FitRequest) -> Opened:
             return len((source or load(request.data, preprocess=preprocess, workers=request.workers)).class_names)
 
         noise = images.noise(2 * (images.batch or 1), preprocess)
-        model, output = _plain(model, images, noise, classes)
-        classifier = _shown(model, output, request.features, images, noise, path.name)
+        model, output = _plain(model, images, noise, classes, request.outputs)
+        classifier, taken_for = _shown(model, output, request, images, noise, path.name)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    return Opened(classifier, images, preprocess, source)
+    outputs = taken_for or ("logits" if request.outputs == "logits" else "auto")
+    return Opened(classifier, images, preprocess, source, names, outputs)
 
 
-def _plain(model: ModelProto, images: Images, noise: np.ndarray, classes: Callable[[], int]) -> tuple[ModelProto, str]:
+def _plain(
+    model: ModelProto, images: Images, noise: np.ndarray, classes: Callable[[], int], outputs: str
+) -> tuple[ModelProto, str]:
     """The graph with one output and its name, any number of images at once, in an opset that a guard can have."""
     chunk = images.batch or 1
     run = runner(model)
     before = [run({images.name: noise[i : i + chunk]}) for i in range(0, len(noise), chunk)]
-    output = _output(model, before[0], chunk, classes)
+    output = answer_of(model, before[0], chunk, classes, outputs)
     _keep(model, [output])
+    check_nodes(model)
     model = at_opset(model)
     if images.batch is not None:
         free_batch(model, images.batch)
     wrong = same_rows(model, {images.name: noise}, output, np.concatenate([outputs[output] for outputs in before]))
+    if wrong and (over_batch := suspects(model.SerializeToString())):
+        raise ModelError(
+            f"an image's answer depends on the images beside it ({wrong}): {over_batch} computes over the batch; write "
+            "the classifier with an operator that reads each image alone"
+        )
     if wrong:
         size = "" if images.batch is None else f", written for batches of {images.batch},"
         raise ModelError(
@@ -98,35 +119,6 @@ def _plain(model: ModelProto, images: Images, noise: np.ndarray, classes: Callab
             "e.g. torch.onnx.export(..., dynamo=True, dynamic_shapes=({0: 'batch'},))"
         )
     return model, output
-
-
-def _output(model: ModelProto, seen: dict[str, Any], n: int, classes: Callable[[], int]) -> str:
-    """The output that is the classes' logits or probabilities, (n, C) or (n, C, 1, 1).
-
-    Args:
-        seen: the outputs for n images.
-        classes: how many there are; asked only where several outputs could be it.
-    """
-    widths = {
-        name: value.shape[1]
-        for name, value in seen.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
-        if value.shape[0] == n and value.shape[1] >= 2 and value.size == n * value.shape[1]
-    }
-    if not widths:
-        found = ", ".join(f"{name} {np.shape(value)}" for name, value in seen.items())
-        raise ModelError(f"no output is logits (N, C) of C >= 2 classes; for {n} images it answers {found}")
-    if len(widths) > 1:
-        wanted = classes()
-        widths = {name: width for name, width in widths.items() if width == wanted} or widths
-    distinct = {without_softmax(model, name)[0]: name for name in widths}  # logits and their softmax are one
-    if len(distinct) > 1:
-        one = next(iter(distinct.values()))
-        raise ModelError(
-            f"any of the outputs {', '.join(distinct.values())} could be the logits; write a file with one of them: "
-            f"onnx.utils.extract_model('this.onnx', 'one.onnx', [{model.graph.input[0].name!r}], [{one!r}])"
-        )
-    return next(iter(distinct.values()))
 
 
 def _keep(model: ModelProto, names: list[str]) -> None:
@@ -140,17 +132,12 @@ def _keep(model: ModelProto, names: list[str]) -> None:
 
 
 def _shown(
-    model: ModelProto, output: str, features: str | None, images: Images, noise: np.ndarray, file: str
-) -> OnnxClassifier:
-    """The classifier of a graph whose outputs become logits (N, C) and, where there are such, features (N, D)."""
-    logits, last = without_softmax(model, output)
-    if last == "Sigmoid":
-        raise ModelError(
-            f"output {output!r} ends in a Sigmoid, which judges every class by itself; "
-            "a guard needs a classifier that chooses one class"
-        )
-    if last:
-        log.info("%s ends in a %s: its input is taken for the logits", file, last)
+    model: ModelProto, output: str, request: FitRequest, images: Images, noise: np.ndarray, file: str
+) -> tuple[OnnxClassifier, str]:
+    """The classifier of a graph whose outputs become logits (N, C) and, where there are such, features (N, D); and what
+    the logits were taken for (`guard.graph.answers`), or ""."""
+    features = request.features
+    logits, taken_for = logits_of(model, output, {images.name: noise}, request.outputs, file)
     layer = find_linear_layer(model, logits)
     near = _near(model, logits)
     if features is not None and (features not in producers(model.graph) or features == logits):
@@ -159,10 +146,11 @@ def _shown(
     names = [name for name in shown if name]
     _keep(model, names)
     seen = runner(model)({images.name: noise})
-    as_matrix = (_as_logits, _as_vector)
-    _keep(model, [make(model, name, seen[name]) for make, name in zip(as_matrix, names, strict=False)])
+    matrices = [_as_logits(model, logits, seen[logits], taken_for)]
+    matrices += [_as_vector(model, name, seen[name]) for name in names[1:]]
+    _keep(model, matrices)
     values = list(runner(model)({images.name: noise}).values())
-    check_logits(torch.from_numpy(values[0]))
+    layer = layer and both_classes(layer)
     _declare_shapes(model, images, noise, [value.shape[1] for value in values])
     lacks: dict[Need, str] = {}
     if layer is None:
@@ -176,7 +164,8 @@ def _shown(
     if layer is not None and "weights" not in lacks:
         last_layer = LastLayer(_tensor(layer.weight), _tensor(layer.bias))
     graph = torch.from_numpy(np.frombuffer(model.SerializeToString(), np.uint8).copy())
-    return OnnxClassifier(graph, last_layer, values[1].shape[1] if len(values) > 1 else 0, lacks, file)
+    width = values[1].shape[1] if len(values) > 1 else 0
+    return OnnxClassifier(graph, last_layer, width, lacks, file), taken_for
 
 
 def _tensor(value: np.ndarray) -> torch.Tensor:
@@ -192,11 +181,23 @@ def _near(model: ModelProto, logits: str, count: int = 20) -> list[str]:
     return [name for name in names if ranks.get(name, 4) in (2, 3, 4)][:count]
 
 
-def _as_logits(model: ModelProto, name: str, value: np.ndarray) -> str:
-    """float32 (N, C), whatever trailing ones it has."""
-    if value.ndim != 2:
+def _as_logits(model: ModelProto, name: str, value: np.ndarray, taken_for: str) -> str:
+    """float32 (N, C), whatever trailing ones it has; numbers that are no logits become some (`guard.graph.answers`)."""
+    if value.ndim == 1:
+        name = _add(model, "Unsqueeze", [name, _constant(model, np.array([1]))])
+    elif value.ndim != 2:
         name = _add(model, "Flatten", [name], axis=1)
-    return _as_float(model, name, value)
+    name = _as_float(model, name, value)
+    if taken_for == "softmax":
+        name = _add(model, "Log", [_add(model, "Max", [name, _constant(model, np.float32(2.0**-126))])])
+    if taken_for == "sigmoid":
+        clipped = _add(model, "Max", [name, _constant(model, np.float32(2.0**-126))])
+        p = _add(model, "Min", [clipped, _constant(model, np.float32(1 - 2.0**-24))])
+        rest = _add(model, "Sub", [_constant(model, np.float32(1)), p])
+        name = _add(model, "Sub", [_add(model, "Log", [p]), _add(model, "Log", [rest])])
+    if taken_for in BINARY and value.size == len(value):
+        name = _add(model, "Mul", [name, _constant(model, np.array([[-0.5, 0.5]], np.float32))])
+    return name
 
 
 def _as_vector(model: ModelProto, name: str, value: np.ndarray) -> str:
@@ -222,7 +223,7 @@ def _add(model: ModelProto, kind: str, inputs: list[str], **attributes: Any) -> 
 
 
 def _constant(model: ModelProto, value: np.ndarray) -> str:
-    name = unused_name(model.graph, "features_of")
+    name = unused_name(model.graph, "guard_constant")
     model.graph.initializer.append(numpy_helper.from_array(value, name))
     return name
 

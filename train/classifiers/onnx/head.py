@@ -70,6 +70,15 @@ def find_linear_layer(model: ModelProto, logits: str) -> LinearLayer | None:
     return None
 
 
+def both_classes(layer: LinearLayer) -> LinearLayer:
+    """The layer of the two logits that `guard.graph.answers` makes of one; others as they are."""
+    if len(layer.weight) != 1:
+        return layer
+    return layer._replace(
+        weight=np.concatenate([-layer.weight, layer.weight]) / 2, bias=np.concatenate([-layer.bias, layer.bias]) / 2
+    )
+
+
 def _behind(model: ModelProto, name: str, skipped: tuple[str, ...]) -> NodeProto | None:
     """The node that made `name`, looking through operators of the types `skipped`."""
     made_by = producers(model.graph)

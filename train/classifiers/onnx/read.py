@@ -17,11 +17,14 @@ from guard.errors import MissingExtraError, ModelError
 from guard.graph.onnx_classifier import first_line
 from guard.graph.onnx_nodes import foreign_operators
 
+from .zipmap import without_foreign_outputs, without_zipmap
+
 _PROTOBUF_LIMIT = 2**31 - 2**24  # leaves room for what the guard adds
 
 
-def read_classifier(path: Path) -> ModelProto:
-    """The model in `path` with external data inside, local functions inlined, and no input that is an initializer.
+def read_classifier(path: Path) -> tuple[ModelProto, tuple[str, ...]]:
+    """The model in `path` with external data inside, local functions inlined, and no input that is an initializer; and
+    the names of its classes, where the file has them.
 
     Raises:
         ModelError: missing, empty, damaged, not ONNX, above protobuf's 2 GiB, a guard already, or with operators
@@ -45,6 +48,8 @@ def read_classifier(path: Path) -> ModelProto:
     _load_external_data(model, path)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    names = without_zipmap(model)
+    without_foreign_outputs(model)
     foreign = foreign_operators(model.graph)
     if foreign:
         raise ModelError(
@@ -59,7 +64,17 @@ def read_classifier(path: Path) -> ModelProto:
     inputs = [value for value in model.graph.input if value.name not in constants]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    return model
+    _open_negative_sizes(model)
+    return model, names
+
+
+def _open_negative_sizes(model: ModelProto) -> None:
+    """A size of -1, which Paddle2ONNX and others write for any size, as ONNX spells it."""
+    for value in [*model.graph.input, *model.graph.output]:
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                dim.dim_param = "batch" if i == 0 else f"size{i}"
+    del model.graph.value_info[:]  # what it says of shapes is inferred again
 
 
 def _load_external_data(model: ModelProto, path: Path) -> None:
