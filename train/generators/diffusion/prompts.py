@@ -49,11 +49,13 @@ def substituted(table: nn.Module, tokens: Tensor, e: Tensor) -> Iterator[None]:
 
 
 class Called(NamedTuple):
-    """What one class is called: its prompt, the token of it that stands for the class, and the tokens of its words."""
+    """What one class is called: its prompt, the token of it that stands for the class, the tokens of its words, and the
+    words."""
 
     text: str
     token: int
     pieces: list[int]
+    words: str
 
 
 class Prompts:
@@ -100,7 +102,7 @@ class Prompts:
             else:
                 called.append(self._by_name(name))
             taken.add(called[-1].token)
-        self.texts = [one.text for one in called]
+        self.texts, self.words = [one.text for one in called], [one.words for one in called]
         self._check(class_names, called)
         self._tell([name for name in class_names if name not in given and name not in ids], class_names, called)
         self.own_names = bool(given or ids)
@@ -127,7 +129,7 @@ class Prompts:
                 f"the tokenizer has no token for class {name!r}; give the class a name in words, which the prompt "
                 "needs anyway, or diffusion.class_prompts"
             )
-        return Called(self._prompt.replace("{}", words), pieces[0], pieces)
+        return Called(self._prompt.replace("{}", words), pieces[0], pieces, words)
 
     def _as_given(self, name: str, given: ClassPrompt) -> Called:
         words = (given.prompt or name).replace("_", " ")
@@ -146,8 +148,8 @@ class Prompts:
         if not self._usable(pieces):
             raise ConfigError(f"diffusion.class_prompts: the tokenizer has no token for class {name!r}; give words")
         if "{}" in words:
-            return Called(words.replace("{}", token), pieces[0], pieces[:1])
-        return Called(self._prompt.replace("{}", words), pieces[0], pieces)
+            return Called(words.replace("{}", token), pieces[0], pieces[:1], token)
+        return Called(self._prompt.replace("{}", words), pieces[0], pieces, words)
 
     def _by_synonym(self, name: str, synonyms: tuple[str, ...], taken: set[int]) -> Called:
         split = [(words, self._pieces(words)) for words in synonyms]
@@ -155,7 +157,7 @@ class Prompts:
         ways = [(words, pieces, pieces[0]) for words, pieces in usable if len(pieces) == 1]
         ways += [(words, pieces, token) for words, pieces in usable for token in reversed(pieces)]
         for words, pieces, token in [*(way for way in ways if way[2] not in taken), *ways]:
-            return Called(self._prompt.replace("{}", words), token, [token] if len(pieces) == 1 else pieces)
+            return Called(self._prompt.replace("{}", words), token, pieces, words)
         raise ConfigError(f"the tokenizer has no token for class {name!r}; give diffusion.class_prompts")
 
     def hidden(self, e: Tensor, classes: Tensor) -> Tensor:

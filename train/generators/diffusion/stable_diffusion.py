@@ -163,6 +163,10 @@ class StableDiffusion:
         """uint8 (N, H, W, channels) of `own_size`."""
         return self.decode(self.latents(e, classes, generator))
 
+    def class_words(self) -> list[str]:
+        """What the classes are called, in words."""
+        return self.prompts.words
+
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's output at the end token of each text: (N, W), float32."""

@@ -98,6 +98,8 @@ def caption_features(
     model, data = captioned(diffusion, options), context.data
     assert data.labels is not None  # training images are labelled
     labels: np.ndarray = data.labels
+    plain = [name.replace("_", " ") for name in data.class_names]
+    called: list[str] = getattr(model, "class_words", lambda: plain)()  # which may be other words than their folders'
     identity = {
         "captioner": named_model(captioner),
         "model": model_identity(model),
@@ -112,7 +114,7 @@ def caption_features(
             loaded.append(Captioner(captioner, context.device))
         rows = np.arange(number * AT_ONCE, min((number + 1) * AT_ONCE, len(data)))
         images = torch.from_numpy(np.ascontiguousarray(data.take(rows))).to(context.device)
-        names = [data.class_names[c].replace("_", " ") for c in labels[rows]]
+        names = [called[c] for c in labels[rows]]
         texts = [CAPTION.format(name, said) for name, said in zip(names, loaded[0].captions(images), strict=True)]
         return {"features": model.text_features(texts)}
 

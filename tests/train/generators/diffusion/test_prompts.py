@@ -91,6 +91,7 @@ def test_a_class_can_be_given_words_and_the_token_that_stands_for_it(
     assert model.prompts.tokens.tolist() == ids
     assert model.condition(torch.arange(3)).equal(reference.text_encoder.get_input_embeddings().weight[ids].detach())
     assert model.prompts.texts == [PROMPT.format("high quality dog"), PROMPT.format("frog"), "photo of a cat"]
+    assert model.class_words() == ["high quality dog", "frog", "cat"]  # in captions, too
     e = torch.randn(1, WIDTH, generator=generator())
     table = reference.text_encoder.get_input_embeddings().weight
     kept = table[ids[0]].detach().clone()
