@@ -286,9 +286,17 @@ def test_every_class_has_a_latent(context: PrepareContext, models: list[ToyDiffu
     assert outliers(context, num_latents=1).latents(context).counts.tolist() == [1] * 4
 
 
+def test_how_many_are_denoised_at_once_decides_no_latent(context: PrepareContext, models: list[ToyDiffusion]) -> None:
+    first = outliers(context, batch=8).latents(context)
+    again = outliers(context, batch=3).latents(context)
+    assert len([model for model in models if model.asked]) == 1  # found where the first put it
+    assert again.vectors.equal(first.vectors)
+
+
 def test_a_killed_run_goes_on_and_a_finished_one_asks_for_nothing(
-    context: PrepareContext, models: list[ToyDiffusion], tmp_path: Path
+    context: PrepareContext, models: list[ToyDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("train.outliers.features.teacher_outliers.PER_PIECE", 8)
     whole = outliers(context).latents(context)
     assert len(models[0].asked) == 3
     elsewhere = PrepareContext(context.module, context.data, tmp_path / "elsewhere", 0, CPU)
