@@ -125,3 +125,15 @@ def test_one_split_is_read(tmp_path: Path) -> None:
     assert load(root / "train").class_names == ("cat", "dog")
     with pytest.raises(DataError, match="2 images but no sub-folders"):
         load(root / "train" / "cat")
+
+
+def test_a_threshold_is_never_chosen_on_several_splits(tmp_path: Path) -> None:
+    """Without labels every image of a folder would do; but several splits hold training images."""
+    from guard.data.held_out import Draw, Splits
+    from guard.data.test_images import calibration_images
+    from tests.guard.data.test_held_out import made_from
+
+    root = write(tmp_path, *below("train test", "cat dog"))
+    manifest = made_from(Splits.draw(load(root / "train"), Draw(0, 1, 0), alpha=0.5), seed=0)
+    with pytest.raises(SplitsError, match="looks like splits"):
+        calibration_images(manifest, root, labelled=False)
