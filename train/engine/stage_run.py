@@ -114,7 +114,9 @@ class StageRun:
         """
         n = len(batch.labels)
         if self.stage.views > 1:
-            batch = IDBatch(*(part if part is None else torch.cat([part] * self.stage.views) for part in batch))
+            times = self.stage.views
+            rows = None if batch.rows is None else batch.rows.repeat(times)
+            batch = IDBatch(batch.images.repeat(times, 1, 1, 1), batch.labels.repeat(times), rows)
         seen, outliers = self._draw(batch, generator, active)
         inliers, outside = self._outputs(seen, outliers, generator)
         losses = self._head_losses(inliers, batch.labels)

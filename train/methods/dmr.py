@@ -136,7 +136,7 @@ class LatentArithmetic(ImageSynthesiser):
         return None if self.options.pair.is_ours else model_identity(self.pair)
 
     def prepare(self, context: PrepareContext) -> None:
-        o: LatentOptions = self.options
+        o = self.options
         self._pair.put(make_pair(context, o.pair))
         drawn = self._sampling() if o.variant == "code" else None
         if not self.subtracts:
@@ -249,7 +249,7 @@ class MeanMarginalLatents(LatentArithmetic):
 class StoredLatentOptions(StoredRejectionOptions):
     """As `StoredRejectionOptions`, for decoded latents."""
 
-    augment_outliers: bool | None = option(
+    augment_outliers: bool | None = option(  # type: ignore[assignment]  # None is said by the variant
         None, "Augment outliers at each visit as the official code does; default with variant 'code' alone."
     )
     reconstruct_id: bool = option(

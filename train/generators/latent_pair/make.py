@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from guard.errors import ConfigError
@@ -21,6 +22,8 @@ def make_pair(context: PrepareContext, options: PairOptions) -> Pair:
         ConfigError: what the factory made has no `encode` or no `generate`, or there is no such factory.
     """
     factories: dict[str, PairFactory] = {"style": style_pair, **_PAIRS}
+    if options.path is not None and not Path(options.path).exists():  # it was there when the run was asked for
+        raise ConfigError(f"pair.path={options.path!r} is gone; put the file or folder back")
     factory = factories.get(options.model) or _imported(options.model)
     pair = factory(context, options)
     if not isinstance(pair, Pair):

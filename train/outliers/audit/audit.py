@@ -68,7 +68,7 @@ def audit(
         separation=separation,
         **_duplicates(outside, spread(inliers, MOST_FOR_COPIES)),
         near_rms=NEAR_RMS,
-        diversity=tuple(varied),
+        diversity=(varied.outliers, varied.inliers),
         classifier=None if g is None else _seen_by(g, outside, inliers, held_out),
     )
     warnings = [varied.sentence()] if varied.collapsed and len(outside) > 1 else []
