@@ -63,7 +63,7 @@ def _array(labels: Any) -> np.ndarray:
             kept = np.empty(len(plain), object)
             kept[:] = plain
             values = kept.reshape(values.shape)
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    return values.reshape(-1) if values.ndim == 2 and values.size == len(values) else values
 
 
 def _coded(values: np.ndarray, class_names: Sequence[str] | None, name: str) -> tuple[np.ndarray, Sequence[str] | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,17 @@ def natural_orders(names: Sequence[str]) -> dict[str, np.ndarray]:
     "text": as ``sorted`` and torchvision's ImageFolder; "numeric": digits by their value; and both without case, as
     file managers list folders.
     """
-    keys = {
-        "text": lambda name: (name,),
+    keys: dict[str, Callable[[str], Any]] = {
+        "text": str,
         "numeric": _by_numbers,
         "text, ignoring case": lambda name: (name.casefold(), name),
-        "numeric, ignoring case": lambda name: (*_by_numbers(name.casefold()), name),
+        "numeric, ignoring case": lambda name: (_by_numbers(name.casefold()), name),
     }
     found: dict[str, np.ndarray] = {}
     for title, key in keys.items():
+        sorting = [key(name) for name in names]
         places = np.empty(len(names), np.int64)
-        places[sorted(range(len(names)), key=lambda at, key=key: key(names[at]))] = np.arange(len(names))
+        places[sorted(range(len(names)), key=sorting.__getitem__)] = np.arange(len(names))
         if not any(np.array_equal(places, other) for other in found.values()):
             found[title] = places
     return found
