@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from .errors import ConfigError
 from .manifest import Interpolation, Preprocess
 from .record import Record, option
 
@@ -65,6 +66,9 @@ class Geometry(Record):
         """A preprocessing with the options that were given instead of its own.
 
         Another `resize` than its own takes the whole image: what it cut goes with it, unless `crop_pct` says more.
+
+        Raises:
+            ConfigError: a `fill` where nothing is left to be filled.
         """
         own = to.model_dump()
         if self.resize is not None and self.resize != to.resize:
@@ -78,7 +82,13 @@ class Geometry(Record):
         if self.fill is not None:
             levels = self.fill if isinstance(self.fill, tuple) else (self.fill,) * 3
             own["fill"] = levels if to.channels == 3 else (round(sum(levels) / 3),)
-        return Preprocess(**own)
+        found = Preprocess(**own)
+        height, width = found.resize_to or (found.height, found.width)
+        if self.fill is not None and found.resize != "pad" and height >= found.height and width >= found.width:
+            raise ConfigError(
+                f"fill= is not read with resize={found.resize!r}: images fill the input; give resize='pad'"
+            )
+        return found
 
 
 OPTIONS = ("resize", "crop_pct", "interpolation", "background", "fill")

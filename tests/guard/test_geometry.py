@@ -79,6 +79,14 @@ def test_the_options_replace_the_models_own() -> None:
     assert Geometry(resize="squash", crop_pct=0.875).applied(own).resize_to == (22, 34)
 
 
+def test_a_fill_is_refused_where_there_is_nothing_to_fill() -> None:
+    own = Preprocess(height=20, width=30)
+    for asked in ({}, {"resize": "squash"}, {"crop_pct": 0.9}):
+        with pytest.raises(ConfigError, match=r"fill= is not read with resize='.*'.*; give resize='pad'"):
+            Geometry(fill=3, **asked).applied(own)
+    assert Geometry(fill=3, crop_pct=1.2).applied(own).fill == (3, 3, 3)
+
+
 def test_a_grey_input_has_grey_surroundings() -> None:
     own = Preprocess(height=4, width=8, channels=1)
     config = Geometry(resize="pad", fill=(30, 60, 90)).applied(own)

@@ -41,6 +41,8 @@ def synth(request: SynthRequest) -> Store:
     device = resolve_device(request.device)
     folder = own_folder(request.out, request.data, "stores/a")
     g = _classifier(request, kind, kind.needs_classifier(parsed), device)
+    if g is not None and (given := request.given()):
+        raise ConfigError(f"the classifier says how images become its input; omit {', '.join(given)}")
     source = load(
         request.data,
         preprocess=None if g is None else g.manifest.preprocess,
