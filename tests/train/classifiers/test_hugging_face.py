@@ -126,9 +126,8 @@ def test_unnamed_logits_take_the_names_of_the_data(folders: Path) -> None:
 
 
 def test_a_processor_that_cannot_be_had_is_refused_and_can_be_replaced_by_numbers(vit: Any, folders: Path) -> None:
-    flipping = hf.MobileViTImageProcessorPil()
-    with pytest.raises(ModelError, match="do_flip_channel_order=True"):
-        fit(vit, folders, processor=flipping)
+    with pytest.raises(ModelError, match="do_color_quantize=True"):
+        fit(vit, folders, processor=hf.ImageGPTImageProcessorPil())
     with pytest.raises(ConfigError, match="says what the model's input is; omit mean, std, or give no processor"):
         fit(vit, folders, processor=processor(), mean=(0.5,) * 3, std=(0.5,) * 3)
     g = fit(vit, folders, image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
