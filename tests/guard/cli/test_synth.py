@@ -45,6 +45,7 @@ def test_what_was_typed_is_forwarded(run: Command, asked: dict[str, Any]) -> Non
         *("synth", "cats/", "--method", "pixel_average", "--count", 500, "--out", "stores/a", "--set", "k=5"),
         *("--match", "spectrum", "--match", "coding", "--classifier", "runs/a", "--seed", 3, "--batch-size", 64),
         *("--calibration", "0.2", "--test", 50, "--image-size", 32, "--in-chans", 1, "--no-gallery", "--device", "cpu"),
+        *("--resize", "pad", "--fill", "1,2,3"),
     )
     assert asked == {
         "data": "cats/",
@@ -59,6 +60,11 @@ def test_what_was_typed_is_forwarded(run: Command, asked: dict[str, Any]) -> Non
         "calibration": 0.2,
         "test": 50,
         "image_size": 32,
+        "resize": "pad",
+        "fill": (1, 2, 3),
+        "crop_pct": None,
+        "interpolation": None,
+        "background": None,
         "in_chans": 1,
         "gallery": False,
         "device": "cpu",
