@@ -100,8 +100,8 @@ def checked_size(value: Any) -> int | tuple[int, int]:
     Raises:
         ValueError: it is something else, or not in 1 .. `MAX_SIDE` pixels.
     """
-    sides = re.split(r"\s*[x×,]\s*", value.strip()) if isinstance(value, str) else value
-    numbers = list(sides) if isinstance(sides, (Sequence, np.ndarray)) and np.ndim(sides) == 1 else [sides]
+    sides: Any = re.split(r"\s*[x×,]\s*", value.strip()) if isinstance(value, str) else value
+    numbers: list[Any] = list(sides) if isinstance(sides, (Sequence, np.ndarray)) and np.ndim(sides) == 1 else [sides]
     try:
         whole = [int(n) for n in numbers]
         sound = [n == (int(m) if isinstance(m, str) else m) for n, m in zip(whole, numbers, strict=True)]

@@ -72,7 +72,7 @@ def timm_geometry(
         own_size: whether it is the size of the published configuration: `crop_pct` was chosen for that, and is left out
             at another.
     """
-    from timm.data import resolve_data_config
+    from timm.data.config import resolve_data_config
 
     config = resolve_data_config(pretrained_cfg=dict(given))
     values: dict[str, Any] = {"interpolation": config["interpolation"]}

@@ -142,7 +142,7 @@ def renamed_accuracy(labels: np.ndarray, answers: np.ndarray) -> float:
 def clearly_better(right: np.ndarray, than: np.ndarray) -> bool:
     """Whether one way wins over another by `MARGIN` and by `SIGMAS`; both bool (n,) of the same images."""
     gained, lost = int((right & ~than).sum()), int((than & ~right).sum())
-    return gained - lost >= max(MARGIN * len(right), SIGMAS * (gained + lost) ** 0.5, 1)
+    return bool(gained - lost >= max(MARGIN * len(right), SIGMAS * (gained + lost) ** 0.5, 1))
 
 
 def _better(sample: Sample, own: Tried, ways: Iterator[Tried]) -> Tried | None:
@@ -198,8 +198,13 @@ def _geometries(own: Tried) -> Iterator[Tried]:
     """The usual ways to come to the input's size, other than `own`."""
     p = own.preprocess
     smooth = {"interpolation": "bicubic" if p.interpolation == "bilinear" else "bilinear"}
-    crops = [{"resize": "crop", "crop_pct": share} for share in (1.0, 0.875, 0.95)]
-    others = [{"resize": "squash", "crop_pct": 1.0}, *crops, {"resize": "pad", "crop_pct": 1.0}, smooth]
+    crops: list[dict[str, Any]] = [{"resize": "crop", "crop_pct": share} for share in (1.0, 0.875, 0.95)]
+    others: list[dict[str, Any]] = [
+        {"resize": "squash", "crop_pct": 1.0},
+        *crops,
+        {"resize": "pad", "crop_pct": 1.0},
+        smooth,
+    ]
     others.append({"background": 255 if p.background == "drop" else "drop"})
     for options in others:
         other = Geometry(**options).applied(p)
