@@ -159,7 +159,8 @@ class HookedClassifier(FeatureClassifier):
 
     def last_layer(self) -> LastLayer | None:
         """The weights of the linear layer that is read; for a named module, of the last linear layer of its width."""
-        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)] if self.layer else []
+        every = self.model.modules() if self.layer else ()
+        layers: list[nn.Linear | nn.Conv2d] = [m for m in every if isinstance(m, nn.Linear)]
         if self.side == "input":
             found = self.model.get_submodule(self.layer)
             layers = [found] if isinstance(found, (nn.Linear, nn.Conv2d)) else []

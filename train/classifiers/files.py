@@ -65,7 +65,7 @@ def check_file(path: Path) -> None:
             "folder or a run folder"
         )
     if said:
-        shown = str(path) if len(str(path)) <= 80 else f"...{str(path)[-77:]}"
+        shown = str(path) if len(str(path)) <= 60 else f"...{str(path)[-57:]}"
         raise ModelError(f"{shown} {said}")
 
 

@@ -128,7 +128,9 @@ def _before(
     apply = {"softmax": lambda t: t.softmax(1), "log_softmax": lambda t: t.log_softmax(1), "sigmoid": torch.sigmoid}
     shown = type(model)()
     shown.CopyFrom(model)
-    inner = [name for node in ancestors(model.graph, {output}) for name in node.output if name and name != output]
+    inner: list[str] = [
+        name for node in ancestors(model.graph, {output}) for name in node.output if name and name != output
+    ]
     known = {value.name for value in model.graph.output}
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     floats = {v.name for v in inferred if v.type.tensor_type.elem_type in (1, 10, 11)}

@@ -222,9 +222,9 @@ def _add(model: ModelProto, kind: str, inputs: list[str], **attributes: Any) -> 
     return name
 
 
-def _constant(model: ModelProto, value: np.ndarray) -> str:
+def _constant(model: ModelProto, value: np.ndarray | np.float32) -> str:
     name = unused_name(model.graph, "guard_constant")
-    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return name
 
 
