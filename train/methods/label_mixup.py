@@ -96,7 +96,8 @@ def pair_weights(pairs: Tensor, num_classes: int, alpha: float | None, normalise
 def at_usual_length(e: Tensor, anchors: Tensor) -> Tensor:
     """e (K, E) at the mean length of the anchors (C, E)."""
     usual = torch.linalg.vector_norm(anchors, dim=-1).mean()
-    return usual * unit(e)
+    scaled: Tensor = usual * unit(e)
+    return scaled
 
 
 @register_synthesiser

@@ -22,9 +22,9 @@ from ...engine.adaptive_batches import Batches
 from ...engine.precision import mixed_precision
 from .autoencoder import CHANNELS as LATENT_CHANNELS
 from .autoencoder import Autoencoder, AutoencoderCard, halvings, to_signal
-from .base import DiffusionOptions, SamplerName
+from .base import TIMES, DiffusionOptions, SamplerName
 from .denoiser import Denoiser, padded_size
-from .noise import TIMES, Prediction
+from .noise import Prediction
 from .sampling import denoised
 from .schedulers import checked_finite, image_seeds, shared_noise
 

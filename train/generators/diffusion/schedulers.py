@@ -58,9 +58,13 @@ class _Stride(int):
 def _exact_ddim() -> Any:
     """DDIM whose steps end at the next time: diffusers' end a whole number of times below, 1 in place of 2 in 501 steps
     of 1,000, which leaves noise in."""
-    from diffusers import DDIMScheduler
+    import diffusers
 
-    class DDIM(DDIMScheduler):  # type: ignore[misc]
+    base: Any = diffusers.DDIMScheduler
+
+    class DDIM(base):
+        num_inference_steps: Any
+
         def step(self, model_output: Tensor, timestep: Any, *args: Any, **more: Any) -> Any:
             steps, times = self.num_inference_steps, self.timesteps
             below = times[times < timestep]

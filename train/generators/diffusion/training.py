@@ -41,10 +41,10 @@ from ...engine.seeds import seeded
 from ...outliers.base import IDBatch, PrepareContext
 from ..grid import png_grid
 from .autoencoder import AutoencoderCard, halvings, trained_autoencoder
-from .base import DiffusionOptions
+from .base import TIMES, DiffusionOptions
 from .denoiser import Denoiser
 from .model import LARGEST_IN_PIXELS, BuiltInDiffusion, ModelCard
-from .noise import TIMES, spread_times
+from .noise import spread_times
 from .sampling import denoised
 
 log = logging.getLogger("ood_guard")
