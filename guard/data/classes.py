@@ -125,7 +125,7 @@ def matched(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray |
     found = [exact.get(name) or loose.get(plain(name)) for name in data_names]
     if not all(found):
         return None
-    positions = []
+    positions: list[int] = []
     for name, places in zip(data_names, found, strict=True):
         assert places is not None  # all of them are there
         if len(places) > 1 and len({names[at] for at in places}) == 1:

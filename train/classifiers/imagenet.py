@@ -45,7 +45,7 @@ def _synsets(names: tuple[str, ...]) -> bool:
 
 def _words(synsets: Sequence[str]) -> dict[str, set[str]]:
     """What each synset may be called, as `plain` has it: all its words, or one of them."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info: Any = ImageNetInfo()
     known = set(info.label_names())
