@@ -143,7 +143,7 @@ def of_callables(model: Any, request: FitRequest) -> GivenClassifier:
             f"features={request.features!r} names a layer; the first of the two callables gives them already"
         )
     device = resolve_device(request.device)
-    classifier = TwoCallables(*model, outputs=request.outputs).to(device)
+    classifier = TwoCallables(model[0], model[1], outputs=request.outputs).to(device)
     base = of_module(classifier, request)
     classifier.learn_from(normalised(example_batch(base.preprocess, device), base.normalisation))
     return GivenClassifier(
@@ -173,7 +173,7 @@ def rebuilt(options: dict[str, Any], model: Any) -> TwoCallables:
             "this guard was fitted on two callables, which a run folder cannot hold; pass them: "
             "Guard.from_pretrained(folder, model=(features, logits)), or load the exported .onnx file"
         )
-    classifier = TwoCallables(*model, outputs=options.get("outputs", "auto"))
+    classifier = TwoCallables(model[0], model[1], outputs=options.get("outputs", "auto"))
     classifier.num_features, classifier.linear = options["num_features"], options["linear"]
     classifier.lacks = frozenset(options["lacks"])
     return classifier
