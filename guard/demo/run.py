@@ -133,6 +133,7 @@ def _questions(g: Guard, each: int = 2) -> list[tuple[str, np.ndarray]]:
     from ..data import load  # loads torch
 
     digits = load(INSIDE)
+    assert digits.labels is not None
     rows = g.splits["test"][: 2 * each]
     names = [f"digit {digits.class_names[digits.labels[row]]}" for row in rows]
     asked = list(zip(names, digits.take(rows), strict=True))

@@ -37,7 +37,8 @@ def radially_normalised(features: Tensor, exponent: float) -> Tensor:
     if exponent == 1:
         return unit(features)
     length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / length.clamp_min(1e-12).pow(exponent)
+    normalised: Tensor = features / length.clamp_min(1e-12).pow(exponent)
+    return normalised
 
 
 class ClassCovarianceScore(Score):
