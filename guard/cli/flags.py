@@ -76,7 +76,7 @@ def settings_flag(flag: str, request: type[Request]) -> Flag:
 
 
 def from_request(
-    request: type[R], *, without: tuple[str, ...] = (), **flags: Flag
+    request: type[R], without: tuple[str, ...] = (), /, **flags: Flag
 ) -> Callable[[Callable[..., None]], Command]:
     """Decorator: a command that builds a `request` of its flags and hands it on, before the parameters of its own.
 
