@@ -38,6 +38,7 @@ class Draw:
         seed: of the draw, 0 .. 2^31 - 1.
         calibration, test: how many images, which share of them, None for the default; or images of their own, and then
             none are held out for that part.
+        spread_thin: one image in all may stay for training (`splits.split`).
         together: copies stay with their original; False for guards that were made before anybody looked for copies.
     """
 
@@ -45,6 +46,7 @@ class Draw:
     calibration: Any = None
     test: Any = None
     together: bool = True
+    spread_thin: bool = False
 
     @classmethod
     def of_guard(cls, manifest: Manifest | None, source: ImageData) -> Draw | None:
@@ -53,7 +55,7 @@ class Draw:
         if manifest is None or card is None or card.images != len(source) or not any(card.splits.values()):
             return None
         parts = card.splits.get("calibration", 0), card.splits.get("test", 0)
-        return cls(manifest.seed, *parts, together=card.duplicates is not None)
+        return cls(manifest.seed, *parts, together=card.duplicates is not None, spread_thin=manifest.method == "fit")
 
     def kept(self, earlier: Draw) -> Draw:
         """`earlier`, with images of their own as here; numbers that ask for something else are ignored, and logged."""
@@ -63,7 +65,7 @@ class Draw:
             parts[name] = drawn if is_amount(asked) else asked
             if asked is not None and is_amount(asked) and asked != drawn:
                 log.warning("%s=%s is ignored: the split this network was trained with is kept", name, asked)
-        return Draw(earlier.seed, **parts, together=earlier.together)
+        return Draw(earlier.seed, **parts, together=earlier.together, spread_thin=earlier.spread_thin)
 
     def rows(self, source: ImageData) -> Rows:
         """Indices into `source`, ascending.
@@ -77,7 +79,7 @@ class Draw:
             raise DataError("training needs labelled images: a folder per class, or a label column")
         counts = {name: part if is_amount(part) else 0 for name, part in self._parts()}
         first = originals(source.digests) if self.together and source.digests is not None else None
-        rows = split(source.labels, seed=seed, originals=first, **counts)
+        rows = split(source.labels, seed=seed, originals=first, spread_thin=self.spread_thin, **counts)
         if first is not None and any(count != 0 for count in counts.values()):
             _say_copies(source, counts, rows)
         return rows

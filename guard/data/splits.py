@@ -14,6 +14,7 @@ def split(
     calibration: int | float | None = None,
     test: int | float | None = None,
     originals: np.ndarray | None = None,
+    spread_thin: bool = False,
 ) -> dict[str, np.ndarray]:
     """Divide N labelled images.
 
@@ -30,6 +31,7 @@ def split(
         calibration, test: how many images (int), which share (float below 1), or None for `default_count`; 0 for none.
         originals: (N,) int64, for each image the first one with its pixels (`copies.originals`); None where nobody
             looked. Without copies the split is the same as for None.
+        spread_thin: where that asks for too many, one image in all may stay, for what is fitted to no class.
 
     Returns:
         {"train", "calibration", "test"}: ascending int64 indices; together 0 .. N-1, each once.
@@ -38,18 +40,23 @@ def split(
         DataError: more images wanted than can be held out.
     """
     labels = np.asarray(labels)
-    counts = {"test": _count(test, len(labels), "test"), "calibration": _count(calibration, len(labels), "calibration")}
+    counts = {
+        "test": part_size(test, len(labels), "test"),
+        "calibration": part_size(calibration, len(labels), "calibration"),
+    }
     if originals is not None and (originals != np.arange(len(labels))).any():
-        return _split_with_copies(labels, originals, counts, seed)
-    sizes = np.bincount(labels)
-    spare = int((sizes - 1)[sizes > 0].sum())
+        return _split_with_copies(labels, originals, counts, seed, spread_thin)
+    sizes, stays = np.bincount(labels), 1
+    spare = int((sizes - stays)[sizes > 0].sum())
+    if spread_thin and spare < sum(counts.values()) < len(labels):
+        spare, stays = len(labels) - 1, 0
     if sum(counts.values()) > spare:
         raise _too_many(counts, len(labels), int((sizes > 0).sum()), spare, "image")
     queues = _shuffled(_by_class(labels), seed)
     taken = np.zeros(len(sizes), np.int64)
     parts = {}
     for name, count in counts.items():
-        quota = _apportion(count, sizes, np.maximum(sizes - 1 - taken, 0))
+        quota = _apportion(count, sizes, np.maximum(sizes - stays - taken, 0))
         picked = [queue[a : a + k] for queue, a, k in zip(queues, taken, quota, strict=True)]
         parts[name] = np.sort(np.concatenate(picked)).astype(np.int64)
         taken += quota
@@ -63,7 +70,7 @@ def _shuffled(queues: list[np.ndarray], seed: int) -> list[np.ndarray]:
 
 
 def _split_with_copies(
-    labels: np.ndarray, originals: np.ndarray, counts: dict[str, int], seed: int
+    labels: np.ndarray, originals: np.ndarray, counts: dict[str, int], seed: int, spread_thin: bool
 ) -> dict[str, np.ndarray]:
     """`split` by sets of equal images, each of the class of its original.
 
@@ -73,9 +80,11 @@ def _split_with_copies(
     queues = _shuffled([rows[originals[rows] == rows] for rows in _by_class(labels)], seed)
     sizes = np.bincount(originals, minlength=len(labels))
     places = [(np.arange(len(queue)) + 0.5) / max(len(queue), 1) for queue in queues]
-    movable = np.concatenate([queue[:-1] for queue in queues])
-    order = movable[np.argsort(np.concatenate([place[:-1] for place in places]), kind="stable")]
+    order = _in_turn(queues, places, 1)
     spare = int(sizes[order].sum())
+    if spread_thin and sum(counts.values()) > spare:
+        order = _in_turn(queues, places, 0)[:-1]
+        spare = int(sizes[order].sum())
     if sum(counts.values()) > spare:
         raise _too_many(counts, len(labels), sum(len(queue) > 0 for queue in queues), spare, "image with its copies")
     part_of = np.full(len(labels), "train", dtype="<U11")
@@ -87,6 +96,13 @@ def _split_with_copies(
                 left -= sizes[first]
     part_of = part_of[originals]
     return {name: np.flatnonzero(part_of == name).astype(np.int64) for name in ("train", "calibration", "test")}
+
+
+def _in_turn(queues: list[np.ndarray], places: list[np.ndarray], stays: int) -> np.ndarray:
+    """All but the last `stays` of each queue, by their places."""
+    moved = np.concatenate([queue[: len(queue) - stays] for queue in queues if len(queue)])
+    where = np.concatenate([place[: len(place) - stays] for place in places if len(place)])
+    return moved[np.argsort(where, kind="stable")]
 
 
 def _by_class(labels: np.ndarray) -> list[np.ndarray]:
@@ -106,7 +122,12 @@ def default_count(n: int) -> int:
     return int(min(2000, max(0.1 * n, min(400, 0.25 * n))))
 
 
-def _count(wanted: int | float | None, n: int, name: str) -> int:
+def part_size(wanted: int | float | None, n: int, name: str) -> int:
+    """How many of n images are held out for `name`: a number, a share, or None for `default_count`.
+
+    Raises:
+        DataError: it is something else.
+    """
     if wanted is None:
         return default_count(n)
     if isinstance(wanted, bool) or not isinstance(wanted, (int, float, np.integer, np.floating)):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
+from guard.calibration.conformal import reachable_rank
 from guard.data import ImageData, load
 from guard.data.class_names import names_in_order
-from guard.data.held_out import Draw, Splits
+from guard.data.held_out import Draw, Splits, is_amount
 from guard.data.labels import printable
+from guard.data.splits import default_count, part_size
 from guard.detector import Guard
+from guard.errors import CalibrationError
 from guard.graph.answers import NORMALISED
 from guard.graph.module import GuardModule
 from guard.graph.onnx_classifier import OnnxClassifier
@@ -56,7 +60,7 @@ def fit(request: FitRequest) -> Guard:
     check_applies(score, outliers=learns)
     every = names is None and not given.class_names  # where names are known, a class may lack images
     source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers, all_classes=every)
-    splits = _splits(given, source, request)
+    splits = _splits(given, source, request, score)
     classifier = _with_features(given, source, request, device)
     check_applies(score, classifier, outliers=learns)
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
@@ -86,13 +90,28 @@ def fit(request: FitRequest) -> Guard:
     return assembled(module, splits, made, request, device=device, out=out)
 
 
-def _splits(given: GivenClassifier, source: ImageData, request: FitRequest) -> Splits:
+def _splits(given: GivenClassifier, source: ImageData, request: FitRequest, score: Score) -> Splits:
     """As `guard.train` draws them; but where the network was trained by ood-guard on this very data, its own splits:
     another seed would calibrate on images it was trained on."""
     draw = Draw(request.seed, request.calibration, request.test)
+    if not any(part.needs_fit for part in (score, *score.parts())):
+        draw = replace(draw, calibration=_enough(request, len(source)), spread_thin=True)
     earlier = Draw.of_guard(given.trained, source)
     draw = draw if earlier is None else draw.kept(earlier)
     return Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
+
+
+def _enough(request: FitRequest, images: int) -> Any:
+    """How many images calibrate where none are needed to fit: as always, or all but the test split's where so few
+    could not hold `alpha`."""
+    if request.calibration is not None:
+        return request.calibration
+    try:
+        reachable_rank(default_count(images), request.alpha)
+    except CalibrationError:
+        tested = part_size(request.test, images, "test") if is_amount(request.test) else 0
+        return max(0, images - 1 - tested)
+    return None
 
 
 def _with_features(
