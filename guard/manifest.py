@@ -67,6 +67,10 @@ class Preprocess(Record):
             del values["resize_to"]
         return values
 
+    def geometry(self) -> dict[str, Any]:
+        """How images come to the input's size, as JSON, where that is not the default."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"height", "width", "channels"})
+
     @property
     def keeps_own_size(self) -> bool:
         """Whether an image of the input's size is the input, unchanged."""

@@ -173,5 +173,6 @@ def report_differing(
 
 
 def images_digest(data: ImageData) -> str:
-    """Which rows of the data these are, in any order."""
-    return keyed.rows_digest(np.sort(data.rows))[: keyed.LONG]
+    """Which rows of the data these are, in any order, and how they were read where that is not the default."""
+    rows, geometry = keyed.rows_digest(np.sort(data.rows)), data.preprocess.geometry()
+    return (keyed.digest([rows, geometry], keyed.LONG) if geometry else rows)[: keyed.LONG]

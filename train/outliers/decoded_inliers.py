@@ -30,6 +30,7 @@ class DecodedAnchors(DecodedEmbeddings):
     ``outliers=`` is registered."""
 
     name: ClassVar[str] = NAME
+    in_distribution: ClassVar[bool] = True
     Options: ClassVar = DecodedImageOptions
 
     def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:

@@ -131,7 +131,7 @@ def resolved(
         lr=method.lr if request.lr is None else request.lr,
         seed=request.seed,
         image_size=size_of(p),
-        geometry=p.model_dump(mode="json", exclude_defaults=True, exclude={"height", "width", "channels"}),
+        geometry=p.geometry(),
         in_chans=1 if request.in_chans == 1 else 3,
         pretrained=request.pretrained,
         init=None if request.init is None else str(request.init),

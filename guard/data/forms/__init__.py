@@ -102,9 +102,19 @@ def _as_path(text: str) -> Path:
 
 
 def _from_folder(path: Path, *, labelled: bool, name: str | None) -> Source:
+    if labelled and _is_outlier_store(path):
+        raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
     if shards := shards_in(path, SUFFIXES):
         return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
     return FolderSource(path, labelled=labelled, name=name)
+
+
+def _is_outlier_store(folder: Path) -> bool:
+    """Whether ``guard synth`` made this folder: its card names the synthesiser."""
+    try:
+        return b'"synthesiser"' in (folder / "card.json").read_bytes()[:100_000]
+    except OSError:
+        return False
 
 
 def _from_pattern(path: Path, found: Sequence[Path], *, labelled: bool, name: str | None) -> Source:

@@ -21,6 +21,7 @@ from train.generators.diffusion import DiffusionOptions
 from train.methods import get_method
 from train.outliers.base import IDBatch, PrepareContext
 from train.outliers.decoded_inliers import DecodedInliers
+from train.outliers.sources import outlier_mix
 from train.outliers.store.store import open_store
 from train.runs.synth import untrained
 
@@ -98,7 +99,10 @@ def test_one_diffusion_model_makes_both_and_a_stopped_run_ends_alike(
     few = four[0][:160], four[1][:160]
     whole = guard.train(few, out=tmp_path / "whole", **options)
     assert len(list((tmp_path / "whole" / "outliers").rglob("diffusion.safetensors"))) == 1
-    assert len(open_store(tmp_path / "whole" / "outliers" / "decoded_inliers")) == 8
+    inliers = open_store(tmp_path / "whole" / "outliers" / "decoded_inliers")
+    assert len(inliers) == 8
+    with pytest.raises(ConfigError, match="holds in-distribution images"):
+        outlier_mix(str(inliers.folder), load(few).preprocess)
     epoch = StageRun.epoch
 
     def stopped(self: StageRun, number: int) -> dict[str, float]:

@@ -23,12 +23,14 @@ _MAY_DIFFER |= {"class_names"}  # part of the data's fingerprint
 
 
 class SourceCard(Record):
-    """The in-distribution images that outliers were made from; `rows` tells which part of them (16 hex digits)."""
+    """The in-distribution images that outliers were made from; `rows` tells which part of them (16 hex digits), and
+    `geometry` how they came to their size, where it is not the default."""
 
     name: str
     fingerprint: str
     images: int
     rows: str
+    geometry: dict[str, Any] = {}
 
 
 class Card(Record):
@@ -97,7 +99,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def source_card(data: ImageData) -> SourceCard:
     """What identifies `data`, also where it is a part of its source."""
     rows = rows_digest(data.rows)[:LONG]
-    return SourceCard(name=data.name, fingerprint=data.fingerprint, images=len(data), rows=rows)
+    return SourceCard(
+        name=data.name, fingerprint=data.fingerprint, images=len(data), rows=rows, geometry=data.preprocess.geometry()
+    )
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -29,6 +29,9 @@ CHANGES: dict[str, Change] = {
     r"data\.rows: .*data\.images: 60 then, 59 now|data\.images: 60 then, 59 now; data\.rows": lambda f, s: small(
         f, replace(s, data=s.data.subset(np.arange(59)))
     ),
+    r"data\.geometry\.resize: None then, 'squash' now": lambda f, s: small(
+        f, replace(s, data=replace(s.data, preprocess=s.data.preprocess.model_copy(update={"resize": "squash"})))
+    ),
     r"data\.fingerprint": lambda f, s: small(f, replace(s, data=images(classes=2))),
 }
 
