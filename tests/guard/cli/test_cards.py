@@ -33,8 +33,8 @@ def test_scores_prints_what_each_needs_and_whether_a_model_can_have_it(run: Comm
     (vim,) = json.loads(run("scores", "vim", "--model", "resnet18", "--json").out)
     assert (vim["applies"], vim["why_not"], vim["exports"]) == (True, "", True)
     assert vim["needs"] == ["logits", "features", "weights"]
-    shown = run("scores", "rejection", "--model", "resnet18").out
-    assert "no: is learned in training; use guard.train(..., method='rejection')" in " ".join(shown.split())
+    shown = run("scores", "energy_logistic", "--model", "resnet18").out
+    assert "no: is learned in training; use guard.train(..., method='vos')" in " ".join(shown.split())
     assert "did you mean 'vim'" in run("scores", "vimm", "--model", "resnet18").err
 
 
