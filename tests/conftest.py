@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,12 @@ def _one_thread() -> None:
     """Images of 16 pixels gain nothing from a second thread, and on a busy machine its spinning costs much."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_width() -> None:
+    """A width of the terminal that runs the tests would be that of tables for a pipe."""
+    os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -236,6 +236,7 @@ def fit(
             often right on the data, a warning names them.
         channel_order: "bgr" for a network that takes blue first (Caffe, OpenCV, Custom Vision); `mean` and `std` are in
             its order. The guard is given RGB all the same.
+        name: what the guard is called in answers; default the folder's or the model's and the score's.
         calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
 
     Returns:

@@ -71,7 +71,12 @@ def test_labels_and_probabilities_are_the_files_own(name: str, tmp_path: Path, f
     own = own.astype(np.float64)
     verdicts = g.predict(four[0][:30])
     within = 1e-2 if file.element == TensorProto.FLOAT16 else 1e-5
-    probabilities = {"softmax": own, "conv head on vector": own, "log softmax": np.exp(own)}.get(name, softmax(own))
+    probabilities = {
+        "softmax": own,
+        "softmax by hand": own,
+        "conv head on vector": own,
+        "log softmax": np.exp(own),
+    }.get(name, softmax(own))
     np.testing.assert_allclose(verdicts.probabilities, probabilities, atol=within)
     assert np.array_equal(verdicts.label, own.argmax(-1))
 

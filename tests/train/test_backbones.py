@@ -113,8 +113,8 @@ def test_the_automatic_backbone_goes_by_the_side(side: int, student: str, teache
 
 
 def test_a_backbone_that_takes_no_images_of_this_size_is_named_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vision transformer of square images, told of others."""
+    """A vision transformer of images smaller than a patch."""
     monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("trained"))
-    images = np.random.default_rng(0).integers(0, 256, (120, 32, 16, 3), dtype=np.uint8)
-    with pytest.raises(ConfigError, match=r"backbone='vit_tiny_patch16_224' takes no images of 32 x 16 pixels \("):
+    images = np.random.default_rng(0).integers(0, 256, (120, 8, 8, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match=r"backbone='vit_tiny_patch16_224' takes no images of 8 x 8 pixels \("):
         guard.train((images, np.arange(120) % 2), backbone="vit_tiny_patch16_224", epochs=1, device="cpu")

@@ -68,10 +68,11 @@ def _trained(request: TrainRequest) -> Guard:
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers)
     config = resolved(request, method, score, splits, mix_fingerprint(outliers))
     module, normalisation = fresh_module(config, splits.train, score, device)
+    context = _context(config, module, splits.train, outliers, device)
     rehearse(module, splits.train)
     if out is not None:
         check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
-    stages = method.stages(_context(config, module, splits.train, outliers, device))
+    stages = method.stages(context)
     train_stages(module, Feed(splits.train), stages, config, device=device, out=out, resume=request.resume)
     _finish_score(module, splits.train)
     made = Made(

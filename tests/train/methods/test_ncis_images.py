@@ -96,7 +96,7 @@ def test_embeddings_are_low_density_points_through_the_inverse(
         init(self, v, classes, *more)
 
     monkeypatch.setattr(ClassGaussians, "__init__", spy)
-    made = made_of(data, tmp_path, embed={"pairs": 4, "per_class": 15})
+    made = made_of(data, tmp_path, embed={"pairs": 4, "per_class": 15}, ridge=1e-5)
     ready = made._prepared.get()
     (v, fitted_classes), *_ = seen
     assert torch.bincount(fitted_classes).tolist() == [15] * CLASSES
