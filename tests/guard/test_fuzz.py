@@ -207,7 +207,7 @@ def inputs(draw: st.DrawFn) -> tuple[dict[str, Any], float, float]:
             options[name] = draw(st.sampled_from(accepted))
     if draw(st.integers(0, 5)) == 0:
         bad: dict[str, list[Any]] = {
-            "mean": [(0.5, 0.5), "abc", float("nan"), [None] * 3, np.zeros((3, 3)), {}, [[0.5]] * 3],
+            "mean": [(0.5, 0.5), "abc", float("nan"), [None] * 3, np.zeros((3, 3)), {}, [[0.5, 0.5]] * 3],
             "std": [0.0, -1, (0.5,) * 4, "0", float("inf"), [float("nan")] * 3, (), 0 * np.ones(3)],
             "image_size": [0, -8, "eight", 8.5, 10**9, (8, 8, 8), True, float("nan"), [], "8x8x8"],
             "in_chans": [2, 0, -1, "rgb", 3.5, True],
