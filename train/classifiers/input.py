@@ -88,9 +88,9 @@ def checked_normalisation(mean: Any, std: Any, channels: int, channel_order: str
         raise ConfigError("channel_order='bgr' is for three channels, and the model takes one; omit it")
     means, stds = (per_channel(name, given, channels) for name, given in (("mean", mean), ("std", std)))
     if min(stds) <= 0:
-        raise ConfigError(f"std must be above 0, got {_short(std)}")
+        raise ConfigError(f"std must be above 0, got {std!r}")
     if max(means) > 255 or min(means) < -255:
-        raise ConfigError(f"mean must be in units of 0..1 or 0..255 pixels, got {_short(mean)}")
+        raise ConfigError(f"mean must be in units of 0..1 or 0..255 pixels, got {mean!r}")
     if max(means) > 1.5 or max(stds) > 10:
         log.info("mean= and std= are taken in units of 0..255 pixels: %s, %s", means, stds)
         means, stds = tuple(v / 255 for v in means), tuple(v / 255 for v in stds)
@@ -112,16 +112,10 @@ def per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
             raise TypeError
         array = np.asarray(parts, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(f"{wanted}, got {_short(given)}") from None
+        raise ConfigError(f"{wanted}, got {given!r}") from None
     numbers = [float(v) for v in array.ravel()]
     if len(numbers) not in (1, channels) or max(array.shape, default=1) != len(numbers):
-        raise ConfigError(f"{wanted}, got {_short(given)}")
+        raise ConfigError(f"{wanted}, got {given!r}")
     if not np.isfinite(numbers).all():
-        raise ConfigError(f"{name} must be finite, got {_short(given)}")
+        raise ConfigError(f"{name} must be finite, got {given!r}")
     return tuple(numbers * channels if len(numbers) == 1 else numbers)
-
-
-def _short(value: Any) -> str:
-    """A value in a message, cut at 200 characters."""
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= 200 else f"{shown[:199]}…"

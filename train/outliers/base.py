@@ -129,6 +129,44 @@ class Synthesiser(Learner):
                 part.release()
 
 
+class Changed(Synthesiser):
+    """Another synthesiser's outlier images, changed in every step; all else is the other's."""
+
+    space: ClassVar = "image"
+
+    def __init__(self, synthesiser: Synthesiser) -> None:
+        super().__init__()
+        self.wrapped = synthesiser
+
+    def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        """What becomes of the outliers that were made for this step."""
+        raise NotImplementedError(f"{type(self).__name__} must define change")
+
+    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        return self.change(self.wrapped.sample(batch, generator), batch, generator)._replace(rows=None)
+
+    def check(self, context: PrepareContext) -> None:
+        self.wrapped.check(context)
+
+    def prepare(self, context: PrepareContext) -> None:
+        self.wrapped.prepare(context)
+
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        self.wrapped.observe(features, labels)
+
+    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
+        self.wrapped.start_epoch(steps, generator)
+
+    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.wrapped.learn(batch, module, generator)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.wrapped.optimizers()
+
+    def release(self) -> None:
+        self.wrapped.release()
+
+
 class Inliers(nn.Module):
     """What a stage shows in place of its in-distribution images: the same ones, treated."""
 

@@ -19,7 +19,6 @@ Several are applied in this order, whatever order they are named in. uint8 (K, H
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,9 +26,8 @@ from torch import Tensor
 
 from guard.data.coding import Coding, recode
 from guard.errors import ConfigError, UnknownNameError
-from guard.graph.module import GuardModule
 
-from .base import IDBatch, Outliers, PrepareContext, Synthesiser
+from .base import Changed, IDBatch, Outliers, Synthesiser
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG
 _TINY = 1e-3  # grey levels; flatter images have nothing to scale
@@ -217,35 +215,13 @@ def recoded(
     return np.stack([x if c is None else recode(x, c) for x, c in zip(images, chosen, strict=True)])
 
 
-class Matched(Synthesiser):
+class Matched(Changed):
     """Another synthesiser's outliers, matched in every step to random images of the batch."""
 
-    space: ClassVar = "image"
-
     def __init__(self, synthesiser: Synthesiser, names: Sequence[str]) -> None:
-        super().__init__()
-        self.wrapped = synthesiser
+        super().__init__(synthesiser)
         self.names = checked(names, online=True)
 
-    def check(self, context: PrepareContext) -> None:
-        self.wrapped.check(context)
-
-    def prepare(self, context: PrepareContext) -> None:
-        self.wrapped.prepare(context)
-
-    def observe(self, features: Tensor, labels: Tensor) -> None:
-        self.wrapped.observe(features, labels)
-
-    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
-        self.wrapped.start_epoch(steps, generator)
-
-    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        made = self.wrapped.sample(batch, generator)
+    def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
         data = match(made.data, batch.images, self.names, generator)
-        return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution", rows=None)
-
-    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.wrapped.learn(batch, module, generator)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return self.wrapped.optimizers()
+        return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution")

@@ -15,15 +15,11 @@ they are not.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guard.graph.module import GuardModule
-
-from .base import IDBatch, Outliers, PrepareContext, Synthesiser
+from .base import Changed, IDBatch, Outliers
 
 SCALE = (1.0, 1.5)
 
@@ -103,30 +99,8 @@ def patch_corners(
     return first // columns * step, first % columns * step
 
 
-class AugmentedAnew(Synthesiser):
+class AugmentedAnew(Changed):
     """Another synthesiser's outliers, augmented anew in every step (`augment_outliers`)."""
 
-    space: ClassVar = "image"
-
-    def __init__(self, synthesiser: Synthesiser) -> None:
-        super().__init__()
-        self.wrapped = synthesiser
-
-    def check(self, context: PrepareContext) -> None:
-        self.wrapped.check(context)
-
-    def prepare(self, context: PrepareContext) -> None:
-        self.wrapped.prepare(context)
-
-    def start_epoch(self, steps: int, generator: torch.Generator) -> None:
-        self.wrapped.start_epoch(steps, generator)
-
-    def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        made = self.wrapped.sample(batch, generator)
-        return made._replace(data=augment_outliers(made.data, generator), origin=f"{made.origin}, augmented", rows=None)
-
-    def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.wrapped.learn(batch, module, generator)
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return self.wrapped.optimizers()
+    def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
+        return made._replace(data=augment_outliers(made.data, generator), origin=f"{made.origin}, augmented")

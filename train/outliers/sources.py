@@ -195,6 +195,14 @@ class Mixture(Synthesiser):
             start += len(pool)
         return torch.cat(rows)
 
+    def observe(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        for part in self._parts():
+            part.observe(features, labels)
+
+    def release(self) -> None:
+        for part in self._parts():
+            part.release()
+
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {k: v for part in self._parts() for k, v in part.learn(batch, module, generator).items()}
 
