@@ -10,6 +10,8 @@ logitnorm     w.h + b                        in training f / (t |f|)
 elogitnorm    w.h + b                        in training f / mean distance to the boundaries
 t2fnorm       w.h / t + b                    in training h at length 1
 c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
+mlp           W relu(V h + c) + b            linear behind a hidden layer
+mlp_c_plus_1                                 c_plus_1 behind a hidden layer
 hypersphere   z . mu_c / t                   z a unit projection, mu_c moving prototypes
 
 Beside them rejection.py, the network of the score "rejection". Each file cites its paper.
@@ -24,6 +26,7 @@ from .base import Head, LastLayer, create_head, head_class, list_heads, register
 from .c_plus_1 import CPlus1Head
 from .cosface import CosFaceHead
 from .cosine import CosineHead
+from .hidden_layer import MLPCPlus1Head, MLPHead
 from .hypersphere import HypersphereHead
 from .linear import LinearHead
 from .logit_norm import ELogitNormHead, LogitNormHead, T2FNormHead
@@ -43,6 +46,8 @@ __all__ = [
     "LastLayer",
     "LinearHead",
     "LogitNormHead",
+    "MLPCPlus1Head",
+    "MLPHead",
     "RejectionMLP",
     "SphereFaceHead",
     "T2FNormHead",

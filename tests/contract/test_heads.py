@@ -27,6 +27,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "arcface": {"scale": 20.0, "margin": 0.3, "fallback": "easy"},
     "cosface": {"scale": 20.0, "margin": 0.2},
     "sphereface": {"margin": 2.0},
+    "mlp": {"hidden": 24},
+    "mlp_c_plus_1": {"hidden": 24},
     "logitnorm": {"temperature": 0.1},
     "t2fnorm": {"temperature": 0.2},
     "hypersphere": {"dim": 16, "temperature": 0.2, "momentum": 0.9, "compactness": 2.0, "dispersion": 0.1},

@@ -6,9 +6,10 @@
             of the pseudo images' energies before tuning;                                   score energy
 
 The classifier is trained first (or comes from ``init=``); then its backbone is frozen and the head alone learns, by
-Adam. Labels may change a little, features do not. Two different classes are mixed; the official code may mix one with
-itself. The learning rate falls by a cosine, and the weights of the last step are kept; the code takes the best AUROC
-seen on its test sets.
+Adam; the official code tunes a hidden layer of 512 units with it (head "mlp_c_plus_1", or "mlp" for cmg_e, which are
+trained with the classifier and then tuned). Labels may change a little, features do not. Two different classes are
+mixed; the official code may mix one with itself. The learning rate falls by a cosine, and the weights of the last step
+are kept; the code takes the best AUROC seen on its test sets.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class CMGSoftmax(_CMG):
     name = "cmg_s"
     Options = CMGOptions
     head = "c_plus_1"
-    heads = ("c_plus_1",)
+    heads = ("c_plus_1", "mlp_c_plus_1")
     score = "reject_class"
 
     def regulariser(self, pseudo: ClassMixed) -> Regulariser:

@@ -9,7 +9,7 @@ from guard.calibration.conformal import reachable_rank
 from guard.data.held_out import Splits
 from guard.errors import ConfigError
 from guard.geometry import size_of
-from guard.heads import head_class
+from guard.heads import CPlus1Head, head_class
 from guard.record import parse_options
 from guard.requests import Augmentation, TrainRequest
 from guard.scores import Score, create_score
@@ -75,7 +75,7 @@ def asked_head(request: TrainRequest, method: Method, score: Score) -> str:
         ConfigError: the score or the method needs another.
     """
     head = request.head or OWN_HEAD.get(score.name, method.head)
-    if "extra class" in score.needs and head != "c_plus_1":
+    if "extra class" in score.needs and not issubclass(head_class(head), CPlus1Head):
         raise ConfigError(f"score {score.name!r} reads the extra class of head='c_plus_1'; head={head!r} has none")
     if method.heads and head not in method.heads:
         raise ConfigError(f"method {method.name!r} trains head={' or '.join(map(repr, method.heads))}, not {head!r}")
