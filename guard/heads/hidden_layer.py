@@ -23,14 +23,16 @@ class HiddenLayerOptions(Record):
 
 
 class _HiddenLayer(Head):
-    """`embed` is the hidden layer, before the layers of the class that follows."""
+    """`embed` is the hidden layer, before the `linear` of the class that follows."""
 
     Options: ClassVar[type[Record]] = HiddenLayerOptions
+    linear: nn.Linear
 
     def __init__(self, num_features: int, num_classes: int, **options: Any) -> None:
-        width = self.Options(**options).hidden  # type: ignore[attr-defined]
-        super().__init__(width, num_classes, **options)
-        self.hidden = nn.Linear(num_features, width)
+        super().__init__(num_features, num_classes, **options)
+        self.num_features = self.options.hidden
+        self.hidden = nn.Linear(num_features, self.options.hidden)
+        self.linear = nn.Linear(self.options.hidden, self.linear.out_features)
 
     def embed(self, pooled: Tensor) -> Tensor:
         features: Tensor = self.hidden(pooled).relu()

@@ -61,7 +61,8 @@ def test_every_head_has_the_right_shapes_and_a_detached_last_layer(name: str, fe
     last = head.last_layer()
     assert last.weight.shape == (3, head.num_features)
     assert not last.weight.requires_grad
-    assert (head.num_features, head.num_classes, head.name) == (128 if name == "hypersphere" else 5, 3, name)
+    width = {"hypersphere": 128, "mlp": 512, "mlp_c_plus_1": 512}.get(name, 5)
+    assert (head.num_features, head.num_classes, head.name) == (width, 3, name)
 
 
 def test_an_unknown_head_is_named_with_near_matches() -> None:

@@ -257,7 +257,7 @@ def test_a_class_for_outliers_needs_a_head_that_has_one(
     four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("trained first"))
-    with pytest.raises(ConfigError, match="method 'cmg_s' trains head='c_plus_1', not 'linear'"):
+    with pytest.raises(ConfigError, match="method 'cmg_s' trains head='c_plus_1' or 'mlp_c_plus_1', not 'linear'"):
         guard.train(four, method="cmg_s", head="linear", score="energy", **tiny)
 
 
