@@ -125,7 +125,7 @@ def matched(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray |
     found = [exact.get(name) or loose.get(plain(name)) for name in data_names]
     if not all(found):
         return None
-    positions: list[int] = []
+    fitting: dict[int, str] = {}  # position -> the class of the data that has it
     for name, places in zip(data_names, found, strict=True):
         assert places is not None  # all of them are there
         if len(places) > 1 and len({names[at] for at in places}) == 1:
@@ -136,14 +136,13 @@ def matched(data_names: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray |
         if len(places) > 1:
             both = " and ".join(repr(names[at][:60]) for at in places[:2])
             raise DataError(f"class {name[:60]!r} of the data fits {both}; give it the exact name of one of them")
-        if places[0] in positions:
-            other = data_names[positions.index(places[0])]
+        if (other := fitting.get(places[0])) is not None:
             raise DataError(
                 f"the classes {other[:60]!r} and {name[:60]!r} of the data both fit {names[places[0]][:60]!r}; "
                 "rename one"
             )
-        positions.append(places[0])
-    return np.array(positions, dtype=np.int64)
+        fitting[places[0]] = name
+    return np.array(list(fitting), dtype=np.int64)
 
 
 def plain(name: str) -> str:

@@ -51,13 +51,7 @@ def _coding(item: Any, size: tuple[int, int]) -> Coding | None:
 
             tables = tuple(tuple(t) for _, t in sorted(image.quantization.items()))  # type: ignore[attr-defined]
             return Coding(tables, max(0, get_sampling(image)), image.mode == "L")
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ):  # corrupt: named when it is decoded
+    except _UNREADABLE:  # corrupt: named when it is decoded
         return None
 
 

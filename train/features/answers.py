@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from guard.errors import ModelError
-from guard.graph.answers import BINARY, NORMALISED, Reading, picked
+from guard.graph.answers import BINARY, Reading, picked
 
 from .values import wrong
 
@@ -93,11 +93,6 @@ def is_sigmoid(model: nn.Module, x: Tensor, numbers: Tensor) -> bool | None:
         for handle in handles:
             handle.remove()
     return True if any(found) else None
-
-
-def loses_the_constant(reading: Reading) -> bool:
-    """Whether the logits are known up to a constant of each image only."""
-    return reading.outputs in NORMALISED
 
 
 def _scripted(module: nn.Module) -> bool:
