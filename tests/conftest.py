@@ -119,6 +119,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "tune_epochs": 2},
     "ceda": {"method": "ceda", "lr": 0.02},
     "acet": {"method": "acet", "steps": 2, "lr": 0.02},
+    "ascood": {"method": "ascood", "lr": 0.02},
     "gan": {"method": "gan", "gan": {"width": 4, "latent": 8}},
     "atol": {"method": "atol", "gan": {"width": 4, "latent": 16, "epochs": 1}, "tune_epochs": 1, "ratio": 1.0},
     "cmg_s": {"method": "cmg_s", "cvae": {"width": 4, "latent": 8, "epochs": 1}, "tune_epochs": 2, "pseudo": 32},

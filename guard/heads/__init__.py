@@ -9,6 +9,7 @@ sphereface    |h| cos(h, w_c)                in training the target's angle x m
 logitnorm     w.h + b                        in training f / (t |f|)
 elogitnorm    w.h + b                        in training f / mean distance to the boundaries
 t2fnorm       w.h / t + b                    in training h at length 1
+standardised  w.z + b                        z is h with mean 0 and deviation sigma over its coordinates
 c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
 mlp           W relu(V h + c) + b            linear behind a hidden layer
 mlp_c_plus_1                                 c_plus_1 behind a hidden layer
@@ -32,6 +33,7 @@ from .linear import LinearHead
 from .logit_norm import ELogitNormHead, LogitNormHead, T2FNormHead
 from .rejection import RejectionMLP
 from .sphereface import SphereFaceHead
+from .standardised import StandardisedHead
 
 __all__ = [
     "AdaCosHead",
@@ -50,6 +52,7 @@ __all__ = [
     "MLPHead",
     "RejectionMLP",
     "SphereFaceHead",
+    "StandardisedHead",
     "T2FNormHead",
     "create_head",
     "head_class",

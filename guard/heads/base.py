@@ -16,12 +16,15 @@ class LastLayer(NamedTuple):
 
     weight (C, D); bias (C,) or None; scale is the s of a cosine head (logits = s cos(h, w_c)) and None for linear ones.
     reject is the row (D,) and the bias () of an extra class for outliers, which the logits do not show, or None.
+    standardised is the sigma of a head that standardises h before the layer, or None. Such logits see no size of h;
+    scores that compute logits anew put h itself into the layer, where its size counts (`guard.heads.standardised`).
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float | None = None
     reject: tuple[Tensor, Tensor] | None = None
+    standardised: float | None = None
 
 
 class NoOptions(Record):

@@ -31,6 +31,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "mlp_c_plus_1": {"hidden": 96},
     "logitnorm": {"temperature": 0.1},
     "t2fnorm": {"temperature": 0.2},
+    "standardised": {"sigma": 1.0},
     "hypersphere": {"dim": 16, "temperature": 0.2, "momentum": 0.9, "compactness": 2.0, "dispersion": 0.1},
 }
 ON_FEATURES = [
@@ -142,7 +143,10 @@ class TestEveryHead:
         with torch.no_grad():
             features = head.embed(torch.randn(30, 20))
             last = head.last_layer()
-            if last.scale is None:
+            if last.standardised is not None:
+                z = last.standardised * torch.nn.functional.layer_norm(features, (20,))
+                logits = z @ last.weight.T + last.bias
+            elif last.scale is None:
                 logits = features @ last.weight.T + (0.0 if last.bias is None else last.bias)
             else:
                 logits = last.scale * torch.nn.functional.cosine_similarity(features[:, None], last.weight[None], -1)

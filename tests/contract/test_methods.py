@@ -132,6 +132,7 @@ class TestEveryMethod:
 
 def test_every_method_of_the_package_is_listed() -> None:
     assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "npos", "ceda", "acet"} | {
+        "ascood",
         "gan",
         "atol",
         "cmg_s",

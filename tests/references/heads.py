@@ -134,3 +134,13 @@ def t2fnorm(
 ) -> float:
     unit = [h / math.sqrt(sum(h * h)) for h in np.float64(features)]
     return cross_entropy(np.array([weight @ h / temperature + bias for h in unit]), labels)
+
+
+def standardised(features: np.ndarray, sigma: float) -> np.ndarray:
+    """Each row less its mean, over its deviation, times sigma: sums over coordinates one by one."""
+    rows = []
+    for h in np.float64(features):
+        mean = sum(h) / len(h)
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in h) / len(h))
+        rows.append([sigma * (x - mean) / deviation for x in h])
+    return np.array(rows)

@@ -8,6 +8,7 @@ oe          outlier exposure with images that the user gives                    
 energy_ft   tuning that holds energies on their sides of two margins                Liu et al., NeurIPS 2020
 ceda        low confidence on low-pass filtered noise                               Hein et al., CVPR 2019
 acet        low confidence on the worst images around that noise                    Hein et al., CVPR 2019
+ascood      uniform targets on images whose salient pixels are permuted or overdrawn    Regmi, CVPR 2026
 mim         pixel averages of k images of different classes                         Choi & Na, AAAI 2024 workshop
 gan         a GAN trained with the classifier                                       Lee et al., ICLR 2018
 atol        a generator's crafted latents as auxiliary classes and outliers         Zheng et al., NeurIPS 2023
@@ -29,6 +30,7 @@ from_store  outliers that are made once, before they are trained on
 from ..outliers import images  # registers what outliers= may name
 from . import (
     acet,
+    ascood,
     atol,
     bood,
     ceda,
@@ -57,6 +59,7 @@ __all__ = [
     "images",
     "list_methods",
     "acet",
+    "ascood",
     "atol",
     "bood",
     "ceda",

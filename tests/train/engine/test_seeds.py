@@ -10,7 +10,7 @@ from tests.conftest import RECIPES, Arrays
 from tests.train.engine.runs import Tiny, assert_equal, short, weights
 from train.engine.seeds import epoch_seed
 
-METHODS = ["plain", "vos", "npos", "oe", "mim", "energy_ft", "acet", "rejection"]
+METHODS = ["plain", "vos", "npos", "oe", "mim", "energy_ft", "acet", "ascood", "rejection"]
 
 
 @pytest.mark.parametrize("name", METHODS)

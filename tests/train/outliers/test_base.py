@@ -24,6 +24,7 @@ def test_no_outliers_are_none_in_the_form_of_the_batch_and_draw_nothing() -> Non
     [
         ("kirby", {}, True),
         ("adversarial_noise", {}, True),
+        ("salient_pixels", {}, True),
         ("blurred_object", {}, True),
         ("blurred_object", {"detector": "a/model"}, False),
         ("pixel_average", {}, False),

@@ -9,6 +9,7 @@ rotation         images turned by 90, 180 or 270 degrees
 smooth_noise     flat colours and noise of a random power law
 low_pass_noise   shuffled pixels and uniform noise, low-pass filtered (CEDA)
 adversarial_noise  the noise nearby that the network is surest of (ACET)
+salient_pixels   pixels that speak for the class permuted, or moved along its logit's gradient (ASCOOD)
 strokes          a few curved strokes on a flat ground
 blurred_object   the object blurred, found by a detector or a class activation map (FodFoM)
 """
@@ -21,6 +22,7 @@ from .patch_shuffle import PatchShuffle
 from .phase_mix import PhaseMix
 from .pixel_average import PixelAverage
 from .rotation import Rotation
+from .salient_pixels import SalientPixels
 from .smooth_noise import SmoothNoise
 from .strokes import Strokes
 
@@ -33,6 +35,7 @@ __all__ = [
     "PhaseMix",
     "PixelAverage",
     "Rotation",
+    "SalientPixels",
     "SmoothNoise",
     "Strokes",
 ]
