@@ -21,8 +21,6 @@ from .geometry import Geometry
 from .paths import unusable
 from .record import Record, one_sentence, option
 
-Augmentation = Literal["none", "crop", "crop+flip", "resized_crop", "randaugment", "autoaugment", "augmix"]
-Augment = Literal["auto", Augmentation]
 Precision = Literal["auto", "fp32", "bf16"]
 Outputs = Literal["auto", "logits", "softmax", "log_softmax", "sigmoid", "binary"]
 _NUMBER = re.compile(r"\s*\d{1,12}\s*|\s*0?\.\d+\s*", re.ASCII)
@@ -131,7 +129,11 @@ class TrainRequest(Geometry, HeldOut):
     pretrained: bool = option(False, "Start a timm backbone from its published weights.")
     init: Path | None = option(None, "Run folder to start the network from.")
     ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
-    augment: Augment = option("auto", "none, crop, crop+flip, resized_crop, randaugment, autoaugment, augmix, or auto.")
+    augment: str = option(
+        "auto",
+        "Steps in order, joined by +: crop, flip, resized_crop, randaugment, autoaugment, augmix, cutout, pixmix (one "
+        "after resized_crop, alone, comes after crop+flip); or none, or auto.",
+    )
     precision: Precision = option(
         "auto", "Of training: bf16 (mixed), fp32, or auto: bf16 where the device computes in it, else fp32."
     )

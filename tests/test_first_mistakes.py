@@ -103,8 +103,8 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "tiny pixels": (lambda w: T(w.four, image_size=2, **CPU), r"image_size: .* 4, got 2"),
     "decay above one": (lambda w: T(w.four, ema=1.5, **CPU), r"option ema: .*less than 1, got 1\.5"),
     "unknown augmentation": (
-        lambda w: T(w.four, augment="flip", **CPU),
-        r"option augment: .*'crop\+flip'.*, got 'flip'",
+        lambda w: T(w.four, augment="cutot", **CPU),
+        r"unknown augmentation 'cutot'; did you mean 'cutout'",
     ),
     "alpha of zero": (lambda w: T(w.four, alpha=0, **CPU), r"alpha must be between 0 and 1 .*, got 0"),
     "alpha in percent": (lambda w: F(sequential(), w.four, alpha=5, **FIT), r"alpha must be .* 5 % is 0\.05\), got 5"),

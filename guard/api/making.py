@@ -11,7 +11,7 @@ from ..detector import Guard
 from ..errors import ConfigError
 from ..geometry import Resize
 from ..manifest import Interpolation
-from ..requests import Augment, FitRequest, Outputs, Precision, TrainRequest
+from ..requests import FitRequest, Outputs, Precision, TrainRequest
 from .arguments import mapping_of, path_of, score_option_or_typo
 
 
@@ -48,7 +48,7 @@ def train(
     calibration: Any = None,
     test: Any = None,
     ema: float | None = None,
-    augment: Augment = "auto",
+    augment: str = "auto",
     precision: Precision = "auto",
     workers: int | None = None,
     **options: Any,
@@ -105,9 +105,10 @@ def train(
         test: the same for the test split, on which accuracy and false-alarm rate are measured; a data set of its own
             is labelled, and its classes are matched by name.
         ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
-        augment: "none", "crop" (padded random crops), "crop+flip" (and mirrored), "auto": "crop+flip", or "crop" for
-            digits, which have a handedness; "resized_crop" (a random part, enlarged, and mirrored: for large images);
-            "randaugment", "autoaugment", "augmix" (torchvision's, after "crop+flip").
+        augment: the steps that images go through in training, in order, joined by "+": "crop" (padded random crops),
+            "flip" (mirrored), "resized_crop" (a random part, enlarged, and mirrored: for large images), "cutout",
+            "pixmix", and torchvision's "randaugment", "autoaugment", "augmix"; each of the last five alone stands for
+            "crop+flip" and it. "none"; "auto": "crop+flip", or "crop" for digits, which have a handedness.
         precision: "auto" (mixed bf16 where the device computes in it, else fp32), "bf16" or "fp32".
         workers: processes that decode large images; default the number of cores.
         **options: the method's own options; see `guard methods NAME` or its docstring.

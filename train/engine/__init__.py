@@ -6,7 +6,7 @@ epochs            the seeded, resumable, logged epoch of every training
 forward           passes through the classifier; frozen_features: those that need not be made twice
 optimizer, schedule, precision, averaging, seeds, modes
 loader            images to the device, in the order asked for
-augment           random crops and mirroring, batched
+augment           random crops and mirroring, batched; resized_crop: random parts
 checkpoint        what a run needs to resume, in one file
 journal, progress what is said of an epoch, to files and to people
 distributed       work that several processes share

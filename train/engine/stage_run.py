@@ -15,10 +15,10 @@ from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.heads import Head
 
+from ..augmentations.base import AugmentContext, Chain
 from ..losses.base import Batch, Regulariser
 from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
 from ..outliers.matching import match_half
-from .augmentations import augmented
 from .averaging import Average
 from .epochs import Epochs
 from .forward import Forward
@@ -47,6 +47,9 @@ class StageRun:
         self.averaged = Average(self.classifier, config.ema) if config.ema and stage.trains != "nothing" else None
         self.epochs = Epochs(stage.name, feed, stage.epochs, config.batch_size, config.seed, index, device)
         self.forward = Forward(module, stage, device)
+        self.augment = (
+            None if stage.trains == "nothing" else Chain(config.augment, _context(feed, module, config, device))
+        )
         self.frozen = FrozenFeatures(self.forward, feed, self.epochs.batch_size, device) if self.can_freeze() else None
 
     def can_freeze(self) -> bool:
@@ -195,9 +198,7 @@ class StageRun:
             self.forward.head.train()
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if self.config.augment == "none" or self.stage.trains == "nothing":
-            return images
-        return augmented(images, self.config.augment, generator)
+        return images if self.augment is None else self.augment(images, generator)
 
     def _set_lr(self, progress: float) -> None:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)
@@ -206,6 +207,12 @@ class StageRun:
         """End of the stage: the averaged weights become the classifier's."""
         if self.averaged:
             self.classifier.load_state_dict(self.averaged.shadow.state_dict())
+
+
+def _context(feed: Feed, module: GuardModule, config: TrainConfig, device: torch.device) -> AugmentContext:
+    p = feed.data.preprocess
+    mean = tuple(255 * m for m in module.normalisation.mean)
+    return AugmentContext(p.height, p.width, p.channels, mean, config.seed, device)
 
 
 def _none(batch: IDBatch) -> Outliers:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from guard.record import Record
-from guard.requests import Augmentation, Precision
+from guard.requests import Precision
 
 
 class TrainConfig(Record):
@@ -33,7 +33,7 @@ class TrainConfig(Record):
     pretrained: bool = False
     init: str | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
-    augment: Augmentation = "crop+flip"
+    augment: str = "crop+flip"
     precision: Precision = "auto"
     alpha: float = Field(default=0.05, gt=0, lt=1)
     calibration: int = Field(ge=0)

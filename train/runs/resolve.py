@@ -11,9 +11,10 @@ from guard.errors import ConfigError
 from guard.geometry import size_of
 from guard.heads import CPlus1Head, head_class
 from guard.record import parse_options
-from guard.requests import Augmentation, TrainRequest
+from guard.requests import TrainRequest
 from guard.scores import Score, create_score
 
+from ..augmentations.base import chain
 from ..backbones import automatic_backbone, check_backbone
 from ..classifiers.input import check_channels
 from ..methods.base import Method, get_method
@@ -94,6 +95,8 @@ def check_before_loading(request: TrainRequest, method: Method, score: Score) ->
         ConfigError, CalibrationError, UnknownNameError: with what is accepted.
     """
     check_channels(request.in_chans)
+    if request.augment != "auto":
+        chain(request.augment)
     if request.backbone != "auto":
         check_backbone(request.backbone)
     if method.wants_outliers == "no" and request.outliers is not None:
@@ -151,7 +154,7 @@ def default_batch_size(images: int) -> int:
     return 128 if images >= SMALL_DATA else 32
 
 
-def _augment(request: TrainRequest, splits: Splits) -> Augmentation:
+def _augment(request: TrainRequest, splits: Splits) -> str:
     if request.augment != "auto":
         return request.augment
     return "crop" if splits.source.name.startswith("digits") else "crop+flip"  # digits have a handedness

@@ -1,0 +1,14 @@
+"""What in-distribution images, and outliers with them, go through in training: the steps of ``augment=``.
+
+base        a step, its registry, chains of steps
+shifts      crop, flip, resized_crop
+host        randaugment, autoaugment, augmix: torchvision's, image by image
+cutout
+pixmix      and its operations; pictures: what it mixes in
+choices     a function for each row of a batch
+"""
+
+from . import shifts as shifts  # isort: skip
+from . import cutout as cutout
+from . import host as host
+from . import pixmix as pixmix

@@ -1,0 +1,117 @@
+"""A step of ``augment=``, and chains of steps: "crop+flip+pixmix+cutout"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from guard.errors import ConfigError
+from guard.record import Registry
+
+NONE = "none"
+BEFORE = ("crop", "flip")  # an elaborate step alone
+
+
+@dataclass(frozen=True)
+class AugmentContext:
+    """What a step may know of the training when it is made.
+
+    Attributes:
+        height, width, channels: of the images.
+        mean: of each channel, in [0, 255]: what becomes 0 where the network normalises.
+        seed: of what is drawn once for the whole training.
+        device: of the images.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    seed: int
+    device: torch.device
+
+
+class Step:
+    """What images go through in training, a batch at a time.
+
+    A new one registers itself; its draws come from the generator alone, and nothing in it waits for the device.
+
+    Attributes:
+        name: how users call it.
+        summary: what it does, as one sentence.
+        source: the paper that it comes from.
+        elaborate: whether its name alone stands for "crop+flip" and it.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str] = ""
+    elaborate: ClassVar[bool] = False
+
+    def __init__(self, context: AugmentContext) -> None:
+        self.context = context
+
+    def joined(self, after: Step) -> Step | None:
+        """One step that does this and then `after`, where that is less work; else None."""
+        return None
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 (N, H, W, channels), N >= 1, of the same."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+
+STEPS: Registry[type[Step]] = Registry("augmentation", Step, "Several are joined by +: 'crop+flip+cutout'.")
+register_step = STEPS.register
+list_steps = STEPS.names
+step_class = STEPS.get
+
+
+def chain(augment: str) -> tuple[type[Step], ...]:
+    """The steps of ``augment=``, in order; none for "none".
+
+    Raises:
+        UnknownNameError: a step that does not exist; near matches are named.
+        ConfigError: one is named twice, or stands beside "none".
+    """
+    names = tuple(augment.split("+"))
+    if names == (NONE,):
+        return ()
+    if NONE in names:
+        raise ConfigError(f"augment={augment!r} joins 'none' with steps; give 'none' alone, or drop it")
+    kinds = tuple(step_class(name) for name in names)
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ConfigError(f"augment={augment!r} names {twice[0]!r} twice; name it once")
+    if len(kinds) == 1 and kinds[0].elaborate:
+        kinds = (*(step_class(name) for name in BEFORE), *kinds)
+    return kinds
+
+
+class Chain:
+    """The steps of a training, ready to be applied one after the other."""
+
+    def __init__(self, augment: str, context: AugmentContext) -> None:
+        self.steps = _joined(kind(context) for kind in chain(augment))
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 (N, H, W, channels), N >= 0, of the same; the same tensor where there are no steps."""
+        if not len(images):
+            return images
+        for step in self.steps:
+            images = step(images, generator)
+        return images
+
+
+def _joined(steps: Iterable[Step]) -> list[Step]:
+    """Neighbours that can be one step are."""
+    made: list[Step] = []
+    for step in steps:
+        both = made[-1].joined(step) if made else None
+        if both is None:
+            made.append(step)
+        else:
+            made[-1] = both
+    return made
