@@ -4,6 +4,8 @@ in its file of `train.methods`.
 pixel_average    means of k images of different classes (MIM)
 patch_shuffle    patches of one image in another order
 patch_mix        a mosaic of patches from k images of different classes
+mask_mix         curved pieces of k images of different classes
+warp             images bent out of shape by a smooth random field
 phase_mix        one image's power spectrum with the phases of k images of different classes
 rotation         images turned by 90, 180 or 270 degrees
 smooth_noise     flat colours and noise of a random power law
@@ -17,6 +19,7 @@ blurred_object   the object blurred, found by a detector or a class activation m
 from .adversarial_noise import AdversarialNoise
 from .blurred_object import BlurredObject
 from .low_pass_noise import LowPassNoise
+from .mask_mix import MaskMix
 from .patch_mix import PatchMix
 from .patch_shuffle import PatchShuffle
 from .phase_mix import PhaseMix
@@ -25,11 +28,13 @@ from .rotation import Rotation
 from .salient_pixels import SalientPixels
 from .smooth_noise import SmoothNoise
 from .strokes import Strokes
+from .warp import Warp
 
 __all__ = [
     "AdversarialNoise",
     "BlurredObject",
     "LowPassNoise",
+    "MaskMix",
     "PatchMix",
     "PatchShuffle",
     "PhaseMix",
@@ -38,4 +43,5 @@ __all__ = [
     "SalientPixels",
     "SmoothNoise",
     "Strokes",
+    "Warp",
 ]

@@ -12,7 +12,17 @@ from train.outliers.images.phase_mix import mix_phases
 from train.outliers.images.smooth_noise import power_law_fields
 from train.outliers.images.strokes import distance_to_polyline
 
-CHEAP = ("patch_mix", "patch_shuffle", "phase_mix", "pixel_average", "rotation", "smooth_noise", "strokes")
+CHEAP = (
+    "mask_mix",
+    "patch_mix",
+    "patch_shuffle",
+    "phase_mix",
+    "pixel_average",
+    "rotation",
+    "smooth_noise",
+    "strokes",
+    "warp",
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
