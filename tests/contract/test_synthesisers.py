@@ -29,6 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {  # generators that are trained for a moment
     "dmr_mlm": PAIR,
     "label_mixup": {"diffusion": DIFFUSION},
     "blurred_object": {"max_area": 1.0},
+    "drawn": {"pictures": 16},
     "dream_id": DECODED,
     "dream_ood": DECODED,
     "fodfom": DECODED,

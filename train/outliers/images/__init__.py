@@ -5,6 +5,7 @@ pixel_average    means of k images of different classes (MIM)
 patch_shuffle    patches of one image in another order
 patch_mix        a mosaic of patches from k images of different classes
 mask_mix         curved pieces of k images of different classes
+drawn            fractals, waves and noise that the program draws
 warp             images bent out of shape by a smooth random field
 phase_mix        one image's power spectrum with the phases of k images of different classes
 rotation         images turned by 90, 180 or 270 degrees
@@ -18,6 +19,7 @@ blurred_object   the object blurred, found by a detector or a class activation m
 
 from .adversarial_noise import AdversarialNoise
 from .blurred_object import BlurredObject
+from .drawn import Drawn
 from .low_pass_noise import LowPassNoise
 from .mask_mix import MaskMix
 from .patch_mix import PatchMix
@@ -33,6 +35,7 @@ from .warp import Warp
 __all__ = [
     "AdversarialNoise",
     "BlurredObject",
+    "Drawn",
     "LowPassNoise",
     "MaskMix",
     "PatchMix",

@@ -13,6 +13,7 @@ from train.outliers.images.smooth_noise import power_law_fields
 from train.outliers.images.strokes import distance_to_polyline
 
 CHEAP = (
+    "drawn",
     "mask_mix",
     "patch_mix",
     "patch_shuffle",
@@ -23,6 +24,9 @@ CHEAP = (
     "strokes",
     "warp",
 )
+
+
+FEW: dict[str, dict[str, int]] = {"drawn": {"pictures": 8}}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,7 +42,7 @@ def batch(n: int, shape: tuple[int, int, int], classes: int) -> IDBatch:
 @pytest.mark.parametrize("classes", [2, 7])
 @pytest.mark.parametrize("name", CHEAP)
 def test_any_size_grey_and_two_classes(name: str, classes: int, shape: tuple[int, int, int]) -> None:
-    made = create_synthesiser(name, 11, classes).sample(batch(14, shape, classes), generator(3))
+    made = create_synthesiser(name, 11, classes, **FEW.get(name, {})).sample(batch(14, shape, classes), generator(3))
     assert made.data.shape == (11, *shape)
     assert made.data.dtype == torch.uint8
     assert made.origin
