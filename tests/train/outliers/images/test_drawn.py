@@ -37,5 +37,3 @@ def test_each_is_a_part_of_a_picture_mirrored_or_not(tmp_path: Path) -> None:
     shown = made(1, tmp_path).numpy()
     assert all(image.tobytes() in every for image in shown)
     assert len({image.tobytes() for image in shown}) > 15
-
-
