@@ -1,6 +1,6 @@
 """Images bent out of shape: each pixel is taken from a place that a smooth random field says.
 
-    x~(u) = x(u + a d(u)),   d a smooth field of standard deviation 1 in each direction, a ~ U(least, most) of a half side
+    x~(u) = x(u + a d(u)),   d a smooth field of deviation 1 in each direction, a ~ U(least, most) half sides
 
 Colours, textures and sharpness are an in-distribution image's, and so is what surrounds the object; its shape is none
 that was learned. Ours; elastic deformations as small as those of Simard et al. (ICDAR 2003) keep the class, these do
