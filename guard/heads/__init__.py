@@ -10,6 +10,7 @@ logitnorm     w.h + b                        in training f / (t |f|)
 elogitnorm    w.h + b                        in training f / mean distance to the boundaries
 t2fnorm       w.h / t + b                    in training h at length 1
 standardised  w.z + b                        z is h with mean 0 and deviation sigma over its coordinates
+ish           w.h + b                        w learns from each image's largest activations, enlarged
 c_plus_1      w.h + b, C of C + 1 classes    one extra class for outliers
 mlp           W relu(V h + c) + b            linear behind a hidden layer
 mlp_c_plus_1                                 c_plus_1 behind a hidden layer
@@ -29,6 +30,7 @@ from .cosface import CosFaceHead
 from .cosine import CosineHead
 from .hidden_layer import MLPCPlus1Head, MLPHead
 from .hypersphere import HypersphereHead
+from .ish import ISHHead
 from .linear import LinearHead
 from .logit_norm import ELogitNormHead, LogitNormHead, T2FNormHead
 from .rejection import RejectionMLP
@@ -45,6 +47,7 @@ __all__ = [
     "ELogitNormHead",
     "Head",
     "HypersphereHead",
+    "ISHHead",
     "LastLayer",
     "LinearHead",
     "LogitNormHead",

@@ -82,6 +82,10 @@ class Head(nn.Module):
         """
         return {"ce": F.cross_entropy(full_precision(logits), labels)}
 
+    def own_decay(self) -> dict[nn.Parameter, float]:
+        """Parameters whose weight decay is not the stage's, each with its own."""
+        return {}
+
     def last_layer(self) -> LastLayer:
         """A snapshot of the weights for fitting scores."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")

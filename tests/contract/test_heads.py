@@ -32,6 +32,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "logitnorm": {"temperature": 0.1},
     "t2fnorm": {"temperature": 0.2},
     "standardised": {"sigma": 1.0},
+    "ish": {"share": 0.3, "weight_decay": 1e-4},
     "hypersphere": {"dim": 16, "temperature": 0.2, "momentum": 0.9, "compactness": 2.0, "dispersion": 0.1},
 }
 ON_FEATURES = [

@@ -136,6 +136,21 @@ def t2fnorm(
     return cross_entropy(np.array([weight @ h / temperature + bias for h in unit]), labels)
 
 
+def ish_weight_gradient(features: np.ndarray, of_logits: np.ndarray, share: float) -> np.ndarray:
+    """dL/dW (C, D) of features (N, D) and dL/df (N, C): image by image, class by class, activation by activation."""
+    n, width = features.shape
+    kept = max(1, int(share * width))
+    total = np.zeros((of_logits.shape[1], width))
+    for i in range(n):
+        h = [float(x) for x in features[i]]
+        largest = sorted(range(width), key=lambda d: -abs(h[d]))[:kept]
+        gain = math.exp(sum(h) / sum(abs(h[d]) for d in largest))
+        for c in range(of_logits.shape[1]):
+            for d in largest:
+                total[c, d] += float(of_logits[i, c]) * gain * h[d]
+    return total
+
+
 def standardised(features: np.ndarray, sigma: float) -> np.ndarray:
     """Each row less its mean, over its deviation, times sigma: sums over coordinates one by one."""
     rows = []

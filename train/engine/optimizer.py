@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from guard.heads import Head
+
 if TYPE_CHECKING:
     from ..losses.base import Regulariser
     from ..methods.base import Stage
@@ -30,20 +32,37 @@ def stage_optimizer(
 def _groups(
     trained: nn.Module | None, regularisers: Sequence[Regulariser], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two for each factor of the learning rate; norms, biases, scales and links are not decayed."""
+    """Two for each factor of the learning rate, and one for each weight decay that a head has of its own.
+
+    Norms, biases, scales and links are not decayed.
+    """
     parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
     parts += [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
     own = _with_optimizers(regularisers)
     groups: list[dict[str, Any]] = []
     for factor in dict.fromkeys(factor for _, factor in parts):
+        modules = nn.ModuleList([part for part, f in parts if f == factor])
+        by_decay: dict[float, list[nn.Parameter]] = {}
+        decays = _own_decay(modules)
         decayed: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
-        for parameter in nn.ModuleList([part for part, f in parts if f == factor]).parameters():
-            if id(parameter) not in own:
+        for parameter in modules.parameters():
+            if id(parameter) in own:
+                continue
+            if id(parameter) in decays:
+                by_decay.setdefault(decays[id(parameter)], []).append(parameter)
+            else:
                 (decayed if parameter.ndim >= 2 else rest).append(parameter)
         groups.append({"params": decayed, "weight_decay": weight_decay, "factor": factor})
         groups.append({"params": rest, "weight_decay": 0.0, "factor": factor})
+        groups += [{"params": some, "weight_decay": decay, "factor": factor} for decay, some in by_decay.items()]
     return groups
+
+
+def _own_decay(modules: nn.Module) -> dict[int, float]:
+    """Parameters, by id, whose weight decay a head among the modules decides."""
+    heads = [module for module in modules.modules() if isinstance(module, Head)]
+    return {id(parameter): decay for head in heads for parameter, decay in head.own_decay().items()}
 
 
 def _with_optimizers(regularisers: Sequence[Regulariser]) -> set[int]:
