@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import describe, machine, usable_cores
 from tests.references.naive_boundary import full_sort
+from train.benchmark.machine import describe, machine, usable_cores
 from train.outliers.features.boundary_search import boundary_rows
 from train.outliers.features.knn_boundary import BoundaryOptions, boundary_outliers
 

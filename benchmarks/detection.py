@@ -5,14 +5,10 @@
         --ood ood/ --near tiny_imagenet tiny_imagenet_sharp --outliers auxiliary/tiny_imagenet_train.parquet \\
         --runs runs/cifar --epochs 15 --seeds 3 --only plain vos dmr
 
-Each training method is run once per seed with the same backbone and epochs; run folders are kept and reused under
---runs, and a stopped one resumes. Methods that fine-tune or add a rejection network to a classifier start from the
-plain run of their seed, and their time is that run's and their own; MLM, DMR and DMR+MLM share one generator, and the
-methods that decode with a diffusion model share one of these, which the first of them trains; OAL's teacher is the
-plain network. Every score is then fitted on that same network.
-Where --outliers have class names, each OOD set with some of these classes is also measured without them. Results go to
-benchmarks/results/detection_<name>.json and .md after every method; what is there with the same settings is not run
-again.
+This is `guard.benchmark` with the trainings of `recipes.py`: run folders and rows are kept under --runs, what is there
+is not done again, a stopped run resumes, and two processes divide the work. Where --outliers have class names, each OOD
+set with some of these classes is also measured without them. Results go to benchmarks/results/detection_<name>.json and
+.md, beside the rows of other trainings with the same settings.
 """
 
 from __future__ import annotations
@@ -20,198 +16,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import guard
-from benchmarks.machine import describe, machine
-from benchmarks.outputs import detection_numbers, images_of, outputs_of, scores_of
-from guard.calibration.conformal import calibrate
-from guard.data import ImageData, load, split
-from guard.demo import images as demo_images
-from guard.detector import Guard
-from guard.graph.outputs import Outputs
-from guard.scores import Score, create_score
-from train.methods import get_method
-from train.runs.fit import carried_over
+from benchmarks import recipes
+from guard.data import ImageData, load
+from train.benchmark.machine import describe, machine
 
-log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
-OOD_IMAGES = 400  # of each set made on the spot
-FITTED = ("msp", "energy", "mahalanobis", "knn", "vim", "energy+knn", "energy+vim")
-COMBINED = ("energy", "knn", "vim", "energy+vim")  # with a learned score
-ALPHA = 0.05
-CHEAP = ("patch_mix", "patch_shuffle", "phase_mix", "pixel_average", "rotation", "smooth_noise", "strokes")
-TUNING = {"ratio": 1.0, "tune_epochs": 2}  # of energy_ft: 2.0 and 10 as published take longer than all of plain
-STORE = 20_000  # outliers of the methods that make them once
-SHORT = {"epochs": 3, "lr": 0.01}  # of methods whose steps or images are dear: tuning in place of training from scratch
-DIFFUSED = ("label_mixup", "dream_ood", "dream_id", "bood", "ncis")
-DECODED = {"diffusion": {"conditioning": "label"}}  # of the diffusion model that they share
-GENERATED = {**DECODED, "store_size": 3_000, "ratio": 0.5}  # dear images, and few in a step
-EMBEDDED = {"embed": {"per_class": 100}, "invariants": {"epochs": 50}}  # of ncis, which by default embeds every image
-SECONDS = "benchmark_seconds"  # in a run folder: how long its training took
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One training: its name in the table and the arguments of guard.train."""
-
-    name: str
-    arguments: dict[str, Any]
-    start_from: str | None = None  # the recipe whose network it fine-tunes
-    store: str | None = None  # the synthesiser of the store it learns from, made first
-    match: tuple[str, ...] = ()  # what the store's outliers take over from in-distribution images
-
-
-def recipes(outliers: str | None) -> list[Recipe]:
-    """What is compared. Methods that fine-tune start from the plain run, as their papers do."""
-    listed = [
-        Recipe("plain", {"method": "plain"}),
-        Recipe("plain, cosine head", {"method": "plain", "head": "cosine", "score": "cosine"}),
-        Recipe("phase_mix", {"method": "phase_mix"}, "plain"),
-        Recipe("vos", {"method": "vos"}),
-        Recipe("npos", {"method": "npos"}),
-        Recipe("gan", {"method": "gan", "beta": 0.1, **SHORT, "epochs": 2}, "plain"),
-        Recipe("ceda", {"method": "ceda", **SHORT}, "plain"),
-        Recipe("acet", {"method": "acet", "steps": 5, "ratio": 0.25, **SHORT}, "plain"),
-        Recipe("atol", {"method": "atol", "gan": {"epochs": 5}, "ratio": 1.0, "tune_epochs": 2}, "plain"),
-        *(Recipe(name, {"method": name}, "plain") for name in ("mim", "cmg_e")),
-        Recipe("cmg_s", {"method": "cmg_s", "tune_epochs": 5}, "plain"),
-        *(
-            Recipe(name, {"method": name, "store_size": STORE}, "plain")
-            for name in ("kirby", "mlm", "dmr", "dmr_mlm", "dmr_kirby")
-        ),
-        *(
-            Recipe(f"{name} matched", {"method": name, "store_size": STORE, "match": ("spectrum",)}, "plain")
-            for name in ("mlm", "dmr", "dmr_mlm")
-        ),
-        *(
-            Recipe(name, {"method": name, **GENERATED, **SHORT, **(EMBEDDED if name == "ncis" else {})}, "plain")
-            for name in DIFFUSED
-        ),
-        Recipe(
-            "label_mixup matched",
-            {"method": "label_mixup", **GENERATED, **SHORT, "match": ("spectrum", "coding")},
-            "plain",
-        ),
-        Recipe("fodfom", {"method": "fodfom", **GENERATED, "store_size": 1_500, "tune_epochs": 3}, "plain"),
-        Recipe("oal", {"method": "oal", **DECODED, "tune_epochs": 3}, "plain"),
-        *(Recipe(f"rejection, {name}", {"method": "rejection"}, "plain", store=name) for name in CHEAP),
-        *(
-            Recipe(f"rejection, {name} matched", {"method": "rejection"}, "plain", store=name, match=("spectrum",))
-            for name in ("pixel_average", "patch_shuffle")
-        ),
-    ]
-    if outliers:
-        listed.append(Recipe("rejection, given", {"method": "rejection", "outliers": outliers}, "plain"))
-        listed.append(Recipe("oe", {"method": "oe", "outliers": outliers, "ratio": 1.0}))
-        listed.append(Recipe("energy_ft", {"method": "energy_ft", "outliers": outliers, **TUNING}, "plain"))
-    return listed
-
-
-def run_folder(recipe: str, folder: Path, seed: int) -> Path:
-    """Where the run of a recipe lies."""
-    return folder / f"{recipe.replace(', ', '-').replace(' ', '_')}-s{seed}"
-
-
-def shared_parts(recipe: Recipe, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """The nested options of what runs share: the pair, the diffusion model, and the plain run as a teacher."""
-    kept = {"pair": ("folder", "pair"), "diffusion": ("folder", "diffusion"), "teacher": ("model", "plain")}
-    options = get_method(recipe.arguments["method"]).Options.model_fields
-    return {
-        name: {key: str(run_folder(run, folder, seed)), **recipe.arguments.get(name, {})}
-        for name, (key, run) in kept.items()
-        if name in options
-    }
-
-
-def trained(recipe: Recipe, data: str, folder: Path, epochs: int, seed: int, backbone: str) -> tuple[Guard, float]:
-    """The recipe's guard, trained now or read from its run folder, and the seconds its training took in all."""
-    out = run_folder(recipe.name, folder, seed)
-    clock = out / SECONDS
-    spent = float(clock.read_text()) if clock.exists() else 0.0
-    if (out / "guard.json").exists():
-        return guard.load(out), spent
-    extra: dict[str, Any] = {"epochs": epochs, "backbone": backbone}
-    if recipe.start_from:
-        extra["init"] = run_folder(recipe.start_from, folder, seed)
-    if recipe.store:
-        store = folder / "stores" / "-".join([recipe.store, *recipe.match])
-        guard.synth(data, method=recipe.store, count=STORE, out=store, match=recipe.match, seed=seed, gallery=False)
-        extra["outliers"] = str(store)
-    extra |= recipe.arguments | shared_parts(recipe, folder, seed)
-    began = time.perf_counter()
-    try:
-        g = guard.train(data, seed=seed, out=out, resume=out.exists(), **extra)
-    finally:
-        if out.exists():
-            clock.write_text(f"{spent + time.perf_counter() - began:.1f}")
-    return g, float(clock.read_text())
-
-
-def rows(
-    recipe: Recipe, data: str, test: ImageData | None, ood: dict[str, ImageData], a: argparse.Namespace, seed: int
-) -> Iterator[dict[str, Any]]:
-    """A row per score. Without a test set of its own, each run's held-out split is used."""
-    source, seconds = load(data), 0.0
-    if recipe.start_from:
-        first = next(r for r in recipes(a.outliers) if r.name == recipe.start_from)
-        seconds = trained(first, data, Path(a.runs), a.epochs, seed, a.backbone)[1]
-    g, own_seconds = trained(recipe, data, Path(a.runs), a.epochs, seed, a.backbone)
-    seconds += own_seconds
-    assert source.labels is not None
-    counts = g.manifest.data[0].splits
-    parts = split(source.labels, seed=g.manifest.seed, calibration=counts["calibration"], test=counts["test"])
-    held_out = test or source.subset(parts["test"])
-    fitting, calibration, inside = (
-        outputs_of(g, images_of(images))
-        for images in (source.subset(parts["train"]), source.subset(parts["calibration"]), held_out)
-    )
-    outside = {name: outputs_of(g, images_of(images)) for name, images in ood.items()}
-    accuracy = float((inside.logits.argmax(-1).numpy() == held_out.labels).mean())
-    labels = torch.from_numpy(source.labels[parts["train"]])
-    for score in ready_scores(g, fitting, labels, calibration):
-        own = scores_of(score, inside)
-        threshold = g.threshold
-        if score is not g.module.score:
-            threshold = calibrate(scores_of(score, _second_half(calibration)), alpha=ALPHA).threshold
-        yield {
-            "method": recipe.name,
-            "score": "+".join(part.name for part in score.parts()),
-            "seed": seed,
-            "train_seconds": seconds,
-            "accuracy": accuracy,
-            "false_alarm_rate": float((own > threshold).mean()),
-            "ood": {name: detection_numbers(own, scores_of(score, outputs)) for name, outputs in outside.items()},
-        }
-
-
-def ready_scores(g: Guard, fitting: Outputs, labels: torch.Tensor, calibration: Outputs) -> Iterator[Score]:
-    """The guard's own score, and the others fitted on the same network; combined ones take half of the calibration."""
-    yield g.module.score
-    own = "+".join(part.name for part in g.module.score.parts())
-    learned = any(part.trained_by for part in g.module.score.parts())
-    others = [f"{own}+{other}" for other in COMBINED] if learned else FITTED  # the network below is plain's
-    for name in others:
-        if name == own:
-            continue
-        score = carried_over(create_score(name), g.module.score)
-        score.fit(fitting.features, fitting.logits, labels, g.module.classifier.last_layer(), fitting.feature_map)
-        if score.takes_held_out:
-            n = len(calibration.features) // 2
-            score.settle(*(part[:n] if part is not None else None for part in calibration))
-        yield score
-
-
-def _second_half(outputs: Outputs) -> Outputs:
-    n = len(outputs.features) // 2
-    return Outputs(*(part[n:] if part is not None else None for part in outputs))
+ROW = ("method", "score", "seed", "train_seconds", "accuracy", "false_alarm_rate")
+MADE = {
+    "photo patches": "photo_patches",
+    "uniform noise": "uniform_noise",
+    "smooth noise": "smooth_noise",
+    "letters": "letters",
+}
 
 
 def without_shared_classes(ood: dict[str, ImageData], outliers: str | None) -> dict[str, ImageData]:
@@ -281,8 +103,46 @@ def report(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def asked(a: argparse.Namespace) -> dict[str, Any]:
+    """The keys of `guard.benchmark` for the arguments of the command line."""
+    methods = recipes.methods(a.outliers)
+    unknown = [name for name in a.only or () if name not in methods]
+    if unknown:
+        raise SystemExit(f"no training is called {unknown[0]!r}; there are {', '.join(methods)}")
+    wanted = set(a.only or methods)
+    wanted |= {"plain"} if any("init" in methods[name] for name in wanted) else set()
+    methods = {name: told for name, told in methods.items() if name in wanted}
+    if a.kind == "digits":
+        data, ood = {"train": "digits:0-7"}, {"near": {"digits 8-9": "digits:8-9"}, "far": MADE}
+    else:
+        data = {"train": a.train, "test": a.test}
+        test = load(a.test)
+        sets = {
+            f.stem: load(f, preprocess=test.preprocess, all_classes=False)
+            for f in sorted(Path(a.ood).glob("*.parquet"))
+        }
+        every = without_shared_classes(sets, a.outliers)
+        ood = {
+            "near": {name: images for name, images in every.items() if name in a.near},
+            "far": {name: images for name, images in every.items() if name in sets and name not in a.near},
+            "other": {name: images for name, images in every.items() if name not in sets},
+        }
+    return {
+        "name": a.name or a.kind,
+        "data": data,
+        "ood": ood,
+        "backbones": [a.backbone],
+        "epochs": a.epochs,
+        "seeds": a.seeds,
+        "stores": recipes.stores(set(methods)),
+        "methods": methods,
+        "scores": ["own", *recipes.SCORES],
+        "out": str(Path(a.runs).resolve()),
+    }
+
+
 def main() -> None:
-    """Parse, train, measure, write after every method."""
+    """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["digits", "parquet"])
     parser.add_argument("--train")
@@ -298,39 +158,31 @@ def main() -> None:
     parser.add_argument("--name", help="of the result files")
     a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if a.kind == "digits":
-        data, test, near = "digits:0-7", None, ["digits 8-9"]
-        preprocess = load(data).preprocess
-        sets: dict[str, Any] = {"digits 8-9": "digits:8-9"}
-        for make in (
-            demo_images.photo_patches,
-            demo_images.uniform_noise,
-            demo_images.smooth_noise,
-            demo_images.letters,
-        ):
-            sets[make.__name__.replace("_", " ")] = make(OOD_IMAGES, preprocess.height)
-        ood = {name: load(images, preprocess=preprocess, labelled=False) for name, images in sets.items()}
-    else:
-        data, near = a.train, a.near
-        test = load(a.test)
-        files = sorted(Path(a.ood).glob("*.parquet"))
-        ood = {f.stem: load(f, preprocess=test.preprocess, all_classes=False) for f in files}
-        ood = without_shared_classes(ood, a.outliers)
+    keys = asked(a)
+    found = guard.benchmark(keys)
+    settings = {
+        "epochs": a.epochs,
+        "backbone": a.backbone,
+        "test": a.test and Path(a.test).name,
+        "sets": sorted((*found.near, *found.far, *found.other)),
+    }
+    rows = [{**{key: row[key] for key in ROW}, "ood": row["ood"]} for row in found.rows]
     path = RESULTS / f"detection_{a.name or a.kind}.json"
-    settings = {"epochs": a.epochs, "backbone": a.backbone, "test": a.test and Path(a.test).name, "sets": list(ood)}
-    record = {"benchmark": "detection", "settings": settings, "machine": machine(), "near": near, "rows": []}
-    if path.exists() and json.loads(path.read_text())["settings"] == settings:
-        record["rows"] = json.loads(path.read_text())["rows"]
-    for seed in range(a.seeds):
-        for recipe in recipes(a.outliers):
-            if a.only and recipe.name not in a.only:
-                continue
-            if any((r["method"], r["seed"]) == (recipe.name, seed) for r in record["rows"]):
-                continue
-            record["rows"] += list(rows(recipe, data, test, ood, a, seed))
-            RESULTS.mkdir(exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n")
-            path.with_suffix(".md").write_text(report(record))
+    if path.exists():
+        before = json.loads(path.read_text())
+        same = {**before["settings"], "sets": sorted(before["settings"].get("sets", ()))} == settings
+        now = {(row["method"], row["seed"]) for row in rows}
+        rows = [row for row in before["rows"] if same and (row["method"], row["seed"]) not in now] + rows
+    record = {
+        "benchmark": "detection",
+        "settings": settings,
+        "machine": machine(),
+        "near": list(found.near),
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.with_suffix(".md").write_text(report(record))
     print(report(record))
 
 

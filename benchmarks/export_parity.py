@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 import guard
-from benchmarks.machine import describe, machine
 from guard.data import load
 from guard.detector import Guard
 from guard.scores import get_score
+from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS: dict[str, dict[str, Any]] = {

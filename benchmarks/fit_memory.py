@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import describe, machine
 from benchmarks.memory import peak_above
 from guard.heads import LastLayer
 from guard.scores import Score, create_score, get_score, list_scores
+from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES, WIDTH, CLASSES, BATCH = 1_000_000, 512, 100, 4096

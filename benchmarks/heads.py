@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 import guard
-from benchmarks.machine import describe, machine
-from benchmarks.outputs import detection_numbers, images_of, outputs_of, scores_of
 from guard.data import ImageData, load, split
 from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
 from guard.scores import create_score
+from train.benchmark.machine import describe, machine
+from train.benchmark.outputs import detection_numbers, images_of, outputs_of, scores_of
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

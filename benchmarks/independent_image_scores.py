@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.independent_scores import theirs
 from guard.detector import Guard
 from guard.graph.layer_maps import watching
 from guard.graph.module import GuardModule
 from guard.scores import create_score
+from train.benchmark.counterparts import detector_of as theirs
 from train.features.choose_layers import watch_layers
 
 Scores = dict[str, np.ndarray]

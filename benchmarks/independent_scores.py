@@ -18,6 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from guard.graph.outputs import Outputs
+from guard.heads import LastLayer
+from guard.scores import create_score
+from train.benchmark.counterparts import counterpart
+
 FORMULA, PYTORCH_OOD = "formula", "pytorch-ood"
 VIM_DIM = 64  # half of 128 features: the default of both
 
@@ -88,27 +93,9 @@ def reference(name: str = "scores") -> ModuleType:
     return module
 
 
-def theirs(name: str) -> Any:
-    """A class of pytorch_ood.detector."""
-    import pytorch_ood.detector
-
-    return getattr(pytorch_ood.detector, name)
-
-
-def on_features(detector: Any, fit: Fitting, times: float = 1.0) -> Scorer:
-    """A detector of pytorch-ood, fitted on features here; `times` its scores."""
-    detector.fit_features(fit.taken.features, fit.taken.labels)
-    return lambda x: times * detector.predict_features(x.features).double().numpy()
-
-
 @check("msp", FORMULA)
 def _(fit: Fitting) -> Scorer:
     return lambda x: reference().msp(x.logits.numpy())
-
-
-@check("msp", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    return lambda x: theirs("MaxSoftmax").score(x.logits).numpy()
 
 
 @check("max_logit", FORMULA)
@@ -116,19 +103,9 @@ def _(fit: Fitting) -> Scorer:
     return lambda x: reference().max_logit(x.logits.numpy())
 
 
-@check("max_logit", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    return lambda x: theirs("MaxLogit").score(x.logits).numpy()
-
-
 @check("energy", FORMULA)
 def _(fit: Fitting) -> Scorer:
     return lambda x: reference().energy(x.logits.numpy())
-
-
-@check("energy", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    return lambda x: theirs("EnergyBased").score(x.logits).numpy()
 
 
 @check("entropy", FORMULA)
@@ -136,31 +113,15 @@ def _(fit: Fitting) -> Scorer:
     return lambda x: reference().entropy(x.logits.numpy())
 
 
-@check("entropy", PYTORCH_OOD, "none: it clips p at 1e-7")
-def _(fit: Fitting) -> Scorer:
-    return lambda x: theirs("Entropy").score(x.logits).numpy()
-
-
 @check("gen", FORMULA)
 def _(fit: Fitting) -> Scorer:
     return lambda x: reference().gen(x.logits.numpy())
-
-
-@check("gen", PYTORCH_OOD, "times C, for it takes the mean; it also clamps p to [1e-7, 1 - 1e-7]")
-def _(fit: Fitting) -> Scorer:
-    return lambda x: x.logits.shape[1] * theirs("GEN").score(x.logits).numpy()
 
 
 @check("kl_matching", FORMULA)
 def _(fit: Fitting) -> Scorer:
     score = reference().KLMatching(fit.taken.logits.numpy())
     return lambda x: score(x.logits.numpy())
-
-
-@check("kl_matching", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    detector = theirs("KLMatching")(None).fit_logits(fit.taken.logits)
-    return lambda x: detector.predict_logits(x.logits).detach().numpy()
 
 
 @check("mahalanobis", FORMULA)
@@ -170,20 +131,10 @@ def _(fit: Fitting) -> Scorer:
     return lambda x: reference().mahalanobis(x.features.numpy(), means, covariance)
 
 
-@check("mahalanobis", PYTORCH_OOD, "times 2 N: half the distance, under the scatter", shrinkage=0.0)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("Mahalanobis")(None), fit, 2 * len(fit.taken.labels))
-
-
 @check("relative_mahalanobis", FORMULA)
 def _(fit: Fitting) -> Scorer:
     score = reference().RelativeMahalanobis(fit.taken.features.numpy(), fit.taken.labels.numpy(), 1e-4)
     return lambda x: score(x.features.numpy())
-
-
-@check("relative_mahalanobis", PYTORCH_OOD, "times N: distances under the scatters", shrinkage=0.0)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("RMD")(None), fit, len(fit.taken.labels))
 
 
 @check("she", FORMULA)
@@ -192,33 +143,11 @@ def _(fit: Fitting) -> Scorer:
     return lambda x: score(x.features.numpy(), x.logits.numpy())
 
 
-@check("she", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("SHE")(None, fit.head), fit)
-
-
-@check("knn", PYTORCH_OOD, "squared: it gives the distance")
-def _(fit: Fitting) -> Scorer:
-    distance = on_features(theirs("KNN")(None, k=50), fit)
-    return lambda x: distance(x) ** 2
-
-
-@check("knn", PYTORCH_OOD, "squared: it gives the distance", k=1, normalise=False)
-def _(fit: Fitting) -> Scorer:
-    distance = on_features(theirs("KNN")(None, k=1, normalize=False), fit)
-    return lambda x: distance(x) ** 2
-
-
 @check("vim", FORMULA, dim=VIM_DIM, sample=50_000)
 def _(fit: Fitting) -> Scorer:
     weight, bias, _ = fit.layer
     score = reference().ViM(fit.taken.features.numpy(), fit.taken.logits.numpy(), weight, bias, VIM_DIM)
     return lambda x: score(x.features.numpy(), x.logits.numpy())
-
-
-@check("vim", PYTORCH_OOD, dim=VIM_DIM, sample=50_000)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("ViM")(None, d=VIM_DIM, w=fit.weight, b=fit.bias), fit)
 
 
 @check("cosine", FORMULA)
@@ -238,13 +167,6 @@ def _(fit: Fitting) -> Scorer:
     return score
 
 
-@check("react", PYTORCH_OOD)
-def _(fit: Fitting) -> Scorer:
-    detector = theirs("ReAct")(None, fit.head, percentile=0.9)
-    detector.fit_feature_maps(fit.taken.features, fit.taken.labels)
-    return lambda x: detector.predict_feature_maps(x.features).numpy()
-
-
 @check("dice", FORMULA, percentile=90.0)
 def _(fit: Fitting) -> Scorer:
     def score(x: Taken) -> np.ndarray:
@@ -252,11 +174,6 @@ def _(fit: Fitting) -> Scorer:
         return reference().energy(logits)
 
     return score
-
-
-@check("dice", PYTORCH_OOD, percentile=90.0)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("DICE")(None, fit.weight, fit.bias, p=0.9), fit)
 
 
 @check("ash", FORMULA, variant="b", percentile=65.0)
@@ -271,15 +188,50 @@ def _(fit: Fitting) -> Scorer:
     return score
 
 
-@check("ash", PYTORCH_OOD, "none: it fills zeros where less than k are not 0", variant="b", percentile=65.0)
-def _(fit: Fitting) -> Scorer:
-    def head(maps: Tensor) -> Tensor:
-        return fit.head(maps.flatten(1))
-
-    detector = theirs("ASH")(None, head, variant="ash-b", percentile=0.65)
-    return lambda x: detector.predict_feature_maps(x.features[:, :, None, None]).numpy()
+Change = Callable[[np.ndarray, Fitting], np.ndarray]
 
 
-@check("nnguide", PYTORCH_OOD, alpha=1.0)
-def _(fit: Fitting) -> Scorer:
-    return on_features(theirs("NNGuide")(None, fit.head, k=100), fit)
+def _as_it_is(scores: np.ndarray, fit: Fitting) -> np.ndarray:
+    return scores
+
+
+def library(score: str, correction: str = "", change: Change = _as_it_is, **options: Any) -> None:
+    """List a comparison with pytorch-ood's detector (`train.benchmark.counterparts`)."""
+
+    def build(fit: Fitting) -> Scorer:
+        features, logits, labels = fit.taken
+        ours, last = create_score(score, **options), LastLayer(fit.weight, fit.bias)
+        detector = counterpart(ours, Outputs(features, logits, None), labels, last)
+        if detector is None:
+            raise ValueError(f"pytorch-ood has no {score} with {options}")
+        return lambda x: change(detector(Outputs(x.features, x.logits, None)), fit)
+
+    CHECKS.append(Check(score, PYTORCH_OOD, options, correction, build))
+
+
+def _squared(scores: np.ndarray, fit: Fitting) -> np.ndarray:
+    return scores**2
+
+
+def _times(factor: Callable[[Fitting], float]) -> Change:
+    return lambda scores, fit: factor(fit) * scores
+
+
+def _images(fit: Fitting) -> int:
+    return len(fit.taken.labels)
+
+
+for _name in ("msp", "max_logit", "energy", "kl_matching", "she", "react"):
+    library(_name)
+library("entropy", "none: it clips p at 1e-7")
+_mean_over_classes = "times C, for it takes the mean; it also clamps p to [1e-7, 1 - 1e-7]"
+library("gen", _mean_over_classes, _times(lambda fit: fit.taken.logits.shape[1]))
+_half_under_scatter = "times 2 N: half the distance, under the scatter"
+library("mahalanobis", _half_under_scatter, _times(lambda fit: 2 * _images(fit)), shrinkage=0.0)
+library("relative_mahalanobis", "times N: distances under the scatters", _times(_images), shrinkage=0.0)
+library("knn", "squared: it gives the distance", _squared)
+library("knn", "squared: it gives the distance", _squared, k=1, normalise=False)
+library("vim", dim=VIM_DIM, sample=50_000)
+library("dice", percentile=90.0)
+library("ash", "none: it fills zeros where less than k are not 0", variant="b", percentile=65.0)
+library("nnguide", alpha=1.0)

@@ -31,8 +31,6 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from benchmarks.interleave import Timing, interleave
-from benchmarks.machine import describe, machine
 from export.to_onnx import OPSET, onnx_bytes
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier
@@ -42,6 +40,8 @@ from guard.scores import Score, create_score
 from guard.scores.energy_logistic import EnergyLogistic
 from guard.scores.rejection import Rejection
 from train.backbones import create_backbone
+from train.benchmark.interleave import Timing, interleave
+from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 HEADS = ("energy", "rejection", "cosine")  # the three kinds of head of the product; these have the goals below

@@ -30,13 +30,13 @@ import torch
 import guard
 from benchmarks.independent_image_scores import gram, odin
 from benchmarks.independent_scores import CHECKS, PYTORCH_OOD, Check, Fitting, Taken
-from benchmarks.machine import describe, machine
 from guard.data import ImageData, load
 from guard.detector import Guard
 from guard.evaluation import metrics
 from guard.graph.module import GuardModule
 from guard.heads import LastLayer
 from guard.scores import create_score, get_score, list_scores
+from train.benchmark.machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

@@ -36,8 +36,6 @@ import torch
 import guard
 from benchmarks.bank_search import BANK, WIDTH, bank_table, knn_rows, mahalanobis_rows
 from benchmarks.independent_scores import CHECKS, FORMULA, PYTORCH_OOD, Check, Fitting, Taken
-from benchmarks.interleave import interleave
-from benchmarks.machine import describe, machine, usable_cores
 from benchmarks.memory import peak_above
 from benchmarks.score_equality import TEST, extracted
 from guard.data import ImageData, load
@@ -45,6 +43,8 @@ from guard.detector import Guard
 from guard.evaluation import metrics
 from guard.heads import LastLayer
 from guard.scores import Score, create_score
+from train.benchmark.interleave import interleave
+from train.benchmark.machine import describe, machine, usable_cores
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

@@ -33,11 +33,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import guard
-from benchmarks.interleave import interleave
-from benchmarks.machine import describe, machine, usable_cores
-from benchmarks.outputs import detection_numbers, images_of
 from guard.data import ImageData, load
 from guard.demo import images as demo_images
+from train.benchmark.interleave import interleave
+from train.benchmark.machine import describe, machine, usable_cores
+from train.benchmark.outputs import detection_numbers, images_of
 from train.generators.diffusion import DiffusionOptions, make_diffusion
 from train.generators.diffusion.model import BuiltInDiffusion, ModelCard
 from train.generators.diffusion.noise import solver

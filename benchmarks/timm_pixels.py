@@ -34,9 +34,9 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 import guard
-from benchmarks.machine import describe, machine
 from guard.data.forms import open_source
 from guard.preprocess import open_image, to_input
+from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 ARCHITECTURE = "tf_efficientnet_lite0"

@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.interleave import Timing, interleave
-from benchmarks.machine import describe, machine, usable_cores
 from guard.data import ImageData, load
 from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
+from train.benchmark.interleave import Timing, interleave
+from train.benchmark.machine import describe, machine, usable_cores
 from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
 from train.engine.precision import cpu_has_bf16

@@ -10,7 +10,8 @@
 `ood_score` is higher for images that are more out-of-distribution, everywhere; an image is flagged when its score is
 above the threshold, which is calibrated on held-out images to a stated false-alarm rate.
 
-    api/           the public functions; requests.py is what they were asked for
+    api/           the public functions; requests.py is what they were asked for,
+                   benchmark_file.py what a benchmark's file says
     detector.py    `Guard`, what they make: classifier, score, threshold; verdict.py its answers
     manifest.py    everything about a guard except its weights; errors.py every error a user can cause
     record.py      options that explain themselves, and the registry of what has them; renamed.py their old names
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 from . import errors
 from .api import (
+    benchmark,
     calibrate,
     create_score,
     evaluate,
@@ -53,6 +55,7 @@ __all__ = [
     "Guard",
     "Verdict",
     "Verdicts",
+    "benchmark",
     "calibrate",
     "create_score",
     "errors",

@@ -135,11 +135,17 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
 
 def one_sentence(error: ValidationError, record: type[Record], owner: str, also: Iterable[str] = ()) -> str:
     """The first problem with a `record`, for the user who gave its options to `owner`: "method 'vos'"."""
-    first = error.errors()[0]
+    every = error.errors()
+    first = next(
+        (one for one in every if one["type"] == "extra_forbidden"), every[0]
+    )  # it may be a missing one misspelt
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         inner = _record_at(record, first["loc"][:-1])
         return _unknown(inner, first["loc"], owner, also if inner is record else ())
+    if first["type"] == "missing":
+        field = _record_at(record, first["loc"][:-1]).model_fields.get(str(first["loc"][-1]))
+        return f"{owner} needs {name}" + (f": {field.description}" if field and field.description else "")
     message, given = first["msg"].removeprefix("Value error, "), _short(first["input"])
     if not name:  # a rule between options; its message has the values
         return f"{owner}: {message}"

@@ -269,3 +269,14 @@ class CalibrateRequest(Request):
     min_class_images: int | None = option(None, "A class with fewer images keeps the pooled threshold; default 50.")
     temperature_scaling: bool = option(False, "Fit the temperature of the probabilities anew; needs labels.")
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
+
+
+class BenchmarkRequest(Request):
+    """The arguments of `guard.benchmark`."""
+
+    function: ClassVar[str] = "guard.benchmark"
+    file: Any = option(..., "The YAML file; its keys are below.")
+    out: Path | None = option(None, "Folder of runs and report, in place of the file's.")
+    settings: Mapping[str, Any] = option(
+        {}, "Keys that replace those of the file.", rule="takes a mapping such as {'epochs': 1}"
+    )

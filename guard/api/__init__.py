@@ -2,6 +2,7 @@
 
 making     train, fit
 synthesis  synth
+benchmarking  benchmark
 using      load, export, verify, calibrate, evaluate
 listing    list_methods, list_scores, create_score, register_score
 arguments  what they do with an argument before it goes into a request (`guard.requests`)
@@ -9,12 +10,14 @@ arguments  what they do with an argument before it goes into a request (`guard.r
 
 from __future__ import annotations
 
+from .benchmarking import benchmark
 from .listing import create_score, list_methods, list_scores, register_score
 from .making import fit, train
 from .synthesis import synth
 from .using import calibrate, evaluate, export, load, verify
 
 __all__ = [
+    "benchmark",
     "calibrate",
     "create_score",
     "evaluate",

@@ -5,6 +5,7 @@
     guard export | verify    write it as one graph, prove it
     guard calibrate          choose its thresholds anew
     guard predict | eval     ask it
+    guard benchmark          compare methods, heads and scores
     guard methods | heads | scores | synthesisers    what there is
     guard serve | demo       run it
 
@@ -29,6 +30,7 @@ import typer
 
 from ..errors import GuardError
 from . import (
+    benchmark,
     calibrate,
     demo,
     evaluate,
@@ -56,6 +58,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": calibrate.calibrate,
     "predict": predict.predict,
     "eval": evaluate.evaluate,
+    "benchmark": benchmark.benchmark,
     "methods": methods.methods,
     "heads": heads.heads,
     "scores": scores.scores,

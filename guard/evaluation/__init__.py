@@ -6,5 +6,6 @@ result         what that found, as records
 table          the result in a terminal
 charts         histograms and ROC curves as SVG
 wrong_answers  the most confidently wrong images
-report         all of it on one self-contained page
+page           the frame of a self-contained page
+report         all of it on one
 """

@@ -1,23 +1,21 @@
 """`write_report`: an `Evaluation` as one HTML file that opens from disk (no scripts, nothing loaded from elsewhere).
 
-The page's frame and colours are in ``report.html``, the drawings in `guard.evaluation.charts`, the images in
+The page's frame and colours are in `guard.evaluation.page`, the drawings in `guard.evaluation.charts`, the images in
 `guard.evaluation.wrong_answers`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from ..artefact.files import write_atomic
 from ..calibration.conformal import beta_binomial_interval
 from ..manifest import Calibration, Manifest
 from .charts import COLOURS, RocLine, p_value_histogram, roc_chart, score_histogram, score_range
 from .metrics import METRICS, roc_curve
+from .page import framed
 from .result import Evaluation, Interval, OodResult
 from .table import LOWER_IS_BETTER, TITLES, bounds, classes, headline, meaning, percent, percents
 from .wrong_answers import Exhibit, Gallery, galleries
@@ -58,13 +56,10 @@ def render(evaluation: Evaluation) -> str:
     if evaluation.ood:
         sections += [_detection_table(evaluation), _histograms(evaluation)]
     sections += [_curves(evaluation), *map(_gallery, galleries(evaluation)), _details(evaluation)]
-    colours = "\n".join(f".c{i} {{ stroke: var(--c{i}); --own: var(--c{i}); }}" for i in range(COLOURS))
-    fills = ", ".join(f".area.c{i}, .point.c{i}" for i in range(COLOURS))
-    return Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{evaluation.manifest.name}: guard report"),
-        colours=f"{colours}\n{fills} {{ fill: var(--own); }}",
+    return framed(
+        title=f"{evaluation.manifest.name}: guard report",
         header=_header(evaluation),
-        main=re.sub(r"(?<=\d) %", "&nbsp;%", "\n".join(sections)),
+        main="\n".join(sections),
         footer=_footer(evaluation),
     )
 

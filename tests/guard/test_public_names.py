@@ -9,6 +9,7 @@ import pytest
 import guard
 
 FUNCTIONS = {
+    "benchmark",
     "calibrate",
     "create_score",
     "evaluate",
@@ -41,7 +42,7 @@ def test_what_is_public_is_documented(name: str) -> None:
     assert len(inspect.getdoc(getattr(guard, name)) or "") > 40
 
 
-@pytest.mark.parametrize("name", ["train", "fit", "synth", "calibrate", "export", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "fit", "synth", "calibrate", "export", "evaluate", "benchmark"])
 def test_every_argument_of_the_large_functions_is_documented(name: str) -> None:
     function = getattr(guard, name)
     doc = inspect.getdoc(function) or ""

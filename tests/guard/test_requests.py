@@ -13,6 +13,7 @@ import pytest
 import guard
 from guard.errors import ConfigError
 from guard.requests import (
+    BenchmarkRequest,
     CalibrateRequest,
     EvaluateRequest,
     ExportRequest,
@@ -24,6 +25,7 @@ from guard.requests import (
 )
 
 REQUESTS: dict[Callable[..., Any], type[Request]] = {
+    guard.benchmark: BenchmarkRequest,
     guard.calibrate: CalibrateRequest,
     guard.evaluate: EvaluateRequest,
     guard.export: ExportRequest,

@@ -20,3 +20,10 @@ def progress_bar(title: str, steps: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=steps)
         yield lambda: progress.advance(task)
+
+
+def said_on_a_terminal(text: str) -> None:
+    """A line for people at a terminal's stderr; logs and files do not get it."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(text, style="bold", markup=False, highlight=False)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from guard import api, cli
+from guard.benchmark_file import BenchmarkFile
 from guard.requests import (
+    BenchmarkRequest,
     CalibrateRequest,
     EvaluateRequest,
     ExportRequest,
@@ -33,6 +35,7 @@ REQUESTS = {
     "verify": VerifyRequest,
     "calibrate": CalibrateRequest,
     "eval": EvaluateRequest,
+    "benchmark": BenchmarkRequest,
 }
 
 
@@ -170,6 +173,28 @@ def test_eval_forwards_sets_by_name(run: Command, calls: dict[str, dict[str, Any
     given = calls["evaluate"]
     assert given["ood"] == {"near": "digits:8-9", "flowers": "ood/flowers.parquet", "mnist": "ood/mnist.parquet"}
     assert given["near"] == ["near"]
+
+
+def test_benchmark_forwards_keys_by_their_paths(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    @functools.wraps(api.benchmark)
+    def recorded(**named: Any) -> Any:
+        given.update(named)
+        return SimpleNamespace(folder=Path("runs/b"), rows=[{"score": "knn"}])
+
+    monkeypatch.setattr(api, "benchmark", recorded)
+    words = ("--set", "epochs=1", "--set", "data.train=x/", "--set", "seeds=[0, 1]", "--out", "runs/b", "--json")
+    result = run("benchmark", "b.yaml", *words)
+    assert json.loads(result.out) == {"out": "runs/b", "rows": [{"score": "knn"}]}
+    settings = {"epochs": 1, "data": {"train": "x/"}, "seeds": [0, 1]}
+    assert given == {"file": "b.yaml", "out": Path("runs/b"), "settings": settings}
+
+
+def test_the_help_of_benchmark_says_every_key_of_the_file(run: Command) -> None:
+    shown = " ".join(run("benchmark", "--help").out.split())
+    for name, field in BenchmarkFile.model_fields.items():
+        assert f"{name}: {' '.join(str(field.description).split()[:3])}" in shown
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Features and logits taken once, and every score on them: what the detection benchmarks measure by."""
+"""Features and logits taken once, and every score on them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ from torch import Tensor
 from guard.data import ImageData
 from guard.detector import Guard
 from guard.evaluation import metrics
+from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.scores import Score
 
 CHUNK = 500  # images per call of a score
 
 
-@torch.inference_mode()
-def outputs_of(g: Guard, batches: Iterable[np.ndarray]) -> Outputs:
-    """Features (N, D) and logits (N, C) of batches of uint8 images; the last map where the guard's score reads it."""
-    g.module.eval()
-    seen = [g.module.outputs(torch.from_numpy(np.ascontiguousarray(batch))) for batch in batches]
-    maps = [t.feature_map for t in seen if t.feature_map is not None and g.module.score.uses_map]
+@torch.no_grad()
+def outputs_of(g: Guard | GuardModule, batches: Iterable[np.ndarray], *, maps: bool | None = None) -> Outputs:
+    """Features (N, D) and logits (N, C) of batches of uint8 images, float32 on the CPU.
+
+    Args:
+        maps: whether the last map is kept; default where the score reads it.
+    """
+    module = (g.module if isinstance(g, Guard) else g).eval()
+    keep = module.score.uses_map if maps is None else maps
+    device, seen = module.scale.device, []
+    for batch in batches:
+        shown = module.outputs(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
+        kept = shown.feature_map.float().cpu() if keep and shown.feature_map is not None else None
+        seen.append(Outputs(shown.features.float().cpu(), shown.logits.float().cpu(), kept))
+    found = [t.feature_map for t in seen if t.feature_map is not None]
     features, logits = torch.cat([t.features for t in seen]), torch.cat([t.logits for t in seen])
-    return Outputs(features, logits, torch.cat(maps) if maps else None)
+    return Outputs(features, logits, torch.cat(found) if found else None)
 
 
 def images_of(data: ImageData) -> Iterator[np.ndarray]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks import interleave as module
-from benchmarks.interleave import interleave
-from benchmarks.machine import describe, machine
+from train.benchmark.interleave import interleave
+from train.benchmark.machine import describe, machine
 
 
 class Clock:

@@ -1,0 +1,144 @@
+"""What a benchmark runs, in which order and under which identity; and what it refuses before it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guard
+from guard.errors import GuardError
+from guard.requests import BenchmarkRequest
+from train.benchmark.file import read
+from train.benchmark.plan import Plan, train_request
+from train.benchmark.planning import planned
+from train.benchmark.sets import open_sets
+
+
+def plan_of(keys: dict[str, Any], out: Path | None = None) -> Plan:
+    asked, folder = read(BenchmarkRequest(file=keys, out=out))
+    request = train_request(asked, "wrn10_2", {"method": "plain", **asked.training}, seed=0)
+    return planned(asked, folder, open_sets(asked, folder, request))
+
+
+def identities(keys: dict[str, Any]) -> dict[str, str]:
+    plan = plan_of(keys)
+    return {run.place: plan.identity(run) for run in plan.runs}
+
+
+def test_each_run_comes_after_the_one_that_it_starts_from(small: dict[str, Any], tmp_path: Path) -> None:
+    small["methods"] = {"tuned": {"method": "phase_mix", "init": "run:plain"}, "plain": {}}
+    plan = plan_of(small, tmp_path)
+    places = [run.place for run in plan.runs]
+    assert places == [f"wrn10_2/{name}-s{seed}" for seed in (0, 1) for name in ("plain", "tuned")]
+    assert plan.request(plan.runs[1]).init == tmp_path / "runs" / "wrn10_2" / "plain-s0"
+    assert [run.place for run in plan.runs[3].ancestors()] == ["wrn10_2/plain-s1"]
+
+
+def test_heads_multiply_the_methods_that_do_not_name_one(small: dict[str, Any]) -> None:
+    small |= {"heads": ["linear", "cosine"], "seeds": [4]}
+    small["methods"]["plus"] = {"method": "plain", "head": "c_plus_1", "init": "plain"}
+    runs = {run.place: run for run in plan_of(small).runs}
+    assert list(runs) == [f"wrn10_2/{n}-s4" for n in ("plain-linear", "plain-cosine", "phase_mix-linear",
+                                                       "phase_mix-cosine", "plus")]  # fmt: skip
+    assert runs["wrn10_2/phase_mix-cosine-s4"].needs["plain"].place == "wrn10_2/plain-cosine-s4"
+    assert runs["wrn10_2/plus-s4"].needs["plain"].place == "wrn10_2/plain-linear-s4"
+
+
+def test_own_is_the_score_of_the_method_and_each_score_is_there_once(small: dict[str, Any]) -> None:
+    small |= {"scores": ["own", "energy+vim", "knn"]}
+    small["methods"]["vos"] = {"score": "energy_logistic", "scores": ["own", "energy_logistic+knn"]}
+    labels = {run.name: [score.label for score in run.scores] for run in plan_of(small).runs}
+    assert labels["plain"] == ["energy", "energy+vim", "knn"]
+    assert labels["phase_mix"] == ["energy+vim", "knn"]
+    assert labels["vos"] == ["energy_logistic", "energy_logistic+knn"]
+
+
+def test_an_identity_changes_with_what_decides_the_network_and_with_nothing_else(small: dict[str, Any]) -> None:
+    before = identities(small)
+    assert before == identities({**small, "scores": ["msp"], "ood": {"far": {"n": "uniform_noise"}}, "name": "other"})
+    changed = identities({**small, "methods": {"plain": {}, "phase_mix": {"init": "plain", "weight": 1.0}}})
+    assert {place for place in before if before[place] != changed[place]} == {
+        "wrn10_2/phase_mix-s0",
+        "wrn10_2/phase_mix-s1",
+    }
+    changed = identities({**small, "methods": {"plain": {"lr": 0.05}, "phase_mix": {"init": "plain"}}})
+    assert not set(before.values()) & set(changed.values())  # what starts from another network is another
+    assert not set(before.values()) & set(identities({**small, "data": "digits:0-3"}).values())
+
+
+def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_path: Path) -> None:
+    small["methods"] = {
+        "plain": {},
+        "dmr": {"pair": {"epochs": 1}},
+        "mlm": {"pair": {"epochs": 1}},
+        "longer": {"method": "mlm", "pair": {"epochs": 2}},
+        "elsewhere": {"method": "mlm", "pair": {"folder": "mine"}},
+    }
+    plan = plan_of(small, tmp_path)
+    folders = {run.name: plan.request(run).options.get("pair", {}).get("folder") for run in plan.runs if not run.seed}
+    assert folders["plain"] is None
+    assert folders["dmr"] == folders["mlm"]
+    assert Path(folders["dmr"]).parent == tmp_path / "shared"
+    assert folders["longer"] not in (None, folders["mlm"])
+    assert folders["elsewhere"] == "mine"
+
+
+def test_stores_and_weights_of_outliers(small: dict[str, Any], tmp_path: Path) -> None:
+    small["stores"] = {"mixes": {"method": "phase_mix", "count": 30}}
+    small["methods"] = {"one": {"method": "oe", "outliers": "store:mixes"},
+                        "two": {"method": "oe", "outliers": {"store:mixes": 2, "patch_shuffle": 1}}}  # fmt: skip
+    plan = plan_of(small, tmp_path)
+    store = str(tmp_path / "stores" / "mixes-s0")
+    assert [plan.request(run).outliers for run in plan.runs[:2]] == [store, {store: 2, "patch_shuffle": 1}]
+    other = plan_of({**small, "stores": {"mixes": {"method": "phase_mix", "count": 31}}}, tmp_path)
+    assert plan.identity(plan.runs[0]) != other.identity(other.runs[0])
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"methods": {"vso": {}}}, "unknown method 'vso'; did you mean 'vos'"),
+        ({"methods": {"a": {"method": "plain", "epohcs": 3}}}, "method 'plain' has no option 'epohcs'"),
+        ({"methods": {"plain": {"seed": 3}}}, "method 'plain' of the benchmark: seed is said by the key 'seeds'"),
+        ({"training": {"seed": 3}}, "the key 'training' of the benchmark: seed is said by the key 'seeds'"),
+        ({"training": {"test": 0}}, "test: 0 holds out no images to measure on"),
+        ({"training": {"test": "t.csv"}}, "test of the benchmark's trainings is a count or a share"),
+        ({"methods": {"phase_mix": {"init": "plian"}, "plain": {}}}, "unknown method of the benchmark 'plian'"),
+        ({"methods": {"a": {"method": "plain", "init": "b"}, "b": {"method": "plain", "init": "a"}}}, "each other"),
+        ({"methods": {"oe": {}}}, "method 'oe' learns from outlier images"),
+        ({"methods": {"oe": {"outliers": "no/such.parquet"}}}, r"no/such\.parquet"),
+        ({"methods": {"oe": {"outliers": "store:x"}}}, "unknown store of the benchmark 'x'"),
+        ({"methods": {"plain": {}, "plain ": {"method": "plain"}}}, "would lie in wrn10_2/plain-s0"),
+        ({"stores": {"x": {"count": 3}}}, "store 'x' of the benchmark needs a method"),
+        ({"heads": ["cosnie"]}, "unknown head 'cosnie'"),
+        ({"heads": ["cosine"], "methods": {"npos": {}}}, "method 'npos' trains head="),
+        ({"backbones": ["wrn99"]}, "wrn99"),
+        ({"scores": ["knm"]}, "unknown score 'knm'; did you mean 'knn'"),
+        ({"scores": [{"name": "knn", "kk": 3}]}, "score 'knn' has no option 'kk'"),
+        ({"scores": [{"k": 3}]}, "a score of the benchmark is a name, or a mapping like"),
+        ({"scores": ["knn", "knn"]}, "two scores of the benchmark are called 'knn'"),
+        ({"scores": ["rejection"]}, "score 'rejection' is learned by method 'rejection', not by 'plain'"),
+        ({"scores": ["reject_class"]}, "score 'reject_class' needs an extra class for outliers"),
+        ({"baseline": "plian"}, "unknown method of the benchmark 'plian'; did you mean 'plain'"),
+        ({"ood": {}}, "the benchmark has no OOD sets"),
+        ({"ood": {"near": {"a": "letters"}, "far": {"a": "letters"}}}, "two OOD sets of the benchmark are called 'a'"),
+        ({"ood": {"far": {"a": "ood/none.parquet"}}}, "ood/none.parquet.* relative paths are looked up in"),
+        ({"data": {"train": "digits:0-2", "test": "digits:5-6"}}, "5"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    keys: dict[str, Any], sentence: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.benchmark.training.train", lambda _: pytest.fail("it trained"))
+    with pytest.raises(GuardError, match=sentence):
+        guard.benchmark({**small, **keys}, out=tmp_path / "out")
+
+
+def test_a_library_that_is_not_there_names_its_extra(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pytorch_ood.detector", None)
+    with pytest.raises(guard.errors.MissingExtraError, match=r"pip install 'ood-guard\[compare\]'"):
+        guard.benchmark({**small, "compare": "pytorch-ood"}, out=tmp_path)

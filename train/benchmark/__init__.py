@@ -1,0 +1,21 @@
+"""`guard.benchmark`: which method and which score, at what cost, on the same images.
+
+benchmark    the whole: takes runs that nobody holds, trains, measures, writes
+file         YAML -> `guard.benchmark_file.BenchmarkFile`, with what replaces its keys
+sets         the images: in-distribution and OOD, opened once
+asked        scores as the file names them
+plan         the runs, and what identifies each
+planning     the file -> a plan; everything that can be refused without training is
+training     one run: its folder, its clock, the runs and stores that it needs
+turns        which process does which run
+outputs      features and logits taken once, and every score on them
+measure      a trained network -> rows of numbers
+cost         images per second with and without a score, interleaved (`interleave`)
+counterparts detectors of another library on the same features
+results      the rows on disk
+summary      means over seeds, sets left out
+differences  each row against the baseline, with `intervals`
+tables       results.csv and results.md
+page, plots  report.html, of `page_tables` and scatter plots; report writes all of them
+machine      what it was measured on
+"""

@@ -1,0 +1,104 @@
+"""Scores as a benchmark's file names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guard.errors import ConfigError
+from guard.graph.outputs import FeatureClassifier
+from guard.heads import head_class
+from guard.requests import TrainRequest
+from guard.scores import Score
+from guard.scores.table import why_not
+
+from ..methods.base import Method
+from ..runs.resolve import asked_score, score_for
+
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class AskedScore:
+    """A score with the options that were given, and what it is called in the report."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+def asked_scores(given: Iterable[Any]) -> tuple[AskedScore, ...]:
+    """From names, and mappings with `name`, options and perhaps a `label`.
+
+    Raises:
+        ConfigError: an entry without a name, or two with one label.
+    """
+    found = [_asked(entry) for entry in given]
+    labels = [score.label for score in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"two scores of the benchmark are called {label!r}; give one a label of its own")
+    return tuple(found)
+
+
+def _asked(entry: Any) -> AskedScore:
+    if isinstance(entry, str):
+        return AskedScore(entry, {}, entry)
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise ConfigError(f"a score of the benchmark is a name, or a mapping like {{name: knn, k: 10}}, got {entry!r}")
+    options = {key: value for key, value in entry.items() if key not in ("name", "label")}
+    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    label = str(entry.get("label") or (f"{entry['name']} ({said})" if said else entry["name"]))
+    return AskedScore(entry["name"], options, label)
+
+
+def own_of(request: TrainRequest, method: Method) -> AskedScore:
+    """The score that the training chooses by itself."""
+    score = asked_score(request, method)
+    name = "+".join(part.name for part in score.parts())
+    return AskedScore(name, request.score_options, name)
+
+
+def resolved(
+    asked: Iterable[AskedScore], request: TrainRequest, method: Method, classifier: FeatureClassifier
+) -> tuple[AskedScore, ...]:
+    """With the method's own score in the place of "own", and each score once.
+
+    Raises:
+        ConfigError, ModelError: a score that the network of this training will not have.
+    """
+    own = own_of(request, method)
+    found: dict[str, AskedScore] = {}
+    for score in asked:
+        use = own if score.name == OWN else score
+        check(created(use, method), request, method, classifier)
+        found.setdefault(use.label, use)
+    return tuple(found.values())
+
+
+def created(asked: AskedScore, method: Method) -> Score:
+    """Unfitted, with what follows from the method's options.
+
+    Raises:
+        ConfigError: an unknown score, an option it does not have, or one that another method learns.
+    """
+    return score_for(method, asked.name, asked.options)
+
+
+def check(score: Score, request: TrainRequest, method: Method, classifier: FeatureClassifier) -> None:
+    """Raises: ConfigError: the network cannot give the score, or its training does not learn it."""
+    learned = {part.name for part in asked_score(request, method).parts() if part.trained_by}
+    for part in score.parts():
+        if part.trained_by and part.name not in learned:
+            raise ConfigError(
+                f"score {part.name!r} is learned in training, and method {method.name!r} with these arguments learns "
+                f"{', '.join(sorted(learned)) or 'none'}; list it under scores: of the method that does"
+            )
+        reason = "" if part.trained_by else why_not(part, classifier)
+        if reason:
+            raise ConfigError(f"score {part.name!r} {reason}; head {head_name(request)} of method {method.name!r}")
+
+
+def head_name(request: TrainRequest) -> str:
+    return repr(head_class(request.head).name) if request.head else "of its own"

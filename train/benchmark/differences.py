@@ -1,0 +1,59 @@
+"""Each row of the report against the row of the baseline that it is best compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .intervals import Difference, over_images, over_seeds
+from .results import Results, read_scores
+from .summary import Group, mean_over
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A group and the baseline's; the differences of the mean AUROC over near and over far, None without such sets."""
+
+    group: Group
+    baseline: Group
+    near: Difference | None
+    far: Difference | None
+
+
+def compared(results: Results, groups: Sequence[Group], baseline: str) -> list[Compared]:
+    """Every other method's groups against the baseline's of the same score, backbone and, where it has it, head.
+
+    Where the baseline has no such score, it is its first.
+    """
+    found = []
+    for group in groups:
+        other = _counterpart(group, groups, baseline)
+        if group.method == baseline or other is None or not set(group.seeds) & set(other.seeds):
+            continue
+        near, far = (_difference(results, group, other, names) for names in (results.near, results.far))
+        found.append(Compared(group, other, near, far))
+    return found
+
+
+def _counterpart(group: Group, groups: Sequence[Group], baseline: str) -> Group | None:
+    theirs = [g for g in groups if g.method == baseline and g.backbone == group.backbone]
+    same_head = [g for g in theirs if g.head == group.head] or theirs
+    same_score = [g for g in same_head if g.score == group.score] or same_head
+    return same_score[0] if same_score else None
+
+
+def _difference(results: Results, group: Group, other: Group, names: tuple[str, ...]) -> Difference | None:
+    theirs = {row["seed"]: row for row in other.rows}
+    pairs = [(row, theirs[row["seed"]]) for row in group.rows if row["seed"] in theirs]
+    numbers = [[mean_over(row, names, "auroc") for row in pair] for pair in pairs]
+    if not names or any(value is None for pair in numbers for value in pair):
+        return None
+    differences = [float(np.subtract(*pair)) for pair in numbers]
+    if len(pairs) > 1:
+        return over_seeds(differences)
+    scores = [read_scores(results.folder, row) for row in pairs[0]]
+    if any(name not in one for one in scores for name in ("", *names)):
+        return Difference(differences[0], None, "images")
+    return Difference(differences[0], over_images(scores[0], scores[1], names), "images")

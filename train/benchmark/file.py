@@ -1,0 +1,92 @@
+"""The YAML file of a benchmark: read, with other values in place of some of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.benchmark_file import BenchmarkFile
+from guard.errors import ConfigError, MissingDataError, MissingExtraError
+from guard.paths import path_given
+from guard.requests import BenchmarkRequest
+
+
+def read(request: BenchmarkRequest) -> tuple[BenchmarkFile, Path]:
+    """What is asked for, and the folder that its paths are relative to. `name` and `out` are filled in.
+
+    Raises:
+        MissingDataError: there is no such file.
+        ConfigError: it is not YAML, or says what is not accepted.
+    """
+    given, folder, name = _given(request.file)
+    given = _replaced(given, request.settings, "")
+    given.setdefault("name", name)
+    if request.out is not None:
+        given["out"] = str(request.out.resolve())
+    with BenchmarkFile.checked():
+        asked = BenchmarkFile(**given)
+    out = folder / (asked.out or f"runs/{asked.name}")
+    return asked.model_copy(update={"out": str(out.resolve())}), folder / (asked.root or ".")
+
+
+def _given(file: Any) -> tuple[dict[str, Any], Path, str]:
+    """The keys, the folder of the file, and its name."""
+    if isinstance(file, Mapping):
+        return dict(file), Path.cwd(), "benchmark"
+    path = path_given(file, "file")
+    if not path.is_file():
+        raise MissingDataError(f"no such file: {path}; accepted: a YAML file, see docs/benchmarking.md")
+    found = _parsed(path)
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ConfigError(f"{path} must hold keys with values, like 'data: digits', got {str(found)[:80]!r}")
+    return found, path.parent.resolve(), path.stem
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml (needed by guard.benchmark)", "train") from error
+
+    class Loader(yaml.SafeLoader):
+        """A key that is given twice is an error, not the last one's value."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1 and key != "<<":
+                    raise ConfigError(f"{path}, line {node.start_mark.line + 1}: {key!r} is given twice")
+            return dict(super().construct_mapping(node, deep))
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+
+
+def _replaced(given: Mapping[str, Any], settings: Mapping[str, Any], above: str) -> dict[str, Any]:
+    """The keys with `settings` in their places; mappings are merged."""
+    merged = dict(given)
+    for key, value in settings.items():
+        there = merged.get(key)
+        if isinstance(value, Mapping) and there is not None:
+            if not isinstance(there, Mapping):
+                if (above, key) != ("", "data"):
+                    raise ConfigError(f"{above}{key} is {there!r} in the file, which has no {next(iter(value))!r}")
+                there = {"train": there}
+            value = _replaced(there, value, f"{above}{key}.")
+        merged[key] = value
+    return merged
+
+
+def located(given: Any, folder: Path) -> Any:
+    """A path, or pattern of paths, that is there in the folder; whatever else it may be stays as it is."""
+    if not isinstance(given, str | Path):
+        return given
+    try:
+        path = folder / Path(given).expanduser()
+        there = path.exists() or any(folder.glob(str(given)))
+    except (OSError, ValueError, NotImplementedError):  # too long, or an absolute pattern
+        return given
+    return str(path) if there else given

@@ -1,0 +1,243 @@
+"""A trained network -> rows: every score fitted on the same features, and measured on the same images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guard.calibration.conformal import calibrate, reachable_rank
+from guard.data import ImageData
+from guard.data.held_out import Draw, one_of_each
+from guard.data.loading import first_or_drawn
+from guard.detector import Guard
+from guard.errors import CalibrationError
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Outputs
+from guard.scores import Score
+
+from ..cache.keyed import digest
+from ..features.extract import fit_score
+from ..methods.base import Method
+from ..runs.assemble import MIN_SETTLED
+from ..runs.fit import carried_over
+from ..runs.resolve import asked_method
+from . import counterparts, training
+from .asked import AskedScore, created
+from .cost import BATCH, Cost, costs
+from .outputs import detection_numbers, images_of, outputs_of, scores_of
+from .plan import Plan, Run
+from .results import Row, write_scores
+from .sets import TEST
+
+FROM_FEATURES = {"logits", "features", "weights", "extra class"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run: what scores are fitted to, the calibration split and its halves, what is measured."""
+
+    fitting: ImageData
+    settling: ImageData  # empty where so few are left that no threshold could be set
+    kept: ImageData
+    calibration: ImageData
+    test: ImageData
+
+
+def settings(plan: Plan, run: Run, score: AskedScore) -> str:
+    """Hex digits of all that decides a row, but the OOD sets."""
+    a = plan.asked
+    test = a.max_images if plan.sets.test is None else plan.sets.identity(TEST)
+    told = {"run": plan.identity(run), "score": [score.name, dict(score.options)], "test": test, "alpha": a.alpha}
+    return digest(told | ({"compare": a.compare} if a.compare else {}))
+
+
+def key(plan: Plan, run: Run, score: AskedScore) -> Row:
+    """The beginning of a row: what it is of, and its settings."""
+    return {
+        "backbone": run.backbone,
+        "method": run.name,
+        "head": run.trained_head,
+        "seed": run.seed,
+        "score": score.label,
+        "settings": settings(plan, run, score),
+    }
+
+
+def parts_of(plan: Plan, g: Guard) -> Parts:
+    """As `guard.train` divided the images, and `train.runs.assemble.settled` the calibration split."""
+    source = plan.sets.source
+    draw = Draw.of_guard(g.manifest, source)
+    assert draw is not None  # it was trained on them
+    rows = draw.rows(source)
+    calibration = one_of_each(source.subset(rows["calibration"]))
+    order = np.random.default_rng(0).permutation(len(calibration))
+    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
+    try:
+        reachable_rank(len(kept), plan.asked.alpha)
+    except CalibrationError:
+        given = given[:0]
+    test = plan.sets.test
+    if test is None:
+        test = source.subset(rows["test"])
+        test = test.subset(first_or_drawn(len(test), plan.asked.max_images, 0))
+    settling = calibration.subset(np.sort(given))
+    return Parts(source.subset(rows["train"]), settling, calibration.subset(kept), calibration, test)
+
+
+class Network:
+    """A trained classifier with what it shows of each set of images, taken once when it is first asked for."""
+
+    def __init__(self, plan: Plan, run: Run, g: Guard) -> None:
+        self.plan, self.guard = plan, g
+        self.request = plan.request(run)
+        self.method: Method = asked_method(self.request)
+        self.parts = parts_of(plan, g)
+        self.learned = copy.deepcopy(g.module.score).cpu()
+        self._outputs: dict[int, Outputs] = {}
+
+    def outputs(self, images: ImageData) -> Outputs:
+        """Features and logits, on the CPU."""
+        if id(images) not in self._outputs:
+            self._outputs[id(images)] = outputs_of(self.guard, images_of(images), maps=False)
+        return self._outputs[id(images)]
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.from_numpy(np.asarray(self.parts.fitting.labels))
+
+    def module(self, score: Score) -> GuardModule:
+        """The classifier with this score, on the classifier's device."""
+        own = self.guard.module
+        device = own.scale.device
+        return GuardModule(own.classifier, copy.deepcopy(score), own.normalisation).to(device).eval()
+
+    def fitted(self, asked: AskedScore) -> Scorer:
+        """A score as `guard.fit` would have it on this network."""
+        fresh = created(asked, self.method)
+        score = carried_over(fresh, self.learned)
+        through = not set(score.needs) <= FROM_FEATURES or score.uses_map
+        return Scorer(self, score, through, fit=not fresh.trained_by or len(score.parts()) > 1)
+
+
+class Scorer:
+    """A score of a network, fitted: images -> ood_score (N,). The threshold is set on the images that are left.
+
+    Args:
+        through: it reads more than features and logits, so that every image goes through the network again.
+        fit: it is not what the training learned.
+    """
+
+    def __init__(self, network: Network, score: Score, through: bool, *, fit: bool) -> None:
+        self.network, self.score, self.through = network, score, through
+        parts = network.parts
+        self.calibration = parts.calibration
+        if through:
+            self.module = network.module(score)
+            if fit:
+                fit_score(self.module, parts.fitting)
+            self.score = self.module.score
+        elif fit:
+            taken = network.outputs(parts.fitting)
+            last = network.guard.module.classifier.last_layer()
+            on_cpu = last and type(last)(*(part.cpu() if isinstance(part, Tensor) else part for part in last))
+            score.fit(taken.features, taken.logits, network.labels, on_cpu)
+        if score.takes_held_out and len(parts.settling) >= MIN_SETTLED:
+            self._settle(parts.settling)
+            self.calibration = parts.kept
+        if not through:
+            self.module = network.module(self.score)
+
+    def _settle(self, images: ImageData) -> None:
+        if not self.through:
+            taken = self.network.outputs(images)
+            self.score.settle(taken.features, taken.logits)
+            return
+        taken = outputs_of(self.module, images_of(images), maps=self.score.uses_map)
+        device = self.module.scale.device
+        self.score.settle(*(part.to(device) if part is not None else None for part in taken))
+
+    def of(self, images: ImageData) -> np.ndarray:
+        """ood_score (N,)."""
+        if not self.through:
+            return scores_of(self.score, self.network.outputs(images))
+        device = self.module.scale.device
+        threshold = torch.zeros((), device=device)
+        found = []
+        for batch in images_of(images):
+            with torch.no_grad():
+                x = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+                found.append(self.module(x, threshold)[2].float().cpu().numpy())
+        return np.concatenate(found)
+
+    def threshold(self, alpha: float) -> float:
+        """That flags `alpha` of in-distribution images."""
+        return calibrate(self.of(self.calibration), alpha=alpha).threshold
+
+
+def measured(plan: Plan, run: Run, missing: Mapping[str, Iterable[str]]) -> list[Row]:
+    """The rows of a trained run.
+
+    Args:
+        missing: the labels of the scores that are measured, each with the OOD sets.
+    """
+    g = training.trained(plan, run)
+    network = Network(plan, run, g)
+    wanted = [score for score in run.scores if score.label in missing]
+    scorers = {score.label: network.fitted(score) for score in wanted}
+    test = network.parts.test
+    cost = costs({label: scorer.module for label, scorer in scorers.items()}, _batch(network))
+    accuracy = float((network.outputs(test).logits.argmax(-1).numpy() == test.labels).mean())
+    rows = []
+    for score in wanted:
+        scorer = scorers[score.label]
+        row = key(plan, run, score)
+        inside, threshold = scorer.of(test), scorer.threshold(plan.asked.alpha)
+        outside = {name: scorer.of(plan.sets.ood[name]) for name in missing[score.label]}
+        theirs = _theirs(plan, network, scorer, outside)
+        row |= {
+            "accuracy": accuracy,
+            "false_alarm_rate": float((inside > threshold).mean()),
+            "train_seconds": training.seconds(plan, run),
+            **_cost(cost[score.label]),
+            "ood": {
+                name: {
+                    "images": plan.sets.identity(name),
+                    **detection_numbers(inside, scores),
+                    "flagged": float((scores > threshold).mean()),
+                    **theirs.get(name, {}),
+                }
+                for name, scores in outside.items()
+            },
+        }
+        write_scores(plan.out, row, {"": inside, **outside})
+        rows.append(row)
+    return rows
+
+
+def _cost(cost: Cost) -> dict[str, float]:
+    named = asdict(cost)
+    return {key if key.endswith("second") else f"speed_{key}": value for key, value in named.items()}
+
+
+def _batch(network: Network) -> Tensor:
+    test = network.parts.test
+    images = test.take(np.arange(min(BATCH, len(test))))
+    return torch.from_numpy(np.ascontiguousarray(images)).to(network.guard.module.scale.device)
+
+
+def _theirs(plan: Plan, network: Network, scorer: Scorer, outside: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The numbers of the other library's detector by OOD set; empty where it has no such score."""
+    if plan.asked.compare is None or scorer.through:
+        return {}
+    last = network.guard.module.classifier.last_layer()
+    other = counterparts.counterpart(scorer.score, network.outputs(network.parts.fitting), network.labels, last)
+    if other is None:
+        return {}
+    inside = other(network.outputs(network.parts.test))
+    found = {name: detection_numbers(inside, other(network.outputs(plan.sets.ood[name]))) for name in outside}
+    return {name: {"theirs": numbers} for name, numbers in found.items()}  # type: ignore[dict-item]

@@ -1,0 +1,210 @@
+"""The runs of a benchmark: what each trains and measures, what it needs first, and what identifies it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from guard.benchmark_file import BenchmarkFile
+from guard.data.forms import open_source
+from guard.requests import SynthRequest, TrainRequest
+
+from ..cache.keyed import digest
+from ..cache.shared_model import SharedOptions
+from ..outliers.base import list_synthesisers
+from ..runs.resolve import asked_method
+from . import asked as scores
+from .file import located
+from .sets import SOURCE, Sets
+
+RUN, STORE = "run:", "store:"  # before the name of another run, or of a store
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and the scores that are fitted on its network.
+
+    Attributes:
+        name: of the method in the file. head: the one that `heads` names; "" where the method's own is trained.
+        trained_head: the head, whoever named it.
+        arguments: of guard.train, without the reserved ones; names of other runs as they are in the file.
+        needs: the runs that must be trained before, by what the arguments call them.
+    """
+
+    backbone: str
+    name: str
+    head: str
+    seed: int
+    trained_head: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    scores: tuple[scores.AskedScore, ...] = field(repr=False)
+    needs: Mapping[str, Run] = field(repr=False)
+
+    @property
+    def place(self) -> str:
+        """Its folder below ``runs/``; also the name of its lock."""
+        return f"{plain(self.backbone)}/{plain(self.name)}{f'-{plain(self.head)}' if self.head else ''}-s{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        head = f", {self.head} head" if self.head else ""
+        return f"{self.name}{head}, {self.backbone}, seed {self.seed}"
+
+    def ancestors(self) -> list[Run]:
+        """The runs that it starts from, directly or through others; each once."""
+        found: dict[str, Run] = {}
+        for run in self.needs.values():
+            found |= {one.place: one for one in (*run.ancestors(), run)}
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, the images, and the runs in an order in which each comes after those that it needs."""
+
+    asked: BenchmarkFile
+    folder: Path  # that relative paths of images are looked up in
+    sets: Sets
+    runs: tuple[Run, ...]
+
+    @property
+    def out(self) -> Path:
+        return Path(str(self.asked.out))
+
+    def place(self, run: Run) -> Path:
+        """The run's folder."""
+        return self.out / "runs" / run.place
+
+    @cached_property
+    def _identities(self) -> dict[str, str]:
+        return {}
+
+    def identity(self, run: Run) -> str:
+        """Hex digits of everything that decides the trained network."""
+        if run.place not in self._identities:
+            told = {**self.asked.training, **run.arguments}
+            self._identities[run.place] = digest(
+                {
+                    "data": self.sets.identity(SOURCE),
+                    "backbone": run.backbone,
+                    "head": run.trained_head,
+                    "seed": run.seed,
+                    "epochs": self.asked.epochs,
+                    "arguments": self._identified(told, run),
+                }
+            )
+        return self._identities[run.place]
+
+    def _identified(self, arguments: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        """With what identifies them in the place of runs, stores and images."""
+        found = {key: with_runs(value, lambda name: self.identity(run.needs[name])) for key, value in arguments.items()}
+        if (start := found.get("init")) in run.needs:
+            found["init"] = self.identity(run.needs[start])
+        if (outliers := arguments.get("outliers")) is not None:
+            found["outliers"] = [[self._which(what, run.seed), weight] for what, weight in weighted(outliers)]
+        return found
+
+    def _which(self, outliers: Any, seed: int) -> Any:
+        """What identifies a source of outliers."""
+        if isinstance(outliers, str) and outliers.startswith(STORE):
+            return {"store": self.asked.stores[outliers.removeprefix(STORE)], "seed": seed}
+        if isinstance(outliers, str) and outliers in list_synthesisers():
+            return outliers
+        return open_source(located(outliers, self.folder), labelled=False).fingerprint()
+
+    def request(self, run: Run, source: Any = None) -> TrainRequest:
+        """What `guard.train` is asked for, with runs, stores and shared models by their folders."""
+        every = {**self.asked.training, **run.arguments}
+        told = {key: with_runs(value, lambda name: str(self.place(run.needs[name]))) for key, value in every.items()}
+        if told.get("init") in run.needs:
+            told["init"] = self.place(run.needs[told["init"]])
+        if told.get("outliers") is not None:
+            pairs = [(self._found(what, run.seed), weight) for what, weight in weighted(told["outliers"])]
+            told["outliers"] = pairs[0][0] if len(pairs) == 1 else dict(pairs)
+        told |= self._shared(told, run)
+        with_head = {"head": run.head} if run.head else {}
+        return train_request(
+            self.asked, run.backbone, {**told, **with_head}, seed=run.seed, data=source, out=self.place(run)
+        )
+
+    def _found(self, outliers: Any, seed: int) -> Any:
+        if isinstance(outliers, str) and outliers.startswith(STORE):
+            return str(self.store(outliers.removeprefix(STORE), seed))
+        return outliers if outliers in list_synthesisers() else located(outliers, self.folder)
+
+    def store(self, name: str, seed: int) -> Path:
+        """The folder of a store."""
+        return self.out / "stores" / f"{plain(name)}-s{seed}"
+
+    def _shared(self, told: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        """Models that a method trains first (a pair, a diffusion model) lie where all runs of the seed find them: one
+        for each way of training it."""
+        kind = asked_method(train_request(self.asked, run.backbone, told, seed=run.seed)).Options
+        found = {}
+        for name, option in kind.model_fields.items():
+            record = option.annotation
+            if not (isinstance(record, type) and issubclass(record, SharedOptions)):
+                continue
+            given = told.get(name, {})
+            given = {"model": given} if isinstance(given, str) else dict(given)
+            if given.get("folder") is None and record(**given).is_ours:
+                trained = {key: given[key] for key in sorted(given) if key == "model" or key in record.training}
+                key = digest(
+                    [self.sets.identity(SOURCE), trained, {k: self.asked.training[k] for k in self.asked.training}]
+                )
+                found[name] = {**given, "folder": str(self.out / "shared" / f"{name}-{key}-s{run.seed}")}
+        return found
+
+
+def with_runs(value: Any, of_run: Callable[[str], str]) -> Any:
+    """A nested value with something in the place of each ``run:NAME``."""
+    if isinstance(value, Mapping):
+        return {key: with_runs(part, of_run) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_runs(part, of_run) for part in value]
+    return of_run(value.removeprefix(RUN)) if isinstance(value, str) and value.startswith(RUN) else value
+
+
+def plain(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^\w.+-]+", "-", name.replace(", ", "-")).strip("-") or "run"
+
+
+def weighted(outliers: Any) -> list[tuple[Any, float]]:
+    """What ``outliers=`` names, each with its weight."""
+    if isinstance(outliers, Mapping):
+        return list(outliers.items())
+    return [(what, 1.0) for what in outliers] if isinstance(outliers, list) else [(outliers, 1.0)]
+
+
+def train_request(
+    asked: BenchmarkFile, backbone: str, told: Mapping[str, Any], *, seed: int, data: Any = None, out: Any = None
+) -> TrainRequest:
+    """Arguments of `guard.train`: what is none of its own is an option of the method."""
+    known = {key: value for key, value in told.items() if key in TrainRequest.model_fields and key != "options"}
+    options = {key: value for key, value in told.items() if key not in known}
+    if asked.epochs is not None:
+        known.setdefault("epochs", asked.epochs)
+    with TrainRequest.checked():
+        return TrainRequest(
+            data=data,
+            backbone=backbone,
+            seed=seed,
+            alpha=asked.alpha,
+            out=out,
+            **known,
+            options=options,
+        )
+
+
+def synth_request(told: Mapping[str, Any], **ours: Any) -> SynthRequest:
+    """Arguments of `guard.synth`."""
+    known = {key: value for key, value in told.items() if key in SynthRequest.model_fields and key != "options"}
+    options = {key: value for key, value in told.items() if key not in known}
+    with SynthRequest.checked():
+        return SynthRequest(**{**known, **ours}, options=options)
