@@ -16,7 +16,7 @@ from . import counterparts, training
 from .file import read
 from .measure import key, measured
 from .plan import Plan, Run, train_request
-from .planning import planned
+from .planning import check_arguments, planned
 from .report import write_report
 from .results import Results, Row, Rows, row_id
 from .sets import open_sets
@@ -28,6 +28,7 @@ log = logging.getLogger("ood_guard")
 def benchmark(request: BenchmarkRequest) -> Results:
     """See `guard.benchmark`."""
     asked, folder = read(request)
+    check_arguments(asked)
     if asked.compare is not None:
         counterparts.check_installed()
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}

@@ -5,6 +5,7 @@ Its only script sorts the tables by the column that is clicked; without it they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -255,8 +256,11 @@ def _without(results: Results, found: Sequence[Group], by: Sequence[str], number
     if len(names) < 2 or len(found) < 2:
         return ""
     values = [[g.on(names, "auroc"), *(left_out(g, names, name) for name in names)] for g in found]
-    best = best_marks(values, [False] * (len(names) + 1), set())
-    winners = [next(g for g, marks in zip(found, best, strict=True) if marks[i]) for i in range(1, len(names) + 1)]
+    heads = ["all sets", *(f"without<br>{escape(name)}" for name in names)]
+    best = best_marks(values, [False] * len(heads), set())
+    winners = [
+        max(zip(found, values, strict=True), key=lambda pair: _known(pair[1][i]))[0] for i in range(1, len(heads))
+    ]
     kinds = list(dict.fromkeys((g.method, g.score) for g in winners))
     said = (
         f"{kinds[0][0]} with {kinds[0][1]} is best whichever set is left out"
@@ -264,13 +268,16 @@ def _without(results: Results, found: Sequence[Group], by: Sequence[str], number
         else "The best depends on a set: "
         + "; ".join(f"{g.method} with {g.score} without {n}" for n, g in zip(names, winners, strict=True))
     )
-    heads = ["all sets", *(f"without<br>{escape(name)}" for name in names)]
     written = [[percent_text(value) for value in row] for row in values]
     return (
         "<h2>Each OOD set left out</h2>"
         f'<p class="lead">AUROC, the mean over the other sets, near and far alike. {escape(said)}.</p>'
         + numbers_table(found, by, numbers, heads, values, written, best)
     )
+
+
+def _known(value: Spread | None) -> float:
+    return -math.inf if value is None else value.mean
 
 
 def _words(asked: BenchmarkFile) -> str:

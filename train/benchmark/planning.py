@@ -53,6 +53,15 @@ def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
     return plan
 
 
+def check_arguments(asked: BenchmarkFile) -> None:
+    """Raises: ConfigError: an argument of guard.train that a key of the file stands for."""
+    for name, told in {"": asked.training, **asked.methods}.items():
+        for key in told:
+            if key in RESERVED:
+                where = f"method {name!r}" if name else "the key 'training'"
+                raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
+
+
 class _Maker:
     """Makes the runs of a backbone and a seed; networks, which show what scores can read, are built once."""
 
@@ -62,11 +71,7 @@ class _Maker:
         self._scores = scores.asked_scores(asked.scores)
         for name, told in asked.stores.items():
             _check_store(name, told)
-        for name, told in {"": asked.training, **asked.methods}.items():
-            for key in told:
-                if key in RESERVED:
-                    where = f"method {name!r}" if name else "the key 'training'"
-                    raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
+        for told in (asked.training, *asked.methods.values()):
             _check_held_out(told, sets)
         if asked.baseline is not None and asked.baseline not in asked.methods:
             raise UnknownNameError("method of the benchmark", asked.baseline, asked.methods, "baseline: names one.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks import interleave as module
+from train.benchmark import interleave as module
 from train.benchmark.interleave import interleave
 from train.benchmark.machine import describe, machine
 
