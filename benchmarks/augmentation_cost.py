@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.interleave import Timing, interleave
-from benchmarks.machine import describe, machine
 from benchmarks.training_cost import BATCH, CONTENDERS, IMAGES, PIXELS, endless_step, random_images, stage_run
 from train.augmentations.base import AugmentContext, Chain, list_steps
+from train.benchmark.interleave import Timing, interleave
+from train.benchmark.machine import describe, machine
 
 SLOW = ("randaugment", "autoaugment", "augmix")  # image by image: measured with --all
 
