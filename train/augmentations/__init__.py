@@ -5,6 +5,7 @@ shifts      crop, flip, resized_crop
 host        randaugment, autoaugment, augmix: torchvision's, image by image
 cutout
 pixmix      and its operations; pictures: what it mixes in
+resample    images shrunk and enlarged again
 choices     a function for each row of a batch
 """
 
@@ -12,3 +13,4 @@ from . import shifts as shifts  # isort: skip
 from . import cutout as cutout
 from . import host as host
 from . import pixmix as pixmix
+from . import resample as resample
