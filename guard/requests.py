@@ -131,8 +131,8 @@ class TrainRequest(Geometry, HeldOut):
     ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
     augment: str = option(
         "auto",
-        "Steps in order, joined by +: crop, flip, resized_crop, randaugment, autoaugment, augmix, cutout, pixmix (one "
-        "after resized_crop, alone, comes after crop+flip); or none, or auto.",
+        "Steps in order, joined by +: crop, flip, resized_crop, randaugment, autoaugment, augmix, cutout, cutmix, "
+        "pixmix, resample (one after resized_crop, alone, comes after crop+flip); or none, or auto.",
     )
     precision: Precision = option(
         "auto", "Of training: bf16 (mixed), fp32, or auto: bf16 where the device computes in it, else fp32."

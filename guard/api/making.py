@@ -107,8 +107,9 @@ def train(
         ema: decay of an exponential moving average of the weights, e.g. 0.999; None for none.
         augment: the steps that images go through in training, in order, joined by "+": "crop" (padded random crops),
             "flip" (mirrored), "resized_crop" (a random part, enlarged, and mirrored: for large images), "cutout",
-            "pixmix", and torchvision's "randaugment", "autoaugment", "augmix"; each of the last five alone stands for
-            "crop+flip" and it. "none"; "auto": "crop+flip", or "crop" for digits, which have a handedness.
+            "cutmix", "pixmix", "resample", and torchvision's "randaugment", "autoaugment", "augmix"; each of the last
+            seven alone stands for "crop+flip" and it. "none"; "auto": "crop+flip", or "crop" for digits, which have
+            a handedness.
         precision: "auto" (mixed bf16 where the device computes in it, else fp32), "bf16" or "fp32".
         workers: processes that decode large images; default the number of cores.
         **options: the method's own options; see `guard methods NAME` or its docstring.

@@ -63,6 +63,11 @@ class AdaCosHead(AngularHead):
         super().__init__(num_features, num_classes, **options)
         self.register_buffer("s", torch.tensor(fixed_scale(num_classes)))
 
+    @property
+    def moves(self) -> bool:
+        adaptive: bool = self.options.adaptive
+        return adaptive
+
     def current_scale(self) -> Tensor:
         return self.s
 

@@ -86,6 +86,11 @@ class Head(nn.Module):
         """Parameters whose weight decay is not the stage's, each with its own."""
         return {}
 
+    @property
+    def moves(self) -> bool:
+        """Whether `loss` may change the head's state, which is in buffers: then it cannot be asked twice in a step."""
+        return next(self.buffers(), None) is not None
+
     def last_layer(self) -> LastLayer:
         """A snapshot of the weights for fitting scores."""
         raise NotImplementedError(f"{type(self).__name__} must define last_layer")

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,13 @@ MADE: dict[str, Callable[[type[Any]], Regulariser]] = {
     "RejectionLoss": lambda cls: cls(rejection_network()),
 }
 LABELLED = {"UnionLoss"}  # for which every image outside has a class
+READS_LABELS = {  # of the in-distribution images
+    "UnionLoss",
+    "SmoothedCrossEntropyLoss",
+    "SupConLoss",
+    "MutualInformationLoss",
+    "ProjectedEnergyLoss",
+}
 DRAWS = {"MutualInformationLoss", "ProjectedEnergyLoss"}  # whose partner of an image depends on its place in the batch
 
 
@@ -155,6 +163,15 @@ class TestEveryLoss:
         loss = made(name)
         batch, _ = batch_of(name)
         torch.testing.assert_close(copy.deepcopy(loss).loss(reordered(batch)), loss.loss(batch), rtol=1e-5, atol=1e-5)
+
+    def test_it_reads_no_labels_unless_it_says_so(self, name: str) -> None:
+        """The labels of mixed images (CutMix) are shown to no loss that reads them."""
+        loss = made(name)
+        batch, _ = batch_of(name)
+        other = replace(batch, labels=batch.labels.flip(0), generator=torch.Generator().manual_seed(3))
+        terms, others = copy.deepcopy(loss).loss(batch), copy.deepcopy(loss).loss(other)
+        assert loss.reads_labels or all(terms[key].equal(others[key]) for key in terms)
+        assert loss.reads_labels == (name in READS_LABELS)
 
     def test_it_says_what_it_is_and_has_a_row(self, name: str) -> None:
         source = inspect.getmodule(LOSSES[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,30 @@ class Step:
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
 
 
+class Mixed(NamedTuple):
+    """Images of which each has a part of another one of the batch.
+
+    images: uint8 (N, H, W, channels).
+    partner: int64 (N,), the row of the other.
+    weight: float (), the weight of an image's own label; that of its partner's is 1 - weight.
+    """
+
+    images: Tensor
+    partner: Tensor
+    weight: Tensor
+
+
+class Mixing(Step):
+    """A step that mixes images and their labels: the last of a chain, because their shares must not change any more."""
+
+    def mixed(self, images: Tensor, generator: torch.Generator) -> Mixed:
+        """uint8 (N, H, W, channels), N >= 1, mixed with each other."""
+        raise NotImplementedError(f"{type(self).__name__} must define mixed")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self.mixed(images, generator).images
+
+
 STEPS: Registry[type[Step]] = Registry("augmentation", Step, "Several are joined by +: 'crop+flip+cutout'.")
 register_step = STEPS.register
 list_steps = STEPS.names
@@ -85,19 +109,28 @@ def chain(augment: str) -> tuple[type[Step], ...]:
     kinds = tuple(step_class(name) for name in names)
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ConfigError(f"augment={augment!r} names {twice[0]!r} twice; name it once")
+    if early := [kind.name for kind in kinds[:-1] if issubclass(kind, Mixing)]:
+        raise ConfigError(f"augment={augment!r}: {early[0]!r} mixes labels by area; name it last")
     if len(kinds) == 1 and kinds[0].elaborate:
         kinds = (*(step_class(name) for name in BEFORE), *kinds)
     return kinds
 
 
 class Chain:
-    """The steps of a training, ready to be applied one after the other."""
+    """The steps of a training, ready to be applied one after the other.
+
+    Attributes:
+        steps: those that leave labels alone.
+        mixing: the last, where it mixes labels; else None.
+    """
 
     def __init__(self, augment: str, context: AugmentContext) -> None:
-        self.steps = _joined(kind(context) for kind in chain(augment))
+        steps = _joined(kind(context) for kind in chain(augment))
+        self.mixing = last if steps and isinstance(last := steps[-1], Mixing) else None
+        self.steps = [step for step in steps if step is not self.mixing]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 (N, H, W, channels), N >= 0, of the same; the same tensor where there are no steps."""
+        """uint8 (N, H, W, channels), N >= 0, through all steps but `mixing`; the same tensor where there are none."""
         if not len(images):
             return images
         for step in self.steps:

@@ -7,6 +7,7 @@ forward           passes through the classifier; frozen_features: those that nee
 optimizer, schedule, precision, averaging, seeds, modes
 loader            images to the device, in the order asked for
 augment           random crops and mirroring, batched; resized_crop: random parts
+mixed_labels      what cannot go with labels that are mixed
 checkpoint        what a run needs to resume, in one file
 journal, progress what is said of an epoch, to files and to people
 distributed       work that several processes share

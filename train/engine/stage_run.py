@@ -15,7 +15,7 @@ from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.heads import Head
 
-from ..augmentations.base import AugmentContext, Chain
+from ..augmentations.base import AugmentContext, Chain, Mixed
 from ..losses.base import Batch, Regulariser
 from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
 from ..outliers.matching import match_half
@@ -121,8 +121,11 @@ class StageRun:
             rows = None if batch.rows is None else batch.rows.repeat(times)
             batch = IDBatch(batch.images.repeat(times, 1, 1, 1), batch.labels.repeat(times), rows)
         seen, outliers = self._draw(batch, generator, active)
+        mixed = self._mixed(seen.images, generator)
+        if mixed is not None:
+            seen = seen._replace(images=mixed.images, rows=None)
         inliers, outside = self._outputs(seen, outliers, generator)
-        losses = self._head_losses(inliers, batch.labels)
+        losses = self._head_losses(inliers, batch.labels, mixed)
         if self.synthesiser.space == "feature":  # of these features, after the head's own loss
             outliers, outside = self._draw_features(seen, inliers, outside, generator, active)
         head: Head | None = getattr(self.classifier, "head", None)
@@ -132,7 +135,7 @@ class StageRun:
         logged = dict(losses)
         if active:
             logged |= self.synthesiser.learn(batch, self.module, generator)
-        correct = (inliers.logits.argmax(-1) == batch.labels).sum() / self.stage.views
+        correct = _correct(inliers.logits.argmax(-1), batch.labels, mixed) / self.stage.views
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in logged.items()}}
 
     def _draw(self, batch: IDBatch, generator: torch.Generator, active: bool) -> tuple[IDBatch, Outliers]:
@@ -155,8 +158,8 @@ class StageRun:
         if self.frozen is not None:
             return self.frozen.outputs(batch, outliers, self.synthesiser)
         images = batch.images
-        if len(made := outliers.data):
-            images = torch.cat([images, self._augmented(made, generator) if self.synthesiser.augmented else made])
+        if len(outliers.data):
+            images = torch.cat([images, self._augmented_outliers(outliers, generator)])
         return _split(self.forward.outputs(images), len(batch.images))
 
     def _draw_features(
@@ -169,11 +172,16 @@ class StageRun:
         outliers = self.synthesiser.sample(batch, generator)
         return outliers, self.forward.feature_outputs(outliers.data)
 
-    def _head_losses(self, inliers: Outputs, labels: Tensor) -> Losses:
-        """The head's own, which never sees an outlier."""
+    def _head_losses(self, inliers: Outputs, labels: Tensor, mixed: Mixed | None) -> Losses:
+        """The head's own, which never sees an outlier; of mixed labels the mean by their weights."""
         if self.stage.trains == "nothing" or not self.stage.head_loss:
             return {}
-        return dict(self.forward.head.loss(inliers.features, inliers.logits, labels))
+        head = self.forward.head
+        own = dict(head.loss(inliers.features, inliers.logits, labels))
+        if mixed is None:
+            return own
+        others = head.loss(inliers.features, inliers.logits, labels[mixed.partner])
+        return {name: mixed.weight * term + (1 - mixed.weight) * others[name] for name, term in own.items()}
 
     def _update(self, losses: Losses, step: int, regularisers: list[Regulariser]) -> Tensor:
         """A step of all optimizers on the sum of the losses, which it returns."""
@@ -200,6 +208,19 @@ class StageRun:
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         return images if self.augment is None else self.augment(images, generator)
 
+    def _mixed(self, images: Tensor, generator: torch.Generator) -> Mixed | None:
+        """Augmented images mixed with each other, where the last step of ``augment=`` does that."""
+        mixing = None if self.augment is None else self.augment.mixing
+        return None if mixing is None else mixing.mixed(images, generator)
+
+    def _augmented_outliers(self, outliers: Outliers, generator: torch.Generator) -> Tensor:
+        """Outlier images as in-distribution ones; they are mixed too, unless some are in-distribution after all."""
+        if not self.synthesiser.augmented:
+            return outliers.data
+        images = self._augmented(outliers.data, generator)
+        mixed = self._mixed(images, generator) if outliers.labels is None else None
+        return images if mixed is None else mixed.images
+
     def _set_lr(self, progress: float) -> None:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)
 
@@ -213,6 +234,12 @@ def _context(feed: Feed, module: GuardModule, config: TrainConfig, device: torch
     p = feed.data.preprocess
     mean = tuple(255 * m for m in module.normalisation.mean)
     return AugmentContext(p.height, p.width, p.channels, mean, config.seed, device)
+
+
+def _correct(said: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:
+    """How many labels are right, those of mixed images by their weights."""
+    own = (said == labels).sum()
+    return own if mixed is None else mixed.weight * own + (1 - mixed.weight) * (said == labels[mixed.partner]).sum()
 
 
 def _none(batch: IDBatch) -> Outliers:

@@ -16,6 +16,7 @@ from guard.graph.module import GuardModule
 from ..outliers.base import PrepareContext
 from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from .journal import Journal, log_epoch
+from .mixed_labels import check_mixed_labels
 from .stage_run import StageRun
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def train_stages(
         context = PrepareContext(module, feed.data, folder, config.seed, device)
         for stage in stages:
             check_parts(stage, context)
+            check_mixed_labels(config.augment, config.method, stage, getattr(module.classifier, "head", None))
         for index in range(start.stage, len(stages)):
             run, stage = _begun(context, feed, stages, index, config, resumed, start.epoch), stages[index]
             for epoch in range(start.epoch, stage.epochs):

@@ -46,11 +46,13 @@ class Regulariser(Learner):
         start_epoch: the first epoch of the stage in which it acts; not before the stage's own.
         lr_factor: of its parameters, as a factor of the stage's learning rate.
         reads_map: whether its loss reads `Outputs.feature_map`.
+        reads_labels: whether its loss may read what `Batch.labels` are: it cannot go with labels that are mixed.
     """
 
     start_epoch: int = 0
     lr_factor: float = 1.0
     reads_map: bool = False
+    reads_labels: bool = True
 
     def prepare(self, context: PrepareContext) -> None:
         """As `Synthesiser.prepare`: called when its stage begins or is resumed (margins from quantiles, say).

@@ -50,6 +50,8 @@ class DistillationLoss(Regulariser):
         check: of the teacher, before anything is trained.
     """
 
+    reads_labels = False
+
     def __init__(
         self,
         teacher: Callable[[PrepareContext], Teacher],

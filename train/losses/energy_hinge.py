@@ -61,6 +61,8 @@ class EnergyHingeLoss(Regulariser):
         ConfigError: m_in is not below m_out.
     """
 
+    reads_labels = False
+
     margins: Tensor
 
     def __init__(

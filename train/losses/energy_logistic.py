@@ -80,6 +80,8 @@ class EnergyLogisticLoss(Regulariser):
             gradient, and that of outliers the same one everywhere.
     """
 
+    reads_labels = False
+
     means: Tensor  # (2,): running means of g over in-distribution images and over outliers
 
     def __init__(

@@ -37,6 +37,8 @@ class KPlusOneLoss(Regulariser):
     Auxiliary images that are in-distribution after all (`Outliers.labels`) get the class they have.
     """
 
+    reads_labels = False
+
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         self.weight = weight

@@ -18,6 +18,8 @@ def log_confidence(logits: Tensor) -> Tensor:
 class MaxConfidenceLoss(Regulariser):
     """Mean `log_confidence` of the outliers times `weight`."""
 
+    reads_labels = False
+
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         self.weight = weight

@@ -36,6 +36,8 @@ class RejectionLoss(Regulariser):
         self.register_buffer("scale", torch.tensor(torch.nan) if unit_variance else None)
         self.lr_factor = lr_factor
         self.reads_map = network.uses_map
+        last = None if network.mlp is None else network.mlp[-1]
+        self.reads_labels = not (isinstance(last, torch.nn.Linear) and last.out_features == 1)  # else C + 1 classes
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.scale is not None:

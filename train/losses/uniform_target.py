@@ -34,6 +34,8 @@ class UniformTargetLoss(Regulariser):
         divergence: "u_p": KL(U || p); "p_u": KL(p || U), whose gradient fades where p is sure of one class.
     """
 
+    reads_labels = False
+
     def __init__(self, weight: float = 0.5, divergence: Divergence = "u_p") -> None:
         super().__init__()
         self.weight, self.divergence = weight, divergence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,15 @@ from train.engine.augment import augment
 from train.engine.resized_crop import resized_crop
 
 SIZES = [(6, 16, 12, 3), (5, 11, 17, 1), (1, 9, 9, 3), (2, 8, 8, 1)]
-CHAINS = [*list_steps(), "none", "crop+flip", "crop+flip+pixmix+cutout", "resized_crop+cutout", "flip+crop"]
+CHAINS = [
+    *list_steps(),
+    "none",
+    "crop+flip",
+    "crop+flip+pixmix+cutout",
+    "resized_crop+cutout",
+    "flip+crop",
+    "pixmix+cutmix",
+]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,9 +41,15 @@ def images(size: tuple[int, int, int, int]) -> Tensor:
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator(1))
 
 
-def chain_for(how: str, size: tuple[int, int, int, int]) -> Chain:
+def chain_for(how: str, size: tuple[int, int, int, int]) -> Callable[[Tensor, torch.Generator], Tensor]:
     _, height, width, channels = size
-    return Chain(how, AugmentContext(height, width, channels, (100.0,) * channels, 0, torch.device("cpu")))
+    chain = Chain(how, AugmentContext(height, width, channels, (100.0,) * channels, 0, torch.device("cpu")))
+
+    def apply(given: Tensor, generator: torch.Generator) -> Tensor:
+        made = chain(given, generator)
+        return made if chain.mixing is None or not len(made) else chain.mixing(made, generator)
+
+    return apply
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -104,6 +119,7 @@ def test_older_values_are_to_the_bit_what_they_were() -> None:
         ("crop++flip", r"unknown augmentation ''"),
         ("none+cutout", "joins 'none' with steps; give 'none' alone"),
         ("crop+flip+crop", "names 'crop' twice"),
+        ("cutmix+crop", "'cutmix' mixes labels by area; name it last"),
         ("auto+cutout", "unknown augmentation 'auto'"),
     ],
 )

@@ -30,6 +30,7 @@ RESUMED = {
     "mim": {"method": "mim", "epochs": 2, "tune_epochs": 2, "tune_lr": 0.01, "k": 3, "ema": 0.9},
     # its gradients are the network's at that step; alpha falls from epoch to epoch
     "ascood": {"method": "ascood", "epochs": 4, "mode": "gradient", "step": 50.0, "step_end": 5.0, "share": 0.3},
+    "cutmix": {"method": "oe", "outliers": "patch_shuffle", "epochs": 3, "augment": "crop+resample+cutmix"},
     "pixmix": {"method": "oe", "outliers": "patch_shuffle", "epochs": 3, "augment": "crop+pixmix+cutout"},
     # heads whose loss has a state of its own
     "adacos": {"head": "adacos", "head_options": {"adaptive": True}, "epochs": 3},
@@ -89,6 +90,7 @@ def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny)
         ("mim", "1,2,2"),  # at the end of the second stage's first epoch, before its checkpoint
         ("ascood", "0,2,2"),
         ("pixmix", "0,2,1"),
+        ("cutmix", "0,2,1"),
         ("adacos", "0,2,1"),
         ("sphereface", "0,2,1"),
         ("hypersphere", "0,2,1"),
