@@ -28,15 +28,15 @@ WHITE = 255.0
 DARKEST = 1e-37  # of m where it is raised to a negative power, as in the official code
 
 
-def add(x: Tensor, m: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The first mixer, for x and m in [0, 255]: a x + b m + 255 (1 - a - b) / 2; not clipped."""
-    return torch.addcmul(WHITE / 2 * (1 - a - b), a, x).addcmul_(b, m)
+def add_(x: Tensor, m: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The first mixer, in place of x; x and m in [0, 255]: a x + b m + 255 (1 - a - b) / 2; not clipped."""
+    return x.mul_(a).addcmul_(b, m).add_(WHITE / 2 * (1 - a - b))
 
 
-def multiply(x: Tensor, m: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The second, for x and m in [0, 255], by logarithms, which are cheaper than powers; not clipped. a > 0."""
-    logarithm = math.log(WHITE / 2) * (1 - a - b)
-    return torch.addcmul(logarithm, a, x.log()).addcmul_(b, m.clamp_min(DARKEST * WHITE).log_()).exp_()
+def multiply_(x: Tensor, m: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The second, likewise, by logarithms, which are cheaper than powers; not clipped. a > 0."""
+    x.log_().mul_(a).addcmul_(b, m.clamp_min(DARKEST * WHITE).log_())
+    return x.add_(math.log(WHITE / 2) * (1 - a - b)).exp_()
 
 
 def weights(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -87,12 +87,13 @@ def pixmix(images: Tensor, pictures: Tensor, generator: torch.Generator) -> Tens
         a, b = weights(len(rows), generator)
         takes_part = (rounds[rows] >= r).view(a.shape)
         a, b = torch.where(takes_part, a, 1), torch.where(takes_part, b, 0)  # else x = 1 x + 0 m
-        before = mixed.index_select(0, rows)
+        made = mixed.index_select(0, rows)
         shown = _planes(pictures.index_select(0, order[rows[len(copy) :]]))
         others = (*copy.chunk(2), *shown.chunk(2))
-        quarters = zip((add, multiply, add, multiply), before.chunk(4), others, a.chunk(4), b.chunk(4), strict=True)
-        made = torch.cat([mixer(*quarter).clamp_(0, WHITE) for mixer, *quarter in quarters])
-        mixed[first:] = made.index_select(0, choice.places)
+        quarters = zip((add_, multiply_, add_, multiply_), made.chunk(4), others, a.chunk(4), b.chunk(4), strict=True)
+        for mixer, *quarter in quarters:  # what is worked on at once stays in the cache
+            mixer(*quarter).clamp_(0, WHITE)
+        torch.index_select(made, 0, choice.places, out=mixed[first:])
     made = mixed.add_(0.5).to(torch.uint8)  # rounded
     return made.index_select(0, order.argsort()).permute(0, 2, 3, 1).contiguous()
 

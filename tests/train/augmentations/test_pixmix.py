@@ -9,7 +9,7 @@ from scipy import stats
 
 from tests.references.pixmix import mixed, outcomes
 from train.augmentations import pixmix as module
-from train.augmentations.pixmix import ROUNDS, add, multiply, pixmix, rounds_of, weights
+from train.augmentations.pixmix import ROUNDS, add_, multiply_, pixmix, rounds_of, weights
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -23,7 +23,9 @@ def test_a_mixer_is_its_formula(mixer: str) -> None:
     x[:9], m[:5], m[5:9] = 0, 255, 0
     a, b = (w.clone() for w in weights(200, generator()))
     a[0], b[1] = 1e-6, 0
-    made = {"add": add, "multiply": multiply}[mixer](torch.from_numpy(x), torch.from_numpy(m), a, b).clamp(0, 255)
+    made = {"add": add_, "multiply": multiply_}[mixer](torch.from_numpy(x.copy()), torch.from_numpy(m), a, b).clamp(
+        0, 255
+    )
     for i in range(200):
         of_one = mixed(mixer, x[i].astype(float) / 255, m[i].astype(float) / 255, a[i].item(), b[i].item())
         np.testing.assert_allclose(made[i].numpy() / 255, of_one, atol=1e-5)
@@ -91,7 +93,7 @@ def test_images_meet_their_own_picture(monkeypatch: pytest.MonkeyPatch) -> None:
         "weights",
         lambda rows, generator: torch.tensor([1e-6, 1.0]).view(2, 1, 1, 1, 1).expand(2, rows, 1, 1, 1),
     )
-    monkeypatch.setattr(module, "multiply", add)
+    monkeypatch.setattr(module, "multiply_", add_)
     images = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 4, 4, 3).contiguous()
     made = pixmix(images, 200 - images.permute(0, 3, 1, 2), generator())
     own, pictures = (made == images).all((1, 2, 3)), (made == 200 - images).all((1, 2, 3))
