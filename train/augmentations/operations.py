@@ -27,9 +27,10 @@ def varied(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     x = images.index_select(0, rows[choice.members.flatten()])
     moved = len(GEOMETRIC) * m
     maps = [op(part, *x.shape[-2:]) for op, part in zip(GEOMETRIC, u[:, :moved].split(m, 1), strict=True)]
-    made = [warped(x[:moved], torch.cat(maps))]
-    tonal = zip(TONAL, x[moved:].split(m), u[:, moved:].split(m, 1), strict=True)
-    return torch.cat(made + [op(part, strength) for op, part, strength in tonal]).index_select(0, choice.places)
+    x[:moved] = warped(x[:moved], torch.cat(maps))
+    for op, part, strength in zip(TONAL, x[moved:].split(m), u[:, moved:].split(m, 1), strict=True):
+        part.copy_(op(part, strength))  # in place: new memory costs more than the copy
+    return x.index_select(0, choice.places)
 
 
 def _level(u: Tensor, most: float) -> Tensor:
