@@ -134,6 +134,9 @@ class TrainRequest(Geometry, HeldOut):
         "Steps in order, joined by +: crop, flip, resized_crop, randaugment, autoaugment, augmix, cutout, cutmix, "
         "pixmix, resample (one after resized_crop, alone, comes after crop+flip); or none, or auto.",
     )
+    mixing_set: Any = option(
+        None, "Pictures that the augmentation pixmix mixes in; default fractals and patterns, drawn."
+    )
     precision: Precision = option(
         "auto", "Of training: bf16 (mixed), fp32, or auto: bf16 where the device computes in it, else fp32."
     )

@@ -49,6 +49,7 @@ def train(
     test: Any = None,
     ema: float | None = None,
     augment: str = "auto",
+    mixing_set: Any = None,
     precision: Precision = "auto",
     workers: int | None = None,
     **options: Any,
@@ -110,6 +111,8 @@ def train(
             "cutmix", "pixmix", "resample", and torchvision's "randaugment", "autoaugment", "augmix"; each of the last
             seven alone stands for "crop+flip" and it. "none"; "auto": "crop+flip", or "crop" for digits, which have
             a handedness.
+        mixing_set: pictures that the step "pixmix" mixes in, best without anything that looks like a class; any form of
+            `data`, labels ignored. Default fractals, waves and noise that the program draws.
         precision: "auto" (mixed bf16 where the device computes in it, else fp32), "bf16" or "fp32".
         workers: processes that decode large images; default the number of cores.
         **options: the method's own options; see `guard methods NAME` or its docstring.
@@ -157,6 +160,7 @@ def train(
             test=test,
             ema=ema,
             augment=augment,
+            mixing_set=mixing_set,
             precision=precision,
             workers=workers,
             options=options,

@@ -37,6 +37,7 @@ from .flags import (
         metavar="NAME=PATH",
         help="OOD set to report AUROC on, never trained on. Repeatable.",
     ),
+    mixing_set=Flag(),
     calibration=SPLIT,
     test=SPLIT,
     out=RUN_FOLDER,

@@ -6,6 +6,7 @@ host        randaugment, autoaugment, augmix: torchvision's, image by image
 cutout, cutmix
 pixmix      and its operations; pictures: what it mixes in
 resample    images shrunk and enlarged again
+given       pictures of the user's own
 choices     a function for each row of a batch
 """
 

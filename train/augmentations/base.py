@@ -25,6 +25,7 @@ class AugmentContext:
         mean: of each channel, in [0, 255]: what becomes 0 where the network normalises.
         seed: of what is drawn once for the whole training.
         device: of the images.
+        pictures: uint8 (M, H', W', channels) that PixMix mixes in, an eighth larger than the images; None: drawn ones.
     """
 
     height: int
@@ -33,6 +34,7 @@ class AugmentContext:
     mean: tuple[float, ...]
     seed: int
     device: torch.device
+    pictures: Tensor | None = None
 
 
 class Step:

@@ -104,7 +104,7 @@ def _planes(images: Tensor) -> Tensor:
 
 @register_step
 class PixMix(Step):
-    """`pixmix` with pictures that the program draws, a few hundred to 2,000, once for a training (`drawn_pictures`)."""
+    """`pixmix` with the pictures given, or with some that the program draws, 2,000 or fewer, once for a training."""
 
     name = "pixmix"
     summary = "Mixed up to 4 times with drawn fractals and patterns, or with varied copies of itself."
@@ -114,7 +114,9 @@ class PixMix(Step):
     def __init__(self, context: AugmentContext) -> None:
         super().__init__(context)
         height, width = picture_sides(context.height, context.width)
-        self.pictures = drawn_pictures(height, width, context.channels, context.seed).to(context.device)
+        given = context.pictures
+        pictures = drawn_pictures(height, width, context.channels, context.seed) if given is None else given
+        self.pictures = pictures.to(context.device)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         which = torch.randint(len(self.pictures), (len(images),), generator=generator, device=images.device)

@@ -38,7 +38,14 @@ class StageRun:
     """A stage of the method on the way: the `index`-th, from 0."""
 
     def __init__(
-        self, module: GuardModule, stage: Stage, index: int, feed: Feed, config: TrainConfig, device: torch.device
+        self,
+        module: GuardModule,
+        stage: Stage,
+        index: int,
+        feed: Feed,
+        config: TrainConfig,
+        device: torch.device,
+        pictures: Tensor | None = None,
     ) -> None:
         self.module, self.stage, self.index, self.config, self.device = module, stage, index, config, device
         self.classifier = module.classifier
@@ -48,7 +55,9 @@ class StageRun:
         self.epochs = Epochs(stage.name, feed, stage.epochs, config.batch_size, config.seed, index, device)
         self.forward = Forward(module, stage, device)
         self.augment = (
-            None if stage.trains == "nothing" else Chain(config.augment, _context(feed, module, config, device))
+            None
+            if stage.trains == "nothing"
+            else Chain(config.augment, _context(feed, module, config, device, pictures))
         )
         self.frozen = FrozenFeatures(self.forward, feed, self.epochs.batch_size, device) if self.can_freeze() else None
 
@@ -230,10 +239,12 @@ class StageRun:
             self.classifier.load_state_dict(self.averaged.shadow.state_dict())
 
 
-def _context(feed: Feed, module: GuardModule, config: TrainConfig, device: torch.device) -> AugmentContext:
+def _context(
+    feed: Feed, module: GuardModule, config: TrainConfig, device: torch.device, pictures: Tensor | None
+) -> AugmentContext:
     p = feed.data.preprocess
     mean = tuple(255 * m for m in module.normalisation.mean)
-    return AugmentContext(p.height, p.width, p.channels, mean, config.seed, device)
+    return AugmentContext(p.height, p.width, p.channels, mean, config.seed, device, pictures)
 
 
 def _correct(said: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guard.graph.module import GuardModule
 
+from ..augmentations.given import as_tensor
 from ..outliers.base import PrepareContext
 from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from .journal import Journal, log_epoch
@@ -20,6 +21,8 @@ from .mixed_labels import check_mixed_labels
 from .stage_run import StageRun
 
 if TYPE_CHECKING:
+    from guard.data import ImageData
+
     from ..methods.base import Stage
     from ..runs.request import TrainConfig
     from .loader import Feed
@@ -34,12 +37,14 @@ def train_stages(
     device: torch.device,
     out: Path | None,
     resume: bool,
+    pictures: ImageData | None = None,
 ) -> dict[str, float]:
     """Run all stages on `module` in place; returns the last epoch's numbers.
 
     With `ema` the averaged weights are in `module` at the end of each stage. What synthesisers prepare is kept in
-    ``out/outliers``, or in a temporary folder where there is no `out`.
+    ``out/outliers``, or in a temporary folder where there is no `out`. `pictures` are the user's own for PixMix.
     """
+    mixed_in = None if pictures is None else as_tensor(pictures)
     start = (read_progress(out, config) if out is not None and resume else None) or Progress()
     resumed = out if start.stage or start.epoch else None
     journal = Journal(out, (start.stage, start.epoch) if resume else None)
@@ -50,7 +55,8 @@ def train_stages(
             check_parts(stage, context)
             check_mixed_labels(config.augment, config.method, stage, getattr(module.classifier, "head", None))
         for index in range(start.stage, len(stages)):
-            run, stage = _begun(context, feed, stages, index, config, resumed, start.epoch), stages[index]
+            stage = stages[index]
+            run = _begun(context, feed, stages, index, config, resumed, start.epoch, mixed_in)
             for epoch in range(start.epoch, stage.epochs):
                 numbers = run.epoch(epoch)
                 log_epoch(stage.name, epoch, stage.epochs, numbers)
@@ -95,12 +101,13 @@ def _begun(
     config: TrainConfig,
     resumed: Path | None,
     done: int,
+    pictures: Tensor | None,
 ) -> StageRun:
     """The `index`-th stage, prepared, as the checkpoint in `resumed` has it after `done` epochs."""
     module = context.module
     if resumed is not None:  # before the stage is set up: an average starts from these weights
         load_checkpoint(resumed, {"classifier": module.classifier, **learned(stages[:index])}, {})
-    run = StageRun(module, stages[index], index, feed, config, context.device)
+    run = StageRun(module, stages[index], index, feed, config, context.device, pictures)
     run.prepare(context)
     if resumed is not None and done:  # after `prepare`, which may build what has a state here
         load_checkpoint(resumed, run.modules(), run.optimizers())

@@ -40,3 +40,4 @@ class TrainConfig(Record):
     test: int = Field(ge=0)
     data_fingerprint: str
     outliers_fingerprint: str | None = None
+    mixing_fingerprint: str | None = None

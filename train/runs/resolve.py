@@ -15,6 +15,7 @@ from guard.requests import TrainRequest
 from guard.scores import Score, create_score
 
 from ..augmentations.base import chain
+from ..augmentations.given import check_mixing_set
 from ..backbones import automatic_backbone, check_backbone
 from ..classifiers.input import check_channels
 from ..methods.base import Method, get_method
@@ -97,6 +98,7 @@ def check_before_loading(request: TrainRequest, method: Method, score: Score) ->
     check_channels(request.in_chans)
     if request.augment != "auto":
         chain(request.augment)
+    check_mixing_set(request.mixing_set, request.augment)
     if request.backbone != "auto":
         check_backbone(request.backbone)
     if method.wants_outliers == "no" and request.outliers is not None:
@@ -112,7 +114,12 @@ def check_before_loading(request: TrainRequest, method: Method, score: Score) ->
 
 
 def resolved(
-    request: TrainRequest, method: Method, score: Score, splits: Splits, outliers_fingerprint: str | None
+    request: TrainRequest,
+    method: Method,
+    score: Score,
+    splits: Splits,
+    outliers_fingerprint: str | None,
+    mixing_fingerprint: str | None = None,
 ) -> TrainConfig:
     """What decides the result of the training, all of it known now."""
     source = splits.source
@@ -146,6 +153,7 @@ def resolved(
         test=len(splits.test) if splits.test is not None else 0,
         data_fingerprint=source.fingerprint,
         outliers_fingerprint=outliers_fingerprint,
+        mixing_fingerprint=mixing_fingerprint,
     )
 
 

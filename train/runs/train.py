@@ -22,6 +22,7 @@ from guard.requests import TrainRequest
 from guard.runtimes.torch_module import resolve_device
 from guard.scores import Score
 
+from ..augmentations.given import mixing_set
 from ..classifiers.fresh import fresh_classifier
 from ..classifiers.input import example_batch
 from ..classifiers.rebuild import misfit
@@ -66,14 +67,17 @@ def _trained(request: TrainRequest) -> Guard:
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
     ood_val = ood_sets(request.ood_val, splits, request.workers)
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers)
-    config = resolved(request, method, score, splits, mix_fingerprint(outliers))
+    pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)
+    mixed_in = None if pictures is None else pictures.fingerprint
+    config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
     module, normalisation = fresh_module(config, splits.train, score, device)
     context = _context(config, module, splits.train, outliers, device)
     rehearse(module, splits.train)
     if out is not None:
         check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
     stages = method.stages(context)
-    train_stages(module, Feed(splits.train), stages, config, device=device, out=out, resume=request.resume)
+    feed = Feed(splits.train)
+    train_stages(module, feed, stages, config, device=device, out=out, resume=request.resume, pictures=pictures)
     _finish_score(module, splits.train)
     made = Made(
         name=printable(out.resolve().name) if out else f"{method.name}-{config.backbone}",
