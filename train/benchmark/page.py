@@ -221,7 +221,7 @@ def _point(g: Group, sets: Sequence[str], cost: str, by: Sequence[str], numbers:
     if value is None:
         return None
     x = g.of("train_seconds").mean / 60 if cost == "train_seconds" else 1 / g.of("speed_relative").mean
-    label = ", ".join([g.method, *(getattr(g, key) for key in by), g.score])
+    label = " · ".join([g.method, *(getattr(g, key) for key in by), g.score])
     shown = f"{x:.1f} min" if cost == "train_seconds" else f"{100 * x:.1f} % of the bare classifier’s time"
     return Point(x, value.mean, label, f"{label}: AUROC {percent(value)}, {shown}", numbers[g.method])
 

@@ -12,10 +12,10 @@ SMALL: dict[str, Any] = {
     "data": "digits:0-2",
     "ood": {"near": {"digit 8": "digits:8-9"}, "far": {"letters": "letters", "noise": "gaussian_noise"}},
     "backbones": ["wrn10_2"],
-    "epochs": 2,
+    "epochs": 1,
     "seeds": [0, 1],
     "training": {"device": "cpu", "image_size": 16, "batch_size": 64, "calibration": 60, "test": 60},
-    "methods": {"plain": {}, "phase_mix": {"init": "plain"}},
+    "methods": {"plain": {}, "phase_mix": {"init": "plain", "tune_epochs": 2}},
     "scores": ["energy", "knn"],
     "max_images": 40,
 }

@@ -27,8 +27,8 @@ def test_short_forms_stand_for_long_ones(tmp_path: Path) -> None:
 
 
 def test_keys_are_replaced_where_they_are(small_file: Path) -> None:
-    found = asked(small_file, epochs=1, data={"test": "t.csv"}, methods={"phase_mix": {"tune_epochs": 3}, "oe": {}})
-    assert (found.epochs, found.data.train, found.data.test) == (1, "digits:0-2", "t.csv")
+    found = asked(small_file, epochs=7, data={"test": "t.csv"}, methods={"phase_mix": {"tune_epochs": 3}, "oe": {}})
+    assert (found.epochs, found.data.train, found.data.test) == (7, "digits:0-2", "t.csv")
     assert found.methods == {"plain": {}, "phase_mix": {"init": "plain", "tune_epochs": 3}, "oe": {}}
     assert found.training["image_size"] == 16
 

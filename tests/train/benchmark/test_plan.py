@@ -113,7 +113,10 @@ def test_stores_and_weights_of_outliers(small: dict[str, Any], tmp_path: Path) -
         ({"methods": {"plain": {}, "plain ": {"method": "plain"}}}, "would lie in wrn10_2/plain-s0"),
         ({"stores": {"x": {"count": 3}}}, "store 'x' of the benchmark needs a method"),
         ({"heads": ["cosnie"]}, "unknown head 'cosnie'"),
-        ({"heads": ["cosine"], "methods": {"cmg_s": {}}}, "method 'cmg_s' trains head="),
+        (
+            {"heads": ["cosine"], "methods": {"cmg_s": {}}},
+            "score 'reject_class' reads the extra class of head='c_plus_1'; head='cosine' has none",
+        ),
         ({"backbones": ["wrn99"]}, "wrn99"),
         ({"scores": ["knm"]}, "unknown score 'knm'; did you mean 'knn'"),
         ({"scores": [{"name": "knn", "kk": 3}]}, "score 'knn' has no option 'kk'"),

@@ -182,7 +182,7 @@ def test_the_page_marks_the_best_of_each_column_and_ranks_by_both() -> None:
     near = [re.findall(r"<td[^>]*>", text)[2] for text in rows]
     assert ["best" in cell for cell in near] == [False, True, False]
     left = page.partition("<h2>Each OOD set left out</h2>")[2]
-    assert "The best depends on a set: mix with vim without a; mix with vim without b; mix with knn without c" in left
+    assert "depends on a set: plain with knn without a; mix with knn without b; mix with knn without c" in left
     assert "<script" in page
     assert "http" not in page.replace("http-equiv", "")
 
