@@ -5,7 +5,6 @@ Its only script sorts the tables by the column that is clicked; without it they 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -258,9 +257,8 @@ def _without(results: Results, found: Sequence[Group], by: Sequence[str], number
     values = [[g.on(names, "auroc"), *(left_out(g, names, name) for name in names)] for g in found]
     heads = ["all sets", *(f"without<br>{escape(name)}" for name in names)]
     best = best_marks(values, [False] * len(heads), set())
-    winners = [
-        max(zip(found, values, strict=True), key=lambda pair: _known(pair[1][i]))[0] for i in range(1, len(heads))
-    ]
+    marked = [[g for g, marks in zip(found, best, strict=True) if marks[i]] for i in range(1, len(heads))]
+    winners = [(column or found)[0] for column in marked]  # of equal ones the better over all
     kinds = list(dict.fromkeys((g.method, g.score) for g in winners))
     said = (
         f"{kinds[0][0]} with {kinds[0][1]} is best whichever set is left out"
@@ -274,10 +272,6 @@ def _without(results: Results, found: Sequence[Group], by: Sequence[str], number
         f'<p class="lead">AUROC, the mean over the other sets, near and far alike. {escape(said)}.</p>'
         + numbers_table(found, by, numbers, heads, values, written, best)
     )
-
-
-def _known(value: Spread | None) -> float:
-    return -math.inf if value is None else value.mean
 
 
 def _words(asked: BenchmarkFile) -> str:

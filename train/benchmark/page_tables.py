@@ -48,17 +48,22 @@ def name_cells(g: Group, by: Sequence[str], numbers: dict[str, int], below: str 
 def best_marks(
     values: Sequence[Sequence[Spread | None]], lower: Sequence[bool], unmarked: set[int]
 ) -> list[list[bool]]:
-    """Which cells are the best of their columns, ties included; a column of equal cells has none."""
+    """Which cells are the best of their columns, with those written alike; a column of equal cells has none."""
     marks = [[False] * len(lower) for _ in values]
     for i, down in enumerate(lower):
-        known = [row[i].mean for row in values if row[i] is not None]  # type: ignore[union-attr]
+        known = [_shown(cell) for row in values if (cell := row[i]) is not None]
         if i in unmarked or len(set(known)) < 2:
             continue
         top = min(known) if down else max(known)
         for row, mark in zip(values, marks, strict=True):
             cell = row[i]
-            mark[i] = cell is not None and cell.mean == top
+            mark[i] = cell is not None and _shown(cell) == top
     return marks
+
+
+def _shown(value: Spread) -> float:
+    """To the digit that tables show."""
+    return round(100 * value.mean, 1)
 
 
 def percent_text(value: Spread | None) -> str:

@@ -120,7 +120,9 @@ class Plan:
     def request(self, run: Run, source: Any = None) -> TrainRequest:
         """What `guard.train` is asked for, with runs, stores and shared models by their folders."""
         every = {**self.asked.training, **run.arguments}
-        told = {key: with_runs(value, lambda name: str(self.place(run.needs[name]))) for key, value in every.items()}
+        told = {
+            key: with_runs(value, lambda name: str(self._folder_of(run.needs[name]))) for key, value in every.items()
+        }
         if told.get("init") in run.needs:
             told["init"] = self.place(run.needs[told["init"]])
         if told.get("outliers") is not None:
@@ -131,6 +133,10 @@ class Plan:
         return train_request(
             self.asked, run.backbone, {**told, **with_head}, seed=run.seed, data=source, out=self.place(run)
         )
+
+    def _folder_of(self, run: Run) -> Path:
+        """A run's folder; before there is one, a folder that is there, for options that must name one."""
+        return folder if (folder := self.place(run)).is_dir() else self.out
 
     def _found(self, outliers: Any, seed: int) -> Any:
         if isinstance(outliers, str) and outliers.startswith(STORE):

@@ -21,7 +21,7 @@ from ..outliers import matching
 from ..outliers.base import get_synthesiser
 from ..runs.resolve import asked_head, asked_method, asked_score, check_before_loading
 from . import asked as scores
-from .plan import RUN, STORE, Plan, Run, synth_request, train_request
+from .plan import RUN, STORE, Plan, Run, synth_request, train_request, with_runs
 from .sets import Sets
 
 RESERVED = {  # arguments of guard.train that the benchmark gives, and the key of the file that says them
@@ -117,11 +117,15 @@ class _Maker:
         own = scores.asked_scores([told["scores"]] if isinstance(told.get("scores"), str) else told.get("scores", ()))
         told.pop("scores", None)
         told.setdefault("method", name)
+        if isinstance(told.get("init"), str):
+            told["init"] = told["init"].removeprefix(RUN)
         for store in (t.removeprefix(STORE) for t in _texts(told) if t.startswith(STORE)):
             if store not in self.asked.stores:
                 raise UnknownNameError("store of the benchmark", store, self.asked.stores, "See the key stores.")
         with_head = {"head": head} if head else {}
-        request = train_request(self.asked, backbone, {**self.asked.training, **told, **with_head}, seed=seed)
+        every = {**self.asked.training, **told, **with_head}
+        shown = {key: with_runs(value, lambda _: str(self.asked.out)) for key, value in every.items()}
+        request = train_request(self.asked, backbone, shown, seed=seed)
         method = asked_method(request)
         score = asked_score(request, method)
         check_before_loading(request, method, score)
