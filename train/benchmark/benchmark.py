@@ -90,7 +90,7 @@ class _Pace:
 
 def _work(plan: Plan, rows: Rows) -> None:
     """Do what is missing and nobody holds, until nothing is missing."""
-    pace = _Pace(len(_todo(plan, rows)))
+    pace, waiting = _Pace(len(_todo(plan, rows))), False
     while todo := _todo(plan, rows):
         for run in todo:
             if not training.is_trained(plan, run) and not _ready(plan, run):
@@ -100,9 +100,12 @@ def _work(plan: Plan, rows: Rows) -> None:
                     continue
                 said_on_a_terminal(pace.said(run, len(left)))
                 _do(plan, run, rows)
-                pace.done += 1
+                pace.done, waiting = pace.done + 1, False
                 break
         else:
+            if not waiting:
+                said_on_a_terminal("waiting for runs that other processes are at")
+            waiting = True
             time.sleep(POLL)
 
 

@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from guard.benchmark_file import BenchmarkFile
 from guard.errors import ConfigError, MissingDataError
+from guard.record import nested
 from guard.requests import BenchmarkRequest
+from train.benchmark.asked import asked_scores
 from train.benchmark.file import located, read
+
+ROOT = Path(__file__).parents[3]
 
 
 def asked(file: Any, **settings: Any) -> Any:
@@ -96,3 +101,25 @@ def test_wrong_keys_meet_a_sentence(keys: dict[str, Any], sentence: str, small: 
 def test_a_key_inside_of_a_text_cannot_be_replaced(small: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="name is 'small' in the file, which has no 'x'"):
         asked(small, name={"x": 1})
+
+
+def test_the_docs_say_every_key_and_their_example_is_taken() -> None:
+    import yaml
+
+    text = (ROOT / "docs" / "benchmarking.md").read_text(encoding="utf-8")
+    parts = nested(BenchmarkFile)
+    for name, field in BenchmarkFile.model_fields.items():
+        assert f"| `{name}` | {field.description} |" in text
+        for inner, inner_field in parts[name].model_fields.items() if name in parts else ():
+            assert f"| `{name}.{inner}` | {inner_field.description} |" in text
+    found = asked(yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]))
+    assert list(found.methods) == ["plain", "phase_mix", "plain, cosine", "exposed"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_the_committed_files_are_taken(name: str) -> None:
+    found = asked(ROOT / "benchmarks" / f"{name}.yaml")
+    assert found.out == str(ROOT / "runs" / name)
+    assert {"plain", "phase_mix"} <= set(found.methods)
+    labels = [score.label for score in asked_scores(found.scores)]
+    assert "energy+vim" in labels
