@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .intervals import Difference, over_images, over_seeds
 from .results import Results, read_scores
 from .summary import Group, mean_over
@@ -47,10 +45,12 @@ def _counterpart(group: Group, groups: Sequence[Group], baseline: str) -> Group 
 def _difference(results: Results, group: Group, other: Group, names: tuple[str, ...]) -> Difference | None:
     theirs = {row["seed"]: row for row in other.rows}
     pairs = [(row, theirs[row["seed"]]) for row in group.rows if row["seed"] in theirs]
-    numbers = [[mean_over(row, names, "auroc") for row in pair] for pair in pairs]
-    if not names or any(value is None for pair in numbers for value in pair):
-        return None
-    differences = [float(np.subtract(*pair)) for pair in numbers]
+    differences = []
+    for row, baseline in pairs:
+        ours, reference = mean_over(row, names, "auroc"), mean_over(baseline, names, "auroc")
+        if ours is None or reference is None:
+            return None
+        differences.append(ours - reference)
     if len(pairs) > 1:
         return over_seeds(differences)
     scores = [read_scores(results.folder, row) for row in pairs[0]]

@@ -18,6 +18,7 @@ from guard.detector import Guard
 from guard.errors import CalibrationError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
+from guard.heads import LastLayer
 from guard.scores import Score
 
 from ..cache.keyed import digest
@@ -110,6 +111,16 @@ class Network:
     def labels(self) -> Tensor:
         return torch.from_numpy(np.asarray(self.parts.fitting.labels))
 
+    @property
+    def last(self) -> LastLayer | None:
+        """The classifier's last layer, on the CPU."""
+        layer = self.guard.module.classifier.last_layer()
+        if layer is None:
+            return None
+        reject = None if layer.reject is None else (layer.reject[0].cpu(), layer.reject[1].cpu())
+        bias = None if layer.bias is None else layer.bias.cpu()
+        return LastLayer(layer.weight.cpu(), bias, layer.scale, reject)
+
     def module(self, score: Score) -> GuardModule:
         """The classifier with this score, on the classifier's device."""
         own = self.guard.module
@@ -143,9 +154,7 @@ class Scorer:
             self.score = self.module.score
         elif fit:
             taken = network.outputs(parts.fitting)
-            last = network.guard.module.classifier.last_layer()
-            on_cpu = last and type(last)(*(part.cpu() if isinstance(part, Tensor) else part for part in last))
-            score.fit(taken.features, taken.logits, network.labels, on_cpu)
+            score.fit(taken.features, taken.logits, network.labels, network.last)
         if score.takes_held_out and len(parts.settling) >= MIN_SETTLED:
             self._settle(parts.settling)
             self.calibration = parts.kept
@@ -159,7 +168,8 @@ class Scorer:
             return
         taken = outputs_of(self.module, images_of(images), maps=self.score.uses_map)
         device = self.module.scale.device
-        self.score.settle(*(part.to(device) if part is not None else None for part in taken))
+        seen = None if taken.feature_map is None else taken.feature_map.to(device)
+        self.score.settle(taken.features.to(device), taken.logits.to(device), seen)
 
     def of(self, images: ImageData) -> np.ndarray:
         """ood_score (N,)."""
@@ -234,8 +244,8 @@ def _theirs(plan: Plan, network: Network, scorer: Scorer, outside: Iterable[str]
     """The numbers of the other library's detector by OOD set; empty where it has no such score."""
     if plan.asked.compare is None or scorer.through:
         return {}
-    last = network.guard.module.classifier.last_layer()
-    other = counterparts.counterpart(scorer.score, network.outputs(network.parts.fitting), network.labels, last)
+    taken = network.outputs(network.parts.fitting)
+    other = counterparts.counterpart(scorer.score, taken, network.labels, network.last)
     if other is None:
         return {}
     inside = other(network.outputs(network.parts.test))

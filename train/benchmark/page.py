@@ -6,6 +6,7 @@ Its only script sorts the tables by the column that is clicked; without it they 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -141,9 +142,7 @@ def _overview(results: Results, found: Sequence[Group], by: Sequence[str], numbe
         ("fpr_at_95_ood_tpr", "FPR95<br>OOD TPR"),
     ):
         for name, sets in kinds:
-            shown.append(
-                (f"{short}<br>{name}", metric in LOWER, lambda g, sets=sets, metric=metric: g.on(sets, metric))
-            )  # type: ignore[misc]
+            shown.append((f"{short}<br>{name}", metric in LOWER, partial(Group.on, names=sets, metric=metric)))
     shown.insert(0, ("accuracy", False, lambda g: g.of("accuracy")))
     shown.append(("false<br>alarms", True, lambda g: g.of("false_alarm_rate")))
     shown.append(("training<br>minutes", True, lambda g: g.of("train_seconds")))

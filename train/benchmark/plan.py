@@ -103,7 +103,7 @@ class Plan:
     def _identified(self, arguments: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """With what identifies them in the place of runs, stores and images."""
         found = {key: with_runs(value, lambda name: self.identity(run.needs[name])) for key, value in arguments.items()}
-        if (start := found.get("init")) in run.needs:
+        if isinstance(start := found.get("init"), str) and start in run.needs:
             found["init"] = self.identity(run.needs[start])
         if (outliers := arguments.get("outliers")) is not None:
             found["outliers"] = [[self._which(what, run.seed), weight] for what, weight in weighted(outliers)]

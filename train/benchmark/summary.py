@@ -83,10 +83,10 @@ def mean_over(row: Row, names: Sequence[str], metric: str, whose: str = "") -> f
 
 def groups(results: Results) -> list[Group]:
     """In the order of the rows."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in results.rows:
         found.setdefault((row["backbone"], row["method"], row["head"], row["score"]), []).append(row)
-    return [Group(*name, tuple(rows)) for name, rows in found.items()]  # type: ignore[arg-type]
+    return [Group(*name, tuple(rows)) for name, rows in found.items()]
 
 
 def left_out(group: Group, names: Sequence[str], without: str, metric: str = "auroc") -> Spread | None:
