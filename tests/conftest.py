@@ -114,6 +114,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tap": "map",
         "outliers": "patch_shuffle",
     },
+    "rotpred": {"method": "rotpred", "ratio": 1.0},
     "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
     "mim": {"method": "mim", "k": 3},
     "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "tune_epochs": 2},

@@ -15,6 +15,7 @@ from ..manifest import Normalisation
 from ..scores.base import Score
 from .layer_maps import with_layers
 from .outputs import FeatureClassifier, Outputs
+from .turns import with_turns
 
 
 def planes(images: Tensor, normalisation: Normalisation) -> Tensor:
@@ -53,7 +54,10 @@ class GuardModule(nn.Module):
         return self.look(self.normalise(images))
 
     def look(self, x: Tensor) -> Outputs:
-        """`outputs` of normalised images; the map of a score that reads layers is its summary of them."""
+        """`outputs` of normalised images; the map of a score that reads layers is its summary of them, and that of one
+        that needs turned images is their features."""
+        if "turned images" in self.score.needs:
+            return with_turns(self.classifier, x)
         return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
 
     def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -67,7 +67,7 @@ class FeatureClassifier(nn.Module):
 
     def shows(self) -> frozenset[Need]:
         """Which of the things that scores need this classifier can give."""
-        always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient"))
+        always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient", "turned images"))
         return always if self.last_layer() is None else always | {"weights"}
 
     def why_not(self, need: Need) -> str:

@@ -29,6 +29,7 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     cosine           - max_c cos(h, w_c)                          both; fitted to the last layer
     reject_class     log probability of the extra class           both; of a c_plus_1 head
     rejection        logit of a 2-layer MLP                       features or feature map; trained by rejection
+    rotation         cross-entropy of the turns - KL(u || p)      both, of four turns of the image; trained by rotpred
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from .react import ReAct
 from .reject_class import RejectClass
 from .rejection import Rejection
 from .relative_mahalanobis import RelativeMahalanobis
+from .rotation import Rotation
 from .scale import Scale
 from .she import SHE
 from .vim import Residual, ViM
@@ -83,6 +85,7 @@ __all__ = [
     "Rejection",
     "RelativeMahalanobis",
     "Residual",
+    "Rotation",
     "SHE",
     "Scale",
     "Score",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,7 +16,9 @@ from ..record import Record, Registry, parse_options
 if TYPE_CHECKING:
     from ..graph.outputs import Outputs
 
-Need = Literal["logits", "features", "weights", "extra class", "feature map", "layer maps", "input gradient"]
+Need = Literal[
+    "logits", "features", "weights", "extra class", "feature map", "layer maps", "input gradient", "turned images"
+]
 
 
 class NoOptions(Record):
@@ -33,8 +36,8 @@ class Score(nn.Module):
         equation: ood_score in one line of plain text; h features, f logits, p = softmax f, W and b the last layer.
         source: the paper it comes from.
         needs: what it reads beyond the labels of its fitting data: "logits", pooled "features", the last layer's
-            "weights", a head's "extra class", the last "feature map", intermediate "layer maps", or the "input
-            gradient".
+            "weights", a head's "extra class", the last "feature map", intermediate "layer maps", the "input gradient",
+            or "turned images": `feature_map` is then the features of the three quarter turns, side by side (N, 3 D).
         needs_fit: whether ``update`` must see in-distribution data.
         trained_by: the training method (or head) whose state it carries, or "" for a score any classifier can have.
         learns_from_outliers: whether `guard.fit` can train it too, on a frozen classifier, from ``outliers=``.
@@ -43,7 +46,8 @@ class Score(nn.Module):
         caution: where it is known to fail, as the end of a sentence; "" where nothing is.
         reads_length: whether longer logits of the same direction are less out-of-distribution to it.
         takes_held_out: whether `settle` makes it better with in-distribution images that nothing was trained on.
-        uses_map: whether it reads the last feature map (N, ...) instead of the pooled features.
+        uses_map: whether it reads the last feature map (N, ...), or what stands in its place, beside or instead of the
+            pooled features.
         layers: names of the modules whose outputs it reads; `feature_map` is then their summaries, side by side.
     """
 
@@ -93,6 +97,11 @@ class Score(nn.Module):
     def settle(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> None:
         """After `finish`, for scores with `takes_held_out`: the outputs of held-out in-distribution images."""
         raise NotImplementedError(f"{type(self).__name__} must define settle")
+
+    def taught(self, donor: Score) -> Score:
+        """For scores with `trained_by`: this one with what `donor`, of the same kind, learned. Options on which the
+        training depends are the donor's."""
+        return copy.deepcopy(donor)
 
     def parts(self) -> list[Score]:
         """The scores that this one combines; itself where it is one."""

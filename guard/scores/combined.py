@@ -111,6 +111,11 @@ class Combined(Score):
         parts = [create_score(name, **o.part_options.get(name, {})) for name in o.parts]
         self.scores = nn.ModuleList(parts)
         self.needs = tuple(dict.fromkeys(need for part in parts for need in part.needs))
+        if {"feature map", "turned images"} <= set(self.needs):
+            raise ConfigError(
+                "score 'combined' cannot have both 'rotation' with passes=4, which reads turned images, and a score of "
+                "the last feature map; give rotation part_options={'rotation': {'passes': 1}}"
+            )
         self.trained_by = next((part.trained_by for part in parts if part.trained_by), "")  # type: ignore[misc]
         self.learns_from_outliers = {True} == {  # type: ignore[misc]
             part.learns_from_outliers for part in parts if part.trained_by

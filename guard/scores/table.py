@@ -21,6 +21,7 @@ _NEEDED: dict[Need, str] = {
     "feature map": "the last feature map",
     "layer maps": "maps of intermediate layers",
     "input gradient": "the gradient of the input",
+    "turned images": "turned copies of the image",
 }
 
 

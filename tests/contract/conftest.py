@@ -33,19 +33,27 @@ def toy_score(name: str) -> Score:
 class Toy(NamedTuple):
     """Class c lies around 6 e_c; logits are 2 h_1..h_4. The outliers lie far along an axis the classifier ignores.
 
-    The features are the feature map, too, and stand in for the summary of a score that reads layers.
+    The feature map is `turned_thrice` of the features, and stands in for the summary of a score that reads layers, too.
     """
 
     features: Tensor
     logits: Tensor
     labels: Tensor
+    feature_map: Tensor
     held_out: Outputs
     outliers: Outputs
     last_layer: LastLayer
 
 
+def turned_thrice(features: Tensor) -> Tensor:
+    """(N, 3 D): negative, with the first half of the coordinates in the place of the second, and both. A linear layer
+    can tell them apart, as a network can tell turns of an image."""
+    half = features.roll(FEATURES // 2, 1)
+    return torch.cat([-features, half, -half], 1)
+
+
 def _outputs(features: Tensor, last: LastLayer) -> Outputs:
-    return Outputs(features, features @ last.weight.T + last.bias, features)
+    return Outputs(features, features @ last.weight.T + last.bias, turned_thrice(features))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,8 @@ def toy() -> Toy:
     far += 0.1 * torch.randn(60, FEATURES, generator=g)
     seen, held = rows[:600], rows[600:]
     outputs = _outputs(seen, last)
-    return Toy(seen, outputs.logits, labels[:600], _outputs(held, last), _outputs(far, last), last)
+    feature_map = turned_thrice(seen)
+    return Toy(seen, outputs.logits, labels[:600], feature_map, _outputs(held, last), _outputs(far, last), last)
 
 
 def _train(score: Score, toy: Toy) -> None:
@@ -84,7 +93,14 @@ def _train(score: Score, toy: Toy) -> None:
     torch.manual_seed(0)
     regulariser = built.stages(context)[-1].regularisers[-1]
     optimizer = torch.optim.SGD(regulariser.parameters(), lr=0.05, momentum=0.9)
-    batch = Batch(Outputs(toy.features, toy.logits, toy.features), toy.labels, toy.outliers)
+    further = torch.cat(toy.feature_map.chunk(3, 1))
+    batch = Batch(
+        Outputs(toy.features, toy.logits, toy.features),
+        toy.labels,
+        toy.outliers,
+        further=Outputs(further, further[:, :CLASSES], None),
+        further_labels=torch.arange(1, 4).repeat_interleave(len(toy.features)),
+    )
     for _ in range(200):
         optimizer.zero_grad()
         torch.stack(list(regulariser.loss(batch).values())).sum().backward()
@@ -103,7 +119,7 @@ def fitted(toy: Toy) -> Callable[[str], Score]:
             if score.trained_by:
                 _train(score, toy)
             else:
-                score.fit(toy.features, toy.logits, toy.labels, toy.last_layer, toy.features)
+                score.fit(toy.features, toy.logits, toy.labels, toy.last_layer, toy.feature_map)
             made[name] = score.requires_grad_(False)
         return made[name]
 

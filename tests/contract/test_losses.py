@@ -25,7 +25,7 @@ from train.losses.base import Batch, Regulariser
 from train.losses.mutual_information import boundary_conditional
 from train.outliers.features.outlier_bank import OutlierBank
 
-CLASSES, FEATURES, N, K = 4, 6, 16, 12
+CLASSES, FEATURES, N, K, M = 4, 6, 16, 12, 9
 PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 
 for module in pkgutil.iter_modules(train.losses.__path__, "train.losses."):
@@ -68,6 +68,7 @@ MADE: dict[str, Callable[[type[Any]], Regulariser]] = {
     "EnergyLogisticLoss": lambda cls: cls(CLASSES),
     "MutualInformationLoss": lambda cls: cls("mi", bank, boundary_conditional, 0.1),
     "ProjectedEnergyLoss": lambda cls: cls("energy", bank),
+    "RotationLoss": lambda cls: cls(FEATURES),
     "RejectionLoss": lambda cls: cls(rejection_network()),
 }
 LABELLED = {"UnionLoss"}  # for which every image outside has a class
@@ -83,21 +84,24 @@ def made(name: str) -> Regulariser:
 
 
 def batch_of(name: str, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> tuple[Batch, Tensor]:
-    """In-distribution images of four classes, outliers of which half have a class too; the features they come from."""
+    """In-distribution images of four classes, outliers of which half have a class too, further images of the
+    loss's own with labels 1 to 3; the features they come from."""
     torch.manual_seed(0)
     has_class = torch.arange(K) % 2 == 0 if name not in LABELLED else torch.ones(K, dtype=torch.bool)
     head = create_head("c_plus_1", FEATURES, CLASSES)
-    features = (scale * random(N + K, FEATURES, seed=1)).requires_grad_()
+    features = (scale * torch.cat([random(N + K, FEATURES, seed=1), random(M, FEATURES, seed=8)])).requires_grad_()
     shown, logits = features.to(dtype), head(features).to(dtype)
     images = torch.randint(0, 256, (N, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     return Batch(
         Outputs(shown[:N], logits[:N], None),
         torch.arange(N) % CLASSES,
-        Outputs(shown[N:], logits[N:], None),
+        Outputs(shown[N : N + K], logits[N : N + K], None),
         torch.where(has_class, torch.arange(K) % CLASSES, -1),
         head,
         images,
         torch.Generator().manual_seed(3),
+        Outputs(shown[N + K :], logits[N + K :], None),
+        1 + torch.arange(M) % 3,
     ), features
 
 
@@ -109,6 +113,8 @@ def reordered(batch: Batch) -> Batch:
 
     assert batch.outlier_labels is not None
     assert batch.images is not None
+    assert batch.further is not None
+    assert batch.further_labels is not None
     return Batch(
         back(batch.inliers),
         batch.labels.flip(0),
@@ -117,6 +123,8 @@ def reordered(batch: Batch) -> Batch:
         batch.head,
         batch.images.flip(0),
         torch.Generator().manual_seed(3),
+        back(batch.further),
+        batch.further_labels.flip(0),
     )
 
 

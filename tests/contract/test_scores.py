@@ -93,15 +93,15 @@ class TestEveryFittedScore:
         score = toy_score(name)
         score.begin(toy.features.shape[1], toy.logits.shape[1], toy.last_layer)
         for part in torch.arange(len(toy.labels)).split(37):
-            score.update(toy.features[part], toy.logits[part], toy.labels[part], toy.features[part])
+            score.update(toy.features[part], toy.logits[part], toy.labels[part], toy.feature_map[part])
         score.finish()
         torch.testing.assert_close(score(*toy.held_out), fitted(name)(*toy.held_out), rtol=1e-5, atol=1e-5)
 
     def test_fitting_again_forgets_the_first_data(self, name: str, fitted: Fitted, toy: Toy) -> None:
         score = toy_score(name).fit(
-            5 + 3 * toy.features, toy.logits - 7, toy.labels, toy.last_layer, 5 + 3 * toy.features
+            5 + 3 * toy.features, toy.logits - 7, toy.labels, toy.last_layer, 5 + 3 * toy.feature_map
         )
-        score.fit(toy.features, toy.logits, toy.labels, toy.last_layer, toy.features)
+        score.fit(toy.features, toy.logits, toy.labels, toy.last_layer, toy.feature_map)
         assert torch.equal(score(*toy.held_out), fitted(name)(*toy.held_out))
 
     def test_no_data_is_an_error(self, name: str, toy: Toy) -> None:

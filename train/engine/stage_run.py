@@ -6,6 +6,8 @@ A step draws images, takes them forward, computes losses, and updates. Nothing i
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -133,13 +135,15 @@ class StageRun:
         mixed = self._mixed(seen.images, generator)
         if mixed is not None:
             seen = seen._replace(images=mixed.images, rows=None)
-        inliers, outside = self._outputs(seen, outliers, generator)
+        further = [r.further(seen, generator) for r in regularisers]
+        inliers, outside, *own = self._outputs(seen, outliers, further, generator)
         losses = self._head_losses(inliers, batch.labels, mixed)
         if self.synthesiser.space == "feature":  # of these features, after the head's own loss
             outliers, outside = self._draw_features(seen, inliers, outside, generator, active)
         head: Head | None = getattr(self.classifier, "head", None)
         shown = Batch(inliers, batch.labels, outside, outliers.labels, head, seen.images, generator)
-        losses |= _outlier_losses(shown, outliers.ready, regularisers)
+        batches = [_with_further(shown, *pair) for pair in zip(further, own, strict=True)]
+        losses |= _outlier_losses(batches, outliers.ready, regularisers)
         loss = self._update(losses, step, regularisers)
         logged = dict(losses)
         if active:
@@ -159,17 +163,22 @@ class StageRun:
             seen = match_half(seen, self.stage.match_inliers, generator)
         return seen, outliers
 
-    def _outputs(self, batch: IDBatch, outliers: Outliers, generator: torch.Generator) -> tuple[Outputs, Outputs]:
-        """The outputs of the batch and of its image outliers.
+    def _outputs(
+        self, batch: IDBatch, outliers: Outliers, further: list[IDBatch | None], generator: torch.Generator
+    ) -> list[Outputs]:
+        """The outputs of the batch, of its image outliers, and of each regulariser's own images.
 
-        Both go through the network in one pass: separate ones would give batch-norm two distributions.
+        All go through the network in one pass: separate ones would give batch-norm several distributions.
         """
+        own = [batch.images[:0] if images is None else images.images for images in further]
         if self.frozen is not None:
-            return self.frozen.outputs(batch, outliers, self.synthesiser)
-        images = batch.images
-        if len(outliers.data):
-            images = torch.cat([images, self._augmented_outliers(outliers, generator)])
-        return _split(self.forward.outputs(images), len(batch.images))
+            inliers, outside = self.frozen.outputs(batch, outliers, self.synthesiser)
+            return [inliers, outside, *(self.forward.outputs(images) if len(images) else outside for images in own)]
+        made = self._augmented_outliers(outliers, generator) if len(outliers.data) else outliers.data
+        parts = [batch.images, made, *own]
+        shown = [part for part in parts if len(part)]
+        outputs = self.forward.outputs(torch.cat(shown) if len(shown) > 1 else batch.images)
+        return _split(outputs, [len(part) for part in parts])
 
     def _draw_features(
         self, batch: IDBatch, inliers: Outputs, none: Outputs, generator: torch.Generator, active: bool
@@ -257,10 +266,14 @@ def _none(batch: IDBatch) -> Outliers:
     return Outliers(batch.images[:0], "none")
 
 
-def _outlier_losses(batch: Batch, ready: Tensor | None, regularisers: list[Regulariser]) -> Losses:
-    """The regularisers' terms; nothing counts where the outliers are not ready."""
+def _with_further(batch: Batch, further: IDBatch | None, outputs: Outputs) -> Batch:
+    return batch if further is None else replace(batch, further=outputs, further_labels=further.labels)
+
+
+def _outlier_losses(batches: list[Batch], ready: Tensor | None, regularisers: list[Regulariser]) -> Losses:
+    """The regularisers' terms, each of the batch as it sees it; nothing counts where the outliers are not ready."""
     losses: Losses = {}
-    for regulariser in regularisers:
+    for batch, regulariser in zip(batches, regularisers, strict=True):
         terms = regulariser.loss(batch)
         losses |= terms if ready is None else {name: value * ready for name, value in terms.items()}
     return losses
@@ -270,9 +283,10 @@ def _own(regularisers: list[Regulariser]) -> list[torch.optim.Optimizer]:
     return [optimizer for regulariser in regularisers for optimizer in regulariser.optimizers().values()]
 
 
-def _split(outputs: Outputs, n: int) -> tuple[Outputs, Outputs]:
-    feature_map = outputs.feature_map
-    inside, outside = (None, None) if feature_map is None else (feature_map[:n], feature_map[n:])
-    return Outputs(outputs.features[:n], outputs.logits[:n], inside), Outputs(
-        outputs.features[n:], outputs.logits[n:], outside
-    )
+def _split(outputs: Outputs, counts: list[int]) -> list[Outputs]:
+    """Outputs of so many images each, one after the other."""
+    maps: Sequence[Tensor | None] = [None] * len(counts)
+    if outputs.feature_map is not None:
+        maps = outputs.feature_map.split(counts)
+    parts = zip(outputs.features.split(counts), outputs.logits.split(counts), maps, strict=True)
+    return [Outputs(*part) for part in parts]

@@ -14,9 +14,11 @@ from torch import Tensor
 from guard.graph.outputs import Outputs
 from guard.heads import Head
 
-from ..outliers.base import Learner, PrepareContext
+from ..outliers.base import IDBatch, Learner, PrepareContext
 
 if TYPE_CHECKING:
+    from guard.data import ImageData
+    from guard.graph.module import GuardModule
     from guard.scores import Score
 
 
@@ -27,7 +29,8 @@ class Batch:
     Feature-space outliers have logits from the classifier's last layer and no map. `outlier_labels` are
     `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`). `images` are the uint8
     in-distribution images as the network saw them, augmented, for a network beside it; all that a loss draws comes
-    from `generator`.
+    from `generator`. `further` are the outputs of the regulariser's own images (`Regulariser.further`), with their
+    labels.
     """
 
     inliers: Outputs
@@ -37,6 +40,8 @@ class Batch:
     head: Head | None = None
     images: Tensor | None = None
     generator: torch.Generator | None = None
+    further: Outputs | None = None
+    further_labels: Tensor | None = None
 
 
 class Regulariser(Learner):
@@ -60,9 +65,22 @@ class Regulariser(Learner):
         Learned parts whose size is known only now may be made here, on the context's device.
         """
 
+    def further(self, batch: IDBatch, generator: torch.Generator) -> IDBatch | None:
+        """Images of its own that go through the network in one pass with the batch and its outliers, with labels of any
+        meaning; None: none. Not augmented any more.
+
+        Args:
+            batch: the in-distribution images as the network sees them, augmented.
+        """
+        return None
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> weighted scalar term, to be added to the cross-entropy."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def examine(self, module: GuardModule, held_out: ImageData) -> None:
+        """Called once after training, with in-distribution images that nothing was trained on: warn where what was
+        learned cannot work."""
 
     def hand_over(self, score: Score) -> None:
         """Put what was learned into the score of the finished guard, where the score carries it."""

@@ -21,6 +21,7 @@ bood        images decoded from features pushed over the boundary               
 fodfom      a class for decoded edges of classes and for blurred objects            Chen et al., ACM MM 2024
 ncis        images decoded from low density among non-linear invariants             Doorenbos et al., preprint 2024
 oal         features that tell little of a diffusion model's latents, and a teacher Gao et al., preprint 2024
+rotpred     which way up an image is, beside its class                              Hendrycks et al., NeurIPS 2019
 rejection   2-layer MLP on the frozen features of a plain classifier                DMR's head, for any outliers
 
 base        what a method is: stages of a synthesiser and losses
@@ -50,6 +51,7 @@ from . import (
     phase_mix,
     plain,
     rejection,
+    rotpred,
     vos,
 )
 from .base import get_method, list_methods
@@ -79,5 +81,6 @@ __all__ = [
     "phase_mix",
     "plain",
     "rejection",
+    "rotpred",
     "vos",
 ]

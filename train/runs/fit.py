@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -147,13 +146,14 @@ def carried_over(score: Score, donor: Score | None) -> Score:
     if not wanted or not set(wanted) <= set(learned):
         return score
     if not isinstance(score, Combined):
-        mine = copy.deepcopy(learned[score.name])
+        mine = score.taught(learned[score.name])
     else:
-        options = {name: learned[name].options.model_dump() for name in wanted}
+        taught = {part.name: part.taught(learned[part.name]) for part in score.parts() if part.name in wanted}
+        options = {name: part.options.model_dump() for name, part in taught.items()}
         mine = Combined(**{**score.options.model_dump(), "part_options": {**score.options.part_options, **options}})
         for i, part in enumerate(mine.parts()):
-            if part.name in options:
-                mine.scores[i] = copy.deepcopy(learned[part.name])
+            if part.name in taught:
+                mine.scores[i] = taught[part.name]
     mine.trained_by = ""  # type: ignore[misc]  # it has been
     return mine
 

@@ -62,11 +62,12 @@ def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Sc
         own = {**method.score_options(), **options.get("part_options", {}).get(method.score, {})}
         options["part_options"] = {**options.get("part_options", {}), method.score: own}
     score = create_score(name, **options)
-    if score.trained_by and score.trained_by not in (method.name, method.teaches):
-        raise ConfigError(
-            f"score {name!r} is learned by method {score.trained_by!r}, not by {method.name!r}; "
-            f"use method={score.trained_by!r}, or score={method.score!r}"
-        )
+    for part in score.parts():
+        if part.trained_by and part.trained_by not in (method.name, method.teaches):
+            raise ConfigError(
+                f"score {part.name!r} is learned by method {part.trained_by!r}, not by {method.name!r}; "
+                f"use method={part.trained_by!r}, or score={method.score!r}"
+            )
     return score
 
 

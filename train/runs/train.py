@@ -79,6 +79,8 @@ def _trained(request: TrainRequest) -> Guard:
     feed = Feed(splits.train)
     train_stages(module, feed, stages, config, device=device, out=out, resume=request.resume, pictures=pictures)
     _finish_score(module, splits.train)
+    for regulariser in (r for stage in stages for r in stage.regularisers):
+        regulariser.examine(module, splits.calibration)
     made = Made(
         name=printable(out.resolve().name) if out else f"{method.name}-{config.backbone}",
         normalisation=normalisation,

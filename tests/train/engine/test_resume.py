@@ -27,6 +27,7 @@ RESUMED = {
     # its margins are those of the network that the stage began with
     "energy_ft": {**RECIPES["energy_ft"], "epochs": 2, "outliers": "low_pass_noise"},
     "rejection": {"method": "rejection", "epochs": 2, "tune_epochs": 2, "hidden": 32},
+    "rotpred": {"method": "rotpred", "epochs": 3, "ratio": 1.5, "outliers": "phase_mix", "augment": "crop+flip"},
     "mim": {"method": "mim", "epochs": 2, "tune_epochs": 2, "tune_lr": 0.01, "k": 3, "ema": 0.9},
     # its gradients are the network's at that step; alpha falls from epoch to epoch
     "ascood": {"method": "ascood", "epochs": 4, "mode": "gradient", "step": 50.0, "step_end": 5.0, "share": 0.3},
@@ -87,6 +88,7 @@ def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny)
         ("npos", "0,3,2"),
         ("energy_ft", "1,3,1"),
         ("rejection", "1,3,1"),  # in the second epoch of the second stage
+        ("rotpred", "0,2,1"),
         ("mim", "1,2,2"),  # at the end of the second stage's first epoch, before its checkpoint
         ("ascood", "0,2,2"),
         ("pixmix", "0,2,1"),

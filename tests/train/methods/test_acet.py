@@ -23,10 +23,10 @@ def test_the_network_sees_the_attacked_images_as_they_are_and_plain_noise_augmen
     seen: list[torch.Tensor] = []
     forward, outputs = Forward.outputs, StageRun._outputs
 
-    def spy_outputs(self: StageRun, batch: Any, sampled: Any, generator: Any) -> Any:
+    def spy_outputs(self: StageRun, batch: Any, sampled: Any, *more: Any) -> Any:
         assert isinstance(self.synthesiser, AdversarialNoise) == (method == "acet")
         made.append(sampled.data)
-        return outputs(self, batch, sampled, generator)
+        return outputs(self, batch, sampled, *more)
 
     def spy_forward(self: Forward, images: torch.Tensor) -> Any:
         seen.append(images)
