@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from .outputs import FeatureClassifier, Outputs
 
 TURNS = 4  # the upright image among them
+
+
+def check_square(height: int, width: int) -> None:
+    """Raises ConfigError for images that a quarter turn gives another shape."""
+    if height != width:
+        raise ConfigError(
+            f"images of {height} x {width} pixels do not keep their shape when they are turned by a quarter; give a "
+            f"square size, such as image_size={min(height, width)}"
+        )
 
 
 def turned(images: Tensor, k: int, sides: tuple[int, int]) -> Tensor:
@@ -27,7 +38,11 @@ def with_turns(classifier: FeatureClassifier, x: Tensor) -> Outputs:
     quarter turns, side by side (N, 3 D).
 
     All 4 N images are one batch: one pass through a graph that is as large as without them.
+
+    Raises:
+        ConfigError: the images are not square.
     """
+    check_square(*x.shape[2:])
     n = x.shape[0]
     outputs = classifier(torch.cat([x, *(turned(x, k, (2, 3)) for k in range(1, TURNS))]))
     features = outputs.features

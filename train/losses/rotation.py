@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.errors import ConfigError
-from guard.graph.turns import TURNS, turned
+from guard.graph.turns import TURNS, check_square, turned
 from guard.scores import Score
 from guard.scores.rotation import Rotation
 
@@ -65,12 +64,7 @@ class RotationLoss(Regulariser):
         self.layer = nn.Linear(num_features, TURNS)
 
     def check(self, context: PrepareContext) -> None:
-        p = context.data.preprocess
-        if p.height != p.width:
-            raise ConfigError(
-                f"images of {p.height} x {p.width} pixels do not keep their shape when they are turned by a quarter; "
-                f"give a square size, such as image_size={min(p.height, p.width)}"
-            )
+        check_square(context.data.preprocess.height, context.data.preprocess.width)
 
     def further(self, batch: IDBatch, generator: torch.Generator) -> IDBatch:
         return turned_copies(batch, self.ratio, generator)

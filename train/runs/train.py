@@ -14,7 +14,7 @@ from guard.data.held_out import Draw, Splits
 from guard.data.labels import printable
 from guard.data.noise import is_noise, noise_images
 from guard.detector import Guard
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.manifest import Normalisation
@@ -190,6 +190,8 @@ def _shown(config: TrainConfig, module: GuardModule, data: ImageData, device: to
     try:
         with torch.inference_mode():
             return module.eval().outputs(example_batch(p, device))
+    except GuardError:  # which says more: of a score that needs square images, say
+        raise
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:  # timm's networks, about a shape
         raise ConfigError(
             f"backbone={config.backbone!r} takes no images of {p.height} x {p.width} pixels ({str(error)[:100]}); "

@@ -67,7 +67,10 @@ class TestItsStep:
             assert not (images[40:] == 255).all((1, 2, 3)).any()
 
     def test_the_losses_are_those_of_their_parts(self) -> None:
-        (alone,), (exposed,) = stages_of("rotpred", weight=0.3, ratio=0.5), stages_of("rotpred", outliers={"mim": 1.0})
+        (alone,), (exposed,) = (
+            stages_of("rotpred", weight=0.3, ratio=0.5),
+            stages_of("rotpred", outliers={"phase_mix": 1.0}),
+        )
         (loss,) = alone.regularisers
         assert isinstance(loss, RotationLoss)
         assert (loss.weight, loss.ratio, alone.synthesiser) == (0.3, 0.5, None)
@@ -76,11 +79,12 @@ class TestItsStep:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("score", ["rotation", "energy"])
     def test_images_that_are_not_square_before_any_training(
-        self, four: Arrays, tiny: dict[str, Any], seen: list[Tensor]
+        self, score: str, four: Arrays, tiny: dict[str, Any], seen: list[Tensor]
     ) -> None:
-        with pytest.raises(ConfigError, match=r"16 x 12 pixels.*square size, such as image_size=12"):
-            guard.train((four[0][:, :, 2:14], four[1]), method="rotpred", **tiny)
+        with pytest.raises(ConfigError, match=r"^images of 16 x 12 pixels.*square size, such as image_size=12"):
+            guard.train((four[0][:, :, 2:14], four[1]), method="rotpred", score=score, **tiny)
         assert not seen
 
     def test_options_of_outliers_where_there_are_none(self, four: Arrays, tiny: dict[str, Any]) -> None:
@@ -160,7 +164,7 @@ class TestItsGuard:
 
 @pytest.mark.parametrize("head", ["cosine", "hypersphere", "c_plus_1", "mlp"])
 def test_grey_images_two_classes_odd_batches_and_other_heads(head: str, four: Arrays, tiny: dict[str, Any]) -> None:
-    images, labels = four[0][::2], four[1][::2] % 2
+    images, labels = four[0][::2], four[1][::2] // 2
     options = {**tiny, "epochs": 1, "batch_size": 15, "in_chans": 1, "head": head, "lr": 0.01}
     g = guard.train((images, labels), method="rotpred", ratio=0.7, outliers="phase_mix", score="rotation", **options)
     assert np.isfinite(g.predict(images[:5]).ood_score).all()
