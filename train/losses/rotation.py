@@ -58,6 +58,8 @@ class RotationLoss(Regulariser):
         ratio: turned copies per image of a batch, above 0; 3 is every turn of every image.
     """
 
+    reads_labels = False
+
     def __init__(self, num_features: int, weight: float = 1.0, ratio: float = 3.0) -> None:
         super().__init__()
         self.weight, self.ratio = weight, ratio
@@ -73,7 +75,7 @@ class RotationLoss(Regulariser):
         assert batch.further is not None  # the engine shows what `further` made
         assert batch.further_labels is not None
         upright, others = self._told(batch.inliers.features), self._told(batch.further.features)
-        mean = F.cross_entropy(upright, torch.zeros_like(batch.labels)) / TURNS
+        mean = F.cross_entropy(upright, torch.zeros(len(upright), dtype=torch.int64, device=upright.device)) / TURNS
         mean = mean + F.cross_entropy(others, batch.further_labels) * (TURNS - 1) / TURNS
         return {"rotation": self.weight * mean}
 
