@@ -39,6 +39,10 @@ class ASCOOD(Method):
     head = "standardised"
     score = "energy"
 
+    def default_score(self) -> str:
+        """MSP for outliers made by gradients, which may have the energies of images (docs/methods.md)."""
+        return "msp" if self.options.mode == "gradient" else self.score
+
     def stages(self, context: MethodContext) -> list[Stage]:
         o: ASCOODOptions = self.options
         count = context.per_step(o.ratio)

@@ -11,10 +11,12 @@ import torch
 import guard
 from guard.evaluation import metrics
 from guard.graph.outputs import Classifier
+from guard.requests import TrainRequest
 from tests.conftest import Arrays
 from train.engine.forward import Forward
 from train.losses.uniform_target import UniformTargetLoss
 from train.outliers.images.salient_pixels import SalientPixels
+from train.runs.resolve import asked_method, asked_score
 
 
 def test_outliers_are_made_of_the_augmented_batch_with_its_true_labels_and_shown_as_they_are(
@@ -95,3 +97,9 @@ def test_it_learns_to_doubt_images_whose_salient_pixels_are_permuted(digits: Any
         inside = g.predict(images[g.splits["test"]]).ood_score
         found[method] = metrics.auroc(inside, g.predict(others).ood_score)
     assert found["ascood"] > found["plain"]
+
+
+@pytest.mark.parametrize(("mode", "score"), [("shuffle", "energy"), ("gradient", "msp")])
+def test_the_score_follows_the_mode(mode: str, score: str) -> None:
+    request = TrainRequest(data=None, method="ascood", options={"mode": mode})
+    assert asked_score(request, asked_method(request)).name == score
