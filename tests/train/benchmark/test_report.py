@@ -111,7 +111,9 @@ def test_the_interval_over_images_is_as_wide_as_scipys() -> None:
 
 
 def test_differences_are_to_the_baseline_with_the_same_score_or_else_its_first() -> None:
-    found = compared(THREE, groups(THREE), "plain")
+    energy = (row("plain", "energy", seed, (0.1, 0.1, 0.1)) for seed in range(3))
+    several = results(*THREE.rows, *energy)
+    found = compared(several, groups(several), "plain")
     assert [(c.group.score, c.baseline.score) for c in found] == [("knn", "knn"), ("vim", "knn")]
     near, far = found[0].near, found[0].far
     assert near is not None
