@@ -21,6 +21,7 @@ from . import asked as scores
 from .file import located
 from .sets import SOURCE, Sets
 
+PICTURES = "mixing_set"  # an argument of guard.train that names images
 RUN, STORE = "run:", "store:"  # before the name of another run, or of a store
 
 
@@ -107,6 +108,8 @@ class Plan:
             found["init"] = self.identity(run.needs[start])
         if (outliers := arguments.get("outliers")) is not None:
             found["outliers"] = [[self._which(what, run.seed), weight] for what, weight in weighted(outliers)]
+        if (pictures := arguments.get(PICTURES)) is not None:
+            found[PICTURES] = self._which(pictures, run.seed)
         return found
 
     def _which(self, outliers: Any, seed: int) -> Any:
@@ -123,6 +126,8 @@ class Plan:
         told = {
             key: with_runs(value, lambda name: str(self._folder_of(run.needs[name]))) for key, value in every.items()
         }
+        if PICTURES in told:
+            told[PICTURES] = located(told[PICTURES], self.folder)
         if told.get("init") in run.needs:
             told["init"] = self.place(run.needs[told["init"]])
         if told.get("outliers") is not None:

@@ -85,6 +85,28 @@ def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_pat
     assert folders["elsewhere"] == "mine"
 
 
+def test_pictures_that_are_mixed_in_are_looked_up_and_count_by_their_content(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    def plan() -> Plan:
+        return plan_of({**small, "root": str(tmp_path), "methods": {"mixed": mixed}}, tmp_path)
+
+    mixed = {"method": "plain", "augment": "crop+pixmix", "mixing_set": "pictures"}
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "pictures" / "a.png")
+    before = plan()
+    assert before.request(before.runs[0]).mixing_set == str(tmp_path / "pictures")
+    assert plan().identity(before.runs[0]) == before.identity(before.runs[0])
+    Image.new("RGB", (16, 16), (9, 9, 8)).save(tmp_path / "pictures" / "a.png")
+    after = plan()
+    assert after.identity(after.runs[0]) != before.identity(before.runs[0])
+    mixed["mixing_set"] = "./none_such"
+    with pytest.raises(GuardError, match="none_such"):
+        plan()
+
+
 def test_stores_and_weights_of_outliers(small: dict[str, Any], tmp_path: Path) -> None:
     small["stores"] = {"mixes": {"method": "phase_mix", "count": 30}}
     small["methods"] = {"one": {"method": "oe", "outliers": "store:mixes"},
