@@ -94,6 +94,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cosine": {"method": "plain", "score": "cosine", "lr": 0.02},
     "c_plus_1": {"method": "plain", "score": "reject_class"},
     "vos": {"method": "vos", "score": "energy_logistic", "start": 0.25, "queue": 20},
+    "gcos": {"method": "gcos", "start": 0.25, "queue": 20},
     "npos": {
         "method": "npos",
         "lr": 0.01,

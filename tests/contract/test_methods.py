@@ -133,6 +133,7 @@ class TestEveryMethod:
 def test_every_method_of_the_package_is_listed() -> None:
     assert {"plain", "vos", "oe", "mim", "rejection", "energy_ft", "npos", "ceda", "acet"} | {
         "ascood",
+        "gcos",
         "gan",
         "atol",
         "cmg_s",

@@ -3,6 +3,7 @@
 plain       cross-entropy, nothing else                                             -
 phase_mix   tuning to be unsure of images with mixed phases                         ours
 vos         low-density draws of class Gaussians in feature space                   Du et al., ICLR 2022
+gcos        features off a class's manifold, within its distances; experimental         Karzanov & Detyniecki, ICML 2026
 npos        noise around boundary features on a hypersphere                         Tao et al., ICLR 2023
 oe          outlier exposure with images that the user gives                        Hendrycks et al., ICLR 2019
 energy_ft   tuning that holds energies on their sides of two margins                Liu et al., NeurIPS 2020
@@ -41,6 +42,7 @@ from . import (
     energy_ft,
     fodfom,
     gan,
+    gcos,
     kirby,
     label_mixup,
     mim,
@@ -71,6 +73,7 @@ __all__ = [
     "energy_ft",
     "fodfom",
     "gan",
+    "gcos",
     "kirby",
     "label_mixup",
     "mim",

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[3]
 RESUMED = {
     "plain": {"method": "plain", "epochs": 4, "ema": 0.9, "augment": "crop+flip"},
     "vos": {"method": "vos", "epochs": 4, "start": 0.25, "queue": 20, "score": "energy_logistic"},
+    # its directions and shells are found when an epoch begins
+    "gcos": {"method": "gcos", "epochs": 4, "start": 0.25, "queue": 20, "weight": 1.0},
     "npos": {**RECIPES["npos"], "epochs": 4},
     # its margins are those of the network that the stage began with
     "energy_ft": {**RECIPES["energy_ft"], "epochs": 2, "outliers": "low_pass_noise"},
@@ -85,6 +87,7 @@ def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny)
     [
         ("plain", "0,2,1"),  # stage 0, after the first step of its third epoch
         ("vos", "0,3,2"),
+        ("gcos", "0,3,2"),
         ("npos", "0,3,2"),
         ("energy_ft", "1,3,1"),
         ("rejection", "1,3,1"),  # in the second epoch of the second stage
