@@ -107,7 +107,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "keep": 20,
     },
     "phase_mix": {"method": "phase_mix"},
-    "recommended": {"method": "recommended", "lr": 0.02},
+    "recommended": {"method": "recommended"},
     "rejection": {"method": "rejection", "hidden": 32, "tune_epochs": 3, "outliers": "patch_shuffle"},
     "rejection-map": {
         "method": "rejection",

@@ -1,4 +1,4 @@
-"""A classifier tuned to be unsure of phase mixes: ours, and what we recommend where no outlier images are at hand.
+"""A classifier tuned to be unsure of phase mixes (ours; no outlier images are needed).
 
     x~ = F^-1[ |F(x_1)| exp(i phase of x_j at each frequency) ],   the x_j of k different classes
     L = CE(f(x), y) + weight * CE(U, softmax f(x~));   ood_score = -log p_energy - log p_vim   (score "combined")
@@ -15,7 +15,8 @@ another method there.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from guard.record import option
 
@@ -41,10 +42,11 @@ class PhaseMixOptions(MethodOptions):
 class PhaseMixTuning(Method):
     """Tuning to be unsure of images with mixed phases, which keep every power spectrum (ours; no outliers needed)."""
 
-    name = "phase_mix"
+    name: ClassVar[str] = "phase_mix"
     Options = PhaseMixOptions
     score = "combined"
     wants_outliers = "optional"
+    union: ClassVar[Mapping[str, float]] = {"phase_mix": 1.0}  # synthesisers, with weights
 
     def score_options(self) -> dict[str, Any]:
         return {"parts": ("energy", "vim")}
@@ -56,7 +58,7 @@ class PhaseMixTuning(Method):
             "tuning",
             o.tune_epochs or max(1, round(TUNED * context.epochs)),
             o.tune_lr,
-            image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes),
+            image_source(context.outliers or dict(self.union), count, context.num_classes),
             (UniformTargetLoss(o.weight),),
         )
         return context.after_classifier(tuning)
