@@ -4,11 +4,11 @@
     L = CE(f(x), y) + weight * CE(U, softmax f(x~))
     ood_score = -log p_energy - log p_fdbd - log p_mahalanobis++,   p the share of held-out images as far out by each
 
-A classifier is trained first (or comes from ``init=``) and is then tuned, as by `phase_mix`. No single kind of outlier is
-enough: a network learns what tells that kind from its classes, and fails where an OOD image lacks it. Phase mixes say
-nothing of flat grounds, warps are softer than photographs, mosaics have seams. What all of a union have in common is
-that no class is shown. Trained on from the first epoch, the network learns those differences all the better, and
-detects less of what lacks them: so it is tuned with them, for an eighth of its epochs.
+A classifier is trained first (or comes from ``init=``) and is then tuned, as by `phase_mix`. No single kind of
+outlier is enough: a network learns what tells that kind from its classes, and fails where an OOD image lacks it.
+Phase mixes say nothing of flat grounds, warps are softer than photographs, mosaics have seams. What all of a union
+have in common is that no class is shown. Trained with them from the first epoch on, a network learns those
+differences all the better and detects less of what lacks them: so it is tuned with them, for an eighth of its epochs.
 
 Source: Hendrycks et al., ICLR 2019 (the loss); Mueller & Hein, ICML 2025 (Mahalanobis distance of features of unit
 length); Liu & Qin, ICML 2024 (fdbd); the union is ours. docs/methods.md has the measurements.

@@ -36,6 +36,8 @@ def test_outliers_take_the_place_of_the_union(four: Arrays, channels: int) -> No
     images, labels = four
     given = {"outliers": {"strokes": 2, "drawn": 1}}
     own = guard.train((images, labels), method="recommended", epochs=1, backbone="wrn10_2", in_chans=channels)
-    other = guard.train((images, labels), method="recommended", epochs=1, backbone="wrn10_2", in_chans=channels, **given)
+    other = guard.train(
+        (images, labels), method="recommended", epochs=1, backbone="wrn10_2", in_chans=channels, **given
+    )
     weights = [next(iter(g.module.classifier.parameters())) for g in (own, other)]
     assert not torch.equal(*weights)
