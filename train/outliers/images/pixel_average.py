@@ -18,16 +18,18 @@ def pick_different_classes(
     """Indices (count, k) into the batch, each row of different classes, and which of them count (count, k) bool.
 
     Every row gives each item a random key; the item with the largest key of its class stands for the class, and the k
-    largest of these are taken. Where the batch has fewer than k classes the surplus entries are masked.
+    largest of these are taken. Where the batch has fewer than k classes the surplus entries are masked; where it has
+    only one, they are other images of it: alone, an image would be an outlier that is in-distribution.
     """
     n = len(labels)
     # float64: in float32 two items of a class draw the same largest key once in a few thousand steps
     keys = torch.rand(count, n, generator=generator, device=labels.device, dtype=torch.float64)
     by_class = labels.expand(count, n)
     best = keys.new_full((count, num_classes), -1.0).scatter_reduce(1, by_class, keys, "amax")
-    keys = torch.where(keys == best.gather(1, by_class), keys, -1.0)
+    keys = torch.where(keys == best.gather(1, by_class), keys, keys - 2)  # below all that stand for a class
     top = keys.topk(min(k, n), dim=-1)
-    return top.indices, top.values >= 0
+    stands = top.values >= 0
+    return top.indices, stands | (stands.sum(-1, keepdim=True) == 1)
 
 
 @register_synthesiser

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.outliers.base import IDBatch
+from train.outliers.base import IDBatch, create_synthesiser
 from train.outliers.images import PatchShuffle, PixelAverage
 from train.outliers.images.patch_shuffle import shuffle_patches
 from train.outliers.images.pixel_average import pick_different_classes
@@ -53,6 +53,21 @@ def test_a_batch_that_lacks_classes_and_is_smaller_than_k() -> None:
     assert index.shape[1] == 3
     assert valid.sum(-1).tolist() == [2] * 20
     assert all(set(labels[row[ok]].tolist()) == {2, 4} for row, ok in zip(index, valid, strict=True))
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 3), (8, 20), (2, 2)])
+def test_a_batch_of_one_class_mixes_different_images_of_it(n: int, k: int) -> None:
+    """An image alone would be an outlier that is in-distribution."""
+    index, valid = pick_different_classes(torch.full((n,), 3), 10, 30, k, generator())
+    assert valid.all()
+    assert all(len(set(row)) == min(k, n) for row in index.tolist())
+
+
+@pytest.mark.parametrize("name", ["pixel_average", "phase_mix", "patch_mix", "mask_mix"])
+def test_no_mix_is_an_image_itself(name: str) -> None:
+    images = torch.randint(0, 256, (9, 12, 12, 3), generator=generator(), dtype=torch.uint8)
+    made = create_synthesiser(name, 20, 2).sample(IDBatch(images, torch.zeros(9, dtype=torch.int64)), generator(1)).data
+    assert (made[:, None].float() - images.float()).abs().mean((2, 3, 4)).min() > 5
 
 
 @pytest.mark.parametrize("k", [2, 3, 6, 10])
