@@ -11,6 +11,7 @@ colours    what they have in common: palettes, and noise
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -40,9 +41,16 @@ def how_many(height: int, width: int) -> int:
 
 
 def drawn_pictures(height: int, width: int, channels: int, seed: int, count: int | None = None) -> Tensor:
-    """uint8 (M, H, W, channels) on the CPU, all kinds shuffled; grey ones where channels is 1."""
+    """uint8 (M, H, W, channels) on the CPU, all kinds shuffled; grey ones where channels is 1.
+
+    The last ones are kept, because stages, PixMix and the outliers `drawn` show the same: not to be changed in place.
+    """
+    return _kept(height, width, channels, seed, how_many(height, width) if count is None else count)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(height: int, width: int, channels: int, seed: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    count = how_many(height, width) if count is None else count
     scale = min(FINER, DRAWN_SIDE / max(height, width))
     size = max(2, round(height * scale)), max(2, round(width * scale))
     at_once = max(1, PIXELS // (size[0] * size[1]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guard.record import Record, option
 
-from ...augmentations.pictures import cut, drawn_pictures, how_many, picture_sides
+from ...augmentations.pictures import cut, drawn_pictures, picture_sides
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 
 
@@ -30,16 +30,19 @@ class Drawn(ImageSynthesiser):
 
     def __init__(self, count: int, num_classes: int, **options: object) -> None:
         super().__init__(count, num_classes, **options)
-        self._drawn: dict[tuple[int, int, int], Tensor] = {}
+        self._drawn: dict[tuple[torch.Size, torch.device], Tensor] = {}
         self._seed = 0
 
     def prepare(self, context: PrepareContext) -> None:
         self._seed = context.seed
         self._drawn.clear()
 
+    def release(self) -> None:
+        self._drawn.clear()
+
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        _, height, width, channels = batch.images.shape
-        pictures = self._pictures(height, width, channels).to(batch.images.device)
+        height, width = batch.images.shape[1:3]
+        pictures = self._pictures(batch.images)
         which = torch.randint(len(pictures), (self.count,), generator=generator, device=pictures.device)
         mirrored = torch.rand(2, self.count, 1, 1, 1, generator=generator, device=pictures.device) < 0.5
         made = cut(pictures, which, height, width, generator)
@@ -47,9 +50,11 @@ class Drawn(ImageSynthesiser):
             made = torch.where(flips, made.flip(dim), made)
         return Outliers(made.permute(0, 2, 3, 1).contiguous(), "drawn fractals, waves and noise")
 
-    def _pictures(self, height: int, width: int, channels: int) -> Tensor:
-        key = height, width, channels
+    def _pictures(self, images: Tensor) -> Tensor:
+        """For images of this size, on their device, where they stay: a copy in each step would wait for it."""
+        key = images.shape[1:], images.device
         if key not in self._drawn:
-            count = self.options.pictures or how_many(height, width)
-            self._drawn[key] = drawn_pictures(*picture_sides(height, width), channels, self._seed, count)
+            height, width, channels = images.shape[1:]
+            drawn = drawn_pictures(*picture_sides(height, width), channels, self._seed, self.options.pictures)
+            self._drawn[key] = drawn.to(images.device)
         return self._drawn[key]

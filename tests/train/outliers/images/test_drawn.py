@@ -5,22 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from guard.data import load
 from train.augmentations.pictures import drawn_pictures, picture_sides
-from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
+from train.outliers.base import IDBatch, PrepareContext, Synthesiser, create_synthesiser
 from train.runs.synth import untrained
 
 
-def made(seed: int, folder: Path, draw: int = 7) -> torch.Tensor:
+def prepared(seed: int, folder: Path) -> Synthesiser:
     rng = np.random.default_rng(0)
     data = load((rng.integers(0, 255, (12, 16, 16, 3), dtype=np.uint8), np.arange(12) % 2))
     drawn = create_synthesiser("drawn", 20, 2, pictures=6)
     module = untrained(data, torch.device("cpu"))
     drawn.prepare(PrepareContext(module, data, folder, seed, torch.device("cpu")))
-    batch = IDBatch(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    return drawn.sample(batch, torch.Generator().manual_seed(draw)).data
+    return drawn
+
+
+BATCH = IDBatch(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+
+
+def made(seed: int, folder: Path, draw: int = 7) -> torch.Tensor:
+    return prepared(seed, folder).sample(BATCH, torch.Generator().manual_seed(draw)).data
+
+
+def test_the_pictures_go_to_the_device_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that copied all of them would wait for the device."""
+    drawn, moved, to = prepared(1, tmp_path), [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: (moved.append(len(x)), to(x, *a, **k))[1])
+    for _ in range(3):
+        drawn.sample(BATCH, torch.Generator())
+    assert moved.count(6) == 1
 
 
 def test_the_training_seed_decides_the_pictures_and_the_step_what_is_shown(tmp_path: Path) -> None:
