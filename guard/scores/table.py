@@ -133,7 +133,8 @@ def check_applies(score: Score, classifier: FeatureClassifier | None = None, *, 
     reason = why_not(score, classifier, outliers=outliers)
     if reason:
         learned = score.trained_by and not outliers
-        raise (ConfigError if learned else ModelError)(f"score {score.name!r} {reason}")
+        name = next((part.name for part in score.parts() if part.trained_by), score.name) if learned else score.name
+        raise (ConfigError if learned else ModelError)(f"score {name!r} {reason}")
 
 
 def _info(score: type[Score], classifier: FeatureClassifier | None) -> ScoreInfo:

@@ -26,7 +26,8 @@ def check_mixed_labels(augment: str, method: str, stage: Stage, head: Head | Non
     if not steps or not issubclass(steps[-1], Mixing) or stage.trains == "nothing":
         return
     said = f"augment={augment!r} mixes the labels of two images; "
-    instead = f"use another augmentation, such as {augment.replace(steps[-1].name, 'cutout')!r}"
+    others = augment.split("+")[:-1]
+    instead = f"use another augmentation, such as {'+'.join(dict.fromkeys([*others, 'cutout']))!r}"
     if stage.head_loss and head is not None and head.moves:
         raise ConfigError(f"{said}head={head.name!r} moves with each label; use head='linear', or {instead}")
     synthesiser = stage.synthesiser

@@ -129,7 +129,10 @@ def shares(weights: list[float], count: int) -> list[int]:
     if min(weights) <= 0:
         raise ConfigError(f"weights of outlier sources must be above 0, got {min(weights)}")
     if count < len(weights):
-        raise ConfigError(f"{len(weights)} outlier sources need at least as many outliers per step, got {count}")
+        raise ConfigError(
+            f"{len(weights)} outlier sources need at least as many outliers per step, got {count}; give "
+            "a larger batch_size, more outliers per image, or fewer sources"
+        )
     spare = count - len(weights)
     exact = [spare * w / sum(weights) for w in weights]
     given = [int(x) for x in exact]

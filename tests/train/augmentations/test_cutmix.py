@@ -10,7 +10,7 @@ from guard.errors import ConfigError
 from guard.heads import create_head, list_heads
 from tests.conftest import RECIPES, Arrays
 from tests.train.engine.runs import Tiny, short
-from train.augmentations.base import AugmentContext
+from train.augmentations.base import AugmentContext, Mixing, chain
 from train.augmentations.cutmix import CutMix, box
 from train.engine.stage_run import StageRun
 
@@ -137,6 +137,14 @@ def test_every_method_trains_with_mixed_labels_or_says_why_not(
         assert name not in ACCEPTED
     else:
         assert name not in REFUSED
+
+
+@pytest.mark.parametrize("augment", ["cutmix", "cutout+cutmix", "crop+cutout+flip+cutmix"])
+def test_what_a_refusal_names_instead_can_be_given(augment: str, four: Arrays, tiny: Tiny) -> None:
+    with pytest.raises(ConfigError) as found:
+        guard.train(short(four), head="sphereface", **{**tiny, "augment": augment})
+    instead = str(found.value).rsplit("such as ")[-1].strip("'")
+    assert not any(issubclass(step, Mixing) for step in chain(instead))
 
 
 @pytest.mark.parametrize("head", ["hypersphere", "sphereface"])

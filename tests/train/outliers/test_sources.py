@@ -210,7 +210,7 @@ def test_weights_divide_a_step() -> None:
     assert shares([1, 1, 2], 8) == [2, 2, 4]
     assert sum(shares([5.0, 1e-6], 7)) == 7
     assert min(shares([5.0, 1e-6], 7)) == 1
-    with pytest.raises(ConfigError, match="at least as many outliers"):
+    with pytest.raises(ConfigError, match="at least as many outliers per step, got 1; give a larger batch_size"):
         shares([1, 1], 1)
     with pytest.raises(ConfigError, match="above 0"):
         shares([1, 0], 4)

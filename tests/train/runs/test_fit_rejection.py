@@ -135,8 +135,9 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(
 def test_a_foreign_classifier_shows_no_map(four: Arrays) -> None:
     with pytest.raises(ModelError, match=r"needs the last feature map; only classifiers that guard.train made show it"):
         guard.fit(sequential(), four, score="rejection", score_options={"tap": "map"}, outliers="strokes", **INPUT)
-    with pytest.raises(ConfigError, match="learned in training"):
-        guard.fit(sequential(), four, score="energy_logistic", **INPUT)
+    for score in ("energy_logistic", "knn+energy_logistic"):
+        with pytest.raises(ConfigError, match="score 'energy_logistic' is learned in training"):
+            guard.fit(sequential(), four, score=score, **INPUT)
     rows = {row.name: row for row in guard.list_scores(model=sequential()).rows}
     assert rows["rejection"].applies
     assert rows["rejection"].cells()[3] == "from outliers"
