@@ -99,8 +99,8 @@ class ClassShell(Synthesiser):
         self.found = self.queue.full()
         every = round(1 / self.options.held)
         held = torch.arange(self.queue.size, device=self.vectors.device) % every == 0
-        for c, features in enumerate(self.queue.features.double()):
-            vectors, inner, outer = shell(features[~held], features[held], self.options)
+        for c, features in enumerate(self.queue.features):
+            vectors, inner, outer = shell(features[~held].double(), features[held].double(), self.options)
             first = inner.isnan().sum()  # the directions off the manifold are the last ones
             part = torch.rand(self.options.directions, generator=generator, device=first.device, dtype=torch.float64)
             index = first + (part * (len(vectors) - first)).long()
