@@ -11,7 +11,7 @@ have in common is that no class is shown. Trained with them from the first epoch
 differences all the better and detects less of what lacks them: so it is tuned with them, for an eighth of its epochs.
 
 Source: Hendrycks et al., ICLR 2019 (the loss); Mueller & Hein, ICML 2025 (Mahalanobis distance of features of unit
-length); Liu & Qin, ICML 2024 (fdbd); the union is ours. docs/methods.md has the measurements.
+length); Liu & Qin, ICML 2024 (fdbd); the union is ours.
 """
 
 from __future__ import annotations

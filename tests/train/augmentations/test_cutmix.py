@@ -115,7 +115,7 @@ class Reached(Exception):
     """Training begins."""
 
 
-REFUSED = ("vos", "npos", "atol", "fodfom", "oal", "dream_id")
+REFUSED = ("vos", "gcos", "npos", "atol", "fodfom", "oal", "dream_id")
 ACCEPTED = ("plain", "cosine", "c_plus_1", "oe", "energy_ft", "phase_mix", "mim", "rejection", "kirby", "gan")
 
 
