@@ -10,6 +10,7 @@ from pydantic import field_validator, model_validator
 from .record import Record, option
 from .requests import ALPHA, SEED, Request
 
+MOST_SEEDS = 10_000  # that may be counted; more is a slip, a seed without its brackets
 SEEDS = "must be a number of seeds, or a list of different integers from 0 to 2^31 - 1 like [0, 1, 2]"
 
 
@@ -92,7 +93,8 @@ class BenchmarkFile(Request):
     @field_validator("seeds", mode="before")
     @classmethod
     def _counted(cls, given: Any) -> Any:
-        return tuple(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+        counted = isinstance(given, int) and not isinstance(given, bool) and given <= MOST_SEEDS
+        return tuple(range(given)) if counted else given
 
     @field_validator("seeds")
     @classmethod

@@ -42,6 +42,22 @@ def asked_scores(given: Iterable[Any]) -> tuple[AskedScore, ...]:
     return tuple(found)
 
 
+def scores_of_method(given: Any, name: str) -> tuple[AskedScore, ...]:
+    """The scores that a method lists for itself: one, or several.
+
+    Raises:
+        ConfigError: none, or what are no scores.
+    """
+    if isinstance(given, str | Mapping):
+        given = [given]
+    if not isinstance(given, list | tuple) or not given:
+        raise ConfigError(
+            f"scores of method {name!r} of the benchmark must be a list of at least one, like [energy, knn], got "
+            f"{given!r}; without this key it has those of the file"
+        )
+    return asked_scores(given)
+
+
 def _asked(entry: Any) -> AskedScore:
     if isinstance(entry, str):
         return AskedScore(entry, {}, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,22 +54,32 @@ def _parsed(path: Path) -> Any:
         """A key that is given twice is an error, not the last one's value."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            keys = [self.construct_object(key, deep=True) for key in own]
             for key in keys:
-                if keys.count(key) > 1 and key != "<<":
+                if keys.count(key) > 1:
                     raise ConfigError(f"{path}, line {node.start_mark.line + 1}: {key!r} is given twice")
             return dict(super().construct_mapping(node, deep))
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
+        json.dumps(found, default=str, skipkeys=True)  # goes through all of it
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} holds a part that lies in itself, or too deep ({error})") from None
+    return found
 
 
 def _replaced(given: Mapping[str, Any], settings: Mapping[str, Any], above: str) -> dict[str, Any]:
-    """The keys with `settings` in their places; mappings are merged."""
+    """The keys with `settings` in their places; mappings are merged.
+
+    ``--set`` writes a dash as an underscore, so that either stands for the name in the file.
+    """
     merged = dict(given)
-    for key, value in settings.items():
+    for said, value in settings.items():
+        alike = [key for key in merged if isinstance(key, str) and key.replace("-", "_") == said]
+        key = said if said in merged or len(alike) != 1 else alike[0]
         there = merged.get(key)
         if isinstance(value, Mapping) and there is not None:
             if not isinstance(there, Mapping):
@@ -87,6 +98,6 @@ def located(given: Any, folder: Path) -> Any:
     try:
         path = folder / Path(given).expanduser()
         there = path.exists() or any(folder.glob(str(given)))
-    except (OSError, ValueError, NotImplementedError):  # too long, or an absolute pattern
+    except (OSError, ValueError, NotImplementedError, RuntimeError):  # too long, an absolute pattern, ~nobody
         return given
     return str(path) if there else given

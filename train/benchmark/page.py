@@ -105,11 +105,9 @@ def _header(asked: BenchmarkFile, results: Results) -> str:
         "scores": str(len({row["score"] for row in results.rows})),
         "near": ", ".join(results.near) or "none",
         "far": ", ".join(results.far) or "none",
-        "target": f"{100 * asked.alpha:.4g}&nbsp;% false alarms",
+        "target": f"{100 * asked.alpha:.4g}\N{NO-BREAK SPACE}% false alarms",
     }
-    items = "".join(
-        f"<li><span>{key}</span> {value if '&' in value else escape(value)}</li>" for key, value in facts.items()
-    )
+    items = "".join(f"<li><span>{key}</span> {escape(value)}</li>" for key, value in facts.items())
     return f'<h1>{escape(asked.name)} <small>benchmark</small></h1>\n<ul class="facts">{items}</ul>'
 
 

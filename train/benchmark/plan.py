@@ -16,6 +16,7 @@ from guard.requests import SynthRequest, TrainRequest
 from ..cache.keyed import digest
 from ..cache.shared_model import SharedOptions
 from ..outliers.base import list_synthesisers
+from ..outliers.sources import weighted
 from ..runs.resolve import asked_method
 from . import asked as scores
 from .file import located
@@ -23,6 +24,7 @@ from .sets import SOURCE, Sets
 
 PICTURES = "mixing_set"  # an argument of guard.train that names images
 RUN, STORE = "run:", "store:"  # before the name of another run, or of a store
+LONGEST = 80  # bytes of a name in a path: a lock's file name holds backbone, method, head and seed
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Plan:
     def _which(self, outliers: Any, seed: int) -> Any:
         """What identifies a source of outliers."""
         if isinstance(outliers, str) and outliers.startswith(STORE):
-            return {"store": self.asked.stores[outliers.removeprefix(STORE)], "seed": seed}
+            return {"store": self.store_arguments(outliers.removeprefix(STORE)), "seed": seed}
         if isinstance(outliers, str) and outliers in list_synthesisers():
             return outliers
         return open_source(located(outliers, self.folder), labelled=False).fingerprint()
@@ -149,8 +151,13 @@ class Plan:
         return outliers if outliers in list_synthesisers() else located(outliers, self.folder)
 
     def store(self, name: str, seed: int) -> Path:
-        """The folder of a store."""
-        return self.out / "stores" / f"{plain(name)}-s{seed}"
+        """The folder of a store: another one where anything that decides it is another."""
+        key = digest([self.sets.identity(SOURCE), self.store_arguments(name)])
+        return self.out / "stores" / f"{plain(name)}-s{seed}-{key}"
+
+    def store_arguments(self, name: str) -> dict[str, Any]:
+        """Of guard.synth, with the images that the trainings hold out: outliers made of these would be a leak."""
+        return {**held_out(self.asked.training), **self.asked.stores[name]}
 
     def _shared(self, told: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """Models that a method trains first (a pair, a diffusion model) lie where all runs of the seed find them: one
@@ -181,16 +188,17 @@ def with_runs(value: Any, of_run: Callable[[str], str]) -> Any:
     return of_run(value.removeprefix(RUN)) if isinstance(value, str) and value.startswith(RUN) else value
 
 
+def held_out(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of arguments of guard.train, what says which images are not trained on."""
+    return {key: arguments[key] for key in ("calibration", "test") if arguments.get(key) is not None}
+
+
 def plain(name: str) -> str:
-    """A name as part of a path."""
-    return re.sub(r"[^\w.+-]+", "-", name.replace(", ", "-")).strip("-") or "run"
-
-
-def weighted(outliers: Any) -> list[tuple[Any, float]]:
-    """What ``outliers=`` names, each with its weight."""
-    if isinstance(outliers, Mapping):
-        return list(outliers.items())
-    return [(what, 1.0) for what in outliers] if isinstance(outliers, list) else [(outliers, 1.0)]
+    """A name as part of a path; a long one ends in its digest, for file systems allow 255 bytes."""
+    text = re.sub(r"[^\w.+-]+", "-", name.replace(", ", "-")).strip("-") or "run"
+    if len(text.encode()) <= LONGEST:
+        return text
+    return f"{text.encode()[:LONGEST].decode(errors='ignore')}-{digest(name)}"
 
 
 def train_request(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..outliers import matching
 from ..outliers.base import get_synthesiser
 from ..runs.resolve import asked_head, asked_method, asked_score, check_before_loading
 from . import asked as scores
-from .plan import RUN, STORE, Plan, Run, synth_request, train_request, with_runs
+from .plan import RUN, STORE, Plan, Run, held_out, plain, synth_request, train_request, with_runs
 from .sets import Sets
 
 RESERVED = {  # arguments of guard.train that the benchmark gives, and the key of the file that says them
@@ -54,12 +54,26 @@ def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
 
 
 def check_arguments(asked: BenchmarkFile) -> None:
-    """Raises: ConfigError: an argument of guard.train that a key of the file stands for."""
+    """Raises: ConfigError: an argument of guard.train that a key of the file stands for, or what is no name."""
+    _check_names("method", asked.methods)
+    _check_names("store", asked.stores)
+    _check_names("OOD set", [*asked.ood.near, *asked.ood.far, *asked.ood.other], taken=("near", "far"))
     for name, told in {"": asked.training, **asked.methods}.items():
         for key in told:
             if key in RESERVED:
                 where = f"method {name!r}" if name else "the key 'training'"
                 raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
+
+
+def _check_names(what: str, names: Iterable[str], taken: tuple[str, ...] = ()) -> None:
+    """Raises: ConfigError: a name that is empty, has spaces around it or line breaks in it, or means something else."""
+    for name in names:
+        if name.strip() != name or not name.isprintable() or not name:
+            raise ConfigError(
+                f"{what} {name!r} of the benchmark: a name is not empty, without line breaks and spaces around it"
+            )
+        if name in taken:
+            raise ConfigError(f"{what} {name!r} of the benchmark: the mean of all such sets is called that; rename it")
 
 
 class _Maker:
@@ -71,6 +85,8 @@ class _Maker:
         self._scores = scores.asked_scores(asked.scores)
         for name, told in asked.stores.items():
             _check_store(name, told)
+            if alike := [other for other in asked.stores if other != name and plain(other) == plain(name)]:
+                raise ConfigError(f"two stores of the benchmark would lie in {plain(name)}; rename {alike[0]!r}")
         for told in (asked.training, *asked.methods.values()):
             _check_held_out(told, sets)
         if asked.baseline is not None and asked.baseline not in asked.methods:
@@ -114,16 +130,14 @@ class _Maker:
 
     def _run(self, backbone: str, name: str, head: str, seed: int, made: Mapping[str, list[Run]]) -> Run:
         told = dict(self.asked.methods[name])
-        own = scores.asked_scores([told["scores"]] if isinstance(told.get("scores"), str) else told.get("scores", ()))
-        told.pop("scores", None)
+        own = scores.scores_of_method(told.pop("scores"), name) if "scores" in told else ()
         told.setdefault("method", name)
         if isinstance(told.get("init"), str):
             told["init"] = told["init"].removeprefix(RUN)
-        for store in (t.removeprefix(STORE) for t in _texts(told) if t.startswith(STORE)):
-            if store not in self.asked.stores:
-                raise UnknownNameError("store of the benchmark", store, self.asked.stores, "See the key stores.")
         with_head = {"head": head} if head else {}
         every = {**self.asked.training, **told, **with_head}
+        for store in (t.removeprefix(STORE) for t in _texts(every) if t.startswith(STORE)):
+            self._check_use(store, name, every)
         shown = {key: with_runs(value, lambda _: str(self.asked.out)) for key, value in every.items()}
         request = train_request(self.asked, backbone, shown, seed=seed)
         method = asked_method(request)
@@ -134,6 +148,19 @@ class _Maker:
         wanted = own or self._scores
         found = scores.resolved(wanted, request, method, self._network(request, trained_head))
         return Run(backbone, name, head, seed, trained_head, told, found, needs)
+
+    def _check_use(self, store: str, name: str, told: Mapping[str, Any]) -> None:
+        """Raises: UnknownNameError, ConfigError: no such store, or one that is made of images held out by the run."""
+        if store not in self.asked.stores:
+            hint = "" if self.asked.stores else "There are none; see the key stores."
+            raise UnknownNameError("store of the benchmark", store, self.asked.stores, hint or "See the key stores.")
+        ours, theirs = held_out(told), held_out({**self.asked.training, **self.asked.stores[store]})
+        if ours != theirs:
+            raise ConfigError(
+                f"method {name!r} of the benchmark holds out {ours or 'the default'}, store {store!r} "
+                f"{theirs or 'the default'}: its outliers would carry held-out images into training; "
+                "say calibration and test under training: alone"
+            )
 
     def _network(self, request: TrainRequest, head: str) -> FeatureClassifier:
         """An untrained network of that kind."""
@@ -181,6 +208,9 @@ def _check_store(name: str, told: Any) -> None:
     """Raises: ConfigError: arguments that guard.synth does not take."""
     if not isinstance(told, Mapping) or "method" not in told:
         raise ConfigError(f"store {name!r} of the benchmark needs a method, like {{method: phase_mix, count: 20000}}")
+    for key in ("data", "out", "seed"):
+        if key in told:
+            raise ConfigError(f"store {name!r} of the benchmark: {key} is said by the benchmark, drop it")
     request = synth_request(told, data=None, out=Path(), seed=0)
     kind = get_synthesiser(request.method)
     owner = f"store {name!r} of the benchmark"

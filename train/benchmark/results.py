@@ -6,6 +6,8 @@ A row is kept with a digest of everything that decides it, and each of its OOD s
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +42,14 @@ class Rows:
             ArtefactDamagedError: it cannot be read.
         """
         try:
-            found = json.loads(self.path.read_bytes())
+            return {row_id(row): row for row in json.loads(self.path.read_bytes())["rows"]}
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise ArtefactDamagedError(f"{self.path} is damaged ({error}); remove it to measure anew") from None
-        return {row_id(row): row for row in found["rows"]}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtefactDamagedError(
+                f"{self.path} is damaged, or no benchmark wrote it ({error!r}); remove it to measure anew, or choose "
+                "another out"
+            ) from None
 
     def add(self, rows: Iterable[Row]) -> None:
         """Put rows in, in place of those of the same key and settings; what their OOD sets have is merged."""
@@ -86,8 +90,11 @@ def read_scores(out: Path, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     path = scores_path(out, row)
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {str(name): file[f"set{i}"] for i, name in enumerate(file["names"])}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {str(name): file[f"set{i}"] for i, name in enumerate(file["names"])}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it, and its intervals are left out") from None
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,11 @@ def names(group: Group, by: Sequence[str]) -> list[str]:
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
-    lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(titles), "|" + " --- |" * len(titles), *map(line, rows)])
 
 
 def short_table(results: Results) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from guard.artefact.files import FOLDER_MANIFEST, write_atomic
 from guard.detector import Guard
-from guard.errors import ConfigError
+from guard.errors import ArtefactDamagedError, ConfigError
 from guard.record import Record
 
+from ..outliers.sources import weighted
 from ..runs.synth import synth
 from ..runs.train import train
-from .plan import STORE, Plan, Run, synth_request, weighted
+from .plan import STORE, Plan, Run, synth_request
 from .turns import turn
 
 log = logging.getLogger("ood_guard")
@@ -35,11 +36,18 @@ class Card(Record):
 
 
 def card_of(folder: Path) -> Card | None:
-    """The card in a run folder; None where there is none."""
+    """The card in a run folder; None where there is none.
+
+    Raises:
+        ArtefactDamagedError: it cannot be read.
+    """
     try:
         return Card.model_validate_json((folder / CARD).read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ArtefactDamagedError(f"{folder / CARD} is damaged ({reason}); remove the folder to train anew") from None
 
 
 def is_trained(plan: Plan, run: Run) -> bool:
@@ -93,12 +101,12 @@ def _aside(folder: Path, identity: str) -> Path:
 
 def _make_stores(plan: Plan, run: Run) -> None:
     """Fill the stores of outliers that the run learns from, one process at a time."""
-    for what, _ in weighted(run.arguments.get("outliers")):
+    for what, _ in weighted({**plan.asked.training, **run.arguments}.get("outliers")):
         if not isinstance(what, str) or not what.startswith(STORE):
             continue
         name = what.removeprefix(STORE)
         folder = plan.store(name, run.seed)
-        told = {"gallery": False, **plan.asked.stores[name]}
+        told = {"gallery": False, **plan.store_arguments(name)}
         with turn(plan.out / "locks" / f"{folder.name}.store.lock", wait=True):
             synth(synth_request(told, data=plan.sets.source, out=folder, seed=run.seed))
 

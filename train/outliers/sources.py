@@ -52,20 +52,26 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
     """
     if given is None:
         return None
+    return {_source(what, preprocess, workers): weight for what, weight in weighted(given)}
+
+
+def weighted(given: Any) -> list[tuple[Any, float]]:
+    """What ``outliers=`` names, each with its weight.
+
+    Raises:
+        ConfigError: a weight that is not a number above 0, or an empty list or mapping.
+    """
+    pairs: list[tuple[Any, Any]] = [(given, 1.0)]
     if isinstance(given, Mapping):
-        weighted = list(given.items())
+        pairs = list(given.items())
     elif isinstance(given, list) and all(isinstance(item, str | Path) for item in given):
-        weighted = [(item, 1.0) for item in given]
-    else:
-        weighted = [(given, 1.0)]
-    if not weighted:
+        pairs = [(item, 1.0) for item in given]
+    if not pairs:
         raise ConfigError("outliers= is empty; name at least one source, or omit it")
-    mix: dict[ImageData | str, float] = {}
-    for what, weight in weighted:
+    for what, weight in pairs:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise ConfigError(f"the weight of outliers {str(what)!r} must be a number above 0, got {weight!r}")
-        mix[_source(what, preprocess, workers)] = float(weight)
-    return mix
+    return [(what, float(weight)) for what, weight in pairs]
 
 
 def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str:

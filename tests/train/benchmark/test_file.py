@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from guard.benchmark_file import BenchmarkFile
+from guard.cli.arguments import settings
 from guard.errors import ConfigError, MissingDataError
 from guard.record import nested
 from guard.requests import BenchmarkRequest
@@ -38,6 +39,18 @@ def test_keys_are_replaced_where_they_are(small_file: Path) -> None:
     assert found.training["image_size"] == 16
 
 
+def test_a_dash_in_a_name_is_met_by_the_underscore_that_set_makes_of_it(small: dict[str, Any]) -> None:
+    small["ood"] = {"near": {"tiny-imagenet": "a", "b-c": "d"}}
+    found = asked(small, **settings(["ood.near.tiny-imagenet=z", "ood.near.e-f=g"]))
+    assert found.ood.near == {"tiny-imagenet": "z", "b-c": "d", "e_f": "g"}
+
+
+def test_yaml_merges_mappings(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("data: digits\nood: {}\nmethods:\n  a: &a {method: oe, lr: 1}\n  b: {<<: *a, lr: 2}\n")
+    assert asked(path).methods["b"] == {"method": "oe", "lr": 2}
+
+
 def test_out_of_the_call_wins(small_file: Path, tmp_path: Path) -> None:
     found, folder = read(BenchmarkRequest(file=small_file, out=tmp_path / "elsewhere", settings={"out": "x"}))
     assert (found.out, folder) == (str(tmp_path / "elsewhere"), tmp_path)
@@ -60,6 +73,7 @@ def test_a_path_is_looked_up_in_the_folder_and_else_stays_as_it_is(tmp_path: Pat
         ("data: digits\ndata: digits:0-3\n", "'data' is given twice"),
         ("methods: {plain: {}, plain: {}}\n", "'plain' is given twice"),
         ("data: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("data: digits\nmethods: {plain: &a {x: *a}}\n", "lies in itself"),
     ],
 )
 def test_what_is_not_such_a_file_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
@@ -82,6 +96,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"seeds": [0, 0]}, r"seeds must be a number of seeds, .* different integers"),
         ({"seeds": [-1]}, "seeds must be"),
         ({"seeds": True}, "seeds must be"),
+        ({"seeds": 20261129}, "seeds must be a number of seeds, .*got 20261129"),
         ({"ood": {"neer": {}}}, "the benchmark has no option 'ood.neer'; did you mean 'near'"),
         ({"ood": {"near": "x"}}, "ood.near must map names to images"),
         ({"data": {"trian": "x"}}, "has no option 'data.trian'; did you mean 'train'"),

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import guard
+from guard.data import load
+from guard.data.held_out import Draw
 from guard.errors import GuardError
 from guard.requests import BenchmarkRequest
 from train.benchmark.file import read
-from train.benchmark.plan import Plan, train_request
+from train.benchmark.plan import Plan, plain, train_request
 from train.benchmark.planning import planned
 from train.benchmark.sets import open_sets
+from train.benchmark.training import _make_stores
+from train.runs.synth import divided
 
 
 def plan_of(keys: dict[str, Any], out: Path | None = None) -> Plan:
@@ -112,10 +117,52 @@ def test_stores_and_weights_of_outliers(small: dict[str, Any], tmp_path: Path) -
     small["methods"] = {"one": {"method": "oe", "outliers": "store:mixes"},
                         "two": {"method": "oe", "outliers": {"store:mixes": 2, "patch_shuffle": 1}}}  # fmt: skip
     plan = plan_of(small, tmp_path)
-    store = str(tmp_path / "stores" / "mixes-s0")
+    store = str(plan.store("mixes", 0))
+    assert Path(store).parent == tmp_path / "stores"
     assert [plan.request(run).outliers for run in plan.runs[:2]] == [store, {store: 2, "patch_shuffle": 1}]
     other = plan_of({**small, "stores": {"mixes": {"method": "phase_mix", "count": 31}}}, tmp_path)
+    assert other.store("mixes", 0) != plan.store("mixes", 0)  # what was made otherwise is not continued
     assert plan.identity(plan.runs[0]) != other.identity(other.runs[0])
+
+
+def test_a_store_is_made_of_the_images_that_are_trained_on(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr("train.benchmark.training.synth", made.append)
+    small["training"] |= {"outliers": "store:mixes"}
+    small |= {"stores": {"mixes": {"method": "phase_mix", "count": 30}}, "methods": {"oe": {}}}
+    plan = plan_of(small, tmp_path)
+    _make_stores(plan, plan.runs[1])
+    (request,) = made
+    assert (request.calibration, request.test, request.seed) == (60, 60, 1)
+    trained_on = plan.request(plan.runs[1])
+    ours = Draw(trained_on.seed, trained_on.calibration, trained_on.test).rows(plan.sets.source)["train"]
+    np.testing.assert_array_equal(divided(plan.sets.source, request, None)[0].rows, plan.sets.source.rows[ours])
+    small["training"]["test"] = 50
+    assert plan_of(small, tmp_path).store("mixes", 1) != request.out
+
+
+def test_a_method_lists_scores_as_the_file_does(small: dict[str, Any]) -> None:
+    small["methods"] = {"plain": {"scores": {"name": "knn", "k": 3}}, "phase_mix": {"scores": "msp"}}
+    assert [[score.label for score in run.scores] for run in plan_of(small).runs[:2]] == [["knn (k=3)"], ["msp"]]
+
+
+def test_long_names_become_short_paths() -> None:
+    names = ["é" * 300, "é" * 301]
+    assert plain("plain, cosine") == "plain-cosine"
+    assert len({plain(name) for name in names}) == 2
+    assert all(len(plain(name).encode()) < 100 for name in names)
+
+
+def test_images_that_were_loaded_before_are_no_more_than_asked_for(small: dict[str, Any]) -> None:
+    sets = plan_of(small).sets
+    images = load("digits:8-9", preprocess=sets.source.preprocess, labelled=False)
+    found = plan_of({**small, "ood": {"far": {"x": images, "again": "digits:8-9"}}}).sets
+    assert len(found.ood["x"]) == 40
+    assert found.identity("x") == found.identity("again")
+    with pytest.raises(GuardError, match="is needed otherwise"):
+        plan_of({**small, "ood": {"far": {"x": load("digits:8-9", labelled=False, image_size=20)}}})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +179,30 @@ def test_stores_and_weights_of_outliers(small: dict[str, Any], tmp_path: Path) -
         ({"methods": {"oe": {}}}, "method 'oe' learns from outlier images"),
         ({"methods": {"oe": {"outliers": "no/such.parquet"}}}, r"no/such\.parquet"),
         ({"methods": {"oe": {"outliers": "store:x"}}}, "unknown store of the benchmark 'x'"),
-        ({"methods": {"plain": {}, "plain ": {"method": "plain"}}}, "would lie in wrn10_2/plain-s0"),
+        ({"methods": {"a/b": {"method": "plain"}, "a-b": {"method": "plain"}}}, "would lie in wrn10_2/a-b-s0"),
+        ({"methods": {"plain ": {"method": "plain"}}}, "method 'plain ' of the benchmark: a name is not empty"),
+        ({"methods": {"a\nb": {"method": "plain"}}}, "without line breaks"),
+        ({"ood": {"far": {"": "letters"}}}, "OOD set '' of the benchmark: a name is not empty"),
+        ({"ood": {"far": {" source": "letters"}}}, "OOD set ' source' of the benchmark"),
+        ({"ood": {"far": {"near": "letters"}}}, "the mean of all such sets is called that"),
+        ({"methods": {"plain": {"scores": None}}}, "scores of method 'plain' of the benchmark must be a list"),
+        ({"methods": {"plain": {"scores": []}}}, "scores of method 'plain' of the benchmark must be a list"),
+        ({"methods": {"plain": {"scores": 5}}}, "scores of method 'plain' .* got 5"),
+        ({"methods": {"oe": {"outliers": {"patch_mix": -1}}}}, "the weight of outliers 'patch_mix' must be a number"),
+        ({"methods": {"oe": {"outliers": {}}}}, "outliers= is empty"),
+        ({"stores": {"x": {"method": "patch_mix", "seed": 3}}}, "store 'x' of the benchmark: seed is said by the"),
+        (
+            {"stores": {"x y": {"method": "patch_mix"}, "x-y": {"method": "patch_mix"}}},
+            "two stores of the benchmark would lie in x-y",
+        ),
+        (
+            {
+                "stores": {"x": {"method": "patch_mix"}},
+                "methods": {"oe": {"outliers": "store:x", "test": 30}},
+            },
+            r"method 'oe' of the benchmark holds out {'calibration': 60, 'test': 30}, store 'x' .*'test': 60}: its",
+        ),
+        ({"ood": {"far": {"x": "~nobody-of-that-name/x"}}}, "~nobody-of-that-name"),
         ({"stores": {"x": {"count": 3}}}, "store 'x' of the benchmark needs a method"),
         ({"heads": ["cosnie"]}, "unknown head 'cosnie'"),
         (

@@ -22,6 +22,7 @@ from train.benchmark.plots import Box, Point, _labels, front, scatter
 from train.benchmark.results import Results, Rows, read_scores, write_scores
 from train.benchmark.summary import groups, left_out
 from train.benchmark.tables import csv_text, markdown, short_table
+from train.benchmark.training import card_of
 
 METRICS = ("auroc", "fpr_at_95_id_tpr", "fpr_at_95_ood_tpr", "aupr_in", "aupr_out", "flagged")
 ASKED = BenchmarkFile(data="digits", ood={"near": {"a": 1, "b": 1}, "far": {"c": 1}}, methods={"plain": {}, "mix": {}},
@@ -196,6 +197,12 @@ def test_names_are_escaped() -> None:
     page = render(asked, found)
     assert "<img" not in page
     assert "&lt;img" in page
+    sets = {name: dict.fromkeys(METRICS, 0.5) for name in ("R&D <b>x", "a|b")}
+    found = Results(Path(), [row("plain", "knn", 0, (0.7, 0.8, 0.9), ood=sets)], tuple(sets), ())
+    assert "<b>x" not in render(ASKED, found)
+    assert "R&amp;D &lt;b&gt;x" in render(ASKED, found)
+    head = next(line for line in markdown(ASKED, found).splitlines() if line.startswith("| method") and "R&D" in line)
+    assert re.split(r"(?<!\\)\|", head) == ["", " method ", " score ", " near ", " R&D <b>x ", r" a\|b ", ""]
 
 
 def test_the_front_is_what_nothing_beats_for_its_cost() -> None:
@@ -235,9 +242,10 @@ def test_rows_of_several_processes_are_kept_side_by_side(tmp_path: Path) -> None
         "plain": ["a", "b", "c", "new"],
         "mix": ["a", "b", "c"],
     }
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ArtefactDamagedError, match=r"results\.json is damaged"):
-        rows.read()
+    for other in ("{", "[]", "{}", '{"rows": [3]}', '{"rows": [{}]}'):
+        (tmp_path / "results.json").write_text(other)
+        with pytest.raises(ArtefactDamagedError, match=r"results\.json is damaged, or no benchmark wrote it"):
+            rows.read()
 
 
 def test_scores_of_images_come_back_and_are_added_to(tmp_path: Path) -> None:
@@ -248,3 +256,15 @@ def test_scores_of_images_come_back_and_are_added_to(tmp_path: Path) -> None:
     found = read_scores(tmp_path, own)
     assert list(found) == ["", "a", "name, of a set"]
     np.testing.assert_array_equal(found[""], [0, 1, 2])
+    path = next((tmp_path / "scores").iterdir())
+    for damaged in (b"", path.read_bytes()[:-40]):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtefactDamagedError, match=r"is damaged .* intervals are left out"):
+            read_scores(tmp_path, own)
+
+
+def test_a_damaged_card_is_said(tmp_path: Path) -> None:
+    assert card_of(tmp_path) is None
+    (tmp_path / "benchmark.json").write_text('{"identity": ')
+    with pytest.raises(ArtefactDamagedError, match=r"benchmark\.json is damaged .*remove the folder to train anew"):
+        card_of(tmp_path)
