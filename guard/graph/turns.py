@@ -44,7 +44,7 @@ def with_turns(classifier: FeatureClassifier, x: Tensor) -> Outputs:
     """
     check_square(*x.shape[2:])
     n = x.shape[0]
-    outputs = classifier(torch.cat([x, *(turned(x, k, (2, 3)) for k in range(1, TURNS))]))
+    outputs: Outputs = classifier(torch.cat([x, *(turned(x, k, (2, 3)) for k in range(1, TURNS))]))
     features = outputs.features
     others = features[n:].reshape(TURNS - 1, n, -1).transpose(0, 1).reshape(n, -1)
     return outputs._replace(features=features[:n], logits=outputs.logits[:n], feature_map=others)

@@ -16,13 +16,13 @@ length); Liu & Qin, ICML 2024 (fdbd); the union is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..outliers.base import OutlierMix
 from .base import register
 from .phase_mix import PhaseMixTuning
 
-UNION = {
+UNION: OutlierMix = {
     "phase_mix": 2.0,
     "mask_mix": 1.0,
     "warp": 1.0,
@@ -37,7 +37,7 @@ class Recommended(PhaseMixTuning):
     """Tuning to be unsure of a union of outliers, made of your own images: what we recommend without outlier images."""
 
     name: ClassVar[str] = "recommended"
-    union: ClassVar[Mapping[str, float]] = UNION
+    union: ClassVar[OutlierMix] = UNION
 
     def score_options(self) -> dict[str, Any]:
         return {"parts": ("energy", "fdbd", "mahalanobis"), "part_options": {"mahalanobis": {"normalise": 1.0}}}
