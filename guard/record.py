@@ -231,7 +231,9 @@ def _has(record: type[Record], path: str) -> bool:
 
 
 def _shown(field: FieldInfo) -> str:
-    """A default for people; a nested record's as its path's beginning."""
+    """A default for people; a nested record's as its path's beginning, dots where one must be given."""
+    if field.is_required():
+        return "..."
     default = field.get_default(call_default_factory=True)
     return "{...}" if isinstance(default, Record) else repr(default)
 

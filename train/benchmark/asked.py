@@ -46,7 +46,7 @@ def scores_of_method(given: Any, name: str) -> tuple[AskedScore, ...]:
     """The scores that a method lists for itself: one, or several.
 
     Raises:
-        ConfigError: none, or what are no scores.
+        ConfigError: an empty list, or anything else.
     """
     if isinstance(given, str | Mapping):
         given = [given]

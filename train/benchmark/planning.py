@@ -9,7 +9,7 @@ from typing import Any
 from guard.benchmark_file import BenchmarkFile
 from guard.data.held_out import is_amount
 from guard.errors import ConfigError, UnknownNameError
-from guard.geometry import size_of
+from guard.geometry import Geometry, size_of
 from guard.graph.outputs import FeatureClassifier
 from guard.record import parse_options
 from guard.requests import SynthRequest, TrainRequest
@@ -33,6 +33,7 @@ RESERVED = {  # arguments of guard.train that the benchmark gives, and the key o
     "resume": "out",
     "alpha": "alpha",
 }
+IMAGES = {*Geometry.model_fields, "in_chans"}  # arguments that say how files become the images that all share
 
 
 def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
@@ -54,7 +55,7 @@ def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
 
 
 def check_arguments(asked: BenchmarkFile) -> None:
-    """Raises: ConfigError: an argument of guard.train that a key of the file stands for, or what is no name."""
+    """Raises: ConfigError: an argument of guard.train that a key of the file stands for, or a name that is refused."""
     _check_names("method", asked.methods)
     _check_names("store", asked.stores)
     _check_names("OOD set", [*asked.ood.near, *asked.ood.far, *asked.ood.other], taken=("near", "far"))
@@ -63,6 +64,12 @@ def check_arguments(asked: BenchmarkFile) -> None:
             if key in RESERVED:
                 where = f"method {name!r}" if name else "the key 'training'"
                 raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
+    for what, parts in (("method", asked.methods), ("store", asked.stores)):
+        for name, told in parts.items():
+            for key in IMAGES.intersection(told if isinstance(told, Mapping) else ()):
+                raise ConfigError(
+                    f"{what} {name!r} of the benchmark: {key} is said under training:, for all see the same images"
+                )
 
 
 def _check_names(what: str, names: Iterable[str], taken: tuple[str, ...] = ()) -> None:

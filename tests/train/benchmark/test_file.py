@@ -92,6 +92,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("keys", "sentence"),
     [
         ({"scroes": []}, "the benchmark has no option 'scroes'; did you mean 'scores'"),
+        ({"x": 1}, r"defaults: name='benchmark', root=None, data=\.\.\., ood=\.\.\., backbones"),
         ({"seeds": "many"}, r"seeds must be a number of seeds, or a list .*, got 'many'"),
         ({"seeds": [0, 0]}, r"seeds must be a number of seeds, .* different integers"),
         ({"seeds": [-1]}, "seeds must be"),

@@ -182,6 +182,14 @@ def test_images_that_were_loaded_before_are_no_more_than_asked_for(small: dict[s
         ({"methods": {"a/b": {"method": "plain"}, "a-b": {"method": "plain"}}}, "would lie in wrn10_2/a-b-s0"),
         ({"methods": {"plain ": {"method": "plain"}}}, "method 'plain ' of the benchmark: a name is not empty"),
         ({"methods": {"a\nb": {"method": "plain"}}}, "without line breaks"),
+        (
+            {"methods": {"plain": {"image_size": 8}}},
+            "method 'plain' of the benchmark: image_size is said under training",
+        ),
+        (
+            {"stores": {"x": {"method": "patch_mix", "in_chans": 1}}},
+            "store 'x' of the benchmark: in_chans is said under",
+        ),
         ({"ood": {"far": {"": "letters"}}}, "OOD set '' of the benchmark: a name is not empty"),
         ({"ood": {"far": {" source": "letters"}}}, "OOD set ' source' of the benchmark"),
         ({"ood": {"far": {"near": "letters"}}}, "the mean of all such sets is called that"),
