@@ -95,7 +95,7 @@ def left_out(group: Group, names: Sequence[str], without: str, metric: str = "au
 
 
 def columns(results: Results) -> dict[str, tuple[str, ...]]:
-    """What tables show of OOD sets: the mean of near, of far, and each set, where there are several of a kind."""
+    """What tables show of OOD sets: the mean of near, of far, and each set."""
     found: dict[str, tuple[str, ...]] = {}
     if results.near:
         found["near"] = results.near
