@@ -237,7 +237,10 @@ class StageRun:
             return outliers.data
         images = self._augmented(outliers.data, generator)
         mixed = self._mixed(images, generator) if outliers.labels is None else None
-        return images if mixed is None else mixed.images
+        images = images if mixed is None else mixed.images
+        if outliers.as_is is None:
+            return images
+        return torch.where(outliers.as_is[:, None, None, None], outliers.data, images)
 
     def _set_lr(self, progress: float) -> None:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)

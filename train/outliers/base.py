@@ -42,6 +42,7 @@ class Outliers(NamedTuple):
     labels: int64 (K,) where some of them are in-distribution after all (ATOL's auxiliary images): their class, and -1
         for outliers. None: all are outliers.
     rows: int64 (K,), where they come from a fixed pool: their rows in it (`Synthesiser.pool`).
+    as_is: bool (K,), where some come from a synthesiser that says `augmented = False`: those that are not to be.
     """
 
     data: Tensor
@@ -50,6 +51,7 @@ class Outliers(NamedTuple):
     parents: Tensor | None = None
     labels: Tensor | None = None
     rows: Tensor | None = None
+    as_is: Tensor | None = None
 
 
 @dataclass(frozen=True)

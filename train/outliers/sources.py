@@ -189,7 +189,13 @@ class Mixture(Synthesiser):
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         made = [part.sample(batch, generator) for part in self._parts()]
         data, origin = torch.cat([m.data for m in made]), " + ".join(m.origin for m in made)
-        return Outliers(data, origin, rows=self._rows(made))
+        as_is = None
+        if not all(part.augmented for part in self._parts()):
+            kinds = [
+                data.new_full((len(m.data),), not part.augmented) for m, part in zip(made, self._parts(), strict=True)
+            ]
+            as_is = torch.cat(kinds).bool()
+        return Outliers(data, origin, rows=self._rows(made), as_is=as_is)
 
     def _rows(self, made: list[Outliers]) -> torch.Tensor | None:
         """Rows of the common pool."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,20 @@ def test_in_distribution_images_are_no_outliers(tmp_path: Path, four: Arrays) ->
         write_card(folder, card.model_copy(update=says))
         with pytest.raises(ConfigError, match=r"holds in-distribution images.*method='dream_id'"):
             outlier_mix({str(folder): 1.0}, preprocess)
+
+
+class AsItIs(PatchShuffle):
+    augmented = False
+
+
+def test_a_part_that_is_not_augmented_alone_is_not_in_a_mixture() -> None:
+    """As the engine augments outliers; pixels that were chosen one by one lose what they say when they move."""
+    source = Mixture({PatchShuffle: 1.0, AsItIs: 1.0}, 8, lambda kind, n: kind(n, 3))
+    images = torch.randint(0, 255, (6, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outliers = source.sample(IDBatch(images, torch.arange(6) % 3), torch.Generator().manual_seed(1))
+    engine: Any = SimpleNamespace(
+        synthesiser=source, _augmented=lambda images, _: 255 - images, _mixed=lambda images, _: None
+    )
+    shown = StageRun._augmented_outliers(engine, outliers, torch.Generator())
+    torch.testing.assert_close(shown[:4], 255 - outliers.data[:4])
+    torch.testing.assert_close(shown[4:], outliers.data[4:])

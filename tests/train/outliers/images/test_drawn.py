@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,14 @@ def made(seed: int, folder: Path, draw: int = 7) -> torch.Tensor:
 
 def test_the_pictures_go_to_the_device_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that copied all of them would wait for the device."""
-    drawn, moved, to = prepared(1, tmp_path), [], torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: (moved.append(len(x)), to(x, *a, **k))[1])
+    drawn, to = prepared(1, tmp_path), torch.Tensor.to
+    moved: list[int] = []
+
+    def counted(x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        moved.append(len(x))
+        return to(x, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", counted)
     for _ in range(3):
         drawn.sample(BATCH, torch.Generator())
     assert moved.count(6) == 1
