@@ -151,4 +151,4 @@ def test_every_method_of_the_package_is_listed() -> None:
         "ncis",
     } <= set(METHODS)
     assert sorted(METHODS) == METHODS
-    assert list_methods("r*") == ["rejection", "rotpred"]
+    assert list_methods("r*") == ["recommended", "rejection", "rotpred"]

@@ -49,6 +49,8 @@ def make_guard(score_name: str, head: str) -> Guard:
         score.build(classifier.num_features)
     elif score_name == "energy_logistic":
         score.set_link(torch.rand(4), torch.tensor(1.5), torch.tensor(0.1))
+    elif score_name == "rotation":
+        score.set_layer(torch.randn(4, classifier.num_features), torch.zeros(4))
     else:
         with torch.no_grad():
             score.fit(features, classifier.head(features), labels, classifier.last_layer())
