@@ -51,9 +51,7 @@ def train_stages(
     numbers: dict[str, float] = {}
     with _folder_for_outliers(out) as folder:
         context = PrepareContext(module, feed.data, folder, config.seed, device)
-        for stage in stages:
-            check_parts(stage, context)
-            check_mixed_labels(config.augment, config.method, stage, getattr(module.classifier, "head", None))
+        _check(stages, context, config)
         for index in range(start.stage, len(stages)):
             stage = stages[index]
             run = _begun(context, feed, stages, index, config, resumed, start.epoch, mixed_in)
@@ -69,6 +67,14 @@ def train_stages(
             start, resumed = Progress(index + 1, 0), None
     _hand_over(stages, module)
     return numbers
+
+
+def _check(stages: list[Stage], context: PrepareContext, config: TrainConfig) -> None:
+    """Refuse what no stage may begin with."""
+    head = getattr(context.module.classifier, "head", None)
+    for stage in stages:
+        check_parts(stage, context)
+        check_mixed_labels(config.augment, config.method, stage, head)
 
 
 def check_parts(stage: Stage, context: PrepareContext) -> None:

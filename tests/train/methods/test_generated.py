@@ -218,7 +218,7 @@ def test_a_class_for_mixed_images_tells_them_from_digits(four: Arrays, tiny: Tin
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClassMixed, "prepare", spy)
-        g = guard.train(four, **{**tiny, **RECIPES["cmg_s"], "tune_lr": 1e-2, "tune_epochs": 4})
+        g = guard.train(four, **{**tiny, **RECIPES["cmg_s"], "tune_lr": 1e-2, "tune_epochs": 12})
     pseudo = seen[0].sample(None, torch.Generator().manual_seed(77)).data.numpy()  # type: ignore[arg-type]
     inside, outside = (g.predict(images).ood_score for images in (four[0][g.splits["test"]], pseudo))
     above = (outside[:, None] > inside).mean()
