@@ -9,17 +9,6 @@ import guard
 from guard.scores import create_score
 from tests.conftest import Arrays
 from train.methods import get_method
-from train.methods.recommended import UNION
-from train.outliers.base import get_synthesiser
-
-
-def test_every_kind_of_the_union_is_made_online_from_the_training_images() -> None:
-    assert len(UNION) >= 5
-    for name in UNION:
-        kind = get_synthesiser(name)
-        assert not kind.prepared
-        assert not kind.in_distribution
-        assert not kind.needs_classifier(kind.Options())
 
 
 def test_its_score_reads_logits_boundaries_and_features_and_exports() -> None:
@@ -32,7 +21,7 @@ def test_its_score_reads_logits_boundaries_and_features_and_exports() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_outliers_take_the_place_of_the_union(four: Arrays, channels: int) -> None:
+def test_outliers_take_the_place_of_phase_mixes(four: Arrays, channels: int) -> None:
     images, labels = four
     given = {"outliers": {"strokes": 2, "drawn": 1}}
     own = guard.train((images, labels), method="recommended", epochs=1, backbone="wrn10_2", in_chans=channels)
