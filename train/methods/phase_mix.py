@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 from guard.record import option
 
 from ..losses.uniform_target import UniformTargetLoss
-from ..outliers.base import OutlierMix
 from ..outliers.sources import image_source
 from .base import Method, MethodContext, MethodOptions, Stage, register
 
@@ -46,7 +45,6 @@ class PhaseMixTuning(Method):
     Options = PhaseMixOptions
     score = "combined"
     wants_outliers = "optional"
-    union: ClassVar[OutlierMix] = {"phase_mix": 1.0}  # synthesisers, with weights
 
     def score_options(self) -> dict[str, Any]:
         return {"parts": ("energy", "vim")}
@@ -58,7 +56,7 @@ class PhaseMixTuning(Method):
             "tuning",
             o.tune_epochs or max(1, round(TUNED * context.epochs)),
             o.tune_lr,
-            image_source(context.outliers or self.union, count, context.num_classes),
+            image_source(context.outliers or {"phase_mix": 1.0}, count, context.num_classes),
             (UniformTargetLoss(o.weight),),
         )
         return context.after_classifier(tuning)
