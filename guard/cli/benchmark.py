@@ -35,7 +35,7 @@ def _benchmark(asked: BenchmarkRequest, json: Json = False, debug: Debug = False
 _benchmark.__name__ = "benchmark"
 _benchmark.__doc__ = (
     "Train what a YAML file names, fit every score on every network, and report which detects best.\n\n"
-    "Started again, it goes on where it was stopped; started twice, the two divide the runs.\n\n"
+    "Started again, it resumes; started twice, the two divide the runs.\n\n"
     "The file's keys:\n\n" + "\n\n".join(key_lines())
 )
 
