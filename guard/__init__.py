@@ -19,6 +19,7 @@ above the threshold, which is calibrated on held-out images to a stated false-al
     scores/        outputs -> ood_score, a file per score
     heads/         features -> logits, a file per head
     calibration/   thresholds, per class too, p-values, temperature
+    monitoring/    does the traffic still look like the calibration images?
     graph/         the module that is exported, and ONNX classifiers
     runtimes/      torch, ONNX Runtime, TensorRT
     artefact/      what is written to disk and read again
@@ -47,11 +48,13 @@ from .api import (
     verify,
 )
 from .detector import Guard
+from .monitoring import DriftMonitor
 from .verdict import Verdict, Verdicts
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DriftMonitor",
     "Guard",
     "Verdict",
     "Verdicts",

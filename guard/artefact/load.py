@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..detector import Guard
 from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError
+from ..manifest import Manifest
 from ..paths import path_given
-from .files import engine_manifest_path, read_onnx, read_pair
+from .files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, read_onnx, read_pair
 
 
 def opened(g: Guard | str | Path, *, device: str = "auto") -> Guard:
@@ -38,3 +39,13 @@ def load(path: str | Path, *, device: str = "auto", threads: int | None = None, 
         data, manifest = read_pair(path, engine_manifest_path(path))
         return Guard(manifest, TensorRTEngine(data, manifest), path=path)
     raise ArtefactDamagedError(f"{path} is not a guard: accepted are a .onnx file, a .engine file or a run folder")
+
+
+def manifest_of(path: str | Path) -> Manifest:
+    """What `load` would find in the manifest, without a runtime; the file is checked all the same."""
+    path = path_given(path, "the path of a guard")
+    if path.is_dir():
+        return read_pair(path / FOLDER_WEIGHTS, path / FOLDER_MANIFEST)[1]
+    if path.suffix == ".engine":
+        return read_pair(path, engine_manifest_path(path))[1]
+    return read_onnx(path)[1]

@@ -5,6 +5,7 @@
     guard export | verify    write it as one graph, prove it
     guard calibrate          choose its thresholds anew
     guard predict | eval     ask it
+    guard drift              has its traffic changed?
     guard benchmark          compare methods, heads and scores
     guard methods | heads | scores | synthesisers    what there is
     guard serve | demo       run it
@@ -33,6 +34,7 @@ from . import (
     benchmark,
     calibrate,
     demo,
+    drift,
     evaluate,
     export,
     fit,
@@ -58,6 +60,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": calibrate.calibrate,
     "predict": predict.predict,
     "eval": evaluate.evaluate,
+    "drift": drift.drift,
     "benchmark": benchmark.benchmark,
     "methods": methods.methods,
     "heads": heads.heads,

@@ -23,7 +23,7 @@ FUNCTIONS = {
     "train",
     "verify",
 }
-TYPES = {"Guard", "Verdict", "Verdicts"}
+TYPES = {"DriftMonitor", "Guard", "Verdict", "Verdicts"}
 
 
 def test_the_public_names_are_these() -> None:

@@ -1,0 +1,198 @@
+"""One drift test for several processes, in one small file that survives whatever kills them.
+
+    header   magic, version, what is watched (SHA-256), active slot, images ever handed in
+    slot 0   images taken so far, CRC-32, State
+    slot 1   the same
+    ring     the images handed in last: score, label with flag
+
+A request only puts its scores into the ring, under a file lock: some microseconds. Whoever reads, or a clock, takes
+what is in the ring: it copies the active slot over the other one, bets there, and makes that one active with one write
+of 8 bytes. A slot says how many images it holds, so that nothing is counted twice or lost wherever a process is killed
+(the system keeps what was written to the map, and frees the lock). After a power failure the file may be torn; the CRC
+tells.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import mmap
+import os
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..artefact.files import write_atomic
+from ..errors import DataError
+from .monitor import DriftMonitor
+from .report import DriftReport
+
+log = logging.getLogger("ood_guard")
+
+RING = 8192  # images
+_MAGIC = b"oodguard-drift-1"
+_HEADER = 64  # magic 16, digest 32, active slot 8, handed in 8
+_IMAGE = np.dtype([("score", "<f4"), ("label", "<u4")])
+_FLAG = np.uint32(1 << 31)
+
+
+class SharedMonitor:
+    """A `DriftMonitor` whose state is in a file, for threads and processes alike.
+
+    A file that is damaged or belongs to another guard or alpha is set aside (``<name>.damaged-<time>``), logged, and a
+    new one begun.
+
+    Args:
+        path: the file; made where it is missing.
+        monitor: fresh; decides what the file must hold.
+
+    Raises:
+        DataError: the file can neither be made nor written.
+    """
+
+    def __init__(self, path: str | Path, monitor: DriftMonitor) -> None:
+        self.path = Path(path)
+        self.monitor = monitor
+        self._guard = threading.Lock()
+        self._slot = 16 + monitor.state.values.nbytes
+        self._size = _HEADER + 2 * self._slot + RING * _IMAGE.itemsize
+        self._digest = _watched(monitor)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._directory_lock():
+                self._map = self._opened()
+        except OSError as error:
+            raise DataError(
+                f"the drift state {self.path} cannot be written ({error.strerror or error}); name a folder that can"
+            ) from None
+        header = np.frombuffer(self._map, "<i8", 2, 48)
+        self._active, self._handed = header[:1], header[1:]
+        self._slots = [self._view(slot) for slot in (0, 1)]
+        self._ring = np.frombuffer(self._map, _IMAGE, RING, _HEADER + 2 * self._slot)
+
+    def add(self, scores: np.ndarray, *, labels: np.ndarray, flagged: np.ndarray) -> None:
+        """Hand in images: (N,) scores, predicted classes and flags; they are counted when this returns."""
+        images = np.empty(len(scores), _IMAGE)
+        images["score"] = scores
+        images["label"] = np.asarray(labels, np.uint32) | np.where(flagged, _FLAG, np.uint32(0))
+        for start in range(0, len(images), RING):
+            part = images[start : start + RING]
+            with self._locked():
+                if self._waiting() + len(part) > RING:
+                    self._take()
+                at = int(self._handed[0])
+                self._ring[np.arange(at, at + len(part)) % RING] = part
+                self._handed[0] = at + len(part)
+
+    def report(self) -> DriftReport:
+        """Of all processes, up to now."""
+        with self._locked():
+            self._take()
+            return self.monitor.report()
+
+    def take(self) -> None:
+        """Bet on what was handed in since; to be called now and then, so that no reader waits for it."""
+        with self._locked():
+            self._take()
+
+    def reset(self) -> DriftReport:
+        """`DriftMonitor.reset`, for every process."""
+        with self._locked():
+            self._take()
+            self.monitor.reset()
+            self._write(int(self._handed[0]))
+            return self.monitor.report()
+
+    def _waiting(self) -> int:
+        return int(self._handed[0]) - int(self._slots[int(self._active[0])][0][0])
+
+    def _take(self) -> None:
+        taken, values = self._slots[int(self._active[0])]
+        self.monitor.state.values[:] = values
+        first, end = int(taken[0]), int(self._handed[0])
+        if first == end:
+            return
+        images = self._ring[np.arange(first, end) % RING]
+        labels = (images["label"] & ~_FLAG).astype(np.int64)
+        flagged = images["label"] >= _FLAG
+        known = labels < len(self.monitor.class_names)
+        self.monitor.take(images["score"], labels=labels if known.all() else None, flagged=flagged, now=time.time())
+        self._write(end)
+
+    def _write(self, taken: int) -> None:
+        other = 1 - int(self._active[0])
+        head, values = self._slots[other]
+        values[:] = self.monitor.state.values
+        head[0], head[1] = taken, zlib.crc32(values.tobytes(), taken & 0xFFFFFFFF)
+        self._active[0] = other
+
+    def _view(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """([taken, crc], values) of a slot."""
+        start = _HEADER + slot * self._slot
+        length = len(self.monitor.state.values)
+        return np.frombuffer(self._map, "<i8", 2, start), np.frombuffer(self._map, "<f8", length, start + 16)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._guard:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def _directory_lock(self) -> Iterator[None]:
+        """One process at a time makes the file, or sets a damaged one aside."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _opened(self) -> mmap.mmap:
+        if self.path.exists() and (why := self._wrong(self.path)):
+            aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+            self.path.rename(aside)
+            log.warning(
+                "the drift state %s %s: it was set aside as %s, and the test begins anew", self.path, why, aside
+            )
+        if not self.path.exists():
+            write_atomic(self.path, self._fresh())
+        self._file = os.open(self.path, os.O_RDWR)
+        return mmap.mmap(self._file, self._size)
+
+    def _fresh(self) -> bytes:
+        values = self.monitor.state.values.tobytes()
+        slot = np.array([0, zlib.crc32(values, 0)], "<i8").tobytes() + values
+        return _MAGIC + self._digest + bytes(16) + 2 * slot + bytes(RING * _IMAGE.itemsize)
+
+    def _wrong(self, path: Path) -> str:
+        """What is wrong with a file; "" where it can be gone on with."""
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # nobody writes it meanwhile
+            data = file.read()
+        if len(data) != self._size or not data.startswith(_MAGIC):
+            return "is not one of this guard's"
+        if data[16:48] != self._digest:
+            return "is of another guard or alpha"
+        active, handed = np.frombuffer(data, "<i8", 2, 48).tolist()
+        if active not in (0, 1):
+            return "is damaged"
+        start = _HEADER + active * self._slot
+        taken, crc = np.frombuffer(data, "<i8", 2, start).tolist()
+        sound = crc == zlib.crc32(data[start + 16 : start + self._slot], taken & 0xFFFFFFFF)
+        return "" if sound and 0 <= handed - taken <= RING else "is damaged"
+
+
+def _watched(monitor: DriftMonitor) -> bytes:
+    """What the state is about: another guard, alpha or seed has another digest."""
+    said = repr((monitor.model, monitor.alpha, monitor.seed, monitor.class_names)).encode()
+    return hashlib.sha256(said + monitor.reference.digest).digest()

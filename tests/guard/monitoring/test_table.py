@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from guard.cli import main
+from guard.errors import ConfigError, DataError, MissingDataError
+from guard.manifest import Manifest
+from guard.monitoring.monitor import DriftMonitor
+from guard.monitoring.page import headline, render
+from guard.monitoring.table import drift, read_table
+from tests.serving.conftest import calibration_scores, colour_graph, colour_manifest
+
+REFERENCE = calibration_scores()
+
+
+def columns(n: int = 400, strange: int = 200) -> dict[str, list[Any]]:
+    """Scores as the calibration's, of which the last `strange` are beyond it."""
+    score = np.random.default_rng(0).choice(REFERENCE, n) + np.float32(0.001)
+    score[n - strange :] = -1.0
+    p = (1 + len(REFERENCE) - np.searchsorted(REFERENCE, score)) / (len(REFERENCE) + 1)
+    names = np.random.default_rng(1).choice(["red", "<i>blue"], n)
+    return {
+        "time": [f"2026-01-01T00:{i // 60:02}:{i % 60:02}" for i in range(n)],
+        "ood_score": score.astype(float).tolist(),
+        "p_value": p.tolist(),
+        "is_ood": (score > -4).tolist(),
+        "class_name": names.tolist(),
+        "more": ["x"] * n,
+    }
+
+
+def written(path: Path, data: dict[str, list[Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(data), path)
+        return path
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(data)
+        rows.writerows(zip(*data.values(), strict=True))
+    return path
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return colour_manifest()
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.csv"])
+def test_a_table_says_what_the_monitor_says_of_its_columns(name: str, tmp_path: Path, manifest: Manifest) -> None:
+    data = columns()
+    found = drift(read_table(written(tmp_path / name, data)), manifest=manifest)
+    own = DriftMonitor.of(manifest).update(np.array(data["ood_score"]), flagged=np.array(data["is_ood"]))
+    assert (found.alarm_at, found.log10_capital, found.flagged) == (own.alarm_at, own.log10_capital, own.flagged)
+    assert 200 < found.alarm_at < 230
+    assert {c.class_name: c.images for c in found.classes} == {
+        name: data["class_name"].count(name) for name in ("red", "<i>blue")
+    }
+
+
+def test_rows_are_taken_in_the_order_of_time(tmp_path: Path, manifest: Manifest) -> None:
+    data = columns()
+    order = np.random.default_rng(2).permutation(400)
+    mixed = {name: [values[i] for i in order] for name, values in data.items()}
+    straight = drift(read_table(written(tmp_path / "a.csv", data)), manifest=manifest)
+    assert drift(read_table(written(tmp_path / "b.parquet", mixed)), manifest=manifest).alarm_at == straight.alarm_at
+
+
+def test_p_values_rank_as_the_scores_did(tmp_path: Path, manifest: Manifest) -> None:
+    table = read_table(written(tmp_path / "v.csv", columns()))
+    by_p, by_score = drift(table, n=99), drift(table, manifest=manifest)
+    assert (by_p.alarm_at, by_p.calibration_images) == (by_score.alarm_at, 99)
+    assert by_p.log10_capital == pytest.approx(by_score.log10_capital, rel=1e-9)
+
+
+def refuse(tmp_path: Path, error: type[Exception], sentence: str, name: str = "v.csv", **changed: Any) -> None:
+    data = {k: v for k, v in {**columns(4, 2), **changed}.items() if v is not None}
+    with pytest.raises(error, match=sentence):
+        drift(read_table(written(tmp_path / name, data)), n=99)
+
+
+def test_what_cannot_be_read_is_refused_with_its_place(tmp_path: Path) -> None:
+    refuse(tmp_path, DataError, "neither a column 'ood_score' nor 'p_value'", ood_score=None, p_value=None)
+    refuse(tmp_path, DataError, "'much' in column 'ood_score', row 2", ood_score=[1, "much", 3, 4])
+    refuse(tmp_path, DataError, "'perhaps' in column 'is_ood', row 3", is_ood=[True, False, "perhaps", True])
+    refuse(tmp_path, DataError, "'noon' in column 'time', row 1", time=["noon", 2, 3, 4])
+    refuse(tmp_path, DataError, "p_value 0.123, which 99 calibration images cannot give", p_value=[0.1, 0.123, 0.2, 1])
+    refuse(tmp_path, DataError, "p_value 0, which 99", p_value=[0.1, 0, 0.2, 1], name="v.parquet")
+    refuse(tmp_path, ConfigError, "no column 'p_value'.*--guard", p_value=None)
+    refuse(tmp_path, DataError, "has no rows", **{name: [] for name in columns()})
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="no such file of verdicts"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "bad.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        read_table(tmp_path / "bad.parquet")
+    (tmp_path / "bad.csv").write_bytes(b"ood_score\n\xff\xfe\n")
+    with pytest.raises(DataError, match="neither a CSV file in UTF-8"):
+        read_table(tmp_path / "bad.csv")
+    (tmp_path / "ragged.csv").write_text("ood_score,is_ood\n1,true\n2\n")
+    with pytest.raises(DataError, match="1 values in line 3, and 2 columns"):
+        read_table(tmp_path / "ragged.csv")
+
+
+def test_p_values_need_to_know_their_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--calibration-images 1000"):
+        drift(read_table(written(tmp_path / "v.csv", columns())))
+
+
+def command(*words: str) -> int | None:
+    with pytest.raises(SystemExit) as ended:
+        main(["drift", *words])
+    return ended.value.code  # type: ignore[return-value]
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from guard.artefact.files import write_onnx
+
+    write_onnx(tmp_path / "guard.onnx", colour_graph(), colour_manifest())
+    table = str(written(tmp_path / "v.parquet", columns()))
+    assert not command(table, "--guard", str(tmp_path / "guard.onnx"), "--out", str(tmp_path / "d.html"))
+    printed = capsys.readouterr().out
+    assert re.search(r"Drift: the alarm was raised at image 2\d\d of 400", printed)
+    assert "flagged 5" in printed
+    assert "<i>blue" in printed
+    page = (tmp_path / "d.html").read_text()
+    assert "&lt;i&gt;blue" in page
+    assert "<i>blue" not in page
+    assert json.loads((tmp_path / "d.json").read_text())["alarm"] is True
+    assert not command(table, "--calibration-images", "99", "--json")
+    assert json.loads(capsys.readouterr().out)["images"] == 400
+    assert command(table) == 2
+    assert "error: p-values say nothing" in capsys.readouterr().err
+
+
+def test_a_quiet_stream_is_said_to_be(manifest: Manifest) -> None:
+    report = DriftMonitor.of(manifest).update(np.random.default_rng(4).choice(REFERENCE, 50))
+    assert headline(report).startswith("No drift found in 50 images")
+    assert 'class="verdict good"' in render(report)
