@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from guard.cores import available_cores
 from tests.references.naive_boundary import full_sort
-from train.benchmark.machine import describe, machine, usable_cores
+from train.benchmark.machine import describe, machine
 from train.outliers.features.boundary_search import boundary_rows
 from train.outliers.features.knn_boundary import BoundaryOptions, boundary_outliers
 
@@ -146,7 +147,7 @@ def report(result: dict[str, Any]) -> str:
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--share", type=int, default=1, help="the naive search takes one row in so many")
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows; writes nothing")

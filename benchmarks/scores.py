@@ -38,13 +38,14 @@ from benchmarks.bank_search import BANK, WIDTH, bank_table, knn_rows, mahalanobi
 from benchmarks.independent_scores import CHECKS, FORMULA, PYTORCH_OOD, Check, Fitting, Taken
 from benchmarks.memory import peak_above
 from benchmarks.score_equality import TEST, extracted
+from guard.cores import available_cores
 from guard.data import ImageData, load
 from guard.detector import Guard
 from guard.evaluation import metrics
 from guard.heads import LastLayer
 from guard.scores import Score, create_score
 from train.benchmark.interleave import interleave
-from train.benchmark.machine import describe, machine, usable_cores
+from train.benchmark.machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--ood", required=True, help="a folder of Parquet files")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--only", nargs="*", default=[], help="scores to compare; prints and writes nothing")
     a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

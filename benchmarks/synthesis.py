@@ -33,10 +33,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import guard
+from guard.cores import available_cores
 from guard.data import ImageData, load
 from guard.demo import images as demo_images
 from train.benchmark.interleave import interleave
-from train.benchmark.machine import describe, machine, usable_cores
+from train.benchmark.machine import describe, machine
 from train.benchmark.outputs import detection_numbers, images_of
 from train.generators.diffusion import DiffusionOptions, make_diffusion
 from train.generators.diffusion.model import BuiltInDiffusion, ModelCard
@@ -229,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["speed", "steps"])
     parser.add_argument("--quick", action="store_true", help="few images and rounds; writes nothing")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--denoise", type=int, default=20, help="steps per image of `speed`")
     parser.add_argument("--rounds", type=int, default=7)

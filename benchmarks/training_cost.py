@@ -35,13 +35,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from guard.cores import available_cores
 from guard.data import ImageData, load
 from guard.graph.module import GuardModule
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
 from train.benchmark.interleave import Timing, interleave
-from train.benchmark.machine import describe, machine, usable_cores
+from train.benchmark.machine import describe, machine
 from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
 from train.engine.precision import cpu_has_bf16
@@ -213,7 +214,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backbone", default="wrn16_2")
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument(
         "--only", nargs="+", choices=[c.name for c in CONTENDERS], help="of the others, for development"
     )

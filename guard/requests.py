@@ -141,6 +141,9 @@ class TrainRequest(Geometry, HeldOut):
         "auto", "Of training: bf16 (mixed), fp32, or auto: bf16 where the device computes in it, else fp32."
     )
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+    threads: int | None = option(
+        None, "Of the CPU; default all, or one where its steps are clearly faster (on a busy machine).", ge=1
+    )
 
 
 class FitRequest(Geometry, HeldOut):
@@ -180,6 +183,9 @@ class FitRequest(Geometry, HeldOut):
     out: Path | None = option(None, "Run folder.")
     name: str | None = option(None, "What the guard is called in answers.")
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+    threads: int | None = option(
+        None, "Of the CPU; default all, or one where its steps are clearly faster (on a busy machine).", ge=1
+    )
 
 
 class SynthRequest(Geometry, Request):
@@ -210,6 +216,9 @@ class SynthRequest(Geometry, Request):
     test: Any = option(None, "What guard train will hold out to measure on.")
     gallery: bool = option(True, "Write gallery.html into the folder.")
     workers: int | None = option(None, "Processes that decode large images; default the number of cores.")
+    threads: int | None = option(
+        None, "Of the CPU; default all, or one where its steps are clearly faster (on a busy machine).", ge=1
+    )
 
 
 class EvaluateRequest(Request):

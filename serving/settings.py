@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from guard.cores import available_cores
 from guard.errors import ArtefactNotFoundError, ConfigError
 
 DEFAULT_MODEL = Path("runs/latest/guard.onnx")
@@ -89,8 +90,7 @@ class Settings(BaseSettings):
     @property
     def worker_threads(self) -> int:
         """ONNX Runtime threads, and decoding threads, of one worker."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.threads or max(1, cores // self.workers)
+        return self.threads or max(1, available_cores() // self.workers)
 
     def model_path(self) -> Path:
         """The guard to serve, as an absolute path.

@@ -52,6 +52,7 @@ def train(
     mixing_set: Any = None,
     precision: Precision = "auto",
     workers: int | None = None,
+    threads: int | None = None,
     **options: Any,
 ) -> Guard:
     """Train a classifier with a guard: fit, choose the threshold on held-out images, measure on others.
@@ -74,7 +75,7 @@ def train(
         epochs: passes over the training split; default the method's own.
         batch_size: in-distribution images per step; default 128, or 32 below 5,000 training images.
         lr: peak learning rate of SGD with a cosine schedule; default the method's own.
-        seed: of splits, initialisation, order and augmentation; two CPU runs of one seed are equal.
+        seed: of splits, initialisation, order and augmentation; two CPU runs of one seed and thread count are equal.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         outliers: images that are not in-distribution, for the methods that learn from given outliers; any form of
             `data`, labels ignored; the folder of a store (`synth`); or the name of a synthesiser. Several with
@@ -114,7 +115,9 @@ def train(
         mixing_set: pictures that the step "pixmix" mixes in, best without anything that looks like a class; any form of
             `data`, labels ignored. Default fractals, waves and noise that the program draws.
         precision: "auto" (mixed bf16 where the device computes in it, else fp32), "bf16" or "fp32".
-        workers: processes that decode large images; default the number of cores.
+        workers: processes that decode large images; default the number of cores, or of a container's CPU quota.
+        threads: of the CPU, for the network. Default all, or one where its steps are clearly faster, as on a busy
+            machine: the first steps are timed with both. A resumed run keeps its count, for sums depend on it.
         **options: the method's own options; see `guard methods NAME` or its docstring.
 
     Returns:
@@ -163,6 +166,7 @@ def train(
             mixing_set=mixing_set,
             precision=precision,
             workers=workers,
+            threads=threads,
             options=options,
         )
     return cast("Guard", needs("train", "train.runs.train").train(request))
@@ -201,6 +205,7 @@ def fit(
     out: str | Path | None = None,
     name: str | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     **options: Any,  # only to say where the score's options went
 ) -> Guard:
     """Guard a classifier that you already have; its weights and its answers stay as they are.
@@ -243,7 +248,8 @@ def fit(
         channel_order: "bgr" for a network that takes blue first (Caffe, OpenCV, Custom Vision); `mean` and `std` are in
             its order. The guard is given RGB all the same.
         name: what the guard is called in answers; default the folder's or the model's and the score's.
-        calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers: as in `train`.
+        calibration, test, alpha, class_conditional, temperature_scaling, seed, device, out, workers, threads: as in
+            `train`.
 
     Returns:
         A calibrated `Guard`, also written to `out`.
@@ -283,5 +289,6 @@ def fit(
             out=path_of(out),
             name=name,
             workers=workers,
+            threads=threads,
         )
     return cast("Guard", needs("train", "train.runs.fit").fit(request))

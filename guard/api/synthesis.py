@@ -39,6 +39,7 @@ def synth(
     test: Any = None,
     gallery: bool = True,
     workers: int | None = None,
+    threads: int | None = None,
     **options: Any,
 ) -> Store:
     """Make outlier images from in-distribution ones: a store, which ``guard.train(..., outliers="the/store")`` takes.
@@ -66,7 +67,7 @@ def synth(
             says; as in `train`.
         calibration, test: what `train` will hold out; as there.
         gallery: write ``gallery.html`` into the folder.
-        workers: processes that decode large images; default the number of cores.
+        workers, threads: as in `train`.
         **options: the synthesiser's own options; see ``guard synthesisers NAME``.
 
     Returns:
@@ -100,6 +101,7 @@ def synth(
             test=test,
             gallery=gallery,
             workers=workers,
+            threads=threads,
             options=options,
         )
     return cast("Store", needs("train", "train.runs.synth").synth(request))

@@ -45,11 +45,6 @@ class Decoded:
     digests: np.ndarray
 
 
-def default_workers() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def decode(
     source: Source,
     groups: Iterable[np.ndarray],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cores import available_cores
 from ..deep_images import watched
 from ..errors import ConfigError, DataError, GuardError
 from ..geometry import MAX_SIDE, Geometry, sides
@@ -19,7 +20,7 @@ from ..manifest import Preprocess
 from ..preprocess import MAX_PIXELS, header_size, is_deep, open_image
 from .coding import PROBED, probe_codings
 from .copies import pixel_digests, relabelled
-from .decoding import Decoded, decode, default_workers
+from .decoding import Decoded, decode
 from .fingerprint import sample_rows
 from .forms import Source, open_source, whole_array
 from .forms.listing import counted
@@ -243,7 +244,7 @@ def _decode_all(
         return ArrayPixels(ready), rows, (), pixel_digests(ready)
     in_array = fits_in_array(len(rows), config)
     if workers is None:
-        workers = 0 if in_array and len(rows) < _WORTH_PROCESSES else default_workers()
+        workers = 0 if in_array and len(rows) < _WORTH_PROCESSES else available_cores()
     if not in_array and source.in_order:
         source = EncodedFile(source, rows, scratch)
     array = new_array(len(rows), config, scratch) if in_array else None

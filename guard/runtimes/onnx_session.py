@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cores import available_cores, cpu_quota
 from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 from . import Outputs, check_images
 
@@ -20,7 +21,7 @@ class OnnxSession:
     Args:
         model: bytes of the file (from `guard.artefact.files.read_onnx`) or its path.
         device: "auto" (CUDA where this onnxruntime has it), "cpu" or "cuda".
-        threads: intra-op threads; None for ONNX Runtime's default (all cores).
+        threads: intra-op threads; None for ONNX Runtime's default (all cores), or as many as a CPU quota grants.
         spinning: whether idle threads spin; faster when alone on the machine, wasteful in a server with workers.
 
     Raises:
@@ -54,6 +55,8 @@ def open_session(model: bytes | str | Path, *, device: str, threads: int | None 
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if threads is None and cpu_quota() is not None:
+        threads = available_cores()  # its own default would be one for each of the host's
     if threads is not None:
         if threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")

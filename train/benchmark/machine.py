@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from guard.cores import available_cores
+
 # the instruction sets that decide how fast matrix products are in float32, bf16 and int8
 FLAGS = (
     "avx2",
@@ -36,7 +38,7 @@ def machine() -> dict[str, Any]:
     details = _cpuinfo()
     return {
         "cpu": details.get("model name") or platform.processor() or platform.machine(),
-        "cores": usable_cores(),
+        "cores": available_cores(),
         "flags": [flag for flag in FLAGS if flag in (details.get("flags") or details.get("Features") or "").split()],
         "memory_gib": _memory_gib(),
         "gpu": _gpu(),
@@ -53,13 +55,6 @@ def describe(facts: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     parts = [facts["cpu"], cores, " ".join(facts["flags"]), facts["gpu"], f"Python {facts['python']}", packages]
     return "; ".join(part for part in parts if part)
-
-
-def usable_cores() -> int:
-    """Processors this process may run on (a container's share, not the host's)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:

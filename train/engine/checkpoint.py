@@ -15,6 +15,8 @@ from guard.artefact.files import write_atomic
 from guard.errors import ArtefactDamagedError, ConfigError, ModelError
 from guard.record import Record
 
+from .threads import pace
+
 NAME = "checkpoint.safetensors"
 
 
@@ -55,6 +57,7 @@ def save_checkpoint(
 ) -> None:
     """Write the state at the end of an epoch; a run killed at any moment leaves the last whole one."""
     header = {"config": config.model_dump_json(), "stage": str(progress.stage), "epoch": str(progress.epoch)}
+    header["threads"] = str(torch.get_num_threads())
     write_atomic(folder / NAME, save(gather(modules, optimizers), header))
 
 
@@ -96,9 +99,15 @@ def read_progress(folder: Path, config: Record) -> Progress | None:
 
 
 def load_checkpoint(folder: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Put the saved state into modules and optimizers (none where a new stage begins with fresh ones)."""
+    """Put the saved state into modules and optimizers (none where a new stage begins with fresh ones).
+
+    The training continues with as many threads: sums depend on them.
+    """
     with safe_open(folder / NAME, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
+        threads = (file.metadata() or {}).get("threads")
+    if threads is not None and (chooser := pace()) is not None:
+        chooser.keep(int(threads))
     put_back(tensors, modules, optimizers)
 
 

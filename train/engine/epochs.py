@@ -19,6 +19,7 @@ from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoin
 from .journal import Journal, log_epoch
 from .progress import progress_bar
 from .seeds import epoch_seed
+from .threads import pace, timed_step
 
 if TYPE_CHECKING:
     from guard.record import Record
@@ -101,13 +102,17 @@ class Epochs:
             generator: that of `generator`, where something was drawn from it already.
         """
         generator = generator or self.generator(epoch)
+        if (chooser := pace()) is not None:
+            chooser.begin(self.title)
         totals: dict[str, Tensor] = {}
         batches = self.source.batches(self.order(epoch), self.batch_size, self.device)
         with progress_bar(f"{self.title} {epoch + 1}/{self.count}", self.steps) as advance:
             for number, batch in enumerate(batches, epoch * self.steps):
                 if before_step is not None:
                     before_step(number / (self.count * self.steps))
-                for name, value in step(batch, generator, number).items():
+                with timed_step():
+                    values = step(batch, generator, number)
+                for name, value in values.items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach()
                 advance()
         return {name: float(total) for name, total in totals.items()}
@@ -162,6 +167,7 @@ def train_in_folder(
         began = time.perf_counter()
         numbers = training.epoch(epoch)
         numbers["seconds"] = round(time.perf_counter() - began, 1)
+        numbers["threads"] = torch.get_num_threads()
         log_epoch(passes.title, epoch, passes.count, numbers)
         journal.write({"epoch": epoch + 1, **numbers})
         save_checkpoint(folder, config, Progress(0, epoch + 1), training.modules(), training.optimizers())

@@ -115,7 +115,12 @@ class StageRun:
         images = self.epochs.steps * self.epochs.batch_size
         numbers = {name: total / images for name, total in totals.items()}
         seconds = time.perf_counter() - began
-        return {**numbers, "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2)}
+        return {
+            **numbers,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 2),
+            "threads": torch.get_num_threads(),
+        }
 
     def step(
         self, batch: IDBatch, generator: torch.Generator, active: bool, step: int, regularisers: list[Regulariser]

@@ -36,6 +36,7 @@ from ..classifiers.checks.sample import LOOKED_AT, sample
 from ..classifiers.checks.steady import check_steady
 from ..classifiers.imagenet import class_order_by_synset
 from ..classifiers.input import example_batch, normalised
+from ..engine.threads import paced
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
 from .fit_rejection import asked_training, learned
@@ -46,13 +47,18 @@ log = logging.getLogger("ood_guard")
 
 def fit(request: FitRequest) -> Guard:
     """See `guard.fit`."""
+    device = resolve_device(request.device)
+    with paced(request.threads, device):
+        return _fitted(request, device)
+
+
+def _fitted(request: FitRequest, device: torch.device) -> Guard:
     names = None if request.class_names is None else names_in_order(request.class_names)
     score = create_score(request.score, **request.score_options)
     training = asked_training(request, score)
     learns = training is not None
     if not is_guard(request.model):  # a guard may bring what only training gives
         check_applies(score, outliers=learns)
-    device = resolve_device(request.device)
     out = run_folder(request.out, request.data)
     given = open_classifier(request)
     score = score if learns else carried_over(score, given.score)

@@ -21,7 +21,8 @@ from guard.scores import create_score
 
 from ..classifiers.fresh import build_classifier
 from ..classifiers.input import data_normalisation
-from ..engine.distributed import processes
+from ..engine.distributed import Processes, processes
+from ..engine.threads import paced
 from ..outliers import matching
 from ..outliers.audit.audit import audited
 from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
@@ -34,11 +35,16 @@ from .assemble import own_folder
 def synth(request: SynthRequest) -> Store:
     """See `guard.synth`."""
     us = processes()  # before the device is used, for each has its own
+    device = resolve_device(request.device)
+    with paced(request.threads, device):
+        return _made(request, us, device)
+
+
+def _made(request: SynthRequest, us: Processes, device: torch.device) -> Store:
     kind = get_synthesiser(request.method)
     options = dict(request.options)
     parsed = parse_options(kind.Options, options, f"synthesiser {kind.name!r}", also=SynthRequest.model_fields)
     match = matching.checked(request.match)
-    device = resolve_device(request.device)
     folder = own_folder(request.out, request.data, "stores/a")
     g = _classifier(request, kind, kind.needs_classifier(parsed), device)
     if g is not None and (given := request.given()):

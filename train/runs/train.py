@@ -30,6 +30,7 @@ from ..engine.distributed import processes
 from ..engine.loader import Feed
 from ..engine.precision import check_precision, computing_in
 from ..engine.stages import train_stages
+from ..engine.threads import paced
 from ..features.extract import fit_score
 from ..methods.base import MethodContext
 from ..outliers.base import OutlierMix
@@ -44,15 +45,15 @@ WRITTEN_COPIES = 8  # of the weights: two checkpoints with momentum and average,
 
 def train(request: TrainRequest) -> Guard:
     """See `guard.train`."""
-    with computing_in(request.precision):
-        return _trained(request)
-
-
-def _trained(request: TrainRequest) -> Guard:
     processes()  # before the device is used: a launcher gives each process its own
+    device = resolve_device(request.device)
+    with computing_in(request.precision), paced(request.threads, device):
+        return _trained(request, device)
+
+
+def _trained(request: TrainRequest, device: torch.device) -> Guard:
     method = asked_method(request)
     score = asked_score(request, method)
-    device = resolve_device(request.device)
     check_precision(request.precision, device)
     check_before_loading(request, method, score)
     out = run_folder(request.out, request.data, resume=request.resume)

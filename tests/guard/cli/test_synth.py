@@ -69,6 +69,7 @@ def test_what_was_typed_is_forwarded(run: Command, asked: dict[str, Any]) -> Non
         "gallery": False,
         "device": "cpu",
         "workers": None,
+        "threads": None,
     }
 
 

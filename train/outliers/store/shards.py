@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from guard.artefact.files import write_atomic
-from guard.data.decoding import default_workers
+from guard.cores import available_cores
 from guard.errors import ArtefactDamagedError, MissingExtraError
 
 _LARGE_PIXELS = 128 * 128  # from here on encoding is worth threads (Pillow releases the interpreter's lock)
@@ -39,7 +39,7 @@ def write_shard(folder: Path, index: int, rows: Rows) -> Path:
     """Encode and write a shard in one step; equal rows give equal bytes."""
     pa, pq = _pyarrow()
     large = rows.images[0, ..., 0].size >= _LARGE_PIXELS
-    with ThreadPoolExecutor(default_workers() if large else 1) as pool:
+    with ThreadPoolExecutor(available_cores() if large else 1) as pool:
         encoded = list(pool.map(png, rows.images))
     images = [{"bytes": b, "path": f"{index:05d}-{i:05d}.png"} for i, b in enumerate(encoded)]
     parents = [[int(p) for p in row if p >= 0] for row in rows.parents]
