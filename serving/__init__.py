@@ -2,12 +2,17 @@
 
     settings.py   every GUARD_* environment variable
     service.py    `svc`, the BentoML service: verify once, then workers
-    app.py        the HTTP contract: routes, status codes, sentences
+    app.py        one worker's HTTP application: every request's route, time, status and sentence
+    routing.py    a path and its handler; the families of endpoints are files with `routes(worker)`:
+      predict.py    images in, verdicts out
+      scrape.py     /metrics
+      ui.py, page/  the page for people
+    worker.py     what a process holds; the way of an image through it, and who is told of its verdict
+    models.py     the guards by name, each loaded and warm
     bodies.py     bytes off the wire, counted, and the images in them
     engine.py     decode each image, batch what is waiting, score
     batching.py   the micro-batcher
     metrics.py    Prometheus
-    ui.py, page/  the page for people
     runner.py     start and stop a service from Python
 
 `svc` is made when it is asked for, so that ``import serving`` needs neither BentoML nor a model.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from guard.errors import GuardError
 
-from .settings import Settings, read_settings
+from .settings import Settings, models_environment, read_settings
 
 HOME = Path(__file__).resolve().parent.parent  # where `serving` and `guard` are found, whatever the user's folder holds
 
@@ -25,7 +25,9 @@ def main() -> int:
     from .engine import load_guard
 
     try:
-        print(load_guard(read_settings()))
+        settings = read_settings()
+        for path in settings.model_paths().values():
+            print(load_guard(path, settings))
     except GuardError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,7 +40,7 @@ def verify_in_own_process(settings: Settings) -> None:
     Workers inherit the absolute path that was checked.
     """
     try:
-        os.environ["GUARD_MODEL"] = str(settings.model_path())
+        os.environ.update(models_environment(settings))
     except GuardError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -50,7 +52,8 @@ def verify_in_own_process(settings: Settings) -> None:
     sentence = next((line for line in check.stderr.splitlines() if line.startswith("error: ")), None)
     if sentence is None:
         last = (check.stderr.strip().splitlines() or ["no message"])[-1]
-        sentence = f"error: {os.environ['GUARD_MODEL']} cannot be loaded ({last})"
+        paths = ", ".join(str(path) for path in settings.model_paths().values())
+        sentence = f"error: {paths} cannot be loaded ({last})"
     print(sentence, file=sys.stderr)
     raise SystemExit(2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -29,9 +29,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 T = TypeVar("T")
 
 
-def load_guard(settings: Settings) -> Guard:
+def load_guard(path: Path, settings: Settings) -> Guard:
     """The guard, scored once: what cannot run fails here and not in a request, and the first request is not slow."""
-    g = load(settings.model_path(), device=settings.device, threads=settings.worker_threads, spinning=False)
+    g = load(path, device=settings.device, threads=settings.worker_threads, spinning=False)
     shape = g.manifest.preprocess
     g.predict_batches([np.zeros((1, shape.height, shape.width, shape.channels), np.uint8)])
     return g
@@ -50,15 +50,15 @@ class Engine:
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="guard-decode")
         self._batcher = MicroBatcher(self._score, max_batch=settings.batch_size, wait_s=settings.batch_wait_ms / 1000)
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Engine:
-        await self._stack.enter_async_context(self._batcher)
-        self._stack.callback(self._decoders.shutdown)
-        return self
+    async def open(self) -> None:
+        """Begin to take images."""
+        await self._batcher.__aenter__()
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+    async def close(self) -> None:
+        """End the threads; nothing may be under way."""
+        await self._batcher.__aexit__()
+        self._decoders.shutdown()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` beside the event loop, at most `worker_threads` at a time."""

@@ -24,7 +24,7 @@ from types import FrameType
 from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 
 from .check import HOME
-from .settings import read_settings
+from .settings import models_environment, read_settings
 
 GRACE_S = 15.0  # for requests under way; a KeyboardInterrupt may also be lost, in a destructor during BentoML's start
 
@@ -139,9 +139,10 @@ def _environment(model: str | Path | None, *, workers: int | None, device: str |
         import bentoml  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("BentoML", "serve") from error
+    if model is not None and os.environ.get("GUARD_MODELS"):
+        raise ConfigError(f"GUARD_MODELS is set and {str(model)!r} is given as well; unset one of them")
     settings = read_settings(model=model, workers=workers, device=device)
-    environment = dict(os.environ)
-    environment["GUARD_MODEL"] = str(settings.model_path())
+    environment = {**os.environ, **models_environment(settings)}
     environment["GUARD_WORKERS"] = str(settings.workers)
     environment["GUARD_DEVICE"] = settings.device
     environment.setdefault("BENTOML_DO_NOT_TRACK", "true")  # BentoML reports its use to its makers by default

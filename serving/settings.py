@@ -16,6 +16,8 @@ from guard.errors import ArtefactNotFoundError, ConfigError
 
 DEFAULT_MODEL = Path("runs/latest/guard.onnx")
 MIB = 1024 * 1024
+ONLY_MODEL = "guard"  # the name of a guard that is alone
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:,*]+)(:\d{1,5})?")
 
 
@@ -24,6 +26,8 @@ class Settings(BaseSettings):
 
     Attributes:
         model: the guard: an .onnx file, an .engine file or a run folder. Default runs/latest/guard.onnx.
+        models: several guards in place of one: name=path, separated by commas, like pets=a.onnx,cars=b.onnx. A request
+            chooses with ?model=cars; the first is the default.
         device: "auto", "cpu" or "cuda".
         host: address to listen on when the command line names none. The default is reachable from this machine only.
         workers: processes; each holds its own copy of the model.
@@ -45,6 +49,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GUARD_", frozen=True, extra="forbid", env_ignore_empty=True)
 
     model: Path | None = None
+    models: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     host: str = "127.0.0.1"
     workers: int = Field(default=1, ge=1, le=256)
@@ -74,6 +79,9 @@ class Settings(BaseSettings):
                 f"GUARD_MAX_BATCH_BYTES ({max(self.max_bytes, self.max_batch_bytes)}), or the largest body would "
                 "always be refused"
             )
+        if self.models and self.model is not None:
+            raise ValueError("GUARD_MODEL and GUARD_MODELS are both set; give one guard or several, not both")
+        _named_paths(self.models)
         for origin in self.origins:
             if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -92,12 +100,15 @@ class Settings(BaseSettings):
         """ONNX Runtime threads, and decoding threads, of one worker."""
         return self.threads or max(1, available_cores() // self.workers)
 
-    def model_path(self) -> Path:
-        """The guard to serve, as an absolute path.
+    def model_paths(self) -> dict[str, Path]:
+        """The guards to serve by name, as absolute paths; the first is the default.
 
         Raises:
             ArtefactNotFoundError: none was named and the default is not there; says which command makes one.
         """
+        return _named_paths(self.models) or {ONLY_MODEL: self._only_path()}
+
+    def _only_path(self) -> Path:
         if self.model is not None:
             return self.model.expanduser().absolute()
         if DEFAULT_MODEL.exists():
@@ -106,6 +117,26 @@ class Settings(BaseSettings):
             f"no guard to serve: GUARD_MODEL is not set and there is no {DEFAULT_MODEL}; make one with: guard demo, "
             "or: guard export RUN guard.onnx, and then: GUARD_MODEL=guard.onnx bentoml serve serving:svc"
         )
+
+
+def _named_paths(models: str) -> dict[str, Path]:
+    """name=path,name=path -> absolute paths by name.
+
+    Raises:
+        ValueError: not of that form, or a name twice.
+    """
+    paths: dict[str, Path] = {}
+    for item in (part.strip() for part in models.split(",") if part.strip()):
+        name, is_given, path = (part.strip() for part in item.partition("="))
+        if not is_given or not path or not _MODEL_NAME.fullmatch(name):
+            raise ValueError(
+                f"GUARD_MODELS: {item[:100]!r} is not name=path with a name of letters, digits, '.', '_' and '-'; give "
+                "them like pets=a.onnx,cars=b.onnx"
+            )
+        if name in paths:
+            raise ValueError(f"GUARD_MODELS: the name {name!r} is given twice; give every guard a name of its own")
+        paths[name] = Path(path).expanduser().absolute()
+    return paths
 
 
 def read_settings(**overrides: Any) -> Settings:
@@ -128,3 +159,11 @@ def read_settings(**overrides: Any) -> Settings:
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from None
         name = f"GUARD_{str(first['loc'][0]).upper()}"
         raise ConfigError(f"{name}={first['input']} is not accepted: {first['msg']}") from None
+
+
+def models_environment(settings: Settings) -> dict[str, str]:
+    """The variables by which a process in another folder serves the same guards; raises as `model_paths` does."""
+    paths = settings.model_paths()
+    if settings.models:
+        return {"GUARD_MODELS": ",".join(f"{name}={path}" for name, path in paths.items())}
+    return {"GUARD_MODEL": str(paths[ONLY_MODEL])}

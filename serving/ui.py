@@ -8,9 +8,25 @@ import hashlib
 import re
 from pathlib import Path
 
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from .routing import READ, Route, Routes
+from .worker import Worker
 
 PAGE = Path(__file__).parent / "page" / "index.html"
+
+
+def routes(_: Worker) -> Routes:
+    """/ui, and / which leads to it."""
+
+    async def page(_: Request) -> Response:
+        return page_response()
+
+    async def home(_: Request) -> Response:
+        return RedirectResponse("ui", status_code=307)
+
+    return {"/ui": Route(page, READ), "/": Route(home, READ)}
 
 
 def content_security_policy(html: str) -> str:

@@ -93,13 +93,13 @@ def test_metrics_count_what_happened(client: httpx.Client, encode: Encode) -> No
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     names = [
-        'guard_images_total{verdict="flagged"}',
-        'guard_images_total{verdict="accepted"}',
+        'guard_images_total{model="guard",verdict="flagged"}',
+        'guard_images_total{model="guard",verdict="accepted"}',
         'guard_requests_total{code="200",endpoint="/predict"}',
         'guard_requests_total{code="400",endpoint="/predict"}',
         'guard_requests_total{code="404",endpoint="other"}',
-        'guard_p_value_bucket{le="0.01"}',
-        "guard_ood_score_count",
+        'guard_p_value_bucket{le="0.01",model="guard"}',
+        'guard_ood_score_count{model="guard"}',
         "guard_batch_size_sum",
     ]
     before = read()
@@ -109,7 +109,9 @@ def test_metrics_count_what_happened(client: httpx.Client, encode: Encode) -> No
         client.get(f"/made-up/{i}")
     after = read()
     assert [after[name] - before.get(name, 0) for name in names] == [1, 1, 2, 1, 3, 1, 2, 2]
-    assert (after["guard_target_false_alarm_rate"], after["guard_threshold"], after["guard_in_work"]) == (0.05, -4, 0)
+    facts = ("guard_target_false_alarm_rate", "guard_threshold")
+    assert [after[f'{name}{{model="guard"}}'] for name in facts] == [0.05, -4]
+    assert after["guard_in_work"] == 0
     assert not any("made-up" in name for name in after)  # paths are no labels: they would be kept for ever
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import serving.app
+import serving.models
 from serving.app import App
 from serving.engine import load_guard
 from serving.settings import Settings
@@ -24,7 +25,7 @@ class Slow:
     """The colour guard, but every batch waits for `release`; with `broken` it raises instead."""
 
     def __init__(self, settings: Settings) -> None:
-        self._guard = load_guard(settings)
+        self._guard = load_guard(Path(settings.model), settings)
         self.manifest, self.runtime = self._guard.manifest, self._guard.runtime
         self.release = threading.Event()
         self.broken = False
@@ -45,7 +46,7 @@ def run(colour_guard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
     def run(scenario: Callable[[httpx.AsyncClient, Slow], Awaitable[Any]], **settings: Any) -> Any:
         chosen = Settings(model=colour_guard, device="cpu", **settings)
         slow = Slow(chosen)
-        monkeypatch.setattr(serving.app, "load_guard", lambda _: slow)
+        monkeypatch.setattr(serving.models, "load_guard", lambda *_: slow)
 
         async def inside() -> Any:
             app = App(chosen).asgi
@@ -125,7 +126,7 @@ def test_an_uncalibrated_guard_answers_with_null(
     path = write_guard(tmp_path / "raw.onnx", calibrated=False)
 
     async def scenario(client: httpx.AsyncClient, slow: Slow) -> None:
-        slow._guard = load_guard(Settings(model=path, device="cpu"))
+        slow._guard = load_guard(path, Settings(device="cpu"))
         slow.release.set()
         answer = (await client.post("/predict", content=encode((0, 0, 0)))).json()
         assert (answer["threshold"], answer["p_value"], answer["is_ood"]) == (None, None, False)

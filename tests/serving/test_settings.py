@@ -53,13 +53,13 @@ def test_other_peoples_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_a_model_the_latest_run_is_served_and_else_the_command_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtefactNotFoundError, match=r"guard demo, or: guard export RUN guard\.onnx") as caught:
-        read_settings().model_path()
+        read_settings().model_paths()
     assert "\n" not in str(caught.value)
     latest = tmp_path / "runs" / "latest" / "guard.onnx"
     latest.parent.mkdir(parents=True)
     latest.touch()
-    assert read_settings().model_path() == latest
-    assert read_settings(model="other.onnx").model_path() == tmp_path / "other.onnx"
+    assert read_settings().model_paths() == {"guard": latest}
+    assert read_settings(model="other.onnx").model_paths()["guard"] == tmp_path / "other.onnx"
 
 
 def test_workers_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""POST /predict and /predict_batch: images in, verdicts out; and GET /model, the card of what gives them."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .answers import json_answer
+from .bodies import Part, form_images, multipart_boundary
+from .errors import Refusal
+from .routing import READ, Route, Routes
+from .schemas import Answer, BatchAnswer
+from .worker import Worker
+
+_FORM_BYTES = 4096  # a form adds its own lines to the image's bytes, which are counted exactly once they are parsed
+
+
+def routes(worker: Worker) -> Routes:
+    """The three paths; each takes ?model=."""
+    settings = worker.settings
+
+    async def predict(request: Request) -> Response:
+        boundary = multipart_boundary(request.headers.get("content-type"))
+        limit = settings.max_bytes + (0 if boundary is None else _FORM_BYTES)
+        async with (
+            worker.models.get(request.query_params.get("model")).used() as model,
+            worker.body(request, limit, "GUARD_MAX_BYTES") as body,
+        ):
+            (verdict,) = await worker.verdicts(request, model, [lambda: _one(body, boundary)])
+        return json_answer(Answer.of(verdict, model.identity))
+
+    async def predict_batch(request: Request) -> Response:
+        boundary = multipart_boundary(request.headers.get("content-type"))
+        if boundary is None:
+            raise Refusal(400, "send multipart/form-data with the images in the field 'images'; a raw image: /predict")
+        async with (
+            worker.models.get(request.query_params.get("model")).used() as model,
+            worker.body(request, settings.max_batch_bytes, "GUARD_MAX_BATCH_BYTES") as body,
+        ):
+            most = settings.max_batch_images
+            parts = await model.engine.in_thread(lambda: form_images(body, boundary, ("images", "image"), most=most))
+            verdicts = await worker.verdicts(request, model, [lambda part=part: part for part in parts])  # type: ignore[misc]
+        return json_answer(BatchAnswer(verdicts=tuple(Answer.of(verdict, model.identity) for verdict in verdicts)))
+
+    async def card(request: Request) -> Response:
+        model = worker.models.get(request.query_params.get("model"))
+        return Response(model.card, media_type="application/json")
+
+    return {
+        "/predict": Route(predict, query=("model",)),
+        "/predict_batch": Route(predict_batch, query=("model",)),
+        "/model": Route(card, READ, query=("model",)),
+    }
+
+
+def _one(body: bytes, boundary: bytes | None) -> Part:
+    """The one image of a /predict request, in a form or as the body itself."""
+    if boundary is None:
+        return Part(body)
+    (part,) = form_images(body, boundary, ("image",), most=1)
+    return part

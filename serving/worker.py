@@ -1,0 +1,132 @@
+"""What one worker process holds, and the way of an image through it: budget, pixels, verdict, observers.
+
+body -> parts -> pixels (each decoded and checked alone) -> micro-batch -> verdict -> every observer
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from starlette.requests import Request
+
+from guard.verdict import Verdict
+
+from .bodies import Budget, Part, read_body
+from .metrics import Metrics
+from .models import Model, Models
+from .settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One scored image, as observers get it.
+
+    Attributes:
+        model: that scored it.
+        verdict: what it said.
+        pixels: uint8 (H, W, C), as the graph took them.
+        data: the encoded image as it was sent; None where pixels were sent.
+        request: the request it came with.
+    """
+
+    model: Model
+    verdict: Verdict
+    pixels: np.ndarray
+    data: bytes | None
+    request: Request
+
+
+Observer = Callable[[Seen], None]
+
+
+class Worker:
+    """Shared by all endpoints of a process.
+
+    Attributes:
+        settings: limits and which guards.
+        models: the guards; filled by `open`.
+        metrics: this process's counters.
+        in_work, buffered: budgets of images and of bytes of bodies.
+        observers: each is called with every scored image, on the event loop: it must be quick and must not raise.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.in_work = Budget(settings.max_concurrency)
+        self.buffered = Budget(settings.max_buffered_bytes)
+        self.observers: list[Observer] = []
+        self.metrics: Metrics
+        self.models: Models
+
+    async def open(self) -> None:
+        """Load the guards.
+
+        Raises:
+            GuardError: one cannot be served.
+        """
+        self.metrics = Metrics(lambda: self.in_work.used)
+        self.models = Models(self.settings, on_open=self._opened, on_batch=self.metrics.batch)
+        self.observers.append(lambda seen: self.metrics.verdict(seen.model.name, seen.verdict))
+        await self.models.open()
+
+    async def close(self) -> None:
+        """Let what is under way end."""
+        await self.models.close()
+
+    def _opened(self, model: Model) -> None:
+        self.metrics.follow(model.name, model.manifest)
+
+    @asynccontextmanager
+    async def body(self, request: Request, limit: int, setting: str) -> AsyncIterator[bytes]:
+        """The whole body, charged to the budget until the block ends; raises as `read_body` does."""
+        body = await read_body(request, limit=limit, setting=setting, buffered=self.buffered)
+        request.state.body_read = True
+        try:
+            yield body
+        finally:
+            self.buffered.give(len(body))
+
+    async def verdicts(self, request: Request, model: Model, sources: Sequence[Callable[[], Part]]) -> list[Verdict]:
+        """Decode all, then score all: one bad image refuses the request before anything is scored.
+
+        Args:
+            sources: called beside the event loop, each for one image.
+
+        Raises:
+            Refusal: the first bad image's; 503 when the service is full.
+        """
+        engine = model.engine
+
+        def decoded(source: Callable[[], Part]) -> tuple[np.ndarray, bytes | None]:
+            part = source()
+            return engine.pixels(part), part.data
+
+        self.in_work.take(len(sources), "images")
+        try:
+            images = await _all([engine.in_thread(lambda source=source: decoded(source)) for source in sources])  # type: ignore[misc]
+            verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
+        finally:
+            self.in_work.give(len(sources))
+        for (pixels, data), verdict in zip(images, verdicts, strict=True):
+            seen = Seen(model, verdict, pixels, data, request)
+            for observer in self.observers:
+                observer(seen)
+        return verdicts
+
+
+async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
+    """All results in order, or the first error in order; nothing is left running unheard."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    done: list[T] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done
