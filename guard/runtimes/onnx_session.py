@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..cores import available_cores, cpu_quota
-from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
+from ..errors import ConfigError, RuntimeUnavailableError
+from ..twins import twin
 from . import Outputs, check_images
 
 _OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
@@ -52,7 +52,7 @@ class OnnxSession:
 
 def open_session(model: bytes | str | Path, *, device: str, threads: int | None = None, spinning: bool = True) -> Any:
     """An `onnxruntime.InferenceSession` on "cpu" or "cuda"; arguments and errors as in `OnnxSession`."""
-    ort = _onnxruntime()
+    ort = twin("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads is None and cpu_quota() is not None:
@@ -79,31 +79,9 @@ def open_session(model: bytes | str | Path, *, device: str, threads: int | None 
     return session
 
 
-def _onnxruntime() -> Any:
-    installed = {d for d in ("onnxruntime", "onnxruntime-gpu") if _installed(d)}
-    if len(installed) == 2:
-        raise RuntimeUnavailableError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
-            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of ood-guard[cpu] and ood-guard[gpu]"
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "cpu") from error
-    return onnxruntime
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def resolve_device(device: str) -> str:
     """ "auto" -> CUDA where this onnxruntime and this machine have it; "cuda" without support for it is an error."""
-    has_cuda = "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
+    has_cuda = "CUDAExecutionProvider" in twin("onnxruntime").get_available_providers()
     if device == "auto":
         return "cuda" if has_cuda and _cuda_driver() else "cpu"
     if device == "cuda" and not has_cuda:

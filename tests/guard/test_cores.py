@@ -76,6 +76,7 @@ def test_no_linux(groups: Path) -> None:
 def test_a_quota_of_one_gives_one_thread_everywhere(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     from guard.runtimes import onnx_session
+    from guard.twins import twin
     from serving.settings import Settings
     from train.engine.threads import paced
 
@@ -98,7 +99,7 @@ def test_a_quota_of_one_gives_one_thread_everywhere(groups: Path, monkeypatch: p
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(onnx_session._onnxruntime(), "InferenceSession", Session)
+    monkeypatch.setattr(twin("onnxruntime"), "InferenceSession", Session)
     onnx_session.open_session(b"", device="cpu")
     assert seen == {"threads": 1}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...twins import twin
+
 
 class FaissSearch:
     """`faiss.knn` over the bank's own memory, no index: float32 on a CPU, with as many threads as torch has."""
 
     def kth(self, queries: Tensor, bank: Tensor, offsets: Tensor | None, k: int) -> Tensor:
         """See `guard.scores.nearest.matmul.kth_neighbour`; faiss takes the norms by itself."""
-        import faiss
-
+        faiss = twin("faiss")
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(torch.get_num_threads())
         try:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from guard.errors import ConfigError, DataError
+from guard.twins import twin
 
 from .kth import kth_smallest
 
@@ -131,13 +132,13 @@ def boundary_rows(features: Tensor, k: int, select: int, *, nearest: bool = Fals
 @functools.cache
 def faiss_has_gpus() -> bool:
     """Whether the faiss that is installed, if any, was built for GPUs."""
-    return importlib.util.find_spec("faiss") is not None and hasattr(importlib.import_module("faiss"), "knn_gpu")
+    return importlib.util.find_spec("faiss") is not None and hasattr(twin("faiss"), "knn_gpu")
 
 
 def faiss_kth(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     """Squared distances (N,) to the k-th nearest rows by faiss's brute force on the tensors' GPU, in float32."""
-    import faiss
-    import faiss.contrib.torch_utils  # lets faiss take tensors
+    faiss = twin("faiss")
+    importlib.import_module("faiss.contrib.torch_utils")  # lets faiss take tensors
 
     distances, _ = faiss.knn_gpu(faiss.StandardGpuResources(), queries, bank, k, device=bank.device.index or 0)
     return distances[:, -1]
