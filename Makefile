@@ -14,7 +14,7 @@ NUMERIC := tests/guard/scores tests/guard/heads tests/train/losses tests/export/
            tests/contract/test_scores.py tests/contract/test_heads.py::TestEveryHead
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint serve clean
+.PHONY: help demo test lint chromium serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ help: ## Show this list
 demo: $(READY) ## Train, export, verify, evaluate and serve a guard for digits (3 minutes)
 	@$(BIN)/guard demo
 
-test: lint ## Lint, then run the tests, the numeric ones on two kinds of processor
+test: lint chromium ## Lint, then run the tests, the numeric ones on two kinds of processor
 	$(BIN)/python -m pytest $(PARALLEL)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PARALLEL) $(NUMERIC)
 
@@ -30,6 +30,14 @@ lint: $(READY) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The system's own: Playwright's download would be another. Where it cannot be installed, the browser tests say so.
+chromium: ## Install Chromium for the browser tests, where it is missing
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "installing Chromium for the browser tests"; \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  { $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+	    >/dev/null || echo "Chromium could not be installed: the browser tests will be skipped" >&2; }
 
 serve: $(READY) ## Serve runs/latest/guard.onnx, or MODEL=path
 	$(BIN)/guard serve $(MODEL)

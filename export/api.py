@@ -15,9 +15,10 @@ from guard.artefact.places import writable_file
 from guard.data import load as load_images
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.manifest import Manifest, Parity
+from guard.manifest import Exemplars, Manifest, Parity
 from guard.requests import ExportRequest
 
+from .exemplars import chosen
 from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
 from .to_onnx import onnx_bytes
@@ -35,13 +36,30 @@ def export(request: ExportRequest) -> Path:
     if path.suffix not in (".onnx", ".engine"):
         raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
     writable_file(path, "the exported file")
+    if request.exemplars and path.suffix == ".engine":
+        raise ConfigError(f"exemplars={request.exemplars} needs an .onnx file, got {path.name!r}; leave it out")
     source = opened(request.g)
     if path.suffix == ".engine":
         return _export_engine(source, request)
-    graph = onnx_bytes(source.module, source.manifest)
+    if request.exemplars and request.data is None and source.calibration_images is None:
+        raise ConfigError(
+            "exemplars= are taken from images, and none are at hand; give in-distribution ones with data="
+        )
+    graph = onnx_bytes(source.module, source.manifest, explained=bool(request.exemplars))
     manifest = _verified(source, graph, request)
+    if request.exemplars:
+        manifest = manifest.model_copy(update={"exemplars": _exemplars(source, graph, request)})
     write_onnx(path, graph, manifest)
     return path
+
+
+def _exemplars(source: Guard, graph: bytes, request: ExportRequest) -> Exemplars:
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "guard.onnx"
+        write_onnx(draft, graph, source.manifest)
+        images, _ = _images(source, request.data)
+        features = bool(source.module.classifier.num_features)
+        return chosen(load(draft, device="cpu"), images, request.exemplars, features=features)
 
 
 def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:

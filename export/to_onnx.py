@@ -27,6 +27,7 @@ from guard.graph.onnx_classifier import OnnxClassifier
 from guard.graph.onnx_nodes import foreign_operators, opset
 from guard.manifest import Manifest
 
+from .explained import Explained, ExplainedScore
 from .graft import ScorePart, example, graft
 from .optional_inputs import recalibrated
 from .tidy import tidy
@@ -38,8 +39,8 @@ OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
-def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
-    """Export `module` in float32 with the manifest's threshold as default.
+def onnx_bytes(module: GuardModule, manifest: Manifest, *, explained: bool = False) -> bytes:
+    """Export `module` in float32 with the manifest's threshold as default; `explained` adds outputs (`.explained`).
 
     Raises:
         ExportError: the score cannot be part of a graph, the model cannot be traced, or its graph is above protobuf's
@@ -53,14 +54,15 @@ def onnx_bytes(module: GuardModule, manifest: Manifest) -> bytes:
     module = copy.deepcopy(module).cpu().float().eval()
     _check_parts(module)
     if isinstance(module.classifier, OnnxClassifier):
-        model = _grafted(module, module.classifier, manifest)
+        model = _grafted(module, module.classifier, manifest, explained)
     else:
         p = manifest.preprocess
         # an even batch of two: a batch of one would be taken for a constant. Its memory is channels-first, so the
         # permuted tensor is contiguous: for channels-last memory torch's pooling traces an as_strided, eight nodes
         # that do nothing
         images = torch.zeros(2, p.channels, p.height, p.width, dtype=torch.uint8).permute(0, 2, 3, 1)
-        model = _traced(module, (images, torch.tensor(0.0)), INPUTS, manifest)
+        arguments = (images, torch.tensor(0.0))
+        model = _traced(Explained(module) if explained else module, arguments, INPUTS, manifest)
     model = tidy(model, threshold=manifest.threshold)
     onnx.checker.check_model(model)
     return recalibrated(model.SerializeToString(), manifest)
@@ -79,11 +81,13 @@ def _check_parts(module: nn.Module) -> None:
             )
 
 
-def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest) -> onnx.ModelProto:
+def _grafted(module: GuardModule, classifier: OnnxClassifier, manifest: Manifest, explained: bool) -> onnx.ModelProto:
     """The graph of an ONNX classifier with the score's nodes behind it, which alone are torch's."""
     net = onnx.load_from_string(classifier.graph_bytes())
     inputs = example(classifier.num_features, len(manifest.class_names))
-    score_part = _traced(ScorePart(module.score), inputs, ["features", "logits", "threshold"], manifest, opset(net))
+    names = ["features", "logits", "threshold"]
+    part = ExplainedScore(module.score) if explained else ScorePart(module.score)
+    score_part = _traced(part, inputs, names, manifest, opset(net))
     _check_size(net.ByteSize() + score_part.ByteSize())
     bgr = module.normalisation.channel_order == "bgr"
     return graft(net, score_part, classifier.image_input(), module.scale, module.shift, bgr=bgr)
@@ -107,7 +111,7 @@ def _traced(
                     opset_version=opset_version,
                     dynamic_shapes=tuple({0: "batch"} if argument.ndim else None for argument in arguments),
                     input_names=inputs,
-                    output_names=OUTPUTS,
+                    output_names=[*OUTPUTS, *getattr(module, "extra_outputs", ())],
                     verbose=False,
                 )
         except Exception as error:

@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from .record import Record
 
-FORMAT_VERSION = 3  # what is written
-READABLE_VERSIONS = (1, 2, 3)  # 1: no class-conditional calibration or temperature; 2: `Preprocess` had a crop_scale
+FORMAT_VERSION = 4  # what is written
+# 1: no class-conditional calibration or temperature; 2: `Preprocess` had a crop_scale; 3: no exemplars
+READABLE_VERSIONS = (1, 2, 3, 4)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Side = Annotated[int, Field(ge=1, le=32768)]  # pixels
@@ -223,6 +224,33 @@ class Parity(Record):
     runtime: str
 
 
+class Exemplar(Record):
+    """A small picture of an ordinary image: its class (predicted, and not flagged) and a JPEG."""
+
+    label: int
+    jpeg_base64: str
+
+
+class Exemplars(Record):
+    """Ordinary images to show beside a flagged one; the graph has the output `embedding` to compare with.
+
+    Attributes:
+        images: K of them.
+        embeddings_base64: (K, D) float16, little-endian, each of length 1.
+        space: "features" (N, D), or "probabilities" where the classifier shows no features.
+    """
+
+    images: tuple[Exemplar, ...]
+    embeddings_base64: str
+    space: Literal["features", "probabilities"] = "features"
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """(K, D) float32."""
+        flat = np.frombuffer(base64.b64decode(self.embeddings_base64), dtype="<f2")
+        return flat.reshape(len(self.images), -1).astype(np.float32)
+
+
 class Engine(Record):
     """A TensorRT engine's own facts: it runs only where these agree."""
 
@@ -260,6 +288,7 @@ class Manifest(Record):
     precision: str = "fp32"
     parity: Parity | None = None
     engine: Engine | None = None
+    exemplars: Exemplars | None = None
     weights_sha256: str = ""
 
     @property

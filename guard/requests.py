@@ -256,6 +256,12 @@ class ExportRequest(Request):
     data: Any = option(None, "Images to verify on; default the calibration images, else random ones.")
     max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
     max_batch: int = option(256, "Largest batch of a TensorRT engine.", ge=1)
+    exemplars: int = option(
+        0,
+        "Ordinary images per class that the file holds, small, for the page to show beside a flagged one.",
+        ge=0,
+        le=20,
+    )
 
 
 class VerifyRequest(Request):

@@ -5,9 +5,12 @@
     app.py        one worker's HTTP application: every request's route, time, status and sentence
     routing.py    a path and its handler; the families of endpoints are files with `routes(worker)`:
       predict.py    images in, verdicts out
+      explain.py    one image in, its verdict and what is behind it out
+      drift.py      /drift and its reset
       scrape.py     /metrics
-      ui.py, page/  the page for people
+    ui.py, page/  the page for people
     worker.py     what a process holds; the way of an image through it, and who is told of its verdict
+    drift_tests.py  does the traffic of each guard still look like its calibration images?
     models.py     the guards by name, each loaded and warm
     bodies.py     bytes off the wire, counted, and the images in them
     engine.py     decode each image, batch what is waiting, score

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Catch
 
-from . import predict, scrape, ui
+from . import drift, explain, predict, scrape, ui
 from .answers import error_answer
 from .cors import Origins
 from .errors import Refusal, overloaded
@@ -34,6 +34,8 @@ logger = logging.getLogger("guard.serving")
 #: The families of endpoints: modules with `routes(worker)`. One path belongs to one of them.
 FAMILIES = (
     predict,
+    explain,
+    drift,
     scrape,
     ui,
 )

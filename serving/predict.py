@@ -12,7 +12,7 @@ from .routing import READ, Route, Routes
 from .schemas import Answer, BatchAnswer
 from .worker import Worker
 
-_FORM_BYTES = 4096  # a form adds its own lines to the image's bytes, which are counted exactly once they are parsed
+FORM_BYTES = 4096  # a form adds its own lines to the image's bytes, which are counted exactly once they are parsed
 
 
 def routes(worker: Worker) -> Routes:
@@ -21,12 +21,12 @@ def routes(worker: Worker) -> Routes:
 
     async def predict(request: Request) -> Response:
         boundary = multipart_boundary(request.headers.get("content-type"))
-        limit = settings.max_bytes + (0 if boundary is None else _FORM_BYTES)
+        limit = settings.max_bytes + (0 if boundary is None else FORM_BYTES)
         async with (
             worker.models.get(request.query_params.get("model")).used() as model,
             worker.body(request, limit, "GUARD_MAX_BYTES") as body,
         ):
-            (verdict,) = await worker.verdicts(request, model, [lambda: _one(body, boundary)])
+            (verdict,) = await worker.verdicts(request, model, [lambda: one_part(body, boundary)])
         return json_answer(Answer.of(verdict, model.identity))
 
     async def predict_batch(request: Request) -> Response:
@@ -53,7 +53,7 @@ def routes(worker: Worker) -> Routes:
     }
 
 
-def _one(body: bytes, boundary: bytes | None) -> Part:
+def one_part(body: bytes, boundary: bytes | None) -> Part:
     """The one image of a /predict request, in a form or as the body itself."""
     if boundary is None:
         return Part(body)

@@ -144,6 +144,8 @@ def _environment(model: str | Path | None, *, workers: int | None, device: str |
     settings = read_settings(model=model, workers=workers, device=device)
     environment = {**os.environ, **models_environment(settings)}
     environment["GUARD_WORKERS"] = str(settings.workers)
+    if settings.drift_folder is not None:
+        environment["GUARD_DRIFT_FOLDER"] = str(settings.drift_folder.expanduser().absolute())
     environment["GUARD_DEVICE"] = settings.device
     environment.setdefault("BENTOML_DO_NOT_TRACK", "true")  # BentoML reports its use to its makers by default
     return environment

@@ -47,6 +47,45 @@ class BatchAnswer(Schema):
     verdicts: tuple[Answer, ...]
 
 
+class ClassProbability(Schema):
+    """A class and its softmax probability in [0, 1]."""
+
+    label: int
+    class_name: str
+    probability: float
+
+
+class PartPValue(Schema):
+    """One part of a combined score, and the image's p-value in (0, 1] by that part alone."""
+
+    score: str
+    p_value: float
+
+
+class Nearest(Schema):
+    """An ordinary image that the artefact holds: class, JPEG, and cosine similarity in [-1, 1] to the image sent."""
+
+    class_name: str
+    jpeg_base64: str
+    cosine: float
+
+
+class Explained(Schema):
+    """POST /explain: the verdict, and what is behind it.
+
+    Attributes:
+        answer: as of /predict.
+        top: the likeliest classes, at most 5.
+        parts: of a combined score, and nearest: ordinary images, most similar first; both empty unless the guard was
+            exported with ``exemplars=``.
+    """
+
+    answer: Answer
+    top: tuple[ClassProbability, ...]
+    parts: tuple[PartPValue, ...]
+    nearest: tuple[Nearest, ...]
+
+
 class Error(Schema):
     """Every answer that is not 2xx."""
 
@@ -74,9 +113,10 @@ def histogram(calibration: Calibration, bins: int = 40) -> Histogram:
 
 
 def model_card(manifest: Manifest) -> dict[str, object]:
-    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores, and the
-    thresholds that the class offsets make."""
-    card = manifest.model_dump(mode="json")
+    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores, the
+    thresholds that the class offsets make, and the number of exemplars."""
+    card = manifest.model_dump(mode="json", exclude={"exemplars"})
+    card["exemplars"] = 0 if manifest.exemplars is None else len(manifest.exemplars.images)
     if manifest.calibration is not None:
         del card["calibration"]["scores_base64"], card["calibration"]["labels_base64"]
         card["calibration"]["class_thresholds"] = manifest.calibration.class_thresholds.tolist()

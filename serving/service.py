@@ -24,6 +24,7 @@ from guard.errors import GuardError
 from .app import App
 from .bentoml_timeout_patch import cancel_finished_timers
 from .check import verify_in_own_process
+from .drift_tests import share_drift_state
 from .settings import read_settings
 
 logger = logging.getLogger("guard.serving")
@@ -75,3 +76,4 @@ class svc:
     def _verify() -> None:
         """Once, in the supervisor, before workers start."""
         verify_in_own_process(_settings)
+        share_drift_state(_settings)

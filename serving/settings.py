@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         timeout_s: seconds for one request: upload (then 408) and answer (then 503).
         cors_origins: origins whose pages a browser lets read the answers, separated by commas, like
             https://app.example,http://localhost:5173; * for every one. Default none.
+        drift: whether the traffic is tested for drift (GET /drift).
+        drift_alpha: the chance that ordinary traffic ever raises the drift alarm, in (0, 1).
+        drift_folder: where the drift tests keep their state, a small file per guard and artefact. By default it lives
+            as long as the service; named, it is gone on with at the next start.
         access_log: one log line per request; /metrics counts them anyway.
     """
 
@@ -64,6 +68,9 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(default=256 * MIB, ge=1)
     timeout_s: float = Field(default=30.0, gt=0, le=3600)
     cors_origins: str = ""
+    drift: bool = True
+    drift_alpha: float = Field(default=0.01, gt=0, lt=1)
+    drift_folder: Path | None = None
     access_log: bool = False
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from guard.verdict import Verdict
 
 from .bodies import Budget, Part, read_body
+from .drift_tests import DriftTests
 from .metrics import Metrics
 from .models import Model, Models
 from .settings import Settings
@@ -53,6 +54,7 @@ class Worker:
         settings: limits and which guards.
         models: the guards; filled by `open`.
         metrics: this process's counters.
+        drift: the drift tests of the guards.
         in_work, buffered: budgets of images and of bytes of bodies.
         observers: each is called with every scored image, on the event loop: it must be quick and must not raise.
     """
@@ -62,6 +64,7 @@ class Worker:
         self.in_work = Budget(settings.max_concurrency)
         self.buffered = Budget(settings.max_buffered_bytes)
         self.observers: list[Observer] = []
+        self.drift = DriftTests(settings)
         self.metrics: Metrics
         self.models: Models
 
@@ -74,14 +77,19 @@ class Worker:
         self.metrics = Metrics(lambda: self.in_work.used)
         self.models = Models(self.settings, on_open=self._opened, on_batch=self.metrics.batch)
         self.observers.append(lambda seen: self.metrics.verdict(seen.model.name, seen.verdict))
+        self.observers.append(lambda seen: self.drift.count(seen.model, seen.verdict))
+        self.metrics.facts.append(lambda: self.drift.gauges(self.models.all()))
         await self.models.open()
+        self.drift.start()
 
     async def close(self) -> None:
         """Let what is under way end."""
         await self.models.close()
+        await self.drift.stop()
 
     def _opened(self, model: Model) -> None:
         self.metrics.follow(model.name, model.manifest)
+        self.drift.test(model)
 
     @asynccontextmanager
     async def body(self, request: Request, limit: int, setting: str) -> AsyncIterator[bytes]:

@@ -41,6 +41,7 @@ def export(
     data: Any = None,
     max_flag_flips: int = 0,
     max_batch: int = 256,
+    exemplars: int = 0,
 ) -> Path:
     """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
 
@@ -54,6 +55,9 @@ def export(
         data: images to verify on; default the calibration images where they are at hand, else random images.
         max_flag_flips: how many images may change label or flag before the export fails.
         max_batch: largest batch of a TensorRT engine; ONNX has no limit.
+        exemplars: how many of those images per class, 0 to 20, the file holds as small JPEGs, for the service's page
+            to show beside a flagged image; whoever has the file can see them. The graph gets the outputs `embedding`
+            and, of a combined score, `surprises` (`guard.explanation`); 0 leaves it as it is. ONNX only.
 
     Returns:
         The path written.
@@ -69,6 +73,7 @@ def export(
             data=data,
             max_flag_flips=max_flag_flips,
             max_batch=max_batch,
+            exemplars=exemplars,
         )
     return cast("Path", needs("train", "export.api").export(request))
 

@@ -60,13 +60,17 @@ class GuardModule(nn.Module):
             return with_turns(self.classifier, x)
         return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
 
-    def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """label int64 (N,), probabilities (N, C), ood_score (N,), is_ood bool (N,)."""
+    def shown(self, images: Tensor) -> tuple[Outputs, Outputs]:
+        """What the classifier says of the images, and what the score reads: two things where it perturbs images."""
         x = self.normalise(images)
         if "input gradient" in self.score.needs:
             outputs, x = self.score.perturb(x, self.look, 255 * self.scale)
-            ood_score = self.score(*self.look(x))
-        else:
-            outputs = self.look(x)
-            ood_score = self.score(*outputs)
+            return outputs, self.look(x)
+        outputs = self.look(x)
+        return outputs, outputs
+
+    def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """label int64 (N,), probabilities (N, C), ood_score (N,), is_ood bool (N,)."""
+        outputs, read = self.shown(images)
+        ood_score = self.score(*read)
         return outputs.logits.argmax(-1), outputs.logits.softmax(-1), ood_score, ood_score > threshold

@@ -37,6 +37,8 @@ class OnnxSession:
     ) -> None:
         self.device = resolve_device(device)
         self._session = open_session(model, device=self.device, threads=threads, spinning=spinning)
+        #: outputs beside the four, of a file that explains (`guard.explanation`)
+        self.extra_outputs = tuple(o.name for o in self._session.get_outputs() if o.name not in _OUTPUTS)
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
         # an input with a default is listed among the overridable initializers
         self.optional_inputs = frozenset(i.name for i in self._session.get_overridable_initializers()) - {"threshold"}
@@ -48,6 +50,12 @@ class OnnxSession:
         if threshold is not None:
             feed["threshold"] = np.array(threshold, np.float32)  # ONNX Runtime refuses numpy scalars
         return Outputs(*self._session.run(_OUTPUTS, feed))
+
+    def extra(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The `extra_outputs` by name."""
+        check_images(images, self._shape)
+        names = list(self.extra_outputs)
+        return dict(zip(names, self._session.run(names, {"images": images}), strict=True)) if names else {}
 
 
 def open_session(model: bytes | str | Path, *, device: str, threads: int | None = None, spinning: bool = True) -> Any:

@@ -178,10 +178,17 @@ class Combined(Score):
         super().allocate(own)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        return self.joined(self.surprises(features, logits, feature_map))
+
+    def surprises(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
+        """-log p_j (J, N) of each part."""
         if not self.tables.numel():
             raise unfitted(self)
         scored = self._scores(features, logits, feature_map)
-        surprises = torch.stack([surprise(s, self.tables[j]) for j, s in enumerate(scored)])
+        return torch.stack([surprise(s, self.tables[j]) for j, s in enumerate(scored)])
+
+    def joined(self, surprises: Tensor) -> Tensor:
+        """ood_score (N,) of `surprises` (J, N)."""
         return surprises.amax(0) if self.options.rule == "tippett" else surprises.sum(0)
 
 
