@@ -2,16 +2,19 @@
 
     settings.py   every GUARD_* environment variable
     service.py    `svc`, the BentoML service: verify once, then workers
+    front.py      what uvicorn calls: BentoML's health checks, and all else to the app
     app.py        one worker's HTTP application: every request's route, time, status and sentence
     routing.py    a path and its handler; the families of endpoints are files with `routes(worker)`:
       predict.py    images in, verdicts out
       explain.py    one image in, its verdict and what is behind it out
       drift.py      /drift and its reset
       scrape.py     /metrics
+      admin.py      /admin/reload
     ui.py, page/  the page for people
     worker.py     what a process holds; the way of an image through it, and who is told of its verdict
     drift_tests.py  does the traffic of each guard still look like its calibration images?
     models.py     the guards by name, each loaded and warm
+    reload.py, control.py  a rolling update, and how all workers learn of it
     bodies.py     bytes off the wire, counted, and the images in them
     engine.py     decode each image, batch what is waiting, score
     batching.py   the micro-batcher

@@ -20,8 +20,9 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Catch
+from starlette.types import Receive, Scope, Send
 
-from . import drift, explain, predict, scrape, ui
+from . import admin, drift, explain, predict, scrape, ui
 from .answers import error_answer
 from .cors import Origins
 from .errors import Refusal, overloaded
@@ -36,11 +37,12 @@ FAMILIES = (
     predict,
     explain,
     drift,
+    admin,
     scrape,
     ui,
 )
 
-_HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; what reaches us has the wrong method
+HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; what reaches us has the wrong method
 
 
 class App:
@@ -60,6 +62,11 @@ class App:
         route = Catch("/{path:path}", self._answer, methods=None)
         route.methods = None  # every method reaches us, so that the wrong ones get their sentence
         self.asgi: Starlette = Starlette(routes=[route], lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request, without a router before it."""
+        response = await self._answer(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -101,7 +108,7 @@ class App:
         return response
 
     def _unknown(self, path: str) -> Refusal:
-        if path in _HEALTH:
+        if path in HEALTH:
             return Refusal(405, f"{path} takes GET only", {"Allow": "GET, HEAD"})
         return Refusal(404, f"no such path; there are {', '.join(self._router.routes)}, /livez and /readyz")
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +31,23 @@ class MicroBatcher(Generic[Result]):
         run: uint8 (n, H, W, C), 1 <= n <= max_batch -> n results, in order; called in one thread, never concurrently.
         max_batch: most images in one call.
         wait_s: seconds to wait for more images before each call; 0 takes what is there.
+        here_s: a batch that takes no longer, by those before it, is run on the event loop: for a small graph the way
+            to a thread and back takes longer than the run. 0 for never.
     """
 
-    def __init__(self, run: Callable[[np.ndarray], Sequence[Result]], *, max_batch: int, wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], Sequence[Result]],
+        *,
+        max_batch: int,
+        wait_s: float = 0.0,
+        here_s: float = 0.0,
+    ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._wait_s = wait_s
+        self._here_s = here_s
+        self._per_image_s = math.inf  # a running mean; nothing is known yet
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-run")
@@ -85,7 +98,11 @@ class MicroBatcher(Generic[Result]):
     async def _answer(self, batch: list[tuple[np.ndarray, asyncio.Future[Result]]]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._thread, lambda: self._run(np.stack([i for i, _ in batch])))
+            if self._per_image_s * len(batch) <= self._here_s:
+                results = self._timed([image for image, _ in batch])
+                await asyncio.sleep(0)  # let the others in, whatever waits here
+            else:
+                results = await loop.run_in_executor(self._thread, self._timed, [image for image, _ in batch])
             answers = list(zip(batch, results, strict=True))
         except asyncio.CancelledError:  # the service stops
             for _, future in batch:
@@ -101,6 +118,14 @@ class MicroBatcher(Generic[Result]):
             return
         for (_, future), result in answers:
             _settle(future, result=result)
+
+    def _timed(self, images: list[np.ndarray]) -> Sequence[Result]:
+        began = time.perf_counter()
+        results = self._run(images[0][np.newaxis] if len(images) == 1 else np.stack(images))
+        seconds = (time.perf_counter() - began) / len(images)
+        known = math.isfinite(self._per_image_s)
+        self._per_image_s = 0.9 * self._per_image_s + 0.1 * seconds if known else seconds
+        return results
 
 
 def _settle(future: asyncio.Future[Result], *, result: Result | None = None, error: Exception | None = None) -> None:

@@ -1,4 +1,5 @@
-"""Whether this machine can serve this guard: load it as a worker would, score one image, say what is wrong.
+"""Whether this machine can serve these guards: load each as a worker would, score one image, say what is wrong; and
+publish the copies that the workers will serve (`control.py`).
 
     python -m serving.check        exit 0, or one sentence and exit 2
 
@@ -22,12 +23,13 @@ HOME = Path(__file__).resolve().parent.parent  # where `serving` and `guard` are
 
 def main() -> int:
     """`python -m serving.check`."""
-    from .engine import load_guard
+    from .control import Control
+    from .reload import stage
 
     try:
-        settings = read_settings()
-        for path in settings.model_paths().values():
-            print(load_guard(path, settings))
+        settings, control = read_settings(), Control()
+        for name, path in settings.model_paths().items():
+            stage(control, settings, name, path)
     except GuardError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,6 +26,12 @@ from .settings import Settings
 #: one declares tiles larger than its image, so the size in its header bounds nothing.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
+#: What takes no longer is done on the event loop, which nobody else then waits for: decoding an image of this many
+#: encoded bytes and pixels, and a batch of this many seconds.
+SMALL_BYTES = 32 * 1024
+_SMALL_PIXELS = 128 * 1024
+_HERE_S = 0.01
+
 T = TypeVar("T")
 
 
@@ -49,7 +55,9 @@ class Engine:
         self._settings = settings
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="guard-decode")
-        self._batcher = MicroBatcher(self._score, max_batch=settings.batch_size, wait_s=settings.batch_wait_ms / 1000)
+        self._batcher = MicroBatcher(
+            self._score, max_batch=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, here_s=_HERE_S
+        )
 
     async def open(self) -> None:
         """Begin to take images."""
@@ -84,6 +92,16 @@ class Engine:
             return pixels
         except ImageError as error:
             raise Refusal(400, f"{part.where}{error}") from None
+
+    def small_pixels(self, part: Part) -> np.ndarray | None:
+        """`pixels` where that takes a moment only, for the event loop; else None, and so for what is not an image."""
+        if len(part.data) > SMALL_BYTES:
+            return None
+        most = min(_SMALL_PIXELS, self._settings.max_pixels)
+        try:
+            return to_input(part.data, self.guard.manifest.preprocess, max_pixels=most, formats=FORMATS)
+        except ImageError:
+            return None
 
     async def verdict(self, pixels: np.ndarray) -> Verdict:
         """The verdict on one image from `pixels`."""

@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from guard.detector import Guard
+from guard.errors import ArtefactDamagedError
 from guard.manifest import Manifest
 
+from .control import POLL_S, Control, Served
 from .engine import Engine, load_guard
 from .errors import Refusal
 from .schemas import model_card
 from .settings import Settings
+
+logger = logging.getLogger("guard.serving")
 
 
 class Model:
@@ -40,7 +46,6 @@ class Model:
         self.card = json.dumps(model_card(g.manifest)).encode()
         self.engine = Engine(g, settings, on_batch=on_batch)
         self._users = 0
-        self._retired = False
         self._unused = asyncio.Event()
         self._unused.set()
 
@@ -76,29 +81,46 @@ class Models:
 
     Args:
         settings: which guards, and on what they run.
+        control: what all workers serve since the last reload.
         on_open: told every model before it is served, also after a swap.
         on_batch: told the size of every batch that was scored.
     """
 
     def __init__(
-        self, settings: Settings, *, on_open: Callable[[Model], None], on_batch: Callable[[int], None]
+        self,
+        settings: Settings,
+        control: Control,
+        *,
+        on_open: Callable[[Model], None],
+        on_batch: Callable[[int], None],
     ) -> None:
         self._settings = settings
+        self._control = control
         self._on_open = on_open
         self._on_batch = on_batch
         self._models: dict[str, Model] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Load all.
+        """Load all, and from now on follow what the control folder names.
 
         Raises:
             GuardError: the first that cannot be served.
         """
+        changed = self._control.changed_ns()
+        now = self._control.read()
         for name, path in self._settings.model_paths().items():
-            self._put(await self._loaded(name, path))
+            served = now.models.get(name)
+            self._put(await self._loaded(name, served.path if served else path))
+        await asyncio.to_thread(self._control.report, now.generation)
+        self._following = asyncio.create_task(self._follow(changed))
 
     async def close(self) -> None:
+        """Let the requests under way end."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await asyncio.gather(*(model.close() for model in self._models.values()), *self._closing)
 
     def all(self) -> list[Model]:
@@ -116,6 +138,35 @@ class Models:
         if name not in self._models:
             raise Refusal(404, f"no model {name[:60]!r} is served here; there are {', '.join(self._models)}")
         return self._models[name]
+
+    async def _follow(self, seen: int) -> None:
+        """Swap whatever a reload has published; what cannot be loaded here leaves the old one serving."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                if (changed := self._control.changed_ns()) == seen:
+                    continue
+                seen, now, error = changed, self._control.read(), None
+                for name, served in now.models.items():
+                    try:
+                        await self._swap(name, served)
+                    except Exception as failure:
+                        error = f"worker {os.getpid()} keeps {self._models[name].identity}: {failure}"
+                        logger.exception("%s cannot be replaced", name)
+                await asyncio.to_thread(self._control.report, now.generation, error)
+            except OSError:  # the folder; it is looked at again
+                logger.exception("what to serve cannot be read")
+
+    async def _swap(self, name: str, served: Served) -> None:
+        if self._models[name].path == served.path:
+            return
+        model = await self._loaded(name, served.path)
+        if model.identity != served.identity:
+            await model.close()
+            raise ArtefactDamagedError(f"{served.path.name} is {model.identity}, and not {served.identity}")
+        before = self._models[name].identity
+        self._put(model)
+        logger.info("serving %s as %s in place of %s", model.identity, name, before)
 
     async def _loaded(self, name: str, path: Path) -> Model:
         g = await asyncio.to_thread(load_guard, path, self._settings)

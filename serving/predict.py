@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from .answers import json_answer
 from .bodies import Part, form_images, multipart_boundary
+from .engine import SMALL_BYTES
 from .errors import Refusal
 from .routing import READ, Route, Routes
 from .schemas import Answer, BatchAnswer
@@ -26,7 +27,8 @@ def routes(worker: Worker) -> Routes:
             worker.models.get(request.query_params.get("model")).used() as model,
             worker.body(request, limit, "GUARD_MAX_BYTES") as body,
         ):
-            (verdict,) = await worker.verdicts(request, model, [lambda: one_part(body, boundary)])
+            small = len(body) <= SMALL_BYTES
+            (verdict,) = await worker.verdicts(request, model, [lambda: one_part(body, boundary)], small=small)
         return json_answer(Answer.of(verdict, model.identity))
 
     async def predict_batch(request: Request) -> Response:

@@ -60,13 +60,15 @@ def serve(
     def forward(number: int, _: FrameType | None) -> None:
         if process is not None:
             process.send_signal(number)
+            if number == signal.SIGHUP:  # a rolling update, see reload.py
+                return
             if not told:
                 insist = threading.Timer(GRACE_S, _stop, [process])
                 insist.daemon = True
                 insist.start()
         told.append(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         # a session of its own: an interrupt from the terminal then reaches it once, through us
         process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment, start_new_session=True)

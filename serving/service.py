@@ -11,10 +11,13 @@ worker that cannot come back stops the service, which whatever runs it will noti
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 
 import bentoml
 from bentoml._internal.context import server_context
@@ -22,9 +25,12 @@ from bentoml._internal.context import server_context
 from guard.errors import GuardError
 
 from .app import App
+from .bentoml_supervisor_patch import supervise
 from .bentoml_timeout_patch import cancel_finished_timers
 from .check import verify_in_own_process
+from .control import FOLDER
 from .drift_tests import share_drift_state
+from .front import put_before
 from .settings import read_settings
 
 logger = logging.getLogger("guard.serving")
@@ -75,5 +81,11 @@ class svc:
     @bentoml.on_deployment
     def _verify() -> None:
         """Once, in the supervisor, before workers start."""
+        folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="ood-guard-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         verify_in_own_process(_settings)
         share_drift_state(_settings)
+        supervise()
+
+
+put_before(svc, _app, _OPEN_REQUESTS * _settings.max_concurrency)

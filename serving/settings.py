@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from guard.cores import available_cores
@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     """The service's settings; each field ``name`` is read from ``GUARD_NAME``.
 
     Attributes:
+        token: the secret that orders (/admin/reload) must bring as Authorization: Bearer; without one there are none.
         model: the guard: an .onnx file, an .engine file or a run folder. Default runs/latest/guard.onnx.
         models: several guards in place of one: name=path, separated by commas, like pets=a.onnx,cars=b.onnx. A request
             chooses with ?model=cars; the first is the default.
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     drift_alpha: float = Field(default=0.01, gt=0, lt=1)
     drift_folder: Path | None = None
     access_log: bool = False
+    token: SecretStr | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from guard.verdict import Verdict
 
 from .bodies import Budget, Part, read_body
+from .control import Control
 from .drift_tests import DriftTests
 from .metrics import Metrics
 from .models import Model, Models
@@ -52,7 +53,8 @@ class Worker:
 
     Attributes:
         settings: limits and which guards.
-        models: the guards; filled by `open`.
+        control: what all workers serve; made by `open`, as are
+        models: the guards, and
         metrics: this process's counters.
         drift: the drift tests of the guards.
         in_work, buffered: budgets of images and of bytes of bodies.
@@ -65,6 +67,7 @@ class Worker:
         self.buffered = Budget(settings.max_buffered_bytes)
         self.observers: list[Observer] = []
         self.drift = DriftTests(settings)
+        self.control: Control
         self.metrics: Metrics
         self.models: Models
 
@@ -75,7 +78,8 @@ class Worker:
             GuardError: one cannot be served.
         """
         self.metrics = Metrics(lambda: self.in_work.used)
-        self.models = Models(self.settings, on_open=self._opened, on_batch=self.metrics.batch)
+        self.control = Control()
+        self.models = Models(self.settings, self.control, on_open=self._opened, on_batch=self.metrics.batch)
         self.observers.append(lambda seen: self.metrics.verdict(seen.model.name, seen.verdict))
         self.observers.append(lambda seen: self.drift.count(seen.model, seen.verdict))
         self.metrics.facts.append(lambda: self.drift.gauges(self.models.all()))
@@ -101,11 +105,14 @@ class Worker:
         finally:
             self.buffered.give(len(body))
 
-    async def verdicts(self, request: Request, model: Model, sources: Sequence[Callable[[], Part]]) -> list[Verdict]:
+    async def verdicts(
+        self, request: Request, model: Model, sources: Sequence[Callable[[], Part]], *, small: bool = False
+    ) -> list[Verdict]:
         """Decode all, then score all: one bad image refuses the request before anything is scored.
 
         Args:
-            sources: called beside the event loop, each for one image.
+            sources: called for one image each, beside the event loop.
+            small: the one source takes a moment only and may be called on the event loop.
 
         Raises:
             Refusal: the first bad image's; 503 when the service is full.
@@ -118,8 +125,14 @@ class Worker:
 
         self.in_work.take(len(sources), "images")
         try:
-            images = await _all([engine.in_thread(lambda source=source: decoded(source)) for source in sources])  # type: ignore[misc]
-            verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
+            part = sources[0]() if small and len(sources) == 1 else None
+            pixels = None if part is None else engine.small_pixels(part)
+            if part is not None and pixels is not None:
+                images = [(pixels, part.data)]
+                verdicts = [await engine.verdict(pixels)]
+            else:
+                images = await _all([engine.in_thread(lambda source=source: decoded(source)) for source in sources])  # type: ignore[misc]
+                verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
         finally:
             self.in_work.give(len(sources))
         for (pixels, data), verdict in zip(images, verdicts, strict=True):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -98,3 +99,21 @@ def test_a_runtime_that_answers_too_few_is_an_error_and_not_a_hang() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         asyncio.run(scenario())
+
+
+def test_what_takes_a_moment_is_run_on_the_event_loop_once_that_is_known() -> None:
+    threads: list[str] = []
+
+    def run(batch: np.ndarray) -> list[int]:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.5 if 9 in batch else 0.0)
+        return [int(value) for value in batch[:, 0, 0, 0]]
+
+    async def scenario() -> list[int]:
+        async with MicroBatcher(run, max_batch=8, here_s=0.2) as batcher:
+            return [await batcher.submit(image(value)) for value in (1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 3)]
+
+    assert asyncio.run(scenario()) == [1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 3]
+    here = ["guard-run" not in name for name in threads]
+    assert here[:2] == [False, True]  # nothing is known before the first
+    assert here[-1] is False  # it has become slow

@@ -1,0 +1,61 @@
+"""What the campaigns against a running service share: its processes, its memory, good requests, the result's files."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.load import post
+from train.benchmark.machine import describe, machine
+
+RESULTS = Path(__file__).parent / "results"
+MIB = 1024 * 1024
+
+
+def supervisor(base: str) -> psutil.Process:
+    """The service's first process."""
+    (found,) = [p for p in psutil.Process().children() if base.rpartition(":")[2] in p.cmdline()]
+    return found
+
+
+def workers(base: str) -> list[psutil.Process]:
+    """Its living workers."""
+    found = []
+    for process in supervisor(base).children():
+        with suppress(psutil.NoSuchProcess):  # also a zombie
+            if "_bentoml_impl.worker.service" in process.cmdline():
+                found.append(process)
+    return found
+
+
+def memory_mib(base: str) -> float:
+    """Resident memory of the supervisor and the largest worker."""
+    return float(supervisor(base).memory_info().rss + max(p.memory_info().rss for p in workers(base))) / MIB
+
+
+def good_requests(path: Path) -> tuple[list[bytes], list[bytes]]:
+    """Requests, and a piece of the JSON that the answer to each must hold."""
+    from benchmarks.serving import encoded
+    from guard.artefact.load import load
+
+    g = load(path, device="cpu", threads=1, spinning=False)
+    images = [encoded(32, seed) for seed in range(16)]
+    verdicts = g.predict(images, batch_size=1)
+    needed = [f'"label":{v.label},"class_name":"{v.class_name}"'.encode() for v in verdicts]
+    return [post("/predict", image, "image/png") for image in images], needed
+
+
+def write(name: str, record: dict[str, Any], text: str, load_before: float) -> None:
+    """results/<name>.json and .md."""
+    facts = machine()
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    result = {"benchmark": name, "created": created, "machine": facts, "load_before": load_before, **record}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    load = f"{describe(facts)}; load {load_before:.2f} at the start, {os.getloadavg()[0]:.2f} at the end"
+    (RESULTS / f"{name}.md").write_text(f"{text}\n{load}\n")
