@@ -127,7 +127,7 @@ class Calibration(Record):
     @property
     def scores(self) -> np.ndarray:
         """(n,) float32 calibration scores in ascending order."""
-        return np.frombuffer(base64.b64decode(self.scores_base64), dtype="<f4")
+        return _scores(self.scores_base64)
 
     @property
     def class_conditional(self) -> bool:
@@ -151,6 +151,11 @@ class Calibration(Record):
 
 
 @functools.lru_cache(maxsize=4)  # every prediction asks; no cached_property, which pydantic would compare as a field
+def _scores(scores: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(scores), dtype="<f4")
+
+
+@functools.lru_cache(maxsize=4)
 def _scores_by_class(scores: str, labels: str, intervals: tuple[Any, ...]) -> tuple[np.ndarray | None, ...]:
     values = np.frombuffer(base64.b64decode(scores), dtype="<f4")
     classes = np.frombuffer(base64.b64decode(labels), dtype="<u2")

@@ -88,7 +88,7 @@ class App:
     async def _answer(self, request: Request) -> Response:
         """Every request: find its handler, hold its time, turn what goes wrong into a status and a sentence."""
         started = time.perf_counter()
-        path = request.url.path.rstrip("/") or "/"
+        path = request.scope["path"].rstrip("/") or "/"
         found = self._router.find(path)
         endpoint = "other" if found is None else found[0]
         try:
@@ -133,6 +133,8 @@ class App:
 
 def _check_query(path: str, route: Route, request: Request) -> None:
     """Raises: Refusal: 400, a query parameter that is not read: it would be taken for heeded; or one given twice."""
+    if not request.scope["query_string"]:
+        return
     names = [name for name, _ in request.query_params.multi_items()]
     unread = list(dict.fromkeys(name for name in names if name not in route.query))
     if unread:

@@ -31,8 +31,8 @@ class MicroBatcher(Generic[Result]):
         run: uint8 (n, H, W, C), 1 <= n <= max_batch -> n results, in order; called in one thread, never concurrently.
         max_batch: most images in one call.
         wait_s: seconds to wait for more images before each call; 0 takes what is there.
-        here_s: a batch that takes no longer, by those before it, is run on the event loop: for a small graph the way
-            to a thread and back takes longer than the run. 0 for never.
+        here_s: a batch that takes no more of the processor's time, by those before it, is run on the event loop: for a
+            small graph the way to a thread and back takes longer than the run. 0 for never.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MicroBatcher(Generic[Result]):
         self._max_batch = max_batch
         self._wait_s = wait_s
         self._here_s = here_s
-        self._per_image_s = math.inf  # a running mean; nothing is known yet
+        self._per_image_s = math.inf  # a running mean, of the processor's time: other programs may be busy
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-run")
@@ -120,9 +120,9 @@ class MicroBatcher(Generic[Result]):
             _settle(future, result=result)
 
     def _timed(self, images: list[np.ndarray]) -> Sequence[Result]:
-        began = time.perf_counter()
+        began = time.thread_time()
         results = self._run(images[0][np.newaxis] if len(images) == 1 else np.stack(images))
-        seconds = (time.perf_counter() - began) / len(images)
+        seconds = (time.thread_time() - began) / len(images)
         known = math.isfinite(self._per_image_s)
         self._per_image_s = 0.9 * self._per_image_s + 0.1 * seconds if known else seconds
         return results

@@ -55,8 +55,12 @@ class Engine:
         self._settings = settings
         self._on_batch = on_batch
         self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="guard-decode")
+        # what a GPU takes is no processor time, so that waiting for it must not hold the event loop
         self._batcher = MicroBatcher(
-            self._score, max_batch=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, here_s=_HERE_S
+            self._score,
+            max_batch=settings.batch_size,
+            wait_s=settings.batch_wait_ms / 1000,
+            here_s=_HERE_S if g.runtime.device == "cpu" else 0.0,
         )
 
     async def open(self) -> None:
