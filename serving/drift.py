@@ -33,5 +33,4 @@ def routes(worker: Worker) -> Routes:
 
 
 def _answer(report: DriftReport) -> Response:
-    # pydantic writes a capital beyond every float as null; log10_capital says what it is
     return Response(report.model_dump_json(), media_type="application/json")

@@ -20,8 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from guard.errors import GuardError
 from guard.monitoring import DriftMonitor, DriftReport
 from guard.monitoring.shared import SharedMonitor
@@ -62,9 +60,7 @@ class DriftTests:
     def count(self, model: Model, verdict: Verdict) -> None:
         """Hand in one scored image: some microseconds."""
         if (test := self.test(model)) is not None:
-            test.add(
-                np.array([verdict.ood_score]), labels=np.array([verdict.label]), flagged=np.array([verdict.is_ood])
-            )
+            test.add_one(verdict.ood_score, verdict.label, verdict.is_ood)
 
     def start(self) -> None:
         """Bet once a second, until `stop`."""

@@ -205,7 +205,7 @@ class DriftMonitor:
             alarm=self.alarm,
             alarm_at=int(s["alarm_at"]) or None,
             alarm_time=s["alarm_time"] or None,
-            capital=math.exp(s["log_capital"]) if s["log_capital"] < 709 else math.inf,
+            capital=math.exp(s["log_capital"]) if s["log_capital"] < 707 else None,
             log10_capital=s["log_capital"] / ten,
             log10_largest=s["log_largest"] / ten,
             log10_alarm=-math.log10(self.alpha),

@@ -40,7 +40,7 @@ class DriftReport(Record):
         alarm: the capital reached 1 / alpha since the last reset. It stays until the next.
         alarm_at: images by then; None without an alarm.
         alarm_time: seconds since 1970; None without an alarm.
-        capital: of the test, 1 at the start; evidence against "as the calibration images". Inf above 1e308.
+        capital: of the test, 1 at the start; evidence against "as the calibration images"; None above 1e307.
         log10_capital, log10_largest: now, and the largest so far.
         log10_alarm: log10 of 1 / alpha.
         images, flagged, unscored: counts; a score that is NaN is unscored and takes no part.
@@ -61,7 +61,7 @@ class DriftReport(Record):
     alarm: bool
     alarm_at: int | None
     alarm_time: float | None
-    capital: float
+    capital: float | None
     log10_capital: float
     log10_largest: float
     log10_alarm: float

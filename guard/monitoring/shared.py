@@ -19,6 +19,7 @@ import hashlib
 import logging
 import mmap
 import os
+import struct
 import threading
 import time
 import zlib
@@ -40,6 +41,7 @@ _MAGIC = b"oodguard-drift-1"
 _HEADER = 64  # magic 16, digest 32, active slot 8, handed in 8
 _IMAGE = np.dtype([("score", "<f4"), ("label", "<u4")])
 _FLAG = np.uint32(1 << 31)
+_COUNT, _ONE, _HANDED = struct.Struct("<q"), struct.Struct("<fI"), 56
 
 
 class SharedMonitor:
@@ -74,7 +76,8 @@ class SharedMonitor:
         header = np.frombuffer(self._map, "<i8", 2, 48)
         self._active, self._handed = header[:1], header[1:]
         self._slots = [self._view(slot) for slot in (0, 1)]
-        self._ring = np.frombuffer(self._map, _IMAGE, RING, _HEADER + 2 * self._slot)
+        self._ring_start = _HEADER + 2 * self._slot
+        self._ring = np.frombuffer(self._map, _IMAGE, RING, self._ring_start)
 
     def add(self, scores: np.ndarray, *, labels: np.ndarray, flagged: np.ndarray) -> None:
         """Hand in images: (N,) scores, predicted classes and flags; they are counted when this returns."""
@@ -89,6 +92,16 @@ class SharedMonitor:
                 at = int(self._handed[0])
                 self._ring[np.arange(at, at + len(part)) % RING] = part
                 self._handed[0] = at + len(part)
+
+    def add_one(self, score: float, label: int, flagged: bool) -> None:
+        """`add` for one image, in a fraction of the time."""
+        with self._locked():
+            handed = _COUNT.unpack_from(self._map, _HANDED)[0]
+            if handed - _COUNT.unpack_from(self._map, _HEADER + self._active.item() * self._slot)[0] >= RING:
+                self._take()
+            start = self._ring_start + handed % RING * _IMAGE.itemsize
+            _ONE.pack_into(self._map, start, score, label | int(_FLAG) if flagged else label)
+            _COUNT.pack_into(self._map, _HANDED, handed + 1)
 
     def report(self) -> DriftReport:
         """Of all processes, up to now."""

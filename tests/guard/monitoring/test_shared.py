@@ -53,7 +53,9 @@ def test_it_says_what_a_monitor_of_its_own_says(tmp_path: Path) -> None:
     scores = np.random.default_rng(1).normal(size=2 * RING + 500).astype(np.float32)
     shared, own = opened(tmp_path / "a.drift"), fresh()
     labels, flags = np.arange(len(scores)) % 2, scores > 2
-    for start, end in ((0, 1), (1, 40), (40, 2 * RING + 100), (2 * RING + 100, len(scores))):
+    for i in range(20):
+        shared.add_one(float(scores[i]), int(labels[i]), bool(flags[i]))
+    for start, end in ((20, 21), (21, 40), (40, 2 * RING + 100), (2 * RING + 100, len(scores))):
         part = slice(start, end)
         shared.add(scores[part], labels=labels[part], flagged=flags[part])
     found, expected = shared.report(), own.update(scores, labels=labels, flagged=flags)
@@ -119,6 +121,14 @@ def test_a_damaged_file_is_set_aside(how: str, tmp_path: Path, caplog: pytest.Lo
     (aside,) = tmp_path.glob("a.drift.damaged-*")
     assert aside.read_bytes() == bad
     assert "set aside" in caplog.text
+
+
+def test_single_images_fill_the_ring_too(tmp_path: Path) -> None:
+    shared = opened(tmp_path / "a.drift")
+    for i in range(RING + 10):
+        shared.add_one(i / RING, i % 2, i % 4 == 0)
+    report = shared.report()
+    assert (report.images, report.flagged) == (RING + 10, len(range(0, RING + 10, 4)))
 
 
 def test_another_alpha_is_another_test(tmp_path: Path) -> None:
