@@ -8,6 +8,7 @@ has more outputs: `embedding` (N, D), by whose cosine similar images are found, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,8 @@ def explain(g: Guard, pixels: np.ndarray) -> Explanation:
     verdicts = g.predict_batches([batch])
     chances = verdicts.probabilities[0]
     best = np.argsort(-chances, kind="stable")[:TOP].tolist()
-    extra = g.runtime.extra(batch) if getattr(g.runtime, "extra_outputs", ()) else {}
+    read: Any = getattr(g.runtime, "extra", None)  # of ONNX files alone
+    extra: dict[str, np.ndarray] = {} if read is None else read(batch)
     return Explanation(
         verdict=verdicts[0],
         top=tuple(ClassChance(c, g.class_names[c], float(chances[c])) for c in best),
@@ -85,7 +87,8 @@ def explain(g: Guard, pixels: np.ndarray) -> Explanation:
 def unit(embeddings: np.ndarray) -> np.ndarray:
     """(N, D) float32 rows of length 1; rows of zeros stay."""
     lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    return (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
+    rows: np.ndarray = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return rows
 
 
 def _parts(g: Guard, extra: dict[str, np.ndarray]) -> tuple[PartChance, ...]:

@@ -177,7 +177,7 @@ function explain({ parts, nearest }, flagged) {
     bar(Math.min(1, -Math.log10(part.p_value) / 4), flagged && part.p_value < 0.05 ? "odd" : "guess"))));
   $("near").hidden = !nearest.length;
   $("exemplars").replaceChildren(...nearest.map((one) => element("li", "",
-    picture("data:image/jpeg;base64," + one.jpeg_base64, "A training image of class " + one.class_name),
+    picture("data:image/jpeg;base64," + one.jpeg_base64, "An ordinary image of class " + one.class_name),
     element("span", "", one.class_name))));
 }
 
