@@ -1,8 +1,9 @@
-"""GET /drift: what the drift test of a guard found."""
+"""GET /drift and POST /admin/drift/reset: what a guard's drift test found, and the order to begin anew."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,11 +13,16 @@ from guard.monitoring.shared import SharedMonitor
 
 from .errors import Refusal
 from .routing import READ, Route, Routes
+from .token import Token
 from .worker import Worker
+
+logger = logging.getLogger("guard.serving")
 
 
 def routes(worker: Worker) -> Routes:
-    """The path; it takes ?model=."""
+    """The two paths; each takes ?model=. The order needs a token."""
+    secret = worker.settings.token
+    token = Token(secret.get_secret_value() if secret else None)
 
     def test_of(request: Request) -> SharedMonitor:
         model = worker.models.get(request.query_params.get("model"))
@@ -29,7 +35,13 @@ def routes(worker: Worker) -> Routes:
     async def read(request: Request) -> Response:
         return _answer(await asyncio.to_thread(test_of(request).report))
 
-    return {"/drift": Route(read, READ, query=("model",))}
+    async def reset(request: Request) -> Response:
+        token.demand(request.headers)
+        test = test_of(request)
+        logger.info("the drift test of %s begins anew, by order", test.monitor.model)
+        return _answer(await asyncio.to_thread(test.reset))
+
+    return {"/drift": Route(read, READ, query=("model",)), "/admin/drift/reset": Route(reset, query=("model",))}
 
 
 def _answer(report: DriftReport) -> Response:

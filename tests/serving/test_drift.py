@@ -126,6 +126,23 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(
     assert caplog.text.count("no drift test runs") == 1
 
 
+def test_a_reset_is_an_order_that_needs_the_token(colour_guard: Path, encode: Encode) -> None:
+    with in_process(colour_guard) as client:
+        assert client.post("/admin/drift/reset").status_code == 403
+    with in_process(colour_guard, token="secret-of-sixteen") as client:
+        bearer = {"Authorization": "Bearer secret-of-sixteen"}
+        for _ in range(20):
+            client.post("/predict", content=encode(DARK), headers=bearer)
+        assert client.get("/drift", headers=bearer).json()["alarm"] is True
+        refused = client.post("/admin/drift/reset", headers={"Authorization": "Bearer another"})
+        assert refused.status_code == 401
+        assert client.get("/drift", headers=bearer).json()["images"] == 20
+        report = client.post("/admin/drift/reset", headers=bearer).json()
+        assert (report["images"], report["alarm"], report["resets"], report["capital"]) == (0, False, 1, 1)
+        client.post("/predict", content=encode(RED), headers=bearer)
+        assert client.get("/drift", headers=bearer).json()["images"] == 1
+
+
 def test_alpha_is_a_setting(colour_guard: Path, tmp_path: Path) -> None:
     with in_process(colour_guard, drift_alpha=0.05, drift_folder=tmp_path) as client:
         assert client.get("/drift").json()["alpha"] == 0.05
