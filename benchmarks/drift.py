@@ -38,13 +38,14 @@ RESULTS = Path(__file__).parent / "results"
 SHARE = 0.2
 
 
-def scores_of(g: guard.Guard, paths: list[Path], kept: Path, most: int) -> dict[str, np.ndarray]:
-    """ood_score of every image, by the file's name; computed once."""
+def scores_of(g: guard.Guard, test: Path, ood: list[Path], kept: Path, most: int) -> dict[str, np.ndarray]:
+    """ood_score of every test image, and of `most` images of each OOD set, by the file's name; computed once."""
     if kept.exists():
         return dict(np.load(kept))
     found = {}
-    for path in paths:
-        data = load(path, preprocess=g.manifest.preprocess, labelled=False, max_images=most, draw=0)
+    for path in (test, *ood):
+        limit = {} if path == test else {"max_images": most, "draw": 0}
+        data = load(path, preprocess=g.manifest.preprocess, labelled=False, **limit)
         found[path.stem] = g.predict_batches(batch for batch, _ in data.batches(256)).ood_score
     np.savez(kept, **found)
     return found
@@ -151,14 +152,14 @@ def main() -> None:
     parser.add_argument("guard", type=Path, help="the guard, exported")
     parser.add_argument("--test", type=Path, required=True, help="in-distribution test images, Parquet")
     parser.add_argument("--ood", type=Path, required=True, help="folder of Parquet files, a set each")
-    parser.add_argument("--most", type=int, default=10_000, help="images of a set, at most, drawn at random")
+    parser.add_argument("--most", type=int, default=2000, help="images of an OOD set, at most, drawn at random")
     parser.add_argument("--calibration", type=int, default=2000)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--mixed-streams", type=int, default=200)
     parser.add_argument("--alpha", type=float, default=0.01)
     a = parser.parse_args()
     started, g = time.perf_counter(), guard.load(a.guard, device="cpu")
-    scores = scores_of(g, [a.test, *sorted(a.ood.glob("*.parquet"))], a.guard.with_suffix(".scores.npz"), a.most)
+    scores = scores_of(g, a.test, sorted(a.ood.glob("*.parquet")), a.guard.with_suffix(".scores.npz"), a.most)
     inside = scores.pop(a.test.stem)
     sets = {**scores, "all of them": np.concatenate(list(scores.values()))}
     record: dict[str, Any] = {
