@@ -24,6 +24,7 @@ above the threshold, which is calibrated on held-out images to a stated false-al
     runtimes/      torch, ONNX Runtime, TensorRT
     artefact/      what is written to disk and read again
     evaluation/    metrics, tables, charts, the report
+    client/        asks a service over HTTP
     cli/, demo/    the command line; everything once on handwritten digits
 
 `import guard` loads numpy and pydantic only. Training and export (torch) and the runtimes load when called.
@@ -47,6 +48,7 @@ from .api import (
     train,
     verify,
 )
+from .client import AsyncClient, Client
 from .detector import Guard
 from .monitoring import DriftMonitor
 from .verdict import Verdict, Verdicts
@@ -54,6 +56,8 @@ from .verdict import Verdict, Verdicts
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "DriftMonitor",
     "Guard",
     "Verdict",

@@ -14,6 +14,10 @@
     │   └── ArtefactVersionError        written by another format version
     ├── ExportError (RuntimeError)      a model that cannot be written as ONNX or built as an engine
     ├── ParityError (RuntimeError)      an exported file that does not decide like its source
+    ├── ServiceError (OSError)          a service that `guard.Client` asked and that did not answer with a verdict
+    │   ├── ServiceUnreachableError (ConnectionError)  nobody answers at that address, or not in time
+    │   ├── ServiceOverloadedError      it said to ask later, until the client gave up
+    │   └── ServiceRefusedError (ValueError)  the request is not accepted; the message is the service's own
     ├── RuntimeUnavailableError (RuntimeError)  a device or runtime that was asked for and is not there
     └── MissingExtraError (ImportError) a package that an optional feature needs; says which pip install supplies it
 
@@ -120,6 +124,30 @@ class ExportError(GuardError, RuntimeError):
 
 class ParityError(GuardError, RuntimeError):
     pass
+
+
+class ServiceError(GuardError, OSError):
+    pass
+
+
+class ServiceUnreachableError(ServiceError, ConnectionError):
+    pass
+
+
+class ServiceOverloadedError(ServiceError):
+    pass
+
+
+class ServiceRefusedError(ServiceError, ValueError):
+    """A request that the service does not accept.
+
+    Attributes:
+        status: the HTTP status, 400 .. 499.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RuntimeUnavailableError(GuardError, RuntimeError):

@@ -131,6 +131,13 @@ def is_deep(source: Any) -> bool:
 
 
 @contextlib.contextmanager
+def as_picture(source: Any) -> Iterator[Image.Image]:
+    """The PIL image behind any source, neither decoded nor converted; raises as `open_image` does."""
+    with _opened(source, None) as (image, _):
+        yield image
+
+
+@contextlib.contextmanager
 def _opened(source: Any, formats: Iterable[str] | None) -> Iterator[tuple[Image.Image, str]]:
     """(the lazily opened image behind any source, its path for messages); closes only what was opened here."""
     if isinstance(source, np.ndarray):
@@ -154,6 +161,12 @@ def check_regular(path: str) -> None:
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ImageError(f"{path!r} is a pipe, a socket or a device; give the path of a file")
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of an image file as they are; raises as `open_image` does where there is no such file."""
+    with _open_file(path) as file:
+        return file.read()
 
 
 def _open_file(path: str) -> IO[bytes]:
@@ -246,9 +259,10 @@ def _eight_bit(image: Image.Image, background: Background) -> Image.Image:
         return _from_deep(image, background)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         grey = mode in ("1", "L", "LA", "La")
+        if mode in ("La", "RGBa"):
+            image = image.convert(mode.upper())
         if background == "drop":
-            plain = {"La": "LA", "RGBa": "RGBA"}.get(mode)
-            return (image.convert(plain) if plain else image).convert("L" if grey else "RGB")
+            return image.convert("L" if grey else "RGB")
         image = image.convert("RGBA")
         colour = background if isinstance(background, tuple) else (background,) * 3
         grey = grey and len(set(colour)) == 1

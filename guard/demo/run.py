@@ -7,24 +7,21 @@ set, not chosen ones, and the numbers printed are those that came out.
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from .. import api
 from .._siblings import sibling
+from ..client import Client, ServedVerdict
 from ..errors import ConfigError
 from . import images as demo_images
 
@@ -41,10 +38,10 @@ MARKER = ".made-by-guard-demo"  # only a folder with it is emptied
 
 @dataclass(frozen=True)
 class Answer:
-    """One image sent over HTTP: which set it is from, and the service's answer as it came (see `serving.schemas`)."""
+    """One image sent over HTTP: which set it is from, and the service's verdict."""
 
     source: str
-    answer: dict[str, Any]
+    verdict: ServedVerdict
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def run(out: Path = Path("runs/demo"), *, keep_serving: bool = False, console: C
         evaluation = api.evaluate(model, id=INSIDE, ood=_ood_sets(g), near=[NEAR], out=report)
         show.print(evaluation.table())
     with _stage(show, "5/5 serve: the same file over HTTP"), running_service(model) as address:
-        answers = tuple(Answer(source, _ask(address, image)) for source, image in _questions(g))
+        answers = _ask(address, _questions(g))
         show.print(f"POST {address}/predict, the first images of each set:\n")
         show.print(_table(answers))
         if keep_serving:
@@ -143,16 +140,17 @@ def _questions(g: Guard, each: int = 2) -> list[tuple[str, np.ndarray]]:
     return asked
 
 
-def _ask(address: str, image: np.ndarray) -> dict[str, Any]:
-    """POST one image as PNG; the service's JSON."""
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(file, "PNG")
-    headers = {"Content-Type": "image/png"}
-    request = urllib.request.Request(f"{address}/predict", file.getvalue(), headers, method="POST")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine: no proxy
-    with opener.open(request, timeout=30) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
+def _ask(address: str, questions: list[tuple[str, np.ndarray]]) -> tuple[Answer, ...]:
+    """The service's verdict on each image; set it is from, image."""
+    with Client(address, transport=_direct()) as service:
+        return tuple(Answer(source, service.predict(image.squeeze())) for source, image in questions)
+
+
+def _direct() -> Any:
+    """To this machine, whatever proxy the environment names."""
+    import httpx
+
+    return httpx.HTTPTransport()
 
 
 def _table(answers: tuple[Answer, ...]) -> Table:
@@ -160,10 +158,10 @@ def _table(answers: tuple[Answer, ...]) -> Table:
     for title in ("sent", "answer", "probability", "ood_score", "p", "is_ood"):
         table.add_column(title, justify="right" if title in ("probability", "ood_score", "p") else "left")
     for sent in answers:
-        a = sent.answer
-        numbers = (f"{a['probability']:.3f}", f"{a['ood_score']:.3f}", f"{a['p_value']:.4f}")
-        style = "yellow" if a["is_ood"] else None
-        table.add_row(sent.source, a["class_name"], *numbers, "OOD" if a["is_ood"] else "no", style=style)
+        v = sent.verdict
+        numbers = (f"{v.probability:.3f}", f"{v.ood_score:.3f}", f"{v.p_value:.4f}")
+        style = "yellow" if v.is_ood else None
+        table.add_row(sent.source, v.class_name, *numbers, "OOD" if v.is_ood else "no", style=style)
     return table
 
 

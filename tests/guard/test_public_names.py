@@ -23,7 +23,7 @@ FUNCTIONS = {
     "train",
     "verify",
 }
-TYPES = {"DriftMonitor", "Guard", "Verdict", "Verdicts"}
+TYPES = {"AsyncClient", "Client", "DriftMonitor", "Guard", "Verdict", "Verdicts"}
 
 
 def test_the_public_names_are_these() -> None:

@@ -48,18 +48,18 @@ def test_the_service_answered_every_image_like_the_exported_file(result: demo.De
     for (source, image), answered in zip(asked, result.answers, strict=True):
         (verdict,) = g.predict([image.squeeze()])
         assert answered.source == source
-        assert answered.answer["model"] == g.manifest.identity
-        assert answered.answer["class_name"] == verdict.class_name
-        assert answered.answer["is_ood"] == verdict.is_ood
-        assert answered.answer["ood_score"] == pytest.approx(verdict.ood_score, abs=1e-4)
+        assert answered.verdict.model == g.manifest.identity
+        assert answered.verdict.class_name == verdict.class_name
+        assert answered.verdict.is_ood == verdict.is_ood
+        assert answered.verdict.ood_score == pytest.approx(verdict.ood_score, abs=1e-4)
 
 
 def test_digits_are_named_and_far_ood_is_flagged_over_http(result: demo.DemoResult) -> None:
     digits = [a for a in result.answers if a.source.startswith("digit ")]
     assert len(digits) == 4
-    assert sum(a.source == f"digit {a.answer['class_name']}" for a in digits) >= 3
+    assert sum(a.source == f"digit {a.verdict.class_name}" for a in digits) >= 3
     far = [a for a in result.answers if not a.source.startswith("digit")]
-    assert sum(a.answer["is_ood"] for a in far) >= 6  # of 8
+    assert sum(a.verdict.is_ood for a in far) >= 6  # of 8
 
 
 def test_files_and_headings(result: demo.DemoResult, shown: io.StringIO) -> None:
