@@ -10,7 +10,8 @@
       drift.py      /drift and its reset
       scrape.py     /metrics
       admin.py      /admin/reload
-    ui.py, page/  the page for people
+      ui.py, page/  the page for people
+      open_inference/   the protocol of KServe's and Triton's clients
     worker.py     what a process holds; the way of an image through it, and who is told of its verdict
     drift_tests.py  does the traffic of each guard still look like its calibration images?
     models.py     the guards by name, each loaded and warm
@@ -18,6 +19,7 @@
     bodies.py     bytes off the wire, counted, and the images in them
     engine.py     decode each image, batch what is waiting, score
     batching.py   the micro-batcher
+    scored.py     one scored image: verdict and probabilities
     metrics.py    Prometheus
     runner.py     start and stop a service from Python
 

@@ -26,6 +26,7 @@ from . import admin, drift, explain, predict, scrape, ui
 from .answers import error_answer
 from .cors import Origins
 from .errors import Refusal, overloaded
+from .open_inference import routes as open_inference
 from .routing import Route, Router
 from .settings import Settings
 from .worker import Worker
@@ -40,6 +41,7 @@ FAMILIES = (
     admin,
     scrape,
     ui,
+    open_inference,
 )
 
 HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; what reaches us has the wrong method

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
@@ -35,9 +36,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One encoded image of a request; `where` names it in messages ("" for the only one)."""
+    """One image of a request, encoded or as the pixels that the graph takes, uint8 (H, W, C); `where` names it in
+    messages ("" for the only one)."""
 
-    data: bytes
+    data: bytes | np.ndarray
     where: str = ""
 
 

@@ -15,11 +15,11 @@ from guard.deep_images import watched
 from guard.detector import Guard
 from guard.errors import ImageError
 from guard.preprocess import to_input
-from guard.verdict import Verdict
 
 from .batching import MicroBatcher
 from .bodies import Part
 from .errors import Refusal
+from .scored import Scored, each
 from .settings import Settings
 
 #: Recognised by content, whatever a name or header claims. These are what browsers and cameras send. No TIFF: a crafted
@@ -82,6 +82,8 @@ class Engine:
         Raises:
             Refusal: 400 not an image that we take, or damaged; 413 too many bytes.
         """
+        if isinstance(part.data, np.ndarray):
+            return part.data
         if len(part.data) > self._settings.max_bytes:
             raise Refusal(
                 413,
@@ -99,7 +101,7 @@ class Engine:
 
     def small_pixels(self, part: Part) -> np.ndarray | None:
         """`pixels` where that takes a moment only, for the event loop; else None, and so for what is not an image."""
-        if len(part.data) > SMALL_BYTES:
+        if not isinstance(part.data, bytes) or len(part.data) > SMALL_BYTES:
             return None
         most = min(_SMALL_PIXELS, self._settings.max_pixels)
         try:
@@ -107,11 +109,11 @@ class Engine:
         except ImageError:
             return None
 
-    async def verdict(self, pixels: np.ndarray) -> Verdict:
+    async def verdict(self, pixels: np.ndarray) -> Scored:
         """The verdict on one image from `pixels`."""
         return await self._batcher.submit(pixels)
 
-    def _score(self, batch: np.ndarray) -> list[Verdict]:
-        verdicts = list(self.guard.predict_batches([batch]))
+    def _score(self, batch: np.ndarray) -> list[Scored]:
+        verdicts = each(self.guard.predict_batches([batch]))
         self._on_batch(len(batch))
         return verdicts

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         batch_wait_ms: milliseconds a batch waits for more images; 0 takes what has queued up during the last run.
         max_bytes: largest image file, in bytes.
         max_batch_bytes: largest body of /predict_batch, in bytes.
+        max_json_bytes: largest JSON of an inference request; numbers in JSON cost far more than in binary data.
         max_pixels: largest image, width x height, read from the header before anything is decoded.
         max_batch_images: most images in one /predict_batch.
         max_concurrency: images in work at the same time per worker; more are answered 503 at once.
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     batch_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     max_bytes: int = Field(default=20 * MIB, ge=1)
     max_batch_bytes: int = Field(default=64 * MIB, ge=1)
+    max_json_bytes: int = Field(default=4 * MIB, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1)
     max_batch_images: int = Field(default=64, ge=1)
     max_concurrency: int = Field(default=128, ge=1)

@@ -14,13 +14,12 @@ from typing import TypeVar
 import numpy as np
 from starlette.requests import Request
 
-from guard.verdict import Verdict
-
 from .bodies import Budget, Part, read_body
 from .control import Control
 from .drift_tests import DriftTests
 from .metrics import Metrics
 from .models import Model, Models
+from .scored import Scored
 from .settings import Settings
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ class Seen:
     """
 
     model: Model
-    verdict: Verdict
+    verdict: Scored
     pixels: np.ndarray
     data: bytes | None
     request: Request
@@ -107,7 +106,7 @@ class Worker:
 
     async def verdicts(
         self, request: Request, model: Model, sources: Sequence[Callable[[], Part]], *, small: bool = False
-    ) -> list[Verdict]:
+    ) -> list[Scored]:
         """Decode all, then score all: one bad image refuses the request before anything is scored.
 
         Args:
@@ -121,14 +120,14 @@ class Worker:
 
         def decoded(source: Callable[[], Part]) -> tuple[np.ndarray, bytes | None]:
             part = source()
-            return engine.pixels(part), part.data
+            return engine.pixels(part), part.data if isinstance(part.data, bytes) else None
 
         self.in_work.take(len(sources), "images")
         try:
             part = sources[0]() if small and len(sources) == 1 else None
             pixels = None if part is None else engine.small_pixels(part)
             if part is not None and pixels is not None:
-                images = [(pixels, part.data)]
+                images = [(pixels, part.data if isinstance(part.data, bytes) else None)]
                 verdicts = [await engine.verdict(pixels)]
             else:
                 images = await _all([engine.in_thread(lambda source=source: decoded(source)) for source in sources])  # type: ignore[misc]
