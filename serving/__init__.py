@@ -20,6 +20,9 @@
     engine.py     decode each image, batch what is waiting, score
     batching.py   the micro-batcher
     scored.py     one scored image: verdict and probabilities
+    token.py, cors.py, protection.py    who may ask, which pages may read, what browsers are told
+    logs.py       log lines with the id of their request
+    flagged.py    the images that were flagged, kept for people to look at
     metrics.py    Prometheus
     runner.py     start and stop a service from Python
 

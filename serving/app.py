@@ -22,13 +22,15 @@ from starlette.responses import Response
 from starlette.routing import Route as Catch
 from starlette.types import Receive, Scope, Send
 
-from . import admin, drift, explain, predict, scrape, ui
+from . import admin, drift, explain, logs, predict, scrape, ui
 from .answers import error_answer
 from .cors import Origins
 from .errors import Refusal, overloaded
 from .open_inference import routes as open_inference
+from .protection import protect
 from .routing import Route, Router
 from .settings import Settings
+from .token import Token
 from .worker import Worker
 
 logger = logging.getLogger("guard.serving")
@@ -59,6 +61,7 @@ class App:
         self.worker = Worker(settings)
         self._on_start_failure = on_start_failure
         self._origins = Origins(settings.origins)
+        self._token = Token(settings.token.get_secret_value() if settings.token else None)
         self._router = Router(*(family.routes(self.worker) for family in FAMILIES))
         # one route for all: what BentoML serves beside us (a Swagger page with scripts from the internet) stays hidden
         route = Catch("/{path:path}", self._answer, methods=None)
@@ -72,6 +75,8 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        if self.worker.settings.log == "json":
+            logs.use_json()
         try:
             await self.worker.open()
         except Exception as error:
@@ -90,11 +95,14 @@ class App:
     async def _answer(self, request: Request) -> Response:
         """Every request: find its handler, hold its time, turn what goes wrong into a status and a sentence."""
         started = time.perf_counter()
+        identity = request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
+        logs.current_id.set(identity)
         path = request.scope["path"].rstrip("/") or "/"
         found = self._router.find(path)
         endpoint = "other" if found is None else found[0]
         try:
             if found is None:
+                self._token.check(request.headers)
                 raise self._unknown(path)
             request.scope["path_params"] = found[1]
             response = await self._dispatch(path, self._router.routes[endpoint], request)
@@ -106,7 +114,12 @@ class App:
             logger.exception("%s %s failed", request.method, endpoint)
             response = error_answer(Refusal(500, "the service failed on this request; its log says why"))
         self._origins.mark(request, response)
-        self.worker.metrics.request(endpoint, response.status_code, time.perf_counter() - started)
+        protect(response)
+        response.headers["X-Request-Id"] = identity
+        seconds = time.perf_counter() - started
+        self.worker.metrics.request(endpoint, response.status_code, seconds)
+        if self.worker.settings.access_log:
+            logs.answered(request.method, endpoint, response.status_code, seconds, identity)
         return response
 
     def _unknown(self, path: str) -> Refusal:
@@ -117,6 +130,8 @@ class App:
     async def _dispatch(self, path: str, route: Route, request: Request) -> Response:
         if (preflight := self._origins.preflight(request, path, route.methods)) is not None:
             return preflight
+        if not route.open:
+            self._token.check(request.headers)
         if request.method not in route.methods:
             raise Refusal(405, f"{path} takes {route.methods[0]} only", {"Allow": ", ".join(route.methods)})
         _check_query(path, route, request)

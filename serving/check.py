@@ -16,7 +16,7 @@ from pathlib import Path
 
 from guard.errors import GuardError
 
-from .settings import Settings, models_environment, read_settings
+from .settings import Settings, paths_environment, read_settings
 
 HOME = Path(__file__).resolve().parent.parent  # where `serving` and `guard` are found, whatever the user's folder holds
 
@@ -42,7 +42,7 @@ def verify_in_own_process(settings: Settings) -> None:
     Workers inherit the absolute path that was checked.
     """
     try:
-        os.environ.update(models_environment(settings))
+        os.environ.update(paths_environment(settings))
     except GuardError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

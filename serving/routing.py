@@ -29,11 +29,13 @@ class Route:
         methods: accepted; the first is the one named in sentences.
         query: names of the query parameters that the handler reads; any other is refused, for it would be taken for
             heeded.
+        open: answered without GUARD_TOKEN: health, and the page, whose reader types the token into it.
     """
 
     handler: Handler
     methods: tuple[str, ...] = ("POST",)
     query: tuple[str, ...] = ()
+    open: bool = False
 
 
 Routes = Mapping[str, Route]

@@ -24,7 +24,7 @@ from types import FrameType
 from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 
 from .check import HOME
-from .settings import models_environment, read_settings
+from .settings import paths_environment, read_settings
 
 GRACE_S = 15.0  # for requests under way; a KeyboardInterrupt may also be lost, in a destructor during BentoML's start
 
@@ -90,6 +90,7 @@ def running_service(
     device: str | None = None,
     env: dict[str, str] | None = None,
     timeout_s: float = 60.0,
+    log: Path | None = None,
 ) -> Iterator[str]:
     """A service on 127.0.0.1 for the length of a ``with`` block.
 
@@ -98,6 +99,7 @@ def running_service(
         port: 0 for a free one.
         env: more settings, e.g. ``{"GUARD_MAX_BYTES": "1000000"}``.
         timeout_s: seconds to wait until it is ready.
+        log: a file for its output; default one that is deleted with it.
 
     Yields:
         Its address, ``http://127.0.0.1:<port>``; it answers /readyz with 200 by then.
@@ -108,7 +110,7 @@ def running_service(
     environment = {**_environment(model, workers=workers, device=device), **(env or {})}
     port = port or _free_port()
     _check_port("127.0.0.1", port)
-    with tempfile.TemporaryDirectory(prefix="ood-guard-") as folder, open(Path(folder, "log"), "w+b") as log:
+    with tempfile.TemporaryDirectory(prefix="ood-guard-") as folder, open(log or Path(folder, "log"), "w+b") as output:
         # a home of its own: BentoML empties the shared metrics folder of every other service on the machine
         environment["BENTOML_HOME"] = str(Path(folder, "bentoml"))
         process = subprocess.Popen(
@@ -116,13 +118,13 @@ def running_service(
             cwd=HOME,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
             base = f"http://127.0.0.1:{port}"
-            _wait_until_ready(base, process, Path(folder, "log"), timeout_s)
+            _wait_until_ready(base, process, Path(output.name), timeout_s)
             yield base
         finally:
             _stop(process)
@@ -144,7 +146,7 @@ def _environment(model: str | Path | None, *, workers: int | None, device: str |
     if model is not None and os.environ.get("GUARD_MODELS"):
         raise ConfigError(f"GUARD_MODELS is set and {str(model)!r} is given as well; unset one of them")
     settings = read_settings(model=model, workers=workers, device=device)
-    environment = {**os.environ, **models_environment(settings)}
+    environment = {**os.environ, **paths_environment(settings)}
     environment["GUARD_WORKERS"] = str(settings.workers)
     if settings.drift_folder is not None:
         environment["GUARD_DRIFT_FOLDER"] = str(settings.drift_folder.expanduser().absolute())

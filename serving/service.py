@@ -24,6 +24,7 @@ from bentoml._internal.context import server_context
 
 from guard.errors import GuardError
 
+from . import logs
 from .app import App
 from .bentoml_supervisor_patch import supervise
 from .bentoml_timeout_patch import cancel_finished_timers
@@ -45,6 +46,9 @@ except GuardError as error:
     raise SystemExit(2) from None
 
 logger.setLevel(logging.INFO)
+logs.access.setLevel(logging.INFO)
+if _settings.log == "json":
+    logs.use_json()
 cancel_finished_timers()
 
 
@@ -73,7 +77,7 @@ _app = App(_settings, on_start_failure=_stop_service)
     },
     http={"host": _settings.host},
     metrics={"enabled": False},  # see metrics.py
-    logging={"access": {"enabled": _settings.access_log}},
+    logging={"access": {"enabled": False}},  # the app writes its own, see logs.py
 )
 class svc:
     """An image classifier that knows what it was not taught."""

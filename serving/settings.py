@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from guard.cores import available_cores
@@ -25,7 +25,6 @@ class Settings(BaseSettings):
     """The service's settings; each field ``name`` is read from ``GUARD_NAME``.
 
     Attributes:
-        token: the secret that orders (/admin/reload) must bring as Authorization: Bearer; without one there are none.
         model: the guard: an .onnx file, an .engine file or a run folder. Default runs/latest/guard.onnx.
         models: several guards in place of one: name=path, separated by commas, like pets=a.onnx,cars=b.onnx. A request
             chooses with ?model=cars; the first is the default.
@@ -49,6 +48,11 @@ class Settings(BaseSettings):
         drift_alpha: the chance that ordinary traffic ever raises the drift alarm, in (0, 1).
         drift_folder: where the drift tests keep their state, a small file per guard and artefact. By default it lives
             as long as the service; named, it is gone on with at the next start.
+        token: the secret that every request but health checks and the page itself must bring as Authorization: Bearer;
+            printable ASCII. Default none: who reaches the service may ask it.
+        keep_flagged: a folder in which flagged images are kept with a manifest (`serving.flagged`). Default none.
+        keep_flagged_bytes: that the folder may hold; the oldest images make room.
+        log: "text", or "json" for one object a line.
         access_log: one log line per request; /metrics counts them anyway.
     """
 
@@ -74,8 +78,20 @@ class Settings(BaseSettings):
     drift: bool = True
     drift_alpha: float = Field(default=0.01, gt=0, lt=1)
     drift_folder: Path | None = None
-    access_log: bool = False
     token: SecretStr | None = None
+    keep_flagged: Path | None = None
+    keep_flagged_bytes: int = Field(default=1024 * MIB, ge=1)
+    log: Literal["text", "json"] = "text"
+    access_log: bool = False
+
+    @field_validator("token")
+    @classmethod
+    def _printable(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None:
+            secret = token.get_secret_value()
+            if not (secret and secret.isascii() and secret.isprintable() and secret == secret.strip()):
+                raise ValueError("a token must be printable ASCII without spaces around it, at least one character")
+        return token
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
@@ -162,6 +178,8 @@ def read_settings(**overrides: Any) -> Settings:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
             if near:
                 raise ConfigError(f"{name} is not a setting; did you mean {near[0]}?")
+    if os.environ.get("GUARD_TOKEN") == "":
+        raise ConfigError("GUARD_TOKEN is set and empty, which would protect nothing; give it a value, or unset it")
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
@@ -169,12 +187,17 @@ def read_settings(**overrides: Any) -> Settings:
         if not first["loc"]:
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from None
         name = f"GUARD_{str(first['loc'][0]).upper()}"
-        raise ConfigError(f"{name}={first['input']} is not accepted: {first['msg']}") from None
+        shown = "" if name == "GUARD_TOKEN" else f"={first['input']}"
+        raise ConfigError(f"{name}{shown} is not accepted: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def models_environment(settings: Settings) -> dict[str, str]:
-    """The variables by which a process in another folder serves the same guards; raises as `model_paths` does."""
+def paths_environment(settings: Settings) -> dict[str, str]:
+    """The variables by which a process in another folder uses the same files; raises as `model_paths` does."""
     paths = settings.model_paths()
     if settings.models:
-        return {"GUARD_MODELS": ",".join(f"{name}={path}" for name, path in paths.items())}
-    return {"GUARD_MODEL": str(paths[ONLY_MODEL])}
+        found = {"GUARD_MODELS": ",".join(f"{name}={path}" for name, path in paths.items())}
+    else:
+        found = {"GUARD_MODEL": str(paths[ONLY_MODEL])}
+    if settings.keep_flagged is not None:
+        found["GUARD_KEEP_FLAGGED"] = str(settings.keep_flagged.expanduser().absolute())
+    return found

@@ -50,9 +50,9 @@ def routes(_: Worker) -> Routes:
 
     files = [path.name for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")]
     return {
-        "/ui": Route(page, READ),
-        "/": Route(home, READ),
-        **{f"/ui/{name}": Route(_sender(name), READ) for name in files},
+        "/ui": Route(page, READ, open=True),
+        "/": Route(home, READ, open=True),
+        **{f"/ui/{name}": Route(_sender(name), READ, open=True) for name in files},
     }
 
 

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from .bodies import Budget, Part, read_body
 from .control import Control
 from .drift_tests import DriftTests
+from .flagged import Flagged, FlaggedFolder, Keeper, line_of
 from .metrics import Metrics
 from .models import Model, Models
 from .scored import Scored
@@ -69,6 +70,7 @@ class Worker:
         self.control: Control
         self.metrics: Metrics
         self.models: Models
+        self._keeper: Keeper | None = None
 
     async def open(self) -> None:
         """Load the guards.
@@ -82,6 +84,9 @@ class Worker:
         self.observers.append(lambda seen: self.metrics.verdict(seen.model.name, seen.verdict))
         self.observers.append(lambda seen: self.drift.count(seen.model, seen.verdict))
         self.metrics.facts.append(lambda: self.drift.gauges(self.models.all()))
+        if self.settings.keep_flagged is not None:
+            self._keeper = Keeper(FlaggedFolder(self.settings.keep_flagged, self.settings.keep_flagged_bytes))
+            self.observers.append(self._keep)
         await self.models.open()
         self.drift.start()
 
@@ -89,6 +94,13 @@ class Worker:
         """Let what is under way end."""
         await self.models.close()
         await self.drift.stop()
+        if self._keeper is not None:
+            await asyncio.to_thread(self._keeper.close)
+
+    def _keep(self, seen: Seen) -> None:
+        if self._keeper is not None and seen.verdict.is_ood:
+            image = seen.pixels if seen.data is None else seen.data
+            self._keeper.put(Flagged(image, line_of(seen.verdict, seen.model.identity, seen.request.state.request_id)))
 
     def _opened(self, model: Model) -> None:
         self.metrics.follow(model.name, model.manifest)

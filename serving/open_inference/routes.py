@@ -43,7 +43,11 @@ def routes(worker: Worker) -> Routes:
     async def infer(request: Request) -> Response:
         return await _infer(worker, request)
 
-    found = {"/v2": Route(server, READ), "/v2/health/live": Route(live, READ), "/v2/health/ready": Route(ready, READ)}
+    found = {
+        "/v2": Route(server, READ),
+        "/v2/health/live": Route(live, READ, open=True),
+        "/v2/health/ready": Route(ready, READ, open=True),
+    }
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         found |= {path: Route(describe, READ), f"{path}/ready": Route(model_ready, READ), f"{path}/infer": Route(infer)}
     return found
