@@ -12,6 +12,7 @@
       admin.py      /admin/reload
       ui.py, page/  the page for people
       open_inference/   the protocol of KServe's and Triton's clients
+      openapi/      the document of all of them
     worker.py     what a process holds; the way of an image through it, and who is told of its verdict
     drift_tests.py  does the traffic of each guard still look like its calibration images?
     models.py     the guards by name, each loaded and warm

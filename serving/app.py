@@ -27,6 +27,7 @@ from .answers import error_answer
 from .cors import Origins
 from .errors import Refusal, overloaded
 from .open_inference import routes as open_inference
+from .openapi import routes as openapi
 from .protection import protect
 from .routing import Route, Router
 from .settings import Settings
@@ -44,6 +45,7 @@ FAMILIES = (
     scrape,
     ui,
     open_inference,
+    openapi,
 )
 
 HEALTH = ("/livez", "/readyz", "/healthz")  # BentoML's; what reaches us has the wrong method
@@ -63,6 +65,7 @@ class App:
         self._origins = Origins(settings.origins)
         self._token = Token(settings.token.get_secret_value() if settings.token else None)
         self._router = Router(*(family.routes(self.worker) for family in FAMILIES))
+        self.worker.routes = self._router.routes
         # one route for all: what BentoML serves beside us (a Swagger page with scripts from the internet) stays hidden
         route = Catch("/{path:path}", self._answer, methods=None)
         route.methods = None  # every method reaches us, so that the wrong ones get their sentence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
@@ -122,3 +124,30 @@ def model_card(manifest: Manifest) -> dict[str, object]:
         card["calibration"]["class_thresholds"] = manifest.calibration.class_thresholds.tolist()
         card["calibration"]["histogram"] = histogram(manifest.calibration).model_dump(mode="json")
     return {"identity": manifest.identity, **card}
+
+
+def card_schema() -> dict[str, Any]:
+    """The JSON Schema of `model_card`: the manifest's, changed as the card changes the manifest."""
+    schema = Manifest.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    calibration = schema["$defs"]["Calibration"]
+    for hidden in ("scores_base64", "labels_base64"):
+        del calibration["properties"][hidden]
+        calibration["required"] = [name for name in calibration["required"] if name != hidden]
+    calibration["properties"] |= {
+        "class_thresholds": {"type": "array", "items": {"type": "number"}},
+        "histogram": Histogram.model_json_schema(),
+    }
+    calibration["required"] += ["class_thresholds", "histogram"]
+    schema["properties"]["identity"] = {"type": "string"}
+    schema["required"] = ["identity", *schema.get("required", [])]
+    return _inlined(schema, schema.pop("$defs"))
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema without references, so that it can stand anywhere in a document."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            return _inlined({**definitions[name], **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema

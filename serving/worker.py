@@ -20,6 +20,7 @@ from .drift_tests import DriftTests
 from .flagged import Flagged, FlaggedFolder, Keeper, line_of
 from .metrics import Metrics
 from .models import Model, Models
+from .routing import Routes
 from .scored import Scored
 from .settings import Settings
 
@@ -58,6 +59,7 @@ class Worker:
         metrics: this process's counters.
         drift: the drift tests of the guards.
         in_work, buffered: budgets of images and of bytes of bodies.
+        routes: all of the application that the worker answers for; filled by it.
         observers: each is called with every scored image, on the event loop: it must be quick and must not raise.
     """
 
@@ -65,6 +67,7 @@ class Worker:
         self.settings = settings
         self.in_work = Budget(settings.max_concurrency)
         self.buffered = Budget(settings.max_buffered_bytes)
+        self.routes: Routes = {}
         self.observers: list[Observer] = []
         self.drift = DriftTests(settings)
         self.control: Control
