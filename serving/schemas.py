@@ -33,7 +33,7 @@ class Answer(Schema):
     class_name: str
     probability: float
     ood_score: float
-    threshold: float
+    threshold: float | None
     is_ood: bool
     p_value: float | None
     model: str
@@ -144,8 +144,12 @@ def card_schema() -> dict[str, Any]:
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """The schema without references, so that it can stand anywhere in a document."""
+    """The schema without references, so that it can stand anywhere in a document; a tuple of equal items as a list of
+    that length, which every tool understands."""
     if isinstance(schema, dict):
+        first, *others = schema.get("prefixItems", [None])
+        if first is not None and all(other == first for other in others):
+            schema = {**{k: v for k, v in schema.items() if k != "prefixItems"}, "items": first}
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             return _inlined({**definitions[name], **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)

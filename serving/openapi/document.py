@@ -35,15 +35,18 @@ _PATH = {"name": "of the model", "version": "the artefact's short hash"}
 _STRING = {"type": "string"}
 
 
-def document(routes: Mapping[str, Route], *, token: bool) -> dict[str, Any]:
+def document(routes: Mapping[str, Route], *, token: bool, models: Mapping[str, str]) -> dict[str, Any]:
     """The service as OpenAPI 3.1.
 
     Args:
         routes: by path, as `Router` has them; each must be in `OPERATIONS`.
         token: whether the service has a GUARD_TOKEN.
+        models: the versions served now, by name.
     """
     schemas = _Schemas(OPERATIONS[path] for path in routes)
-    paths = {path: _path(path, route, OPERATIONS[path], schemas, token) for path, route in routes.items()}
+    names, versions = ({"type": "string", "enum": list(values)} for values in (models, models.values()))
+    known = {"name": names, "model": names, "version": versions}
+    paths = {path: _path(path, route, OPERATIONS[path], schemas, token, known) for path, route in routes.items()}
     health = {"200": {"description": "Yes", "content": {"text/plain": {"schema": _STRING}}}}
     health["503"] = {"description": "No", "content": {"text/plain": {"schema": _STRING}}}
     for path, summary in HEALTH.items():
@@ -76,31 +79,36 @@ class _Schemas:
         return self._by_record[kind, mode] if isinstance(kind, type) else dict(kind)
 
 
-def _path(path: str, route: Route, operation: Operation, schemas: _Schemas, token: bool) -> dict[str, Any]:
+def _path(
+    path: str, route: Route, operation: Operation, schemas: _Schemas, token: bool, known: Mapping[str, Any]
+) -> dict[str, Any]:
     described = {}
     for method in (name.lower() for name in route.methods):
         responses = _responses(operation, schemas, method, asks_token=token and not route.open)
         entry: dict[str, Any] = {
             "summary": operation.summary,
             "operationId": _identity(method, path),
-            "parameters": _parameters(path, route, operation),
+            "parameters": _parameters(path, route, operation, known),
             "responses": responses,
         }
         if operation.body:
-            entry["requestBody"] = {"required": True, "content": schemas.content(operation.body, "validation")}
+            content = schemas.content(operation.body, "validation")
+            for media, value in operation.examples.items():
+                content[media] = {**content[media], "example": value}
+            entry["requestBody"] = {"required": True, "content": content}
         if token and not route.open:
             entry["security"] = [{"token": []}]
         described[method] = entry
     return described
 
 
-def _parameters(path: str, route: Route, operation: Operation) -> list[dict[str, Any]]:
+def _parameters(path: str, route: Route, operation: Operation, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     def parameter(where: str, name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         required = where == "path"
         return {"in": where, "name": name, "description": description, "required": required, "schema": dict(schema)}
 
-    found = [parameter("path", name, _PATH[name], _STRING) for name in re.findall(r"\{(\w+)\}", path)]
-    found += [parameter("query", name, _QUERY[name], _STRING) for name in route.query]
+    found = [parameter("path", name, _PATH[name], known[name]) for name in re.findall(r"\{(\w+)\}", path)]
+    found += [parameter("query", name, _QUERY[name], known.get(name, _STRING)) for name in route.query]
     found += [parameter("header", name, *said) for name, said in operation.headers.items()]
     found.append(parameter("header", "X-Request-Id", "comes back and is in the log; made where missing", _STRING))
     return found
@@ -108,12 +116,12 @@ def _parameters(path: str, route: Route, operation: Operation) -> list[dict[str,
 
 def _responses(operation: Operation, schemas: _Schemas, method: str, *, asks_token: bool) -> dict[str, Any]:
     headers = {"X-Request-Id": {"description": "of this request", "schema": _STRING}}
-    headers |= {name: {"description": said, "schema": _STRING} for name, said in operation.answer_headers.items()}
+    own = {name: {"description": said, "schema": _STRING} for name, said in operation.answer_headers.items()}
     if operation.redirects:
         location = {"Location": {"description": "the page", "required": True, "schema": _STRING}}
         responses: dict[str, Any] = {"307": {"description": "Elsewhere", "headers": {**headers, **location}}}
     else:
-        responses = {"200": {"description": "The answer", "headers": headers}}
+        responses = {"200": {"description": "The answer", "headers": {**headers, **own}}}
         if method != "head":
             responses["200"]["content"] = schemas.content(operation.answers, "serialization")
     statuses = {400, 500, 503, *operation.errors} | ({401} if asks_token else set())

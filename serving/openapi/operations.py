@@ -37,6 +37,7 @@ class Operation:
         errors: statuses beside those that every path may answer.
         headers: request header -> (description, schema).
         answer_headers: answer header -> description.
+        examples: media type -> a request's body.
         redirects: answers 307 with a Location, and not 200.
     """
 
@@ -46,6 +47,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     headers: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     answer_headers: Mapping[str, str] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
     redirects: bool = False
 
 
@@ -57,6 +59,9 @@ _JSON_LENGTH = "Inference-Header-Content-Length"
 _BODY_ERRORS = (408, 413, 415)
 _FILES = {"type": "array", "items": _FILE, "minItems": 1}
 
+#: One black pixel.
+_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+_ASKED = {"inputs": [{"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [_PNG]}]}
 _INFER = Operation(
     "Verdicts by the Open Inference Protocol v2, with its binary tensor data extension",
     {"application/json": InferAnswer, "application/octet-stream": None},
@@ -64,6 +69,7 @@ _INFER = Operation(
     (404, *_BODY_ERRORS),
     {_JSON_LENGTH: ("bytes of JSON before the binary data, where there is such", {"type": "integer", "minimum": 0})},
     {_JSON_LENGTH: "bytes of JSON before the binary data, where outputs are binary"},
+    {"application/json": _ASKED},
 )
 _MODEL = Operation("What the model takes and gives", {"application/json": ModelMetadata}, errors=(404,))
 _READY = Operation("Whether the model can answer", {"application/json": ModelReady}, errors=(404,))
