@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 
@@ -36,6 +37,9 @@ def serve(
     port: int = 3000,
     workers: int | None = None,
     device: str | None = None,
+    log: str | None = None,
+    access_log: bool | None = None,
+    keep_flagged: str | Path | None = None,
 ) -> int:
     """Serve a guard until interrupted or terminated.
 
@@ -43,7 +47,7 @@ def serve(
         model: an .onnx file, an .engine file or a run folder; None for GUARD_MODEL, else runs/latest/guard.onnx.
         host: an IP address to listen on; "0.0.0.0" is reachable from other machines.
         port: 1 .. 65535.
-        workers, device: None leaves GUARD_WORKERS and GUARD_DEVICE as they are; see `serving.settings`.
+        workers, device, log, access_log, keep_flagged: as in `serving.settings`; None leaves the environment's.
 
     Returns:
         The exit code of the service: 0 when it was told to stop, 2 when it cannot serve the guard (stderr says why).
@@ -52,7 +56,8 @@ def serve(
         ConfigError, ArtefactNotFoundError: a port in use, a bad setting, no guard to serve.
         MissingExtraError: BentoML is not installed.
     """
-    environment = _environment(model, workers=workers, device=device)
+    given = {"workers": workers, "device": device, "log": log, "access_log": access_log, "keep_flagged": keep_flagged}
+    environment = _environment(model, **given)
     _check_port(host, port)
     process: subprocess.Popen[bytes] | None = None
     told: list[int] = []
@@ -137,7 +142,7 @@ def _command(host: str, port: int) -> list[str]:
     ]
 
 
-def _environment(model: str | Path | None, *, workers: int | None, device: str | None) -> dict[str, str]:
+def _environment(model: str | Path | None, **given: Any) -> dict[str, str]:
     """The child's environment, checked here so that mistakes are exceptions and not a child's exit code."""
     try:
         import bentoml  # noqa: F401
@@ -145,12 +150,10 @@ def _environment(model: str | Path | None, *, workers: int | None, device: str |
         raise MissingExtraError("BentoML", "serve") from error
     if model is not None and os.environ.get("GUARD_MODELS"):
         raise ConfigError(f"GUARD_MODELS is set and {str(model)!r} is given as well; unset one of them")
-    settings = read_settings(model=model, workers=workers, device=device)
+    settings = read_settings(model=model, **given)
     environment = {**os.environ, **paths_environment(settings)}
-    environment["GUARD_WORKERS"] = str(settings.workers)
-    if settings.drift_folder is not None:
-        environment["GUARD_DRIFT_FOLDER"] = str(settings.drift_folder.expanduser().absolute())
-    environment["GUARD_DEVICE"] = settings.device
+    for name in ("workers", "device", "log", "access_log"):
+        environment[f"GUARD_{name.upper()}"] = str(getattr(settings, name))
     environment.setdefault("BENTOML_DO_NOT_TRACK", "true")  # BentoML reports its use to its makers by default
     return environment
 

@@ -198,6 +198,7 @@ def paths_environment(settings: Settings) -> dict[str, str]:
         found = {"GUARD_MODELS": ",".join(f"{name}={path}" for name, path in paths.items())}
     else:
         found = {"GUARD_MODEL": str(paths[ONLY_MODEL])}
-    if settings.keep_flagged is not None:
-        found["GUARD_KEEP_FLAGGED"] = str(settings.keep_flagged.expanduser().absolute())
+    for name in ("keep_flagged", "drift_folder"):
+        if (folder := getattr(settings, name)) is not None:
+            found[f"GUARD_{name.upper()}"] = str(folder.expanduser().absolute())
     return found

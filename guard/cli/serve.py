@@ -25,10 +25,24 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; default $GUARD_DEVICE, then auto.", show_default=False)
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="text or json; default $GUARD_LOG, then text.", show_default=False)
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A log line per request.")] = False,
+    keep_flagged: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep flagged images in; default $GUARD_KEEP_FLAGGED, then none.", show_default=False
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a guard over HTTP, with a page at /ui."""
+    """Serve a guard over HTTP, with a page at /ui.
+
+    Other settings are environment variables (docs/serving.md); GUARD_TOKEN is one, for other users see command lines.
+    """
     from .._siblings import sibling  # a user's own serving.py may hold the name
 
     runner = sibling("serving.runner")
-    raise typer.Exit(runner.serve(model, host=host, port=port, workers=workers, device=device))
+    settings = {"workers": workers, "device": device, "log": log, "keep_flagged": keep_flagged}
+    raise typer.Exit(runner.serve(model, host=host, port=port, access_log=access_log or None, **settings))
