@@ -15,6 +15,7 @@ from guard.cores import available_cores
 from guard.errors import ArtefactNotFoundError, ConfigError
 
 DEFAULT_MODEL = Path("runs/latest/guard.onnx")
+_HOME = Path(__file__).resolve().parent.parent  # holds this package
 MIB = 1024 * 1024
 ONLY_MODEL = "guard"  # the name of a guard that is alone
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -140,6 +141,8 @@ class Settings(BaseSettings):
             return self.model.expanduser().absolute()
         if DEFAULT_MODEL.exists():
             return DEFAULT_MODEL.absolute()
+        if (_HOME.parent / "bento.yaml").is_file() and (_HOME / DEFAULT_MODEL).exists():  # in a bento, beside the code
+            return _HOME / DEFAULT_MODEL
         raise ArtefactNotFoundError(
             f"no guard to serve: GUARD_MODEL is not set and there is no {DEFAULT_MODEL}; make one with: guard demo, "
             "or: guard export RUN guard.onnx, and then: GUARD_MODEL=guard.onnx bentoml serve serving:svc"
