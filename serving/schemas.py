@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from guard.manifest import Calibration, Manifest
+from guard.monitoring import DriftReport
 from guard.verdict import Verdict
 
 
@@ -138,8 +139,15 @@ def card_schema() -> dict[str, Any]:
         "histogram": Histogram.model_json_schema(),
     }
     calibration["required"] += ["class_thresholds", "histogram"]
-    schema["properties"]["identity"] = {"type": "string"}
+    schema["properties"] |= {"identity": {"type": "string"}, "exemplars": {"type": "integer", "minimum": 0}}
     schema["required"] = ["identity", *schema.get("required", [])]
+    return _inlined(schema, schema.pop("$defs"))
+
+
+def drift_schema() -> dict[str, Any]:
+    """The JSON Schema of GET /drift: a `DriftReport`, whose capital beyond every float is null."""
+    schema = DriftReport.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    schema["properties"]["capital"]["type"] = ["number", "null"]
     return _inlined(schema, schema.pop("$defs"))
 
 

@@ -48,12 +48,16 @@ def routes(_: Worker) -> Routes:
     async def home(_: Request) -> Response:
         return RedirectResponse("ui", status_code=307)
 
-    files = [path.name for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")]
     return {
         "/ui": Route(page, READ, open=True),
         "/": Route(home, READ, open=True),
-        **{f"/ui/{name}": Route(_sender(name), READ, open=True) for name in files},
+        **{f"/ui/{name}": Route(_sender(name), READ, open=True) for name in page_files()},
     }
+
+
+def page_files() -> list[str]:
+    """The names of the files beside the page."""
+    return [path.name for path in sorted(PAGE.iterdir()) if path.suffix in (".css", ".js")]
 
 
 def _sender(name: str) -> Handler:

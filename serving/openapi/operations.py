@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,11 +18,13 @@ from ..open_inference.schemas import (
     ServerMetadata,
     ServerReady,
 )
-from ..schemas import Answer, BatchAnswer, card_schema
+from ..schemas import Answer, BatchAnswer, Explained, card_schema, drift_schema
+from ..ui import KINDS, page_files
 
 #: A media type's content: a record, a schema, or None for bytes that the media type alone describes.
 Content = type[BaseModel] | Mapping[str, Any] | None
 
+_TEXT = {"type": "string"}
 _FILE = {"type": "string", "format": "binary"}
 _IMAGES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "application/octet-stream")
 
@@ -74,12 +77,25 @@ _INFER = Operation(
 _MODEL = Operation("What the model takes and gives", {"application/json": ModelMetadata}, errors=(404,))
 _READY = Operation("Whether the model can answer", {"application/json": ModelReady}, errors=(404,))
 
+_ONE_IMAGE: dict[str, Content] = {**dict.fromkeys(_IMAGES), "multipart/form-data": _form({"image": _FILE})}
+
 OPERATIONS: dict[str, Operation] = {
     "/predict": Operation(
         "The verdict on one image: the file as the body, or in the form field `image`",
         {"application/json": Answer},
-        {**dict.fromkeys(_IMAGES), "multipart/form-data": _form({"image": _FILE})},
+        _ONE_IMAGE,
         (404, *_BODY_ERRORS),
+    ),
+    "/explain": Operation(
+        "The verdict on one image, and what is behind it",
+        {"application/json": Explained},
+        _ONE_IMAGE,
+        (404, *_BODY_ERRORS),
+    ),
+    "/drift": Operation(
+        "Whether the traffic still looks like the calibration images",
+        {"application/json": drift_schema()},
+        errors=(404,),
     ),
     "/predict_batch": Operation(
         "The verdicts on several images, in the form fields `images`; one bad image refuses all",
@@ -92,9 +108,10 @@ OPERATIONS: dict[str, Operation] = {
         {"application/json": card_schema()},
         errors=(404,),
     ),
-    "/metrics": Operation("Prometheus metrics of all workers", {"text/plain": {"type": "string"}}),
-    "/ui": Operation("The page for people", {"text/html": {"type": "string"}}),
+    "/metrics": Operation("Prometheus metrics of all workers", {"text/plain": _TEXT}),
+    "/ui": Operation("The page for people", {"text/html": _TEXT}),
     "/": Operation("Leads to the page", {}, redirects=True),
+    **{f"/ui/{name}": Operation("A file of the page", {KINDS[Path(name).suffix]: _TEXT}) for name in page_files()},
     "/openapi.json": Operation("This document", {"application/json": {"type": "object"}}),
     "/v2": Operation("What the server is", {"application/json": ServerMetadata}),
     "/v2/health/live": Operation("Whether the server runs", {"application/json": ServerLive}),
