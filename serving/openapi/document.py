@@ -25,6 +25,7 @@ _ERRORS = {
     408: "The body did not arrive in time",
     413: "Too many bytes, pixels or images",
     415: "The body is compressed",
+    422: "What was asked for cannot be done; the sentence says why",
     500: "A defect of the service; its log says more",
     503: "Overloaded; send it again after Retry-After seconds",
 }
@@ -95,7 +96,7 @@ def _path(
             content = schemas.content(operation.body, "validation")
             for media, value in operation.examples.items():
                 content[media] = {**content[media], "example": value}
-            entry["requestBody"] = {"required": True, "content": content}
+            entry["requestBody"] = {"required": operation.body_required, "content": content}
         if token and not route.open:
             entry["security"] = [{"token": []}]
         described[method] = entry

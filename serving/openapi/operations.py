@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..admin import Reload, Reloaded
 from ..open_inference.schemas import (
     InferAnswer,
     InferRequest,
@@ -41,6 +42,7 @@ class Operation:
         headers: request header -> (description, schema).
         answer_headers: answer header -> description.
         examples: media type -> a request's body.
+        body_required: whether there must be a body.
         redirects: answers 307 with a Location, and not 200.
     """
 
@@ -51,6 +53,7 @@ class Operation:
     headers: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
+    body_required: bool = True
     redirects: bool = False
 
 
@@ -112,6 +115,13 @@ OPERATIONS: dict[str, Operation] = {
     "/ui": Operation("The page for people", {"text/html": _TEXT}),
     "/": Operation("Leads to the page", {}, redirects=True),
     **{f"/ui/{name}": Operation("A file of the page", {KINDS[Path(name).suffix]: _TEXT}) for name in page_files()},
+    "/admin/reload": Operation(
+        "Serves a new artefact without losing a request; the body may be empty",
+        {"application/json": Reloaded},
+        {"application/json": Reload},
+        (403, 404, *_BODY_ERRORS, 422),
+        body_required=False,
+    ),
     "/openapi.json": Operation("This document", {"application/json": {"type": "object"}}),
     "/v2": Operation("What the server is", {"application/json": ServerMetadata}),
     "/v2/health/live": Operation("Whether the server runs", {"application/json": ServerLive}),

@@ -89,7 +89,7 @@ def test_a_defect_is_one_line_with_its_traceback_and_the_requests_id(
     def broken(*_: object) -> None:
         raise RuntimeError("broken at /secret/path")
 
-    monkeypatch.setattr(app.worker.models.get().engine, "pixels", broken)
+    monkeypatch.setattr(app.worker.models.get().engine, "verdict", broken)
     answer = http.post("/predict", content=encode(RED), headers={"X-Request-Id": "me-2"})
     assert answer.status_code == 500
     assert answer.json() == {"error": "the service failed on this request; its log says why"}

@@ -89,7 +89,7 @@ def test_it_is_in_no_log_and_no_representation(
     def broken(*_: object) -> None:
         raise RuntimeError("the runtime broke")
 
-    monkeypatch.setattr(app.worker.models.get().engine, "pixels", broken)
+    monkeypatch.setattr(app.worker.models.get().engine, "verdict", broken)
     with caplog.at_level(logging.DEBUG):
         http.get("/model", headers={"Authorization": f"Bearer {SECRET}x"})
         assert http.post("/predict", content=encode(RED), headers=BEARER).status_code == 500
