@@ -19,11 +19,34 @@ class DataParts(Record):
 
     train: Any = option(..., "Labelled images in any form that guard train takes.", common=True)
     test: Any = option(None, "Labelled test images; default the test split that each seed holds out.", common=True)
+    leave_out: tuple[tuple[str, ...], ...] = option(
+        (),
+        "Classes left out of training, a near-OOD set: a list of names, or several lists, each of which is a choice.",
+        rule="must be a list of class names, or several such lists, like [[rose, tulip], [daisy, rose]]",
+    )
+
+    by_seed: bool = option(
+        False, "Each seed leaves out one of the choices, in turn; default: every seed trains without each of them."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _train_alone(cls, given: Any) -> Any:
         return given if isinstance(given, Mapping | DataParts) else {"train": given}
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _one_choice(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple) and given and all(isinstance(name, str) for name in given):
+            return (tuple(given),)
+        return given
+
+    @field_validator("leave_out")
+    @classmethod
+    def _each_once(cls, given: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if len({frozenset(names) for names in given}) < len(given):
+            raise ValueError("each choice once")
+        return given
 
 
 class OodSets(Record):
@@ -53,7 +76,7 @@ class BenchmarkFile(Request):
     name: str = option("benchmark", "Of the report; default the file's.")
     root: str | None = option(None, "Where relative paths of images are looked up; default the file's own folder.")
     data: DataParts = option(..., "In-distribution images: train, and test where there are some apart.")
-    ood: OodSets = option(..., "OOD sets by name, near and far; letters, photo_patches, smooth_noise are made.")
+    ood: OodSets = option(OodSets(), "OOD sets by name, near and far; letters, photo_patches, smooth_noise are made.")
     backbones: tuple[str, ...] = option(("auto",), "Networks, as guard train takes them.", min_length=1)
     heads: tuple[str, ...] = option((), "Each method is trained with each of these heads; default each method's own.")
     epochs: int | None = option(None, "Passes over the training split; default each method's own.", ge=1)

@@ -126,7 +126,26 @@ class TrainRequest(Geometry, HeldOut):
     out: Path | None = option(None, "Run folder.")
     resume: bool = option(False, "Continue from the checkpoint in the run folder.")
     in_chans: int = option(3, "3 (grey images are repeated to RGB) or 1 (everything becomes grey).")
-    pretrained: bool = option(False, "Start a timm backbone from its published weights.")
+    pretrained: bool | str | Path = option(
+        False, "Start from published weights: timm's own, a safetensors file, a timm checkpoint folder or a hub id."
+    )
+    freeze: bool = option(False, "Train the head alone, on the frozen backbone (linear probing).")
+    backbone_lr: float | None = option(
+        None,
+        "Learning rate of the backbone, as a share of the head's; default 0.1 with pretrained, else 1.",
+        gt=0,
+        le=1,
+    )
+    warmup_epochs: int | None = option(
+        None, "Passes in which the head learns alone, before the others; default 1 with pretrained, else 0.", ge=0
+    )
+    weight_decay: float | None = option(None, "Of weights, not of biases and norms; default the method's.", ge=0)
+    validation: int | float | None = option(
+        None,
+        "Training images that choose the best epoch by accuracy, a count or a share; default a tenth with pretrained, "
+        "else 0, which keeps the last epoch.",
+        ge=0,
+    )
     init: Path | None = option(None, "Run folder to start the network from.")
     ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
     augment: str = option(
@@ -154,7 +173,9 @@ class FitRequest(Geometry, HeldOut):
         ..., "The classifier: a torch module, timm name, Hugging Face folder or hub id, .onnx, a guard."
     )
     data: Any = option(..., "Labelled in-distribution images, best ones that the model was not trained on.")
-    score: str = option("energy", "See: guard scores. A+B combines several.")
+    score: str | None = option(
+        None, "See: guard scores; default energy, or energy and Mahalanobis++ for timm and Hugging Face models."
+    )
     score_options: Mapping[str, Any] = option(
         {}, "Options of the score; see: guard scores NAME.", rule="takes a mapping such as {'k': 10}"
     )

@@ -4,11 +4,12 @@ wrn10_2, wrn16_2, wrn40_2           wide residual nets (Zagoruyko & Komodakis 20
 resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
 resnet50_small                      the same, D = 2048
 densenet121_small                   timm's DenseNet-121 with a 3x3 stem and no max-pooling, D = 1024
-any timm name                       pooled features, pretrained=True where the weights are at hand
+any timm name                       pooled features; published weights by `train.pretrained`
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from guard.data.pixels import SMALL_SIDE
 from guard.errors import ConfigError, UnknownNameError
 from guard.graph.outputs import Backbone
 from guard.manifest import Normalisation
+
+from .pretrained import WITHOUT_HUB, check_is_of, checkpoint, impatient, overlay
 
 WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
 SMALL_STEM = ("resnet18_small", "resnet34_small", "resnet50_small", "densenet121_small")
@@ -115,10 +118,13 @@ def create_backbone(
     *,
     in_chans: int = 3,
     image_size: int | tuple[int, int] = 32,
-    pretrained: bool = False,
+    pretrained: bool | str | Path = False,
     dropout: float = 0.0,
 ) -> Backbone:
     """A backbone by name.
+
+    Args:
+        pretrained: timm's published weights, or those that it names (`train.pretrained`).
 
     Raises:
         UnknownNameError: neither one of ours nor timm's (near matches shown).
@@ -130,19 +136,35 @@ def create_backbone(
         return WideResNet(int(name[3:5]), int(name[6:]), in_chans, dropout)
     import timm
 
-    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout, "pretrained": pretrained}
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout}
     if name in SMALL_STEM:
+        if pretrained not in (True, False):
+            raise ConfigError(f"backbone {name!r} has a stem of its own; pretrained= needs timm's {name[:-6]!r}")
+        arguments["pretrained"] = pretrained
         return TimmBackbone(_with_small_stem(timm.create_model(name.removesuffix("_small"), **arguments), in_chans))
     check_backbone(name)
     if takes_img_size(name):
         arguments["img_size"] = image_size
+    found = None if isinstance(pretrained, bool) else checkpoint(pretrained)
+    if found is not None:
+        arguments["pretrained_cfg_overlay"] = overlay(found)
     try:
-        return TimmBackbone(timm.create_model(name, **arguments))
+        with impatient(pretrained is True):
+            model = timm.create_model(name, pretrained=bool(pretrained), **arguments)
     except Exception as error:
-        what = "its published weights could not be loaded" if pretrained else "timm could not build it"
         raise ConfigError(
-            f"backbone {name!r}: {what} for {image_size} pixels, {in_chans} channels ({error})"
+            f"backbone {name!r}: {_failed(pretrained)} for {image_size} pixels, {in_chans} channels ({error})"
+            f"{f'; {WITHOUT_HUB}' if pretrained is True else ''}"
         ) from error
+    if found is not None:
+        check_is_of(model, found)
+    return TimmBackbone(model)
+
+
+def _failed(pretrained: bool | str | Path) -> str:
+    if pretrained is False:
+        return "timm could not build it"
+    return f"{'its published weights' if pretrained is True else f'pretrained={str(pretrained)!r}'} could not be loaded"
 
 
 def _with_small_stem(model: Any, in_chans: int) -> Any:

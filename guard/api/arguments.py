@@ -20,11 +20,11 @@ def mapping_of(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {} if given is None else given
 
 
-def score_option_or_typo(names: Iterable[str], score: str, request: type[FitRequest]) -> str:
+def score_option_or_typo(names: Iterable[str], score: str | None, request: type[FitRequest]) -> str:
     """Why `guard.fit` does not take an argument of this name, and what to write: the first of `names` decides."""
     from ..scores import get_score
 
-    name = next(iter(names))
+    name, score = next(iter(names)), score or "energy"
     if name in get_score("combined" if "+" in score else score).Options.model_fields:
         how = f"score_options={{{name!r}: ...}} (--score-set {name}=...)"
         return f"{name} is an option of score {score!r}: give {how}"

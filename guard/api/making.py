@@ -43,7 +43,12 @@ def train(
     background: Any = None,
     fill: Any = None,
     in_chans: int = 3,
-    pretrained: bool = False,
+    pretrained: bool | str | Path = False,
+    freeze: bool = False,
+    backbone_lr: float | None = None,
+    warmup_epochs: int | None = None,
+    weight_decay: float | None = None,
+    validation: int | float | None = None,
     init: str | Path | None = None,
     calibration: Any = None,
     test: Any = None,
@@ -69,8 +74,9 @@ def train(
         head: "linear", "cosine", "adacos", "arcface", "cosface", "sphereface", "c_plus_1" or "hypersphere"; default
             the method's own.
         head_options: the head's own options, e.g. ``{"margin": 0.3}``; see `guard heads NAME`.
-        score: the ood_score the guard uses; default the method's own; see `list_scores`. "energy+vim" combines
-            several through their p-values.
+        score: the ood_score the guard uses; default the method's own, or with `pretrained` and a method that only
+            classifies, energy and Mahalanobis++; see `list_scores`. "energy+vim" combines several through their
+            p-values.
         score_options: the score's own options, e.g. ``{"k": 10}``; see `guard scores NAME`.
         epochs: passes over the training split; default the method's own.
         batch_size: in-distribution images per step; default 128, or 32 below 5,000 training images.
@@ -100,7 +106,17 @@ def train(
             "drop", which ignores the transparency as Pillow's convert("RGB") does; default white.
         fill: what surrounds padded images, a grey level or a colour; default black.
         in_chans: 3 (grey images are repeated to RGB) or 1 (everything is converted to grey).
-        pretrained: start timm backbones from their published weights (needs them on disk or a network).
+        pretrained: start a timm backbone from published weights: True takes timm's own from the hub or its cache; a
+            ``.safetensors`` file under timm's names; a folder as timm.models.save_for_hf writes it, or the hub id of
+            one, which also say what ``backbone="auto"`` is. The arguments below then have other defaults, as
+            `lr` (0.05), `epochs` (10), `augment` and `score` (docs/fine_tuning.md).
+        freeze: train the head alone, on the frozen backbone in eval mode (linear probing).
+        backbone_lr: learning rate of the backbone as a share of `lr`, in (0, 1]; default 0.1 with `pretrained`, else 1.
+        warmup_epochs: passes in which the head learns alone, before `epochs`; default 1 with `pretrained`, else 0.
+        weight_decay: of weights, not of biases and norms; default the method's, 5e-4.
+        validation: how many training images (int), or which share of them (float), choose the epoch by accuracy where
+            nothing but the labels is learned; never images that calibrate, and never OOD ones. Default a tenth
+            with `pretrained`, else 0: the last epoch is kept.
         init: a run folder to start the network from (its backbone and head must match).
         calibration: how many images (int) or which share (float) of `data` to hold out for the threshold, or a data
             set of its own (its labels are not needed); default min(2000, max(10 %, min(400, 25 %))).
@@ -158,6 +174,11 @@ def train(
             fill=fill,
             in_chans=in_chans,
             pretrained=pretrained,
+            freeze=freeze,
+            backbone_lr=backbone_lr,
+            warmup_epochs=warmup_epochs,
+            weight_decay=weight_decay,
+            validation=validation,
             init=path_of(init),
             calibration=calibration,
             test=test,
@@ -176,7 +197,7 @@ def fit(
     model: Any,
     data: Any,
     *,
-    score: str = "energy",
+    score: str | None = None,
     score_options: Mapping[str, Any] | None = None,
     outliers: Any = None,
     training: Mapping[str, Any] | None = None,
@@ -216,7 +237,8 @@ def fit(
             (features, logits): images -> (N, D), and those -> (N, C); or a guard or run folder to give another score.
         data: labelled in-distribution images, as in `train`; best ones the model was not trained on.
         score: "msp", "max_logit", "energy", "mahalanobis", "knn", "vim", ...; ``list_scores(model=model)`` says which
-            the model can have.
+            the model can have. Default "energy"; for timm's and Hugging Face models, which are pretrained as a rule,
+            energy and Mahalanobis++ combined (docs/fine_tuning.md).
         score_options: the score's own options, e.g. ``{"k": 10}`` for knn; see ``guard scores NAME``.
         outliers: for the score "rejection" (also as a part, "rejection+energy"), which learns from them on the frozen
             model: images that are none of your classes, the folder of a store (`synth`), or a synthesiser's name;

@@ -14,7 +14,8 @@ from guard.scores import Score
 from guard.scores.table import why_not
 
 from ..methods.base import Method
-from ..runs.resolve import asked_score, score_for
+from ..runs.default_score import PRETRAINED_NAME
+from ..runs.resolve import asked_score, named_score, score_for
 
 OWN = "own"
 
@@ -73,6 +74,9 @@ def own_of(request: TrainRequest, method: Method) -> AskedScore:
     """The score that the training chooses by itself."""
     score = asked_score(request, method)
     name = "+".join(part.name for part in score.parts())
+    chosen = named_score(request, method)
+    if chosen.why:
+        return AskedScore(str(chosen.name), chosen.options, PRETRAINED_NAME)
     return AskedScore(name, request.score_options, name)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from guard.artefact.places import writable_folder
+from guard.benchmark_file import BenchmarkFile
 from guard.requests import BenchmarkRequest
 
 from ..engine.precision import computing_in
@@ -19,7 +21,7 @@ from .plan import Plan, Run, train_request
 from .planning import check_arguments, planned
 from .report import write_report
 from .results import Results, Row, Rows, row_id
-from .sets import open_sets
+from .sets import Sets, by_choice, open_sets
 from .turns import POLL, turn
 
 log = logging.getLogger("ood_guard")
@@ -34,12 +36,28 @@ def benchmark(request: BenchmarkRequest) -> Results:
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
     geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
     writable_folder(str(asked.out))
-    plan = planned(asked, folder, open_sets(asked, folder, geometry))
-    rows = Rows(plan.out)
+    plans = _plans(asked, folder, open_sets(asked, folder, geometry))
+    rows = Rows(plans[0].out)
     with computing_in(geometry.precision):
-        _work(plan, rows)
-    results = of_plan(plan, rows.read())
-    return write_report(plan.asked, results)
+        _work(plans, rows)
+    return write_report(asked, of_plans(plans, rows.read()))
+
+
+def _plans(asked: BenchmarkFile, folder: Path, every: Sets) -> list[Plan]:
+    """A plan for each choice of left-out classes, with its seeds; one where no classes are left out."""
+    found = by_choice(asked, every)
+    seeds = [asked.seeds[i :: len(found)] if asked.data.by_seed else asked.seeds for i in range(len(found))]
+    return [
+        planned(asked.model_copy(update={"seeds": some}), folder, sets)
+        for sets, some in zip(found, seeds, strict=True)
+        if some
+    ]
+
+
+def of_plans(plans: Sequence[Plan], there: Mapping[str, Row]) -> Results:
+    """The rows of all choices of classes, those of one method and score together."""
+    parts = [of_plan(plan, there) for plan in plans]
+    return replace(parts[0], rows=[row for part in parts for row in part.rows])
 
 
 def of_plan(plan: Plan, there: Mapping[str, Row]) -> Results:
@@ -88,15 +106,19 @@ class _Pace:
         return f"{text}; about {f'{minutes / 60:.1f} h' if minutes > 90 else f'{max(1, round(minutes))} min'} left"
 
 
-def _work(plan: Plan, rows: Rows) -> None:
+def _work(plans: Sequence[Plan], rows: Rows) -> None:
     """Do what is missing and nobody holds, until nothing is missing."""
-    pace, waiting = _Pace(len(_todo(plan, rows))), False
-    while todo := _todo(plan, rows):
-        for run in todo:
+
+    def to_do() -> list[tuple[Plan, Run]]:
+        return [(plan, run) for plan in plans for run in _todo(plan, rows)]
+
+    pace, waiting = _Pace(len(to_do())), False
+    while todo := to_do():
+        for plan, run in todo:
             if not training.is_trained(plan, run) and not _ready(plan, run):
                 continue
             with turn(plan.out / "locks" / f"{run.place.replace('/', '-')}.lock") as ours:
-                if not ours or run not in (left := _todo(plan, rows)):
+                if not ours or (plan, run) not in (left := to_do()):
                     continue
                 said_on_a_terminal(pace.said(run, len(left)))
                 _do(plan, run, rows)

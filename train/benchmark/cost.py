@@ -18,7 +18,8 @@ from guard.graph.module import GuardModule
 from .interleave import interleave
 
 ROUNDS, ROUND_S = 7, 0.1
-BATCH = 64  # images
+BATCH, SMALLEST_BATCH = 64, 4  # images: of up to SMALL_PIXELS, and of much larger ones
+SMALL_PIXELS = 32 * 32
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .intervals import Difference, over_images, over_seeds
-from .results import Results, read_scores
+from .results import Results, Row, read_scores
 from .summary import Group, mean_over
 
 
@@ -42,9 +42,14 @@ def _counterpart(group: Group, groups: Sequence[Group], baseline: str) -> Group 
     return same_score[0] if same_score else None
 
 
+def _trained_alike(row: Row) -> tuple[int, str]:
+    """What rows that are compared have in common: the seed, and the classes that are left out."""
+    return row["seed"], row.get("left_out", "")
+
+
 def _difference(results: Results, group: Group, other: Group, names: tuple[str, ...]) -> Difference | None:
-    theirs = {row["seed"]: row for row in other.rows}
-    pairs = [(row, theirs[row["seed"]]) for row in group.rows if row["seed"] in theirs]
+    theirs = {_trained_alike(row): row for row in other.rows}
+    pairs = [(row, theirs[_trained_alike(row)]) for row in group.rows if _trained_alike(row) in theirs]
     differences = []
     for row, baseline in pairs:
         ours, reference = mean_over(row, names, "auroc"), mean_over(baseline, names, "auroc")

@@ -13,7 +13,7 @@ from guard.benchmark_file import BenchmarkFile
 from guard.data.forms import open_source
 from guard.requests import SynthRequest, TrainRequest
 
-from ..cache.keyed import digest
+from ..cache.keyed import digest, file_digest, named_model
 from ..cache.shared_model import SharedOptions
 from ..outliers.base import list_synthesisers
 from ..outliers.sources import weighted
@@ -23,6 +23,7 @@ from .file import located
 from .sets import SOURCE, Sets
 
 PICTURES = "mixing_set"  # an argument of guard.train that names images
+WEIGHTS = "pretrained"  # one that may name a file of weights
 RUN, STORE = "run:", "store:"  # before the name of another run, or of a store
 LONGEST = 80  # bytes of a name in a path: a lock's file name holds backbone, method, head and seed
 
@@ -36,6 +37,7 @@ class Run:
         trained_head: the head, whoever named it.
         arguments: of guard.train, without the reserved ones; names of other runs as they are in the file.
         needs: the runs that must be trained before, by what the arguments call them.
+        left_out: the classes that are not trained on, of `data.leave_out`.
     """
 
     backbone: str
@@ -46,17 +48,21 @@ class Run:
     arguments: Mapping[str, Any] = field(repr=False)
     scores: tuple[scores.AskedScore, ...] = field(repr=False)
     needs: Mapping[str, Run] = field(repr=False)
+    left_out: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
         """Its folder below ``runs/``; also the name of its lock."""
-        return f"{plain(self.backbone)}/{plain(self.name)}{f'-{plain(self.head)}' if self.head else ''}-s{self.seed}"
+        choice = f"without-{plain('-'.join(self.left_out))}/" if self.left_out else ""
+        head = f"-{plain(self.head)}" if self.head else ""
+        return f"{choice}{plain(self.backbone)}/{plain(self.name)}{head}-s{self.seed}"
 
     @property
     def title(self) -> str:
         """For people."""
         head = f", {self.head} head" if self.head else ""
-        return f"{self.name}{head}, {self.backbone}, seed {self.seed}"
+        choice = f", without {' and '.join(self.left_out)}" if self.left_out else ""
+        return f"{self.name}{head}, {self.backbone}{choice}, seed {self.seed}"
 
     def ancestors(self) -> list[Run]:
         """The runs that it starts from, directly or through others; each once."""
@@ -112,6 +118,8 @@ class Plan:
             found["outliers"] = [[self._which(what, run.seed), weight] for what, weight in weighted(outliers)]
         if (pictures := arguments.get(PICTURES)) is not None:
             found[PICTURES] = self._which(pictures, run.seed)
+        if isinstance(weights := arguments.get(WEIGHTS), str):
+            found[WEIGHTS] = named_weights(located(weights, self.folder))
         return found
 
     def _which(self, outliers: Any, seed: int) -> Any:
@@ -128,8 +136,9 @@ class Plan:
         told = {
             key: with_runs(value, lambda name: str(self._folder_of(run.needs[name]))) for key, value in every.items()
         }
-        if PICTURES in told:
-            told[PICTURES] = located(told[PICTURES], self.folder)
+        for name in (PICTURES, WEIGHTS):
+            if name in told:
+                told[name] = located(told[name], self.folder)
         if told.get("init") in run.needs:
             told["init"] = self.place(run.needs[told["init"]])
         if told.get("outliers") is not None:
@@ -177,6 +186,11 @@ class Plan:
                 )
                 found[name] = {**given, "folder": str(self.out / "shared" / f"{name}-{key}-s{run.seed}")}
         return found
+
+
+def named_weights(name: str) -> str:
+    """What identifies published weights: a file or folder by its content, a hub id by its name."""
+    return file_digest(Path(name)) if Path(name).is_file() else named_model(name)
 
 
 def with_runs(value: Any, of_run: Callable[[str], str]) -> Any:

@@ -14,14 +14,14 @@ from guard.graph.outputs import FeatureClassifier
 from guard.record import parse_options
 from guard.requests import SynthRequest, TrainRequest
 
-from ..backbones import automatic_backbone
 from ..cache.keyed import digest
 from ..classifiers.fresh import build_classifier
 from ..outliers import matching
 from ..outliers.base import get_synthesiser
-from ..runs.resolve import asked_head, asked_method, asked_score, check_before_loading
+from ..runs.resolve import asked_backbone, asked_head, asked_method, asked_score, check_before_loading
 from . import asked as scores
-from .plan import RUN, STORE, Plan, Run, held_out, plain, synth_request, train_request, with_runs
+from .file import located
+from .plan import RUN, STORE, WEIGHTS, Plan, Run, held_out, plain, synth_request, train_request, with_runs
 from .sets import Sets
 
 RESERVED = {  # arguments of guard.train that the benchmark gives, and the key of the file that says them
@@ -146,6 +146,8 @@ class _Maker:
         for store in (t.removeprefix(STORE) for t in _texts(every) if t.startswith(STORE)):
             self._check_use(store, name, every)
         shown = {key: with_runs(value, lambda _: str(self.asked.out)) for key, value in every.items()}
+        if WEIGHTS in shown:
+            shown[WEIGHTS] = located(shown[WEIGHTS], self.folder)
         request = train_request(self.asked, backbone, shown, seed=seed)
         method = asked_method(request)
         score = asked_score(request, method)
@@ -154,7 +156,7 @@ class _Maker:
         needs = {other: _matching(made[other], trained_head, name) for other in self._referred(name)}
         wanted = own or self._scores
         found = scores.resolved(wanted, request, method, self._network(request, trained_head))
-        return Run(backbone, name, head, seed, trained_head, told, found, needs)
+        return Run(backbone, name, head, seed, trained_head, told, found, needs, self.sets.left_out)
 
     def _check_use(self, store: str, name: str, told: Mapping[str, Any]) -> None:
         """Raises: UnknownNameError, ConfigError: no such store, or one that is made of images held out by the run."""
@@ -172,7 +174,7 @@ class _Maker:
     def _network(self, request: TrainRequest, head: str) -> FeatureClassifier:
         """An untrained network of that kind."""
         p = self.sets.source.preprocess
-        backbone = automatic_backbone(max(p.height, p.width)) if request.backbone == "auto" else request.backbone
+        backbone = asked_backbone(request, max(p.height, p.width))
         key = digest([backbone, head, dict(request.head_options)])
         if key not in self._networks:
             self._networks[key] = build_classifier(

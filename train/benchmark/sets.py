@@ -12,6 +12,7 @@ import numpy as np
 from guard.benchmark_file import BenchmarkFile
 from guard.data import ImageData, load
 from guard.data.classes import match_classes
+from guard.data.left_out import leave_out
 from guard.data.loading import first_or_drawn
 from guard.data.noise import is_noise, noise_images
 from guard.demo import images as demo_images
@@ -27,6 +28,7 @@ MADE: dict[str, Callable[..., np.ndarray]] = {  # with the seed 0
     "photo_patches": demo_images.photo_patches,
     "smooth_noise": demo_images.smooth_noise,
 }
+LEFT_OUT = "left-out classes"  # the near-OOD set of `data.leave_out`
 SOURCE, TEST = " source", " test"  # no names of OOD sets
 COUNT = 400  # images of each set that is made
 
@@ -38,6 +40,7 @@ class Sets:
     test: labelled test images in the order of its classes; None: those held out.
     ood: OOD images by name, near ones first, then far ones, then those that count in no mean.
     near, far: the names of such ones.
+    left_out: the classes that `LEFT_OUT` among them holds, where `data.leave_out` names some.
     """
 
     source: ImageData
@@ -45,6 +48,7 @@ class Sets:
     ood: dict[str, ImageData]
     near: tuple[str, ...]
     far: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     _identities: dict[str, str] = field(default_factory=dict, repr=False)
 
     def identity(self, name: str) -> str:
@@ -71,7 +75,7 @@ def open_sets(asked: BenchmarkFile, folder: Path, request: TrainRequest) -> Sets
         MissingDataError, DataError: a path that is not there, or images that cannot be used.
         ConfigError: no OOD sets, or one name twice.
     """
-    names = [*asked.ood.near, *asked.ood.far, *asked.ood.other]
+    names = [*asked.ood.near, *asked.ood.far, *asked.ood.other, *([LEFT_OUT] if asked.data.leave_out else [])]
     if not names:
         raise ConfigError("the benchmark has no OOD sets; give some, like ood: {far: {mnist: ood/mnist.parquet}}")
     for name in names:
@@ -86,10 +90,29 @@ def open_sets(asked: BenchmarkFile, folder: Path, request: TrainRequest) -> Sets
             workers=request.workers,
         )
         most: dict[str, Any] = {"max_images": asked.max_images, "draw": 0, "workers": request.workers}
-        test = None if asked.data.test is None else _test(located(asked.data.test, folder), source, most)
+        all_of_them = {**most, "max_images": None} if asked.data.leave_out else most
+        test = None if asked.data.test is None else _test(located(asked.data.test, folder), source, all_of_them)
         every = {**asked.ood.near, **asked.ood.far, **asked.ood.other}
         ood = {n: _ood(n, located(images, folder), source.preprocess, most) for n, images in every.items()}
     return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far))
+
+
+def by_choice(asked: BenchmarkFile, every: Sets) -> list[Sets]:
+    """The sets of each choice of `data.leave_out`; without any, as they are.
+
+    Where there are test images, the near-OOD set is of them: neither has part in any training then.
+    """
+    return [_without(every, names, asked.max_images) for names in asked.data.leave_out] or [every]
+
+
+def _without(every: Sets, names: tuple[str, ...], most: int | None) -> Sets:
+    source, near = leave_out(every.source, names)
+    test = None
+    if every.test is not None:
+        test, near = leave_out(every.test, names)
+        test = _at_most(test, {"max_images": most, "draw": 0})
+    near = _at_most(near, {"max_images": most, "draw": 0})
+    return Sets(source, test, {LEFT_OUT: near, **every.ood}, (LEFT_OUT, *every.near), every.far, names)
 
 
 class _saying_where:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ MEANINGS = {
     "aupr_out": "average precision, OOD positive",
     "flagged": "OOD flagged at the calibrated threshold",
 }
+CHOICE = "left_out"  # the classes that a row was not trained on, where the benchmark leaves some out
 LOWER = frozenset({"fpr_at_95_id_tpr", "fpr_at_95_ood_tpr", "false_alarm_rate", "train_seconds"})
 
 
@@ -46,7 +47,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one backbone, method, head and score, a row for each seed."""
+    """The rows of one backbone, method, head and score, a row for each seed and choice of left-out classes."""
 
     backbone: str
     method: str
@@ -57,6 +58,10 @@ class Group:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(row["seed"] for row in self.rows)
+
+    def of_choice(self, choice: str) -> Group:
+        """Its rows of one choice of left-out classes."""
+        return replace(self, rows=tuple(row for row in self.rows if row.get(CHOICE) == choice))
 
     def of(self, key: str) -> Spread:
         """Of a number of the rows themselves: accuracy, train_seconds ..."""
@@ -102,6 +107,16 @@ def columns(results: Results) -> dict[str, tuple[str, ...]]:
     if results.far:
         found["far"] = results.far
     return found | {name: (name,) for name in (*results.near, *results.far, *results.other)}
+
+
+def choices(results: Results) -> list[str]:
+    """The choices of left-out classes, in the order of the rows; none where all classes are trained on."""
+    return list(dict.fromkeys(row[CHOICE] for row in results.rows if CHOICE in row))
+
+
+def trained_over(results: Results) -> str:
+    """What the rows of one table cell differ in."""
+    return "seeds and choices of classes" if len(choices(results)) > 1 else "seeds"
 
 
 def varying(results: Results) -> list[str]:

@@ -10,7 +10,21 @@ from typing import Any
 from guard.benchmark_file import BenchmarkFile
 
 from .results import Results
-from .summary import LOWER, MEANINGS, METRICS, Group, Spread, columns, groups, left_out, mean_over, varying
+from .summary import (
+    CHOICE,
+    LOWER,
+    MEANINGS,
+    METRICS,
+    Group,
+    Spread,
+    choices,
+    columns,
+    groups,
+    left_out,
+    mean_over,
+    trained_over,
+    varying,
+)
 
 OWN = ("backbone", "method", "head", "score", "seed", "accuracy", "false_alarm_rate", "train_seconds")
 SPEED = ("images_per_second", "bare_images_per_second", "speed_relative", "speed_low", "speed_high")
@@ -25,11 +39,12 @@ def csv_text(results: Results) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{metric} {name}" for metric, name in cells]
-    writer.writerow([*OWN, *SPEED, *heads, *(f"pytorch-ood {metric} {name}" for metric, name in theirs)])
+    choice = [CHOICE] if choices(results) else []
+    writer.writerow([*choice, *OWN, *SPEED, *heads, *(f"pytorch-ood {metric} {name}" for metric, name in theirs)])
     for row in results.rows:
         numbers: list[Any] = [mean_over(row, shown[name], metric) for metric, name in cells]
         numbers += [mean_over(row, shown[name], metric, "theirs") for metric, name in theirs]
-        own = [row[key] for key in (*OWN, *SPEED)]
+        own = [row[key] for key in (*choice, *OWN, *SPEED)]
         writer.writerow([_written(value) for value in (*own, *numbers)])
     return file.getvalue()
 
@@ -68,6 +83,9 @@ def markdown(asked: BenchmarkFile, results: Results) -> str:
         ]
         lines += ["## AUROC of pytorch-ood", "", "Its detectors on the very same features and logits.", ""]
         lines += [table([*heads(by), *shown], rows), ""]
+    if len(choices(results)) > 1:
+        lines += ["## Each choice of left-out classes", "", "AUROC near and far, over seeds.", ""]
+        lines += [_by_choice(results, found, by), ""]
     every = (*results.near, *results.far)
     if len(every) > 1:
         rows = [[*names(g, by), *(percent(left_out(g, every, name)) for name in every)] for g in found]
@@ -76,15 +94,27 @@ def markdown(asked: BenchmarkFile, results: Results) -> str:
     return "\n".join(lines)
 
 
+def _by_choice(results: Results, found: Sequence[Group], by: Sequence[str]) -> str:
+    means = {name: sets for name, sets in (("near", results.near), ("far", results.far)) if sets}
+    rows = []
+    for g in found:
+        parts = [g.of_choice(choice) for choice in choices(results)]
+        cells = [percent(part.on(sets, "auroc")) if part.rows else "-" for part in parts for sets in means.values()]
+        rows.append([*names(g, by), *cells])
+    return table([*heads(by), *(f"{choice}: {name}" for choice in choices(results) for name in means)], rows)
+
+
 def settings_line(asked: BenchmarkFile, results: Results) -> str:
     """What all rows have in common, as sentences."""
     seeds = sorted({row["seed"] for row in results.rows})
     epochs = f"{asked.epochs} epochs, " if asked.epochs else ""
-    note = "± is the standard deviation over seeds" if len(seeds) > 1 else "one seed: the spread is unknown"
+    several = len(seeds) > 1 or len(choices(results)) > 1
+    note = f"± is the standard deviation over {trained_over(results)}" if several else "one seed: the spread is unknown"
+    left_out = f" Left out: {'; '.join(choices(results))}." if choices(results) else ""
     return (
         f"{', '.join(dict.fromkeys(row['backbone'] for row in results.rows))}, {epochs}seeds "
         f"{', '.join(map(str, seeds))}; percent, {note}. Near: {', '.join(results.near) or 'none'}; "
-        f"far: {', '.join(results.far) or 'none'}."
+        f"far: {', '.join(results.far) or 'none'}.{left_out}"
     )
 
 
@@ -94,7 +124,14 @@ def _cost_table(found: Sequence[Group], by: Sequence[str]) -> str:
         own = [str(len(g.rows)), percent(g.of("accuracy")), percent(g.of("false_alarm_rate"))]
         own += [f"{g.of('train_seconds').mean / 60:.1f}", f"{g.of('images_per_second').mean:.0f}"]
         rows.append([*names(g, by), *own, f"{g.of('speed_relative').mean:.2f}"])
-    titles = ["seeds", "accuracy", "false alarms", "training, min", "images/s", "of the bare classifier's"]
+    titles = [
+        "runs" if any(CHOICE in row for g in found for row in g.rows) else "seeds",
+        "accuracy",
+        "false alarms",
+        "training, min",
+        "images/s",
+        "of the bare classifier's",
+    ]
     return table([*heads(by), *titles], rows)
 
 

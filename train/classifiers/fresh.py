@@ -28,7 +28,7 @@ def build_classifier(
     *,
     in_chans: int,
     image_size: int | tuple[int, int],
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     head_options: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """A backbone and a head."""

@@ -22,6 +22,7 @@ from guard.errors import ConfigError, MissingExtraError, ModelError
 from guard.geometry import checked_size
 from guard.requests import FitRequest
 
+from ..pretrained import impatient
 from .base import GivenClassifier
 from .files import is_model_file
 from .fresh import CUSTOM
@@ -85,11 +86,16 @@ def from_folder_or_hub(name: str | Path) -> tuple[nn.Module, Any]:
     if path.is_dir():
         _check_weights(path)
     try:
-        model = transformers.AutoModelForImageClassification.from_pretrained(str(name), use_safetensors=True)
+        with impatient(not path.is_dir()):
+            model = transformers.AutoModelForImageClassification.from_pretrained(str(name), use_safetensors=True)
     except Exception as error:  # transformers raises OSError, ValueError and more, each with its own sentence
         where = f"the folder {name}" if path.is_dir() else f"{str(name)!r} (no folder here, so taken for a hub id)"
-        raise ModelError(f"no image classifier can be loaded from {where}: {_first_sentence(error)}") from error
-    return model, _own_processor(str(name), local=path.is_dir())
+        raise ModelError(
+            f"no image classifier can be loaded from {where}: {_first_sentence(error)}"
+            f"{'' if path.is_dir() else '; without the hub, give the folder that model.save_pretrained(folder) wrote'}"
+        ) from error
+    with impatient(not path.is_dir()):
+        return model, _own_processor(str(name), local=path.is_dir())
 
 
 def untrained(name: str | Path) -> nn.Module:
@@ -100,7 +106,8 @@ def untrained(name: str | Path) -> nn.Module:
     """
     transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(str(name))
+        with impatient(not Path(name).is_dir()):
+            config = transformers.AutoConfig.from_pretrained(str(name))
         model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
         return model
     except Exception as error:

@@ -18,6 +18,7 @@ from guard.record import parse_options
 from guard.requests import FitRequest
 
 from ..features.copies import own_copy
+from ..pretrained import impatient
 from .base import GivenClassifier
 from .fresh import CUSTOM, timm_model
 from .input import check_channels, normalisation, per_channel
@@ -108,7 +109,8 @@ def timm_by_name(name: str, request: FitRequest) -> nn.Module:
         )
     classes = len(load(request.data, image_size=request.image_size, workers=request.workers).class_names)
     try:
-        return timm_model(name, classes, request.in_chans or 3, request.image_size or 224, pretrained=True)
+        with impatient():
+            return timm_model(name, classes, request.in_chans or 3, request.image_size or 224, pretrained=True)
     except Exception as error:
         raise ModelError(
             f"the published weights of {name!r} cannot be loaded ({error}); pass the model itself: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier, Outputs
@@ -36,6 +36,13 @@ class Forward:
         with self.autocast(), torch.set_grad_enabled(self.stage.trains == "classifier"):
             outputs: Outputs = self.module.classifier(self._normalised(images))
             return outputs
+
+    @torch.no_grad()
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Of uint8 images by a network like the classifier, such as its average."""
+        with self.autocast():
+            outputs: Outputs = network(self._normalised(images))
+            return outputs.logits
 
     @torch.no_grad()
     def pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:

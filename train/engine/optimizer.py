@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from guard.graph.outputs import Classifier
 from guard.heads import Head
 
 if TYPE_CHECKING:
@@ -23,21 +24,29 @@ def stage_optimizer(
     Args:
         trained: the part of the classifier that learns; None where only regularisers do.
     """
-    groups = _groups(trained, regularisers, stage.weight_decay)
+    groups = _groups(_parts(stage, trained, regularisers), regularisers, stage.weight_decay)
     if stage.optimizer == "adam":
         return torch.optim.Adam(groups, lr=stage.lr, betas=(stage.momentum, 0.999))
     return torch.optim.SGD(groups, lr=stage.lr, momentum=stage.momentum, nesterov=stage.nesterov)
 
 
+def _parts(
+    stage: Stage, trained: nn.Module | None, regularisers: Sequence[Regulariser]
+) -> list[tuple[nn.Module, float]]:
+    """What learns, with the factors of the learning rate."""
+    learning = [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
+    if isinstance(trained, Classifier) and stage.backbone_lr != 1:
+        return [(trained.backbone, stage.backbone_lr), (trained.head, 1.0), *learning]
+    return learning if trained is None else [(trained, 1.0), *learning]
+
+
 def _groups(
-    trained: nn.Module | None, regularisers: Sequence[Regulariser], weight_decay: float
+    parts: list[tuple[nn.Module, float]], regularisers: Sequence[Regulariser], weight_decay: float
 ) -> list[dict[str, Any]]:
     """Two for each factor of the learning rate, and one for each weight decay that a head has of its own.
 
     Norms, biases, scales and links are not decayed.
     """
-    parts: list[tuple[nn.Module, float]] = [(trained, 1.0)] if trained is not None else []
-    parts += [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
     own = _with_optimizers(regularisers)
     groups: list[dict[str, Any]] = []
     for factor in dict.fromkeys(factor for _, factor in parts):

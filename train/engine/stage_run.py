@@ -22,6 +22,7 @@ from ..losses.base import Batch, Regulariser
 from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareContext, Synthesiser
 from ..outliers.matching import match_half
 from .averaging import Average
+from .best_epoch import BestEpoch
 from .epochs import Epochs
 from .forward import Forward
 from .frozen_features import FrozenFeatures
@@ -29,6 +30,8 @@ from .optimizer import stage_optimizer
 from .schedule import set_lr
 
 if TYPE_CHECKING:
+    from guard.data import ImageData
+
     from ..methods.base import Stage
     from ..runs.request import TrainConfig
     from .loader import Feed
@@ -48,6 +51,7 @@ class StageRun:
         config: TrainConfig,
         device: torch.device,
         pictures: Tensor | None = None,
+        validation: ImageData | None = None,
     ) -> None:
         self.module, self.stage, self.index, self.config, self.device = module, stage, index, config, device
         self.classifier = module.classifier
@@ -61,6 +65,8 @@ class StageRun:
             if stage.trains == "nothing"
             else Chain(config.augment, _context(feed, module, config, device, pictures))
         )
+        chosen = validation if stage.learns_labels_alone else None
+        self.best = None if chosen is None else BestEpoch(self.classifier, chosen, device).to(device)
         self.frozen = FrozenFeatures(self.forward, feed, self.epochs.batch_size, device) if self.can_freeze() else None
 
     def can_freeze(self) -> bool:
@@ -86,6 +92,8 @@ class StageRun:
         parts |= {f"regulariser{self.index}.{j}": part for j, part in enumerate(self.regularisers)}
         if self.averaged:
             parts[f"average{self.index}"] = self.averaged.shadow
+        if self.best:
+            parts[f"best{self.index}"] = self.best
         return parts
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -114,6 +122,9 @@ class StageRun:
         totals = self.epochs.run(epoch, step, before_step=self._set_lr, generator=generator)
         images = self.epochs.steps * self.epochs.batch_size
         numbers = {name: total / images for name, total in totals.items()}
+        if self.best:
+            network = self.averaged.shadow if self.averaged else self.classifier
+            numbers["held_out_accuracy"] = self.best.consider(network, self.forward)
         seconds = time.perf_counter() - began
         return {
             **numbers,
@@ -251,8 +262,10 @@ class StageRun:
         set_lr(self.optimizer, self.stage.lr, progress, self.stage.warmup)
 
     def finish(self) -> None:
-        """End of the stage: the averaged weights become the classifier's."""
-        if self.averaged:
+        """End of the stage: the weights of the best epoch, or the averaged ones, become the classifier's."""
+        if self.best:
+            self.classifier.load_state_dict(self.best.network.state_dict())
+        elif self.averaged:
             self.classifier.load_state_dict(self.averaged.shadow.state_dict())
 
 

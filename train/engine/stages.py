@@ -38,11 +38,13 @@ def train_stages(
     out: Path | None,
     resume: bool,
     pictures: ImageData | None = None,
+    validation: ImageData | None = None,
 ) -> dict[str, float]:
     """Run all stages on `module` in place; returns the last epoch's numbers.
 
     With `ema` the averaged weights are in `module` at the end of each stage. What synthesisers prepare is kept in
-    ``out/outliers``, or in a temporary folder where there is no `out`. `pictures` are the user's own for PixMix.
+    ``out/outliers``, or in a temporary folder where there is no `out`. `pictures` are the user's own for PixMix;
+    `validation` chooses the epoch of stages that learn from labels alone.
     """
     mixed_in = None if pictures is None else as_tensor(pictures)
     start = (read_progress(out, config) if out is not None and resume else None) or Progress()
@@ -54,7 +56,7 @@ def train_stages(
         _check(stages, context, config)
         for index in range(start.stage, len(stages)):
             stage = stages[index]
-            run = _begun(context, feed, stages, index, config, resumed, start.epoch, mixed_in)
+            run = _begun(context, feed, stages, index, config, resumed, start.epoch, mixed_in, validation)
             for epoch in range(start.epoch, stage.epochs):
                 numbers = run.epoch(epoch)
                 log_epoch(stage.name, epoch, stage.epochs, numbers)
@@ -108,12 +110,13 @@ def _begun(
     resumed: Path | None,
     done: int,
     pictures: Tensor | None,
+    validation: ImageData | None,
 ) -> StageRun:
     """The `index`-th stage, prepared, as the checkpoint in `resumed` has it after `done` epochs."""
     module = context.module
     if resumed is not None:  # before the stage is set up: an average starts from these weights
         load_checkpoint(resumed, {"classifier": module.classifier, **learned(stages[:index])}, {})
-    run = StageRun(module, stages[index], index, feed, config, context.device, pictures)
+    run = StageRun(module, stages[index], index, feed, config, context.device, pictures, validation)
     run.prepare(context)
     if resumed is not None and done:  # after `prepare`, which may build what has a state here
         load_checkpoint(resumed, run.modules(), run.optimizers())

@@ -40,6 +40,7 @@ class Stage:
         optimizer: "sgd" (momentum, nesterov, weight decay) or "adam" (beta1 = momentum).
         clip: largest norm of the gradient, or None.
         warmup: share of the steps with a linearly rising learning rate.
+        backbone_lr: learning rate of the backbone, as a share of `lr`.
     """
 
     name: str
@@ -60,6 +61,13 @@ class Stage:
     nesterov: bool = True
     weight_decay: float = 5e-4
     warmup: float = 0.05
+    backbone_lr: float = 1.0
+
+    @property
+    def learns_labels_alone(self) -> bool:
+        """Whether accuracy may choose its epoch: it says nothing of what outliers and regularisers teach."""
+        alone = self.synthesiser is None and not self.regularisers
+        return alone and self.head_loss and self.trains != "nothing" and self.epochs > 1
 
 
 @dataclass(frozen=True)

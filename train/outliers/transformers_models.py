@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from guard.errors import ConfigError, MissingExtraError
+
+from ..pretrained import impatient
 
 
 def published_model(
@@ -27,8 +30,9 @@ def published_model(
     except ImportError as error:
         raise MissingExtraError(f"transformers, which runs the {what},", "hf") from error
     try:
-        processor = transformers.AutoProcessor.from_pretrained(model)
-        found: Any = getattr(transformers, auto_class).from_pretrained(model, use_safetensors=True)
+        with impatient(not Path(model).is_dir()):
+            processor = transformers.AutoProcessor.from_pretrained(model)
+            found: Any = getattr(transformers, auto_class).from_pretrained(model, use_safetensors=True)
     except Exception as error:  # transformers raises OSError, ValueError and more, each with its own sentence
         said = " ".join(str(error).split())[:300]
         raise ConfigError(

@@ -39,6 +39,7 @@ from ..classifiers.input import example_batch, normalised
 from ..engine.threads import paced
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
+from .default_score import of_given, that_applies
 from .fit_rejection import asked_training, learned
 from .rehearse import rehearse
 
@@ -54,7 +55,8 @@ def fit(request: FitRequest) -> Guard:
 
 def _fitted(request: FitRequest, device: torch.device) -> Guard:
     names = None if request.class_names is None else names_in_order(request.class_names)
-    score = create_score(request.score, **request.score_options)
+    asked = of_given(request)
+    score = create_score(str(asked.name), **asked.options)
     training = asked_training(request, score)
     learns = training is not None
     if not is_guard(request.model):  # a guard may bring what only training gives
@@ -67,6 +69,7 @@ def _fitted(request: FitRequest, device: torch.device) -> Guard:
     source = given.data or load(request.data, preprocess=given.preprocess, workers=request.workers, all_classes=every)
     splits = _splits(given, source, request, score)
     classifier = _with_features(given, source, request, device)
+    score = that_applies(asked, score, classifier)
     check_applies(score, classifier, outliers=learns)
     module = GuardModule(classifier, score, given.normalisation).to(device).eval()
     answers = _answers(module, given, device)

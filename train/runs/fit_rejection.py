@@ -126,7 +126,7 @@ def _config(data: ImageData, training: HeadTraining, request: FitRequest, lr: fl
         method=NAME,
         backbone="given",
         head="given",
-        score=request.score,
+        score=str(request.score),
         epochs=training.tune_epochs,
         batch_size=_batch_size(data, training),
         lr=lr,

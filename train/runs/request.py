@@ -30,7 +30,13 @@ class TrainConfig(Record):
     image_size: int | tuple[int, int]
     geometry: dict[str, Any] = {}  # how images come to that size, where it is not the default
     in_chans: Literal[1, 3] = 3
-    pretrained: bool = False
+    pretrained: bool | str = False
+    weights: str | None = None  # digest of the checkpoint that `pretrained` names
+    freeze: bool = False
+    backbone_lr: float = Field(default=1.0, gt=0, le=1)
+    warmup_epochs: int = Field(default=0, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    validation: int = Field(default=0, ge=0)  # images
     init: str | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     augment: str = "crop+flip"

@@ -17,9 +17,13 @@ from guard.scores import Score, create_score
 from ..augmentations.base import chain
 from ..augmentations.given import check_mixing_set
 from ..backbones import automatic_backbone, check_backbone
+from ..cache.keyed import file_digest
 from ..classifiers.input import check_channels
 from ..methods.base import Method, get_method
 from ..outliers.base import list_synthesisers
+from ..pretrained import Checkpoint, checkpoint
+from .default_score import AskedScore, of_training
+from .fine_tuning import SMALLEST_CUT, check_recipe, tuned_defaults
 from .request import TrainConfig
 
 SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
@@ -39,14 +43,20 @@ def asked_method(request: TrainRequest) -> Method:
 
 
 def asked_score(request: TrainRequest, method: Method) -> Score:
-    """The score that was asked for, else the one of the head or the method; unfitted.
+    """The score that was asked for, else the one of the head or the method; unfitted."""
+    asked = named_score(request, method)
+    return score_for(method, asked.name, asked.options)
+
+
+def named_score(request: TrainRequest, method: Method) -> AskedScore:
+    """Its name and options.
 
     A head's own score gives way to one that the method learns.
     """
     asked = request.score or (method.head_scores.get(request.head) if request.head else None)
     if asked is None and request.head and not score_for(method, None, {}).trained_by:
         asked = head_class(request.head).score or None
-    return score_for(method, asked, request.score_options)
+    return of_training(request, method) if asked is None else AskedScore(asked, request.score_options)
 
 
 def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Score:
@@ -100,8 +110,9 @@ def check_before_loading(request: TrainRequest, method: Method, score: Score) ->
     if request.augment != "auto":
         chain(request.augment)
     check_mixing_set(request.mixing_set, request.augment)
-    if request.backbone != "auto":
-        check_backbone(request.backbone)
+    check_recipe(request)
+    if request.backbone != "auto" or asked_weights(request) is not None:
+        check_backbone(asked_backbone(request, SMALLEST_CUT))
     if method.wants_outliers == "no" and request.outliers is not None:
         raise ConfigError(f"method {method.name!r} makes its own outliers; omit outliers=, or use 'oe'")
     if method.wants_outliers == "required" and request.outliers is None:
@@ -129,22 +140,23 @@ def resolved(
     if side < SMALLEST_SIDE:
         raise ConfigError(f"guard.train option image_size: the side must be at least {SMALLEST_SIDE}, got {side}")
     head = asked_head(request, method, score)
+    published = asked_weights(request)
     return TrainConfig(
         method=method.name,
         options=method.options.model_dump(),
-        backbone=automatic_backbone(max(p.height, p.width)) if request.backbone == "auto" else request.backbone,
+        backbone=asked_backbone(request, max(p.height, p.width)),
         head=head,
         head_options=head_options(head, request.head_options),
         score=score.name,
         score_options=score.options.model_dump(),
-        epochs=method.epochs if request.epochs is None else request.epochs,
         batch_size=default_batch_size(len(splits.train)) if request.batch_size is None else request.batch_size,
-        lr=method.lr if request.lr is None else request.lr,
         seed=request.seed,
         image_size=size_of(p),
         geometry=p.geometry(),
         in_chans=1 if request.in_chans == 1 else 3,
-        pretrained=request.pretrained,
+        pretrained=request.pretrained if isinstance(request.pretrained, bool) else str(request.pretrained),
+        weights=None if published is None else file_digest(published.file),
+        **tuned_defaults(request, method, len(splits.train)),
         init=None if request.init is None else str(request.init),
         ema=request.ema,
         augment=_augment(request, splits),
@@ -158,12 +170,45 @@ def resolved(
     )
 
 
+def asked_weights(request: TrainRequest) -> Checkpoint | None:
+    """The checkpoint that `pretrained` names; None for timm's own weights, or none.
+
+    Raises:
+        ConfigError, MissingDataError: it is not there, or not one.
+    """
+    return None if isinstance(request.pretrained, bool) else checkpoint(request.pretrained)
+
+
+def asked_backbone(request: TrainRequest, side: int) -> str:
+    """The backbone that was asked for, else the checkpoint's, else what suits images of `side` pixels.
+
+    Raises:
+        ConfigError: the checkpoint is another's, or does not say whose it is.
+    """
+    published = asked_weights(request)
+    known = None if published is None else published.architecture
+    if request.backbone != "auto":
+        if known is not None and known != request.backbone:
+            raise ConfigError(
+                f"pretrained={str(request.pretrained)!r} holds {known}, not {request.backbone!r}; drop backbone="
+            )
+        return request.backbone
+    if published is not None and known is None:
+        raise ConfigError(f"{published.file} does not say which network it is of; name it with backbone=")
+    return known or automatic_backbone(side)
+
+
 def default_batch_size(images: int) -> int:
     """In-distribution images per step, for a training split of so many."""
     return 128 if images >= SMALL_DATA else 32
 
 
 def _augment(request: TrainRequest, splits: Splits) -> str:
+    p = splits.source.preprocess
     if request.augment != "auto":
         return request.augment
-    return "crop" if splits.source.name.startswith("digits") else "crop+flip"  # digits have a handedness
+    if request.freeze:
+        return "none"  # features are then computed once
+    if splits.source.name.startswith("digits"):  # digits have a handedness
+        return "crop"
+    return "resized_crop" if request.pretrained and min(p.height, p.width) >= SMALLEST_CUT else "crop+flip"

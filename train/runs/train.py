@@ -32,15 +32,19 @@ from ..engine.precision import check_precision, computing_in
 from ..engine.stages import train_stages
 from ..engine.threads import paced
 from ..features.extract import fit_score
-from ..methods.base import MethodContext
+from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import OutlierMix
 from ..outliers.sources import mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, run_folder
+from .default_score import say
+from .fine_tuning import divided, tuned_stages
 from .rehearse import rehearse
 from .request import TrainConfig
-from .resolve import asked_method, asked_score, check_before_loading, resolved
+from .resolve import asked_method, asked_score, check_before_loading, named_score, resolved
 
-WRITTEN_COPIES = 8  # of the weights: two checkpoints with momentum and average, while one replaces the other; the guard
+WRITTEN_COPIES = (
+    10  # of the weights: two checkpoints with momentum, average and best epoch, while one replaces the other; the guard
+)
 
 
 def train(request: TrainRequest) -> Guard:
@@ -54,6 +58,7 @@ def train(request: TrainRequest) -> Guard:
 def _trained(request: TrainRequest, device: torch.device) -> Guard:
     method = asked_method(request)
     score = asked_score(request, method)
+    say(named_score(request, method))
     check_precision(request.precision, device)
     check_before_loading(request, method, score)
     out = run_folder(request.out, request.data, resume=request.resume)
@@ -72,13 +77,21 @@ def _trained(request: TrainRequest, device: torch.device) -> Guard:
     mixed_in = None if pictures is None else pictures.fingerprint
     config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
     module, normalisation = fresh_module(config, splits.train, score, device)
-    context = _context(config, module, splits.train, outliers, device)
     rehearse(module, splits.train)
     if out is not None:
         check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
-    stages = method.stages(context)
-    feed = Feed(splits.train)
-    train_stages(module, feed, stages, config, device=device, out=out, resume=request.resume, pictures=pictures)
+    learned, validation, stages = _parts(config, method, module, splits.train, outliers, device)
+    train_stages(
+        module,
+        Feed(learned),
+        stages,
+        config,
+        device=device,
+        out=out,
+        resume=request.resume,
+        pictures=pictures,
+        validation=validation,
+    )
     _finish_score(module, splits.train)
     for regulariser in (r for stage in stages for r in stage.regularisers):
         regulariser.examine(module, splits.calibration)
@@ -93,6 +106,26 @@ def _trained(request: TrainRequest, device: torch.device) -> Guard:
         seed=config.seed,
     )
     return assembled(module, splits, made, request, device=device, out=out, ood_val=ood_val)
+
+
+def _parts(
+    config: TrainConfig,
+    method: Method,
+    module: GuardModule,
+    images: ImageData,
+    outliers: OutlierMix | None,
+    device: torch.device,
+) -> tuple[ImageData, ImageData | None, list[Stage]]:
+    """The images that are learned from, those that choose the epoch where a stage lets them, and the stages."""
+
+    def stages(of: ImageData) -> list[Stage]:
+        return tuned_stages(method.stages(_context(config, module, of, outliers, device)), config)
+
+    made = stages(images)
+    if not config.validation or not any(stage.learns_labels_alone for stage in made):
+        return images, None, made
+    learned, validation = divided(images, config.validation, config.seed)
+    return learned, validation, stages(learned)
 
 
 def ood_sets(given: Any, splits: Splits, workers: int | None) -> dict[str, ImageData]:

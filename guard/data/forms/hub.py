@@ -91,7 +91,7 @@ def from_hub(text: str, *, labelled: bool, name: str | None = None) -> HubSource
     except ImportError as error:
         raise MissingExtraError("datasets, which reads the Hugging Face hub,", "train") from error
     repository, _, split = text.partition(":")
-    if not (_in_cache(repository) or _hub_answers()):
+    if not (_in_cache(repository) or hub_answers()):
         raise _not_found(text, "the hub cannot be reached and there is no copy on this machine")
     try:
         splits = load_dataset(repository)
@@ -126,7 +126,7 @@ def _in_cache(repository: str) -> bool:
     return downloaded.exists() or prepared.exists()
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """One request: `load_dataset` itself would retry for half a minute before it says that a folder was mistyped."""
     from huggingface_hub import constants, get_session
 

@@ -29,7 +29,7 @@ def test_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     from guard.data.forms import hub
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
     with pytest.raises(MissingDataError, match=r"no such file or folder 'some/thing'.*the hub cannot be reached.*"):
         load("some/thing")
 

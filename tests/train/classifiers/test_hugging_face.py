@@ -213,7 +213,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(folders: Path, monkeypatch
         fit("someone/colours", folders)
     assert str(caught.value) == (
         "no image classifier can be loaded from 'someone/colours' (no folder here, so taken for a hub id): "
-        "We couldn't connect to the hub"
+        "We couldn't connect to the hub; without the hub, give the folder that model.save_pretrained(folder) wrote"
     )
 
 

@@ -15,6 +15,7 @@ from guard.errors import ConfigError, MissingExtraError
 from guard.record import spelled
 
 from ...cache.keyed import LONG, digest, weights_digest
+from ...pretrained import impatient
 
 KIND = "StableDiffusionPipeline"
 EXAMPLE = "CompVis/stable-diffusion-v1-4"
@@ -36,7 +37,7 @@ def open_pipeline(name: str | None, device: torch.device) -> Any:
     diffusers = _diffusers()
     _check_kind(diffusers, name)
     try:
-        with _without_bars(diffusers):
+        with _without_bars(diffusers), impatient(not Path(name).is_dir()):
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
                 name,
                 dtype=torch.float16 if device.type == "cuda" else torch.float32,
