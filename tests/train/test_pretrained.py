@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import guard
 from guard.data.forms import hub
 from guard.errors import ConfigError, MissingDataError
 from train.backbones import create_backbone, pretrained_normalisation
@@ -112,13 +112,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ("name", "given"), [("resnet18", True), ("auto", "nobody/no-such-model"), ("resnet18", "nobody/no-such-model")]
 )
 def test_without_a_network_nothing_waits(name: str, given: Any, no_network: list[Any], digits_folder: Any) -> None:
-    began = time.perf_counter()
-    import guard
-
     with pytest.raises((ConfigError, MissingDataError), match="give pretrained= a local file"):
         guard.train(digits_folder, backbone=name, pretrained=given, device="cpu", epochs=1)
-    assert time.perf_counter() - began < 20  # the clients' own retries take a minute
-    assert len(no_network) <= 3  # and try five times for each file
+    assert len(no_network) <= 3  # the clients try every file six times, with pauses between, for a minute
 
 
 @pytest.fixture
