@@ -76,7 +76,7 @@ class BenchmarkFile(Request):
     name: str = option("benchmark", "Of the report; default the file's.")
     root: str | None = option(None, "Where relative paths of images are looked up; default the file's own folder.")
     data: DataParts = option(..., "In-distribution images: train, and test where there are some apart.")
-    ood: OodSets = option(OodSets(), "OOD sets by name, near and far; letters, photo_patches, smooth_noise are made.")
+    ood: OodSets = option(..., "OOD sets by name, near and far; letters, photo_patches, smooth_noise are made.")
     backbones: tuple[str, ...] = option(("auto",), "Networks, as guard train takes them.", min_length=1)
     heads: tuple[str, ...] = option((), "Each method is trained with each of these heads; default each method's own.")
     epochs: int | None = option(None, "Passes over the training split; default each method's own.", ge=1)

@@ -34,7 +34,7 @@ def _parts(
     stage: Stage, trained: nn.Module | None, regularisers: Sequence[Regulariser]
 ) -> list[tuple[nn.Module, float]]:
     """What learns, with the factors of the learning rate."""
-    learning = [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
+    learning: list[tuple[nn.Module, float]] = [(regulariser, regulariser.lr_factor) for regulariser in regularisers]
     if isinstance(trained, Classifier) and stage.backbone_lr != 1:
         return [(trained.backbone, stage.backbone_lr), (trained.head, 1.0), *learning]
     return learning if trained is None else [(trained, 1.0), *learning]

@@ -9,6 +9,7 @@ validation  part of the training split is not learned from and chooses the epoch
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ LEAST = 2  # images per class that an accuracy is measured on
 SMALLEST_CUT = 96  # pixels; a random part of a smaller image shows little
 
 
-def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[str, object]:
+def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[str, Any]:
     """Fields of `TrainConfig` that depend on whether the network is pretrained, with every default found.
 
     Args:

@@ -132,6 +132,15 @@ def test_the_docs_say_every_key_and_their_example_is_taken() -> None:
     assert list(found.methods) == ["plain", "phase_mix", "plain, cosine", "exposed"]
 
 
+@pytest.mark.parametrize("name", ["transfer_flowers", "transfer_textures"])
+def test_the_files_of_pretrained_networks_leave_classes_out(name: str) -> None:
+    found = asked(ROOT / "benchmarks" / f"{name}.yaml")
+    assert len(found.data.leave_out) == len(found.seeds) == 3
+    assert {len(names) for names in found.data.leave_out} == {2 if name == "transfer_flowers" else 3}
+    assert found.methods["frozen"]["freeze"]
+    assert {"vim", "energy+mahalanobis++"} <= {score.label for score in asked_scores(found.scores)}
+
+
 @pytest.mark.parametrize("name", ["cifar10", "digits"])
 def test_the_committed_files_are_taken(name: str) -> None:
     found = asked(ROOT / "benchmarks" / f"{name}.yaml")
