@@ -172,6 +172,7 @@ function show(item) {
 
 function explain({ parts, nearest }, flagged) {
   $("why").hidden = !parts.length;
+  $("why-title").textContent = (flagged ? "Why: each" : "Each") + " part of the score by itself";
   $("parts").replaceChildren(...parts.map((part) => element("li", "",
     element("div", "label", element("span", "", part.score), element("span", "", inWords(part.p_value))),
     bar(Math.min(1, -Math.log10(part.p_value) / 4), flagged && part.p_value < 0.05 ? "odd" : "guess"))));

@@ -26,6 +26,6 @@ export function inWords(p, n) {
 
 export function driftWords(drift) {
   const often = `${drift.images} ${drift.images === 1 ? "image" : "images"}`;
-  if (drift.alarm) return `Drift: since image ${drift.alarm_at} the traffic is unlike the calibration images`;
+  if (drift.alarm) return `Drift: unlike the calibration images; the alarm was raised at image ${drift.alarm_at}`;
   return drift.images ? `No drift found in ${often}` : "No images yet";
 }
