@@ -24,6 +24,7 @@ _SCALARS = (
     "points",  # of the curve
     "stride",  # images between two of them
 )
+RESETS = _SCALARS.index("resets")  # where it is in `State.values`
 
 
 class State:

@@ -174,7 +174,9 @@ def test_all_traffic_is_watched(opened: Opened, images: Images, explained_servic
     counted = httpx.get(f"{explained_service}/drift", trust_env=False).json()["images"]
     assert counted >= before + 30
     expect(page.locator("#images")).to_have_text(str(counted), timeout=WAIT_MS)
-    assert re.match(r"Drift: unlike the calibration images; the alarm was raised at image \d+$", page.inner_text("#drift-words"))
+    assert re.match(
+        r"Drift: unlike the calibration images; the alarm was raised at image \d+$", page.inner_text("#drift-words")
+    )
     page.click("#by-class summary")
     assert page.locator("#class-rows tr").count() >= 1
 
