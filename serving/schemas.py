@@ -145,9 +145,8 @@ def card_schema() -> dict[str, Any]:
 
 
 def drift_schema() -> dict[str, Any]:
-    """The JSON Schema of GET /drift: a `DriftReport`, whose capital beyond every float is null."""
+    """The JSON Schema of GET /drift and of a reset: a `DriftReport`."""
     schema = DriftReport.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
-    schema["properties"]["capital"]["type"] = ["number", "null"]
     return _inlined(schema, schema.pop("$defs"))
 
 

@@ -100,6 +100,11 @@ OPERATIONS: dict[str, Operation] = {
         {"application/json": drift_schema()},
         errors=(404,),
     ),
+    "/admin/drift/reset": Operation(
+        "Begins the drift test anew",
+        {"application/json": drift_schema()},
+        errors=(403, 404),
+    ),
     "/predict_batch": Operation(
         "The verdicts on several images, in the form fields `images`; one bad image refuses all",
         {"application/json": BatchAnswer},
