@@ -99,8 +99,8 @@ def judged(bad: Bad, answer: bytes) -> str | None:
     return None if isinstance(error, str) and error and "\n" not in error else f"{status} {error!r}"
 
 
-def bad_campaign(path: Path, count: int, seed: int) -> dict[str, Any]:
-    """Both kinds of traffic until `count` bad requests are answered."""
+def bad_campaign(path: Path, count: int, seed: int, share: float = SHARE) -> dict[str, Any]:
+    """Both kinds of traffic until `count` bad requests are answered; good ones are at least `share` of all."""
     from serving.runner import running_service
 
     good, needed = good_requests(path)
@@ -112,7 +112,7 @@ def bad_campaign(path: Path, count: int, seed: int) -> dict[str, Any]:
         if needed[index] not in answer:
             lost.append(answer[-300:])
 
-    settings = {"GUARD_TIMEOUT_S": "5", "GUARD_THREADS": "1"}
+    settings = {"GUARD_TIMEOUT_S": "4", "GUARD_THREADS": "1"}
     with running_service(path, device="cpu", env=settings, timeout_s=180) as base:
         run(base, good, concurrency=8, seconds=5)
         before = memory_mib(base)
@@ -120,7 +120,7 @@ def bad_campaign(path: Path, count: int, seed: int) -> dict[str, Any]:
         requests = list(bad_requests(count, seed))
 
         def allowed() -> int:
-            return 1 + int(done[0] * (1 - SHARE) / SHARE / len(senders))
+            return 1 + int(done[0] * (1 - share) / share / len(senders))
 
         senders += [BadSender(base, requests[i::4], allowed) for i in range(4)]
         for sender in senders:
@@ -182,12 +182,13 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bad", type=int, default=10_000, help="bad requests")
+    parser.add_argument("--share", type=float, default=SHARE, help="of good requests, at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="writes nothing")
     args = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        record = bad_campaign(artefact(Path(folder), "wrn16_2", 32), args.bad, args.seed)
+        record = bad_campaign(artefact(Path(folder), "wrn16_2", 32), args.bad, args.seed, args.share)
     print(bad_report(record), *record["wrong"], *record["lost"], sep="\n")
     if not args.quick:
         write("serving_bad_requests", record, bad_report(record), load)

@@ -64,5 +64,5 @@ def put_before(service: Any, app: App, most_open: int) -> bool:
         theirs = original(self, *args, **kwargs)
         return Front(app, theirs, most_open) if self is service else theirs
 
-    Service.to_asgi = to_asgi  # type: ignore[method-assign]
+    Service.to_asgi = to_asgi
     return True

@@ -6,6 +6,7 @@ body -> parts -> pixels (each decoded and checked alone) -> micro-batch -> verdi
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from .bodies import Budget, Part, read_body
 from .control import Control
 from .drift_tests import DriftTests
+from .engine import Engine
 from .flagged import Flagged, FlaggedFolder, Keeper, line_of
 from .metrics import Metrics
 from .models import Model, Models
@@ -47,6 +49,7 @@ class Seen:
 
 
 Observer = Callable[[Seen], None]
+Decoded = tuple[np.ndarray, bytes | None]  # pixels, and the encoded image where one was sent
 
 
 class Worker:
@@ -133,20 +136,16 @@ class Worker:
         """
         engine = model.engine
 
-        def decoded(source: Callable[[], Part]) -> tuple[np.ndarray, bytes | None]:
+        def decoded(source: Callable[[], Part]) -> Decoded:
             part = source()
             return engine.pixels(part), part.data if isinstance(part.data, bytes) else None
 
         self.in_work.take(len(sources), "images")
         try:
-            part = sources[0]() if small and len(sources) == 1 else None
-            pixels = None if part is None else engine.small_pixels(part)
-            if part is not None and pixels is not None:
-                images = [(pixels, part.data if isinstance(part.data, bytes) else None)]
-                verdicts = [await engine.verdict(pixels)]
-            else:
-                images = await _all([engine.in_thread(lambda source=source: decoded(source)) for source in sources])  # type: ignore[misc]
-                verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
+            images = self._at_once(engine, sources[0]) if small and len(sources) == 1 else None
+            if images is None:
+                images = await _all([engine.in_thread(functools.partial(decoded, source)) for source in sources])
+            verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
         finally:
             self.in_work.give(len(sources))
         for (pixels, data), verdict in zip(images, verdicts, strict=True):
@@ -155,9 +154,17 @@ class Worker:
                 observer(seen)
         return verdicts
 
+    def _at_once(self, engine: Engine, source: Callable[[], Part]) -> list[Decoded] | None:
+        """The one image, decoded here; None where that would hold up the event loop, or fails."""
+        part = source()
+        pixels = engine.small_pixels(part)
+        return None if pixels is None else [(pixels, part.data if isinstance(part.data, bytes) else None)]
+
 
 async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
     """All results in order, or the first error in order; nothing is left running unheard."""
+    if len(work) == 1:  # without a task of its own
+        return [await work[0]]
     results = await asyncio.gather(*work, return_exceptions=True)
     done: list[T] = []
     for result in results:
