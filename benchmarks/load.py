@@ -45,15 +45,20 @@ class Load:
     Attributes:
         seconds: from the first request to the last answer.
         latencies: (n,) seconds of each answer, and `ends`, when it came.
-        statuses: answers by status.
+        codes: (n,) its status; `statuses` counts them.
         broken: connections that ended without an answer.
     """
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    codes: list[int] = field(default_factory=list)
     broken: int = 0
+
+    @property
+    def statuses(self) -> Counter[int]:
+        """Answers by status."""
+        return Counter(self.codes)
 
     @property
     def per_second(self) -> float:
@@ -155,7 +160,7 @@ def run(
             if status:
                 load.latencies.append(now - connection.began)
                 load.ends.append(now - began)
-                load.statuses[status] += 1
+                load.codes.append(status)
                 if check is not None:
                     check(connections[connection], connection.received)
             if not stays:

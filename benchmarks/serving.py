@@ -186,10 +186,10 @@ def measure(addresses: dict[str, str], kind: str, pixels: int, concurrency: int,
     return record
 
 
-def cells(args: Any) -> Iterator[tuple[str, int]]:
-    """(form, concurrency)."""
-    yield from (("raw", concurrency) for concurrency in args.concurrency)
-    yield from ((kind, 32) for kind in args.forms if kind != "raw")
+def cells(args: Any, pixels: int) -> Iterator[tuple[str, int]]:
+    """(form, concurrency); a large image takes so long that more than 32 connections and 8 images each tell no more."""
+    yield from (("raw", concurrency) for concurrency in args.concurrency if pixels < 64 or concurrency <= 32)
+    yield from ((kind, 32) for kind in args.forms if kind != "raw" and (pixels < 64 or kind != "tensor"))
 
 
 def measured(args: Any) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def measured(args: Any) -> list[dict[str, Any]]:
             for workers in args.workers:
                 with ExitStack() as stack:
                     addresses = services(stack, path, pixels, workers, max(1, 2 // workers))
-                    for kind, concurrency in cells(args):
+                    for kind, concurrency in cells(args, pixels):
                         record = {"model": backbone, "pixels": pixels, "workers": workers}
                         records.append({**record, **measure(addresses, kind, pixels, concurrency, args)})
                         print(row(records[-1]), flush=True)
