@@ -77,10 +77,10 @@ def _trained(request: TrainRequest, device: torch.device) -> Guard:
     mixed_in = None if pictures is None else pictures.fingerprint
     config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
     module, normalisation = fresh_module(config, splits.train, score, device)
+    learned, validation, stages = _parts(config, method, module, splits.train, outliers, device)
     rehearse(module, splits.train)
     if out is not None:
         check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
-    learned, validation, stages = _parts(config, method, module, splits.train, outliers, device)
     train_stages(
         module,
         Feed(learned),
