@@ -100,7 +100,7 @@ def form_images(body: bytes, boundary: bytes, fields: tuple[str, ...], *, most: 
     Raises:
         Refusal: 400 malformed, no part, or a part in another field; 413 more than `most` parts.
     """
-    form = _Form(most)
+    form = _Form(fields, most)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
         parser.write(body)
@@ -112,9 +112,6 @@ def form_images(body: bytes, boundary: bytes, fields: tuple[str, ...], *, most: 
         raise Refusal(400, f"the multipart body is malformed or cut short; send each image in the field {accepted}")
     if not form.parts:
         raise Refusal(400, f"the multipart body has no parts; send the image in the field {accepted}")
-    for name, _, _ in form.parts:
-        if name not in fields:
-            raise Refusal(400, f"unknown field {name[:60]!r}; send the image in the field {accepted}")
     if len(form.parts) == 1:
         return [Part(form.parts[0][2])]
     return [Part(data, f"image {i} ({file[:100]!r}): ") for i, (_, file, data) in enumerate(form.parts)]
@@ -123,9 +120,10 @@ def form_images(body: bytes, boundary: bytes, fields: tuple[str, ...], *, most: 
 class _Form:
     """Collects (field, file name, bytes) from the parser's callbacks."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, fields: tuple[str, ...], most: int) -> None:
         self.parts: list[tuple[str, str, bytes]] = []
         self.ended = False
+        self._fields = fields
         self._most = most
         self._header, self._value = bytearray(), bytearray()
         self._options: Mapping[bytes, bytes] = {}
@@ -139,12 +137,11 @@ class _Form:
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
             "on_end": self._end,
         }
 
     def _part_begin(self) -> None:
-        if len(self.parts) >= self._most:
-            raise Refusal(413, f"more than {self._most} image{'s' * (self._most > 1)} in one request; send fewer")
         self._data = bytearray()
         self._options = {}
 
@@ -154,8 +151,20 @@ class _Form:
         self._header.clear()
         self._value.clear()
 
+    def _headers_finished(self) -> None:
+        """Before a part's data is kept: whether it is one that is asked for, and not one too many."""
+        name = self._named(b"name")
+        if name not in self._fields:
+            accepted = " or ".join(repr(field) for field in self._fields)
+            raise Refusal(400, f"unknown field {name[:60]!r}; send the image in the field {accepted}")
+        if len(self.parts) >= self._most:
+            raise Refusal(413, f"more than {self._most} image{'s' * (self._most > 1)} in one request; send fewer")
+
+    def _named(self, key: bytes) -> str:
+        return self._options.get(key, b"").decode("utf-8", "replace")
+
     def _part_end(self) -> None:
-        name, file = (self._options.get(key, b"").decode("utf-8", "replace") for key in (b"name", b"filename"))
+        name, file = self._named(b"name"), self._named(b"filename")
         self.parts.append((name, file, bytes(self._data)))
 
     def _end(self) -> None:

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from guard.artefact.files import engine_manifest_path, write_atomic
-from guard.errors import ArtefactNotFoundError
+from guard.artefact.files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, write_atomic
+from guard.errors import ArtefactDamagedError, ArtefactNotFoundError
 from guard.record import Record
 
 FOLDER = "OOD_GUARD_CONTROL"  # environment variable
@@ -93,7 +93,7 @@ class Control:
                 "(make one with guard.train, or: guard demo)"
             )
         if source.is_dir():
-            return Path(shutil.copytree(source, folder / source.name))
+            return _run_folder_copied(source, folder / (source.name or name))
         if engine_manifest_path(source).exists():
             shutil.copy(engine_manifest_path(source), folder)
         return Path(shutil.copy(source, folder))
@@ -138,3 +138,13 @@ class Control:
         with suppress(TimeoutError):
             await asyncio.wait_for(all_there(), timeout_s)
         return self.reports()
+
+
+def _run_folder_copied(source: Path, target: Path) -> Path:
+    """The guard of a run folder, without its checkpoints."""
+    if not (source / FOLDER_MANIFEST).is_file():
+        raise ArtefactDamagedError(f"{source} is not a run folder: it has no {FOLDER_MANIFEST}")
+    target.mkdir()
+    for name in (FOLDER_MANIFEST, FOLDER_WEIGHTS):
+        shutil.copy(source / name, target)
+    return target

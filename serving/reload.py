@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from guard.detector import Guard
-from guard.errors import ConfigError, GuardError
+from guard.errors import ArtefactError, ConfigError, GuardError
 
 from .control import Control, Generation, Served
 from .engine import load_guard
@@ -44,7 +44,12 @@ def stage(control: Control, settings: Settings, name: str, source: Path, before:
         GuardError: it cannot be served; the message names `source`.
     """
     with control.changing():
-        copy = control.copy(name, source)
+        try:
+            copy = control.copy(name, source)
+        except GuardError:
+            raise
+        except OSError as error:  # not readable, no space
+            raise ArtefactError(f"{source} cannot be copied ({error.strerror or error}); the old guard stays") from None
         try:
             g = load_guard(copy, settings)
             if before is not None:

@@ -141,13 +141,15 @@ def card_schema() -> dict[str, Any]:
     calibration["required"] += ["class_thresholds", "histogram"]
     schema["properties"] |= {"identity": {"type": "string"}, "exemplars": {"type": "integer", "minimum": 0}}
     schema["required"] = ["identity", *schema.get("required", [])]
-    return _inlined(schema, schema.pop("$defs"))
+    found: dict[str, Any] = _inlined(schema, schema.pop("$defs"))
+    return found
 
 
 def drift_schema() -> dict[str, Any]:
     """The JSON Schema of GET /drift and of a reset: a `DriftReport`."""
     schema = DriftReport.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
-    return _inlined(schema, schema.pop("$defs"))
+    found: dict[str, Any] = _inlined(schema, schema.pop("$defs"))
+    return found
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -35,7 +35,7 @@ def encoded(image: Any) -> bytes:
 def _png(picture: Image.Image) -> bytes:
     from ..preprocess import open_image
 
-    exif = picture.getexif()  # the service turns the image as it says
+    exif: Image.Exif | None = picture.getexif()  # the service turns the image as it says
     if picture.mode in ("La", "RGBa"):
         picture = picture.convert(picture.mode.upper())
     elif picture.mode in ("P", "PA"):

@@ -13,7 +13,7 @@ from ..errors import Refusal
 
 #: The datatypes that our inputs and outputs have, as numpy stores them on the wire; BYTES has a format of its own.
 DTYPES = {"BOOL": "?", "UINT8": "u1", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8"}
-_PYTHON = {"UINT8": {int}, "FP32": {int, float}, "BYTES": {str}}
+_PYTHON: dict[str, set[type]] = {"UINT8": {int}, "FP32": {int, float}, "BYTES": {str}}
 
 
 def from_binary(data: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> np.ndarray | list[bytes]:
@@ -35,7 +35,8 @@ def from_binary(data: memoryview, datatype: str, shape: tuple[int, ...], name: s
 
 
 def _bytes_elements(data: memoryview, count: int, name: str) -> list[bytes]:
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at + 4 <= len(data) and len(found) < count:
         (length,) = struct.unpack_from("<I", data, at)
         found.append(bytes(data[at + 4 : at + 4 + length]))

@@ -120,9 +120,6 @@ OPERATIONS: dict[str, Operation] = {
     "/ui": Operation("The page for people", {"text/html": _TEXT}),
     "/": Operation("Leads to the page", {}, redirects=True),
     **{f"/ui/{name}": Operation("A file of the page", {KINDS[Path(name).suffix]: _TEXT}) for name in page_files()},
-    "/admin/drift/reset": Operation(
-        "The drift test begins anew", {"application/json": drift_schema()}, errors=(403, 404)
-    ),
     "/admin/reload": Operation(
         "Serves a new artefact without losing a request; the body may be empty",
         {"application/json": Reloaded},

@@ -70,3 +70,16 @@ def test_a_budget_refuses_at_once_and_recovers() -> None:
     assert caught.value.headers == {"Retry-After": "1"}
     budget.give(1)
     budget.take(2, "images")
+
+
+def test_an_unknown_field_is_named_also_where_it_is_one_part_too_many() -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\none\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="colour"\r\n\r\nred\r\n--x--\r\n'
+    )
+    with pytest.raises(Refusal, match="unknown field 'colour'") as caught:
+        form_images(body, b"x", ("image",), most=1)
+    assert caught.value.status == 400
+    with pytest.raises(Refusal, match="more than 1 image in one request") as caught:
+        form_images(body.replace(b"colour", b"image"), b"x", ("image",), most=1)
+    assert caught.value.status == 413
