@@ -189,11 +189,14 @@ def measure(addresses: dict[str, str], kind: str, pixels: int, concurrency: int,
 def cells(args: Any, pixels: int) -> Iterator[tuple[str, int]]:
     """(form, concurrency); a large image takes so long that more than 32 connections and 8 images each tell no more."""
     yield from (("raw", concurrency) for concurrency in args.concurrency if pixels < 64 or concurrency <= 32)
-    yield from ((kind, 32) for kind in args.forms if kind != "raw" and (pixels < 64 or kind != "tensor"))
+    if "form" in args.forms:
+        yield "form", 32
+    if "tensor" in args.forms and pixels < 64:
+        yield "tensor", 8  # of eight images each
 
 
-def measured(args: Any) -> list[dict[str, Any]]:
-    records = []
+def measured(args: Any) -> Iterator[dict[str, Any]]:
+    """One record per cell, as it is there."""
     for backbone in args.models:
         pixels = MODELS[backbone]
         with tempfile.TemporaryDirectory() as folder:
@@ -203,9 +206,9 @@ def measured(args: Any) -> list[dict[str, Any]]:
                     addresses = services(stack, path, pixels, workers, max(1, 2 // workers))
                     for kind, concurrency in cells(args, pixels):
                         record = {"model": backbone, "pixels": pixels, "workers": workers}
-                        records.append({**record, **measure(addresses, kind, pixels, concurrency, args)})
-                        print(row(records[-1]), flush=True)
-    return records
+                        before = round(os.getloadavg()[0], 2)
+                        found = measure(addresses, kind, pixels, concurrency, args)
+                        yield {**record, **found, "load": [before, round(os.getloadavg()[0], 2)]}
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -227,6 +230,8 @@ def report(result: dict[str, Any]) -> str:
     head += ("p99 ratio", "BentoML /s, p99 ms")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     settings, facts = result["settings"], result["machine"]
+    loads = [load for record in result["records"] for load in record["load"]]
+    low, high = min(loads), max(loads)
     return f"""# Serving: the guard's service / a bare uvicorn application, same graph, decoding and machine
 
 Medians of {settings["rounds"]} rounds of {settings["seconds"]} s.
@@ -234,7 +239,7 @@ Medians of {settings["rounds"]} rounds of {settings["seconds"]} s.
 at least 0.85 at 32 pixels and 0.95 at 224; at 32 connections, p99 at most 1.5 of the bare one's and 0.2 of BentoML's.
 `tensor` is a request of {BATCH} images as raw pixels.
 
-{describe(facts)}; load {facts["load"]} at the start, {result["load_at_the_end"]} at the end
+{describe(facts)}; load while measuring {low:.0f} to {high:.0f}, {facts["cores"]} cores
 
 {chr(10).join(lines + [row(record) for record in result["records"]])}
 """
@@ -254,20 +259,28 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.models, args.workers = args.models[:1], args.workers[:1]
-    facts = machine()
-    records = measured(args)
-    result = {
+    result: dict[str, Any] = {
         "benchmark": "serving",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": facts,
-        "load_at_the_end": round(os.getloadavg()[0], 2),
+        "machine": machine(),
         "settings": {"rounds": args.rounds, "seconds": args.seconds, "batch": BATCH},
-        "records": records,
+        "records": kept(args),
     }
-    if not args.quick:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(report(result))
+    for record in measured(args):
+        print(row(record), flush=True)
+        result["records"].append(record)
+        result["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        if not args.quick:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            args.out.with_suffix(".md").write_text(report(result))
+
+
+def kept(args: Any) -> list[dict[str, Any]]:
+    """What an earlier run measured of other models and numbers of workers."""
+    if args.quick or not args.out.exists():
+        return []
+    records: list[dict[str, Any]] = json.loads(args.out.read_text())["records"]
+    return [r for r in records if r["model"] not in args.models or r["workers"] not in args.workers]
 
 
 if __name__ == "__main__":

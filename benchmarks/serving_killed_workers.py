@@ -14,6 +14,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ from benchmarks.service_watch import good_requests, memory_mib, workers, write
 TOKEN = "benchmark"
 
 
-def counted(base: str) -> float:
-    """Images that the metrics know of."""
+def counted(base: str) -> dict[str, float]:
+    """Images that the counters of all workers know of, and those in the drift test's state."""
     request = urllib.request.Request(f"{base}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("guard_images_total{"))
+    names = {"metrics": "guard_images_total{", "drift": "guard_drift_images{"}
+    return {
+        key: sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+        for key, name in names.items()
+    }
 
 
 class Killer:
@@ -92,6 +97,7 @@ def kill_campaign(path: Path, minutes: float, kill_s: float) -> dict[str, Any]:
         before, killer = counted(base), Killer(base, kill_s)
         load = run(base, good, concurrency=32, seconds=minutes * 60, check=check, tick=killer)
         killer.end()
+        time.sleep(5)  # the drift test's state is written every second or so
         after = counted(base)
         memory = [*killer.memory, memory_mib(base)]
     latencies, ends = np.array(load.latencies) * 1e3, np.array(load.ends)
@@ -103,7 +109,7 @@ def kill_campaign(path: Path, minutes: float, kill_s: float) -> dict[str, Any]:
         "answers": {str(status): n for status, n in load.statuses.items()},
         "wrong": len(wrong),
         "in_flight_lost": load.broken,
-        "counted": after - before,
+        "counted": {key: after[key] - before[key] for key in after},
         "reloads": len(killer.reloads),
         "reloads_that_reached_all": sum(
             isinstance(r, dict) and r["workers"] == r["reloaded"] and not r["errors"] for r in killer.reloads
@@ -124,7 +130,7 @@ def kill_report(r: dict[str, Any]) -> str:
 | answers | {", ".join(f"{n} x {status}" for status, n in r["answers"].items())}; {r["per_second"]} per second |
 | wrong answers | {r["wrong"]} |
 | requests lost, all in flight on a killed worker | {r["in_flight_lost"]} |
-| images that the metrics counted | {r["counted"]:.0f} |
+| images that the metrics and the drift test counted | {r["counted"]["metrics"]:.0f}, {r["counted"]["drift"]:.0f} |
 | reloads, and those that reached all workers | {r["reloads"]}, {r["reloads_that_reached_all"]} |
 | p99 of the first and the last minute, ms | {r["p99_ms"]["first"]:.0f}, {r["p99_ms"]["last"]:.0f} |
 | memory of supervisor and largest worker, early and at the end, MiB | {r["memory_mib"][0]}, {r["memory_mib"][1]} |
