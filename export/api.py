@@ -22,6 +22,7 @@ from .exemplars import chosen
 from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
 from .to_onnx import onnx_bytes
+from .triton import next_version, write_model
 
 log = logging.getLogger("ood_guard")
 
@@ -33,8 +34,9 @@ def export(request: ExportRequest) -> Path:
     path = request.path
     if request.precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {request.precision!r}")
-    if path.suffix not in (".onnx", ".engine"):
-        raise ConfigError(f"the exported file must end in .onnx or .engine, got {path.name!r}")
+    if request.format == "triton":
+        return _export_triton(request)
+    _check_suffix(request)
     writable_file(path, "the exported file")
     if request.exemplars and path.suffix == ".engine":
         raise ConfigError(f"exemplars={request.exemplars} needs an .onnx file, got {path.name!r}; leave it out")
@@ -60,6 +62,27 @@ def _exemplars(source: Guard, graph: bytes, request: ExportRequest) -> Exemplars
         images, _ = _images(source, request.data)
         features = bool(source.module.classifier.num_features)
         return chosen(load(draft, device="cpu"), images, request.exemplars, features=features)
+
+
+def _check_suffix(request: ExportRequest) -> None:
+    """Raises: ConfigError: a path that does not end as its format does."""
+    suffixes = (".onnx", ".engine") if request.format == "auto" else (f".{request.format}",)
+    if request.path.suffix not in suffixes:
+        also = ", or give format='triton' for a model's folder" if request.format == "auto" else ""
+        raise ConfigError(f"the exported file must end in {' or '.join(suffixes)}, got {request.path.name!r}{also}")
+
+
+def _export_triton(request: ExportRequest) -> Path:
+    """An exported file as it is, or a fresh export, as the next version of the model."""
+    next_version(request.path)
+    source = opened(request.g)
+    if source.path is not None and source.path.suffix == ".onnx":
+        if request.exemplars:
+            raise ConfigError(f"{source.path} is taken as it is; give exemplars= with its run folder, or leave it out")
+        return write_model(source, source.path, request.path, max_batch=request.max_batch)
+    with TemporaryDirectory() as folder:
+        fresh = request.model_copy(update={"g": source, "path": Path(folder) / "guard.onnx", "format": "onnx"})
+        return write_model(source, export(fresh), request.path, max_batch=request.max_batch)
 
 
 def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:

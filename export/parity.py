@@ -68,7 +68,7 @@ class ParityReport(Record):
 
 def verify(request: VerifyRequest) -> ParityReport:
     """`guard.verify`."""
-    exported, source = map(opened, (request.path, request.against))
+    exported, source = opened(request.path, runtime=request.runtime), opened(request.against)
     if source.class_names != exported.class_names:
         raise ConfigError(
             f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "

@@ -272,11 +272,14 @@ class ExportRequest(Request):
 
     function: ClassVar[str] = "guard.export"
     g: Any = option(..., "A guard, or its run folder.")
-    path: Path = option(..., "Ends in .onnx or .engine (TensorRT).")
+    path: Path = option(..., "Ends in .onnx or .engine (TensorRT); the model's folder for triton.")
+    format: Literal["auto", "onnx", "engine", "triton"] = option(
+        "auto", "onnx, engine, triton (a model of a Triton repository), or auto: as the path ends."
+    )
     precision: str = option("fp32", "fp32.")
     data: Any = option(None, "Images to verify on; default the calibration images, else random ones.")
     max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
-    max_batch: int = option(256, "Largest batch of a TensorRT engine.", ge=1)
+    max_batch: int = option(256, "Largest batch of a TensorRT engine, or that Triton makes.", ge=1)
     exemplars: int = option(
         0,
         "Ordinary images per class that the file holds, small, for the page to show beside a flagged one.",
@@ -294,6 +297,7 @@ class VerifyRequest(Request):
     data: Any = option(..., "Images in any form that guard train takes.")
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
     max_flag_flips: int = option(0, "Images that may change label or flag.", ge=0)
+    runtime: str = option("auto", "What runs the exported guard: onnxruntime, openvino, or auto (onnxruntime).")
 
 
 class CalibrateRequest(Request):

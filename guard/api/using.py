@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .._siblings import needs
 from ..detector import Guard
@@ -18,25 +18,27 @@ if TYPE_CHECKING:
     from ..evaluation.result import Evaluation
 
 
-def load(path: str | Path, *, device: str = "auto") -> Guard:
+def load(path: str | Path, *, device: str = "auto", runtime: str = "auto") -> Guard:
     """Load a guard: an ``.onnx`` file (onnxruntime, no torch), an ``.engine`` (TensorRT) or a run folder (torch).
 
     Args:
         path: the artefact.
         device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback.
+        runtime: what runs an ``.onnx`` file: "onnxruntime" (which "auto" is) or "openvino".
 
     Raises:
         ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
     """
     from ..artefact.load import load as load_
 
-    return load_(path_given(path), device=device)
+    return load_(path_given(path), device=device, runtime=runtime)
 
 
 def export(
     g: Guard | str | Path,
     path: str | Path,
     *,
+    format: Literal["auto", "onnx", "engine", "triton"] = "auto",
     precision: str = "fp32",
     data: Any = None,
     max_flag_flips: int = 0,
@@ -50,11 +52,13 @@ def export(
 
     Args:
         g: a guard from `train` or `fit`, or its run folder.
-        path: ends in ``.onnx`` or ``.engine``.
+        path: ends in ``.onnx`` or ``.engine``; for "triton" the model's folder in a repository, like models/animals.
+        format: "onnx", "engine", "triton" (a version of a model for NVIDIA's Triton server: configuration, class names
+            and the ONNX file), or "auto": as the path ends.
         precision: "fp32".
         data: images to verify on; default the calibration images where they are at hand, else random images.
         max_flag_flips: how many images may change label or flag before the export fails.
-        max_batch: largest batch of a TensorRT engine; ONNX has no limit.
+        max_batch: largest batch of a TensorRT engine, or that Triton makes; ONNX has no limit.
         exemplars: how many of those images per class, 0 to 20, the file holds as small JPEGs, for the service's page
             to show beside a flagged image; whoever has the file can see them. The graph gets the outputs `embedding`
             and, of a combined score, `surprises` (`guard.explanation`); 0 leaves it as it is. ONNX only.
@@ -69,6 +73,7 @@ def export(
         request = ExportRequest(
             g=g,
             path=path_given(path),
+            format=format,
             precision=precision,
             data=data,
             max_flag_flips=max_flag_flips,
@@ -79,7 +84,13 @@ def export(
 
 
 def verify(
-    path: str | Path | Guard, *, against: Guard | str | Path, data: Any, batch_size: int = 64, max_flag_flips: int = 0
+    path: str | Path | Guard,
+    *,
+    against: Guard | str | Path,
+    data: Any,
+    batch_size: int = 64,
+    max_flag_flips: int = 0,
+    runtime: str = "auto",
 ) -> ParityReport:
     """Run `data` through two runtimes and compare numbers and decisions.
 
@@ -88,6 +99,7 @@ def verify(
         against: its source: a `Guard` or a path.
         data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
         max_flag_flips: how many images may change label or flag.
+        runtime: what runs the exported guard, as in `load`.
 
     Returns:
         The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
@@ -102,6 +114,7 @@ def verify(
             data=data,
             batch_size=batch_size,
             max_flag_flips=max_flag_flips,
+            runtime=runtime,
         )
     return cast("ParityReport", needs("train", "export.parity").verify(request))
 

@@ -13,11 +13,17 @@ from .flags import Debug, Flag, call, from_request
 
 @from_request(
     ExportRequest,
-    g=Flag(Path, positional=True, metavar="RUN", help="Run folder of guard train or guard fit."),
-    path=Flag(Path, positional=True, metavar="OUT", help="Ends in .onnx or .engine (TensorRT)."),
+    g=Flag(
+        Path,
+        positional=True,
+        metavar="RUN",
+        help="Run folder; for triton an .onnx file, too.",
+    ),
+    path=Flag(Path, positional=True, metavar="OUT", help="Ends in .onnx or .engine; for triton the model's folder."),
     data=Flag(),
 )
 def export(asked: ExportRequest, debug: Debug = False) -> None:
     """Write a guard as one graph, compared with its source before it is kept."""
     written = call(api.export, asked)
-    typer.echo(f"wrote {written} ({written.stat().st_size / 1e6:.1f} MB)")
+    size = sum(file.stat().st_size for file in (written.rglob("*") if written.is_dir() else (written,)))
+    typer.echo(f"wrote {written} ({size / 1e6:.1f} MB)")
