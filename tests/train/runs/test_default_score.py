@@ -1,0 +1,77 @@
+"""Which score is taken where none was asked for, and that it says so."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from guard.graph.outputs import FeatureClassifier, Outputs
+from guard.requests import FitRequest
+from guard.scores import create_score
+from train.classifiers.fresh import build_classifier
+from train.runs.default_score import PRETRAINED, of_given, that_applies
+
+
+class Logits(FeatureClassifier):
+    """A classifier whose features cannot be seen."""
+
+    num_features = 2
+
+    def forward(self, x: torch.Tensor) -> Outputs:
+        return Outputs(x, x, None)
+
+    def shows(self) -> frozenset[Any]:
+        return frozenset({"logits"})
+
+    def why_not(self, need: Any) -> str:
+        return "it shows logits alone"
+
+
+def test_a_model_of_timm_counts_as_pretrained() -> None:
+    for model in (timm.create_model("test_resnet", num_classes=3), "resnet18"):
+        found = of_given(FitRequest(model=model, data=None))
+        assert (found.name, found.options) == (PRETRAINED.name, PRETRAINED.options)
+        assert "timm" in found.why
+    assert "Hugging Face" in of_given(FitRequest(model="someone/model", data=None)).why
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 2), (len, len), "classifier.onnx", "runs/a/b"])
+def test_whatever_shows_no_library_gets_the_energy(model: Any) -> None:
+    assert (of_given(FitRequest(model=model, data=None)).name, of_given(FitRequest(model=model, data=None)).why) == (
+        "energy",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({"score": "vim"}, "vim"),
+        ({"score_options": {"temperature": 2.0}}, "energy"),
+        ({"outliers": "strokes"}, "energy"),
+    ],
+)
+def test_whoever_gives_score_or_options_has_chosen(asked: dict[str, Any], name: str) -> None:
+    found = of_given(FitRequest(model="resnet18", data=None, **asked))
+    assert (found.name, found.why) == (name, "")
+
+
+def test_its_parts_are_energy_and_the_distance_on_the_unit_sphere() -> None:
+    first, second = create_score(str(PRETRAINED.name), **PRETRAINED.options).parts()
+    assert (first.name, second.name, second.options.normalise) == ("energy", "mahalanobis", 1.0)
+
+
+def test_it_gives_way_where_the_features_cannot_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    asked = of_given(FitRequest(model="resnet18", data=None))
+    score = create_score(str(asked.name), **asked.options)
+    assert that_applies(asked, score, Logits()).name == "energy"
+    assert not caplog.text
+    with caplog.at_level(logging.INFO, "ood_guard"):
+        whole = build_classifier("wrn10_2", "linear", 3, in_chans=3, image_size=16)
+        assert that_applies(asked, score, whole) is score
+    assert "score: energy+mahalanobis++, because timm models are pretrained as a rule" in caplog.text
