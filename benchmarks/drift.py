@@ -124,8 +124,9 @@ def table(record: dict[str, Any]) -> str:
     rows = "\n".join(lines)
     return f"""# Drift
 
-{record["guard"]}, score {record["score"]}; {s["calibration"]} calibration images and streams of
-{o["length"]:,}, cut anew from CIFAR-10's test images for every stream; alpha {s["alpha"]:.0%}.
+{record["guard"]}, score {record["score"]}.
+{s["calibration"]:,} calibration images and streams of {o["length"]:,}, cut anew from CIFAR-10's test images for every
+stream; alpha {s["alpha"]:.0%}.
 
 **False alarms:** {o["alarms"]} of {o["streams"]:,} ordinary streams ever raised the alarm. At a chance of exactly 1 %
 it would be {low} to {high} in 95 of 100 such runs. The same bets on the verdicts' own p-values, which compare with the
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("guard", type=Path, help="the guard, exported")
     parser.add_argument("--test", type=Path, required=True, help="in-distribution test images, Parquet")
     parser.add_argument("--ood", type=Path, required=True, help="folder of Parquet files, a set each")
+    parser.add_argument("--about", help="what the guard is, for the table; default its backbone and method")
     parser.add_argument("--most", type=int, default=2000, help="images of an OOD set, at most, drawn at random")
     parser.add_argument("--calibration", type=int, default=2000)
     parser.add_argument("--streams", type=int, default=1000)
@@ -164,7 +166,7 @@ def main() -> None:
     sets = {**scores, "all of them": np.concatenate(list(scores.values()))}
     record: dict[str, Any] = {
         "settings": {k: v for k, v in vars(a).items() if isinstance(v, int | float)},
-        "guard": f"{g.manifest.backbone}, method {g.manifest.method}",
+        "guard": a.about or f"{g.manifest.backbone}, method {g.manifest.method}",
         "score": "+".join(g.manifest.score_options.get("parts", (g.manifest.score,))),
         "ordinary": ordinary(inside, a),
         "mixed": {},
