@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
+from .benchmark_needs import Needs
+from .benchmark_published import PublishedTable
 from .record import Record, option
 from .requests import ALPHA, SEED, Request
 
@@ -27,6 +29,12 @@ class DataParts(Record):
 
     by_seed: bool = option(
         False, "Each seed leaves out one of the choices, in turn; default: every seed trains without each of them."
+    )
+
+    shifted: Mapping[str, Any] = option(
+        {},
+        "Further labelled images of some of the classes, by name, whose accuracy is measured.",
+        rule="must map names to images, like {imagenet_v2: imagenet_v2/}",
     )
 
     @model_validator(mode="before")
@@ -95,6 +103,7 @@ class BenchmarkFile(Request):
         rule="must map names to arguments of guard train, like {plain: {}, phase_mix: {init: plain}}",
         min_length=1,
     )
+    only: tuple[str, ...] = option((), "Methods that are run, and those that they start from; default all.")
     scores: tuple[Any, ...] = option(
         ("own",),
         "Scores fitted on every network: names, {name: knn, k: 10} with options, own for the method's.",
@@ -106,9 +115,15 @@ class BenchmarkFile(Request):
     baseline: str | None = option(None, "The method that the others are compared with; default the first.")
     alpha: float = option(0.05, "False-alarm rate that every threshold is set to.", **ALPHA, gt=0, lt=1)
     max_images: int | None = option(None, "At most this many images of the test set and of each OOD set.", ge=2)
+    needs: Needs = option(Needs(), "What must be there, and what it is expected to take; read by --plan.")
+    published: tuple[PublishedTable, ...] = option(
+        (),
+        "Tables of a paper, which the report prints beside its own numbers, with the differences.",
+        rule="must be a list of tables, like [{table: Table 1, source: ..., sets: [svhn], rows: [{row: MSP}]}]",
+    )
     out: str | None = option(None, "Folder of runs and report; default runs/NAME beside the file.")
 
-    @field_validator("backbones", "heads", "scores", mode="before")
+    @field_validator("backbones", "heads", "only", "scores", mode="before")
     @classmethod
     def _one_alone(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str | Mapping) else given

@@ -2,7 +2,7 @@
 
 making     train, fit
 synthesis  synth
-benchmarking  benchmark
+benchmarking  benchmark, plan_benchmark
 using      load, export, verify, calibrate, evaluate
 listing    list_methods, list_scores, create_score, register_score
 arguments  what they do with an argument before it goes into a request (`guard.requests`)
@@ -10,7 +10,7 @@ arguments  what they do with an argument before it goes into a request (`guard.r
 
 from __future__ import annotations
 
-from .benchmarking import benchmark
+from .benchmarking import benchmark, plan_benchmark
 from .listing import create_score, list_methods, list_scores, register_score
 from .making import fit, train
 from .synthesis import synth
@@ -26,6 +26,7 @@ __all__ = [
     "list_methods",
     "list_scores",
     "load",
+    "plan_benchmark",
     "register_score",
     "synth",
     "train",

@@ -11,6 +11,7 @@ from ..requests import BenchmarkRequest
 from .arguments import mapping_of, path_of
 
 if TYPE_CHECKING:
+    from train.benchmark.outlook import Outlook
     from train.benchmark.results import Results
 
 
@@ -37,6 +38,34 @@ def benchmark(
     Raises:
         guard.errors.GuardError: for whatever cannot be done, all of it before anything is trained.
     """
+    return cast("Results", needs("train", "train.benchmark.benchmark").benchmark(_request(file, out, settings)))
+
+
+def plan_benchmark(
+    file: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Outlook:
+    """What `benchmark` would make, train and measure: steps, images, disk, estimated GPU hours, and what is missing.
+
+    Nothing is decoded, fetched or trained. Images that are not there count by the sizes that the file's ``needs``
+    state. Hours are estimates, by times that papers report for named GPUs; ``print`` shows each with its origin. Of a
+    benchmark that was begun, what is left is told.
+
+    Args:
+        file, out, settings: as for `benchmark`.
+
+    Returns:
+        `train.benchmark.outlook.Outlook`: ``print`` shows it, ``.hours()`` are by GPU, ``.missing`` is not here.
+
+    Raises:
+        guard.errors.GuardError: what the benchmark would refuse, but for images; or the size of the training images is
+            neither there nor stated.
+    """
+    return cast("Outlook", needs("train", "train.benchmark.outlook").outlook(_request(file, out, settings)))
+
+
+def _request(file: Any, out: str | Path | None, settings: Mapping[str, Any] | None) -> BenchmarkRequest:
     with BenchmarkRequest.checked():
-        request = BenchmarkRequest(file=file, out=path_of(out), settings=mapping_of(settings))
-    return cast("Results", needs("train", "train.benchmark.benchmark").benchmark(request))
+        return BenchmarkRequest(file=file, out=path_of(out), settings=mapping_of(settings))

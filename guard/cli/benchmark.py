@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from .. import api
@@ -23,7 +25,20 @@ def key_lines() -> list[str]:
     return lines
 
 
-def _benchmark(asked: BenchmarkRequest, json: Json = False, debug: Debug = False) -> None:
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Print what it would make, train and measure, with GPU hours and disk; do nothing."),
+]
+
+
+def _benchmark(asked: BenchmarkRequest, plan: Plan = False, json: Json = False, debug: Debug = False) -> None:
+    if plan:
+        outlook = call(api.plan_benchmark, asked)
+        if json:
+            output.print_json(outlook.as_json())
+        else:
+            typer.echo(str(outlook))
+        return
     results = call(api.benchmark, asked)
     if json:
         output.print_json({"out": str(results.folder), "rows": results.rows})

@@ -16,6 +16,15 @@ results      the rows on disk
 summary      means over seeds, sets left out
 differences  each row against the baseline, with `intervals`
 tables       results.csv and results.md
+published    a paper's numbers beside ours, with published_page
 page, plots  report.html, of `page_tables` and scatter plots; report writes all of them
 machine      what it was measured on
+
+``--plan``, which needs neither images nor weights:
+
+outlook      what would be done, with outlook_text
+stated       images by the sizes that the file states; weights_here: weights, and what is missing
+work         a run's steps and images, with making (what is made first) and network_cost (multiply-adds on shapes)
+speeds       what work takes, by times that papers report
+state        what is done already
 """

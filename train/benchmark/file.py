@@ -12,6 +12,10 @@ from guard.errors import ConfigError, MissingDataError, MissingExtraError
 from guard.paths import path_given
 from guard.requests import BenchmarkRequest
 
+from ..generators.diffusion.class_prompts import read_class_prompts
+
+PROMPTS = "class_prompts"  # an option of diffusion models that may be a file
+
 
 def read(request: BenchmarkRequest) -> tuple[BenchmarkFile, Path]:
     """What is asked for, and the folder that its paths are relative to. `name` and `out` are filled in.
@@ -21,7 +25,7 @@ def read(request: BenchmarkRequest) -> tuple[BenchmarkFile, Path]:
         ConfigError: it is not YAML, or says what is not accepted.
     """
     given, folder, name = _given(request.file)
-    given = _replaced(given, request.settings, "")
+    given = _with_prompts(_replaced(given, request.settings, ""), folder)
     given.setdefault("name", name)
     if request.out is not None:
         given["out"] = str(request.out.resolve())
@@ -89,6 +93,21 @@ def _replaced(given: Mapping[str, Any], settings: Mapping[str, Any], above: str)
             value = _replaced(there, value, f"{above}{key}.")
         merged[key] = value
     return merged
+
+
+def _with_prompts(given: Any, folder: Path) -> Any:
+    """With what a file of class prompts holds in the place of its path, which is relative to the benchmark's file: what
+    identifies a run is then the prompts, and not where they lie."""
+    if isinstance(given, list):
+        return [_with_prompts(part, folder) for part in given]
+    if not isinstance(given, Mapping):
+        return given
+    return {
+        key: read_class_prompts(located(value, folder))
+        if key == PROMPTS and isinstance(value, str)
+        else _with_prompts(value, folder)
+        for key, value in given.items()
+    }
 
 
 def located(given: Any, folder: Path) -> Any:

@@ -21,7 +21,7 @@ from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
 from guard.scores import Score
 
-from ..cache.keyed import digest
+from ..cache.keyed import digest, images_identity
 from ..features.extract import fit_score
 from ..methods.base import Method
 from ..runs.assemble import MIN_SETTLED
@@ -54,7 +54,8 @@ def settings(plan: Plan, run: Run, score: AskedScore) -> str:
     a = plan.asked
     test = a.max_images if plan.sets.test is None else plan.sets.identity(TEST)
     told = {"run": plan.identity(run), "score": [score.name, dict(score.options)], "test": test, "alpha": a.alpha}
-    return digest(told | ({"compare": a.compare} if a.compare else {}))
+    shifted = {name: digest(images_identity(images)) for name, images in plan.sets.shifted.items()}
+    return digest(told | ({"compare": a.compare} if a.compare else {}) | ({"shifted": shifted} if shifted else {}))
 
 
 def key(plan: Plan, run: Run, score: AskedScore) -> Row:
@@ -108,6 +109,10 @@ class Network:
         if id(images) not in self._outputs:
             self._outputs[id(images)] = outputs_of(self.guard, images_of(images), maps=False)
         return self._outputs[id(images)]
+
+    def accuracy(self, images: ImageData) -> float:
+        """The share of labelled images that are named right."""
+        return float((self.outputs(images).logits.argmax(-1).numpy() == images.labels).mean())
 
     @property
     def labels(self) -> Tensor:
@@ -203,7 +208,8 @@ def measured(plan: Plan, run: Run, missing: Mapping[str, Iterable[str]]) -> list
     scorers = {score.label: network.fitted(score) for score in wanted}
     test = network.parts.test
     cost = costs({label: scorer.module for label, scorer in scorers.items()}, _batch(network))
-    accuracy = float((network.outputs(test).logits.argmax(-1).numpy() == test.labels).mean())
+    accuracy = network.accuracy(test)
+    shifted = {name: network.accuracy(images) for name, images in plan.sets.shifted.items()}
     rows = []
     for score in wanted:
         scorer = scorers[score.label]
@@ -213,6 +219,7 @@ def measured(plan: Plan, run: Run, missing: Mapping[str, Iterable[str]]) -> list
         theirs = _theirs(plan, network, scorer, outside)
         row |= {
             "accuracy": accuracy,
+            **({"accuracies": shifted} if shifted else {}),
             "false_alarm_rate": float((inside > threshold).mean()),
             "train_seconds": training.seconds(plan, run),
             **_cost(cost[score.label]),

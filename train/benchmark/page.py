@@ -26,6 +26,8 @@ from .page_tables import (
     percent_text,
 )
 from .plots import Point, scatter
+from .published import beside
+from .published_page import published_section
 from .results import Results
 from .summary import LOWER, MEANINGS, METRICS, Group, Spread, columns, groups, left_out, varying
 from .tables import percent
@@ -77,6 +79,7 @@ def render(asked: BenchmarkFile, results: Results) -> str:
         _plots(results, found, by, numbers),
         _paired(compared(results, found, baseline), by, baseline, numbers),
         _without(results, found, by, numbers),
+        published_section(beside(asked, results)),
         _words(asked),
     ]
     return framed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,18 @@ class Plan:
                 }
             )
         return self._identities[run.place]
+
+    def asked_for(self, run: Run) -> str:
+        """Hex digits of what the file says of a run and of those that it starts from: `identity` without the images."""
+        told = {
+            "backbone": run.backbone,
+            "head": run.trained_head,
+            "seed": run.seed,
+            "epochs": self.asked.epochs,
+            "arguments": {**self.asked.training, **run.arguments},
+            "needs": {name: self.asked_for(needed) for name, needed in run.needs.items()},
+        }
+        return digest(json.loads(json.dumps(told, default=str)))
 
     def _identified(self, arguments: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """With what identifies them in the place of runs, stores and images."""

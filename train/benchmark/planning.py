@@ -42,16 +42,21 @@ def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
     Raises:
         ConfigError, ModelError, UnknownNameError: whatever a training or a score would refuse.
     """
+    plan = laid_out(asked, folder, sets)
+    for run in plan.runs:
+        plan.identity(run)  # opens the outliers
+    return plan
+
+
+def laid_out(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
+    """The plan, without a look at images of outliers; raises as `planned`."""
     maker = _Maker(asked, folder, sets)
     runs = [run for backbone in asked.backbones for seed in asked.seeds for run in maker.runs(backbone, seed)]
     places = [run.place for run in runs]
     for run in runs:
         if places.count(run.place) > 1:
             raise ConfigError(f"two methods of the benchmark would lie in {run.place}; rename {run.name!r}")
-    plan = Plan(asked, folder, sets, tuple(runs))
-    for run in runs:
-        plan.identity(run)  # opens the outliers
-    return plan
+    return Plan(asked, folder, sets, tuple(runs))
 
 
 def check_arguments(asked: BenchmarkFile) -> None:
@@ -64,6 +69,7 @@ def check_arguments(asked: BenchmarkFile) -> None:
             if key in RESERVED:
                 where = f"method {name!r}" if name else "the key 'training'"
                 raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
+    _check_names("labelled set", asked.data.shifted)
     for what, parts in (("method", asked.methods), ("store", asked.stores)):
         for name, told in parts.items():
             for key in IMAGES.intersection(told if isinstance(told, Mapping) else ()):
@@ -119,7 +125,9 @@ class _Maker:
             if name not in done:
                 done.append(name)
 
-        for name in self.asked.methods:
+        for name in self.asked.only or self.asked.methods:
+            if name not in self.asked.methods:
+                raise UnknownNameError("method of the benchmark", name, self.asked.methods, "only: names some of them.")
             visit(name, ())
         return done
 

@@ -41,6 +41,7 @@ class Sets:
     ood: OOD images by name, near ones first, then far ones, then those that count in no mean.
     near, far: the names of such ones.
     left_out: the classes that `LEFT_OUT` among them holds, where `data.leave_out` names some.
+    shifted: further labelled images by name, of some of the classes.
     """
 
     source: ImageData
@@ -49,6 +50,7 @@ class Sets:
     near: tuple[str, ...]
     far: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    shifted: dict[str, ImageData] = field(default_factory=dict)
     _identities: dict[str, str] = field(default_factory=dict, repr=False)
 
     def identity(self, name: str) -> str:
@@ -92,9 +94,10 @@ def open_sets(asked: BenchmarkFile, folder: Path, request: TrainRequest) -> Sets
         most: dict[str, Any] = {"max_images": asked.max_images, "draw": 0, "workers": request.workers}
         all_of_them = {**most, "max_images": None} if asked.data.leave_out else most
         test = None if asked.data.test is None else _test(located(asked.data.test, folder), source, all_of_them)
+        shifted = {n: _test(located(images, folder), source, most) for n, images in asked.data.shifted.items()}
         every = {**asked.ood.near, **asked.ood.far, **asked.ood.other}
         ood = {n: _ood(n, located(images, folder), source.preprocess, most) for n, images in every.items()}
-    return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far))
+    return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far), shifted=shifted)
 
 
 def by_choice(asked: BenchmarkFile, every: Sets) -> list[Sets]:

@@ -67,6 +67,11 @@ class Group:
         """Of a number of the rows themselves: accuracy, train_seconds ..."""
         return spread(row[key] for row in self.rows)
 
+    def shifted(self, name: str) -> Spread | None:
+        """Of the accuracy on a set of data.shifted; None where it is not measured."""
+        values = [row.get("accuracies", {}).get(name) for row in self.rows]
+        return None if any(value is None for value in values) else spread(values)
+
     def on(self, names: Sequence[str], metric: str, whose: str = "") -> Spread | None:
         """Of the plain mean over these OOD sets; None where a row lacks one.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from guard.benchmark_file import BenchmarkFile
 
+from .published import BESIDE, Beside, beside, cell, laid_out, metric_title, names_of
 from .results import Results
 from .summary import (
     CHOICE,
@@ -86,6 +87,7 @@ def markdown(asked: BenchmarkFile, results: Results) -> str:
     if len(choices(results)) > 1:
         lines += ["## Each choice of left-out classes", "", "AUROC near and far, over seeds.", ""]
         lines += [_by_choice(results, found, by), ""]
+    lines += _published(beside(asked, results))
     every = (*results.near, *results.far)
     if len(every) > 1:
         rows = [[*names(g, by), *(percent(left_out(g, every, name)) for name in every)] for g in found]
@@ -102,6 +104,21 @@ def _by_choice(results: Results, found: Sequence[Group], by: Sequence[str]) -> s
         cells = [percent(part.on(sets, "auroc")) if part.rows else "-" for part in parts for sets in means.values()]
         rows.append([*names(g, by), *cells])
     return table([*heads(by), *(f"{choice}: {name}" for choice in choices(results) for name in means)], rows)
+
+
+def _published(found: Sequence[Beside]) -> list[str]:
+    """Published tables, each number with ours beside it."""
+    lines = ["## Beside what was published", "", f"{BESIDE}.", ""] if found else []
+    for (name, source), metrics in laid_out(found).items():
+        lines += [f"### {name}", "", f"{source}.", ""]
+        for metric, cells in metrics.items():
+            columns, rows = names_of(cells)
+            body = [
+                [row, *("" if one is None else cell(one) for one in line)]
+                for row, line in zip(rows, cells, strict=True)
+            ]
+            lines += [table([metric_title(metric), *columns], body), ""]
+    return lines
 
 
 def settings_line(asked: BenchmarkFile, results: Results) -> str:

@@ -28,11 +28,12 @@ TICK = 10.0  # seconds between notes of how long a training has taken: what a ki
 
 class Card(Record):
     """What a run folder holds: the identity of the training, the seconds it has taken, and those of the runs that it
-    starts from."""
+    starts from; and what the file asked for, which is known without the images ("" of versions that did not say)."""
 
     identity: str
     seconds: float = 0.0
     before: float = 0.0
+    asked: str = ""
 
 
 def card_of(folder: Path) -> Card | None:
@@ -73,7 +74,12 @@ def trained(plan: Plan, run: Run) -> Guard:
     _make_stores(plan, run)
     request = plan.request(run, plan.sets.source).model_copy(update={"resume": folder.exists()})
     before = [card_of(plan.place(one)) for one in run.ancestors()]
-    with _clock(folder, plan.identity(run), sum(card.seconds for card in before if card is not None)):
+    start = Card(
+        identity=plan.identity(run),
+        before=sum(card.seconds for card in before if card is not None),
+        asked=plan.asked_for(run),
+    )
+    with _clock(folder, start):
         return train(request)
 
 
@@ -112,13 +118,13 @@ def _make_stores(plan: Plan, run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _clock(folder: Path, identity: str, before: float) -> Iterator[None]:
+def _clock(folder: Path, start: Card) -> Iterator[None]:
     """Write into the folder how long it has been worked on, now and then, so that a kill loses little of it."""
     card = card_of(folder)
     spent, began, done = card.seconds if card is not None else 0.0, time.perf_counter(), threading.Event()
 
     def note() -> None:
-        now = Card(identity=identity, seconds=round(spent + time.perf_counter() - began, 1), before=before)
+        now = start.model_copy(update={"seconds": round(spent + time.perf_counter() - began, 1)})
         write_atomic(folder / CARD, now.model_dump_json().encode())
 
     def notes() -> None:

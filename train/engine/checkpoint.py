@@ -72,6 +72,16 @@ def gather(modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Opti
     return _plain(tensors)
 
 
+def stopped_at(folder: Path) -> Progress | None:
+    """Where the run in `folder` stopped, whatever its arguments; None where it has no checkpoint.
+
+    Raises:
+        ArtefactDamagedError: it cannot be read.
+    """
+    header = _header(folder / NAME)
+    return None if header is None else _progress(header)
+
+
 def read_progress(folder: Path, config: Record) -> Progress | None:
     """Where the run in `folder` stopped; None where it has no checkpoint.
 
@@ -79,14 +89,9 @@ def read_progress(folder: Path, config: Record) -> Progress | None:
         ConfigError: the checkpoint was made with other arguments (they are named).
         ArtefactDamagedError: it cannot be read.
     """
-    path = folder / NAME
-    if not path.exists():
+    header = _header(folder / NAME)
+    if header is None:
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-    except SafetensorError as error:
-        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to start the run anew") from None
     defaults = {name: field.default for name, field in type(config).model_fields.items() if not field.is_required()}
     saved, asked = defaults | json.loads(header["config"]), json.loads(config.model_dump_json())
     differing = [f"{k}: {saved.get(k)!r} then, {asked[k]!r} now" for k in asked if saved.get(k) != asked[k]]
@@ -95,6 +100,20 @@ def read_progress(folder: Path, config: Record) -> Progress | None:
             f"{folder} holds a run with other arguments ({'; '.join(differing)}); "
             "resume with the same ones, or choose another out folder"
         )
+    return _progress(header)
+
+
+def _header(path: Path) -> dict[str, str] | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata())
+    except SafetensorError as error:
+        raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to start the run anew") from None
+
+
+def _progress(header: dict[str, str]) -> Progress:
     return Progress(int(header["stage"]), int(header["epoch"]))
 
 

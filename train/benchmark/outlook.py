@@ -1,0 +1,182 @@
+"""``guard benchmark FILE --plan``: what a benchmark would make, train and measure, with an estimate of what it takes.
+
+Nothing is decoded, loaded or trained: sets of images that are not there count by the sizes that the file states, and
+networks by their shapes (`network_cost`). Hours are work divided by `speeds`, each of a reported time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from guard.benchmark_file import BenchmarkFile
+from guard.requests import BenchmarkRequest
+
+from ..outliers.base import get_synthesiser
+from ..outliers.store.fill import MOST_BY_DEFAULT
+from ..runs.resolve import asked_method
+from .file import read
+from .making import filling, images_of
+from .plan import Plan, plain, synth_request, train_request
+from .planning import check_arguments, laid_out
+from .results import Row, Rows
+from .state import State, state_of, store_left
+from .stated import Input, inputs, stated_sets
+from .weights_here import Weights, weights_of
+from .work import Reckoner, RunWork, Task
+
+SHARED = {"built-in diffusion model", "encoder and generator"}  # trained once for all runs of a seed
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of task, over all seeds.
+
+    Attributes:
+        times: how often it is done. left: how many of these are left, a half-done one counting as a half.
+    """
+
+    method: str
+    task: Task
+    times: int
+    left: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would be done.
+
+    Attributes:
+        lines: the tasks, in the order in which they are done.
+        spent: hours that trainings took so far, on the machine that did them.
+    """
+
+    asked: BenchmarkFile
+    runs: int
+    inputs: list[Input]
+    weights: list[Weights]
+    lines: list[Line] = field(repr=False)
+    spent: float = 0.0
+
+    def hours(self, *, left: bool = False) -> dict[str, float]:
+        """By GPU; those that are left."""
+        found: Counter[str] = Counter()
+        for line in self.lines:
+            if line.task.hours:
+                found[line.task.speed.gpu] += line.task.hours * (line.left if left else line.times)
+        return dict(found)
+
+    @property
+    def disk(self) -> float:
+        """Bytes that are written in all, at most."""
+        return sum(line.task.size * line.times for line in self.lines)
+
+    @property
+    def unknown(self) -> list[Line]:
+        """Tasks for which no time was reported."""
+        return [line for line in self.lines if line.task.work is None]
+
+    @property
+    def missing(self) -> list[str]:
+        """What is not on this machine."""
+        return [one.name for one in self.inputs if not one.there] + [w.name for w in self.weights if not w.there]
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers alone: hours by GPU, bytes, and each task."""
+        tasks = [
+            {
+                "kind": line.task.kind,
+                "method": line.method,
+                "what": line.task.what,
+                "amount": line.task.amount,
+                "times": line.times,
+                "left": line.left,
+                "gpu": line.task.speed.gpu,
+                "hours": line.task.hours,
+                "bytes": line.task.size,
+            }
+            for line in self.lines
+        ]
+        left = self.hours(left=True)
+        totals = {"hours": self.hours(), "hours_left": left, "bytes": self.disk, "missing": self.missing}
+        return {"name": self.asked.name, "runs": self.runs, **totals, "tasks": tasks}
+
+    def __str__(self) -> str:
+        from .outlook_text import written
+
+        return written(self)
+
+
+def outlook(request: BenchmarkRequest) -> Outlook:
+    """See `guard.plan_benchmark`."""
+    asked, folder = read(request)
+    check_arguments(asked)
+    found = inputs(asked, folder)
+    first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
+    geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
+    plan = laid_out(asked, folder, stated_sets(asked, found, geometry))
+    reckoner, rows = Reckoner(plan), Rows(plan.out).read()
+    lines = _merged([*_stores(plan, reckoner), *_runs(plan, reckoner, rows)])
+    requests = [plan.request(run) for run in plan.runs]
+    weights = weights_of(plan, [(one, asked_method(one).options) for one in requests])
+    spent = sum(state_of(plan, run, reckoner.stages(run), rows).spent for run in plan.runs)
+    return Outlook(asked, len(plan.runs), found, weights, lines, spent)
+
+
+def _stores(plan: Plan, reckoner: Reckoner) -> list[Line]:
+    """Filling the stores of the key `stores`."""
+    lines = []
+    images = images_of(plan.sets.source, reckoner.trained)
+    for name in plan.asked.stores:
+        for seed in plan.asked.seeds:
+            asked = synth_request(plan.store_arguments(name), data=None, out=Path(), seed=seed)
+            total = asked.count or min(MOST_BY_DEFAULT, images.count)
+            maker = get_synthesiser(asked.method)(1, images.classes, **asked.options)
+            folders = list((plan.out / "stores").glob(f"{plain(name)}-s{seed}-*"))
+            left = min([1.0, *map(store_left, folders)])
+            lines += [
+                Line(f"store {name}", Task("make", **vars(one)), 1, left) for one in filling(maker, total, images)
+            ]
+    return lines
+
+
+def _runs(plan: Plan, reckoner: Reckoner, rows: dict[str, Row]) -> list[Line]:
+    lines, shared = [], set()
+    for run in plan.runs:
+        state, work = state_of(plan, run, reckoner.stages(run), rows), reckoner.of(run)
+        for line in _lines(plan, work, state):
+            if line.task.what in SHARED:
+                key = (line.task.what, line.task.amount, run.seed)
+                if key in shared:
+                    continue
+                shared.add(key)
+            lines.append(line)
+    return lines
+
+
+def _lines(plan: Plan, work: RunWork, state: State) -> list[Line]:
+    run, left, stages = work.run, list(state.stages), []
+    name = run.name if not run.head else f"{run.name}, {run.head} head"
+    name = name if len(plan.asked.backbones) == 1 else f"{name}, {run.backbone}"
+    for task in work.tasks:
+        if task.kind == "train":
+            stages.append(Line(name, task, 1, left.pop(0)))
+        elif task.kind == "measure":
+            stages.append(Line(name, task, 1, state.measured))
+        else:
+            made = 0.0 if state.trained else 1.0
+            folder = plan.place(run) / "outliers" / task.store
+            stages.append(Line(name, task, 1, min(made, store_left(folder)) if task.store else made))
+    return stages
+
+
+def _merged(lines: list[Line]) -> list[Line]:
+    """Lines that differ in their seeds alone as one."""
+    found: dict[tuple[str, str, str, str], Line] = {}
+    for line in lines:
+        key = (line.method, line.task.kind, line.task.what, line.task.amount)
+        there = found.get(key)
+        found[key] = line if there is None else replace(there, times=there.times + 1, left=there.left + line.left)
+    return list(found.values())
