@@ -32,6 +32,7 @@ SMALL = {
     "pick": 4,
     "width": 16,
 }
+MORE: dict[str, dict[str, Any]] = {"acet": {"steps": 1}}  # of methods whose defaults take long
 NETWORKS = {"encoder": "wrn10_2", "teacher": "wrn10_2"}
 GONE = {"pretrained", "class_prompts", "crop_pct", "resize_via", "spacing", "calibration", "test", "image_size"}
 
@@ -61,7 +62,7 @@ def scaled_down(name: str, pipeline: Path, out: Path) -> dict[str, Any]:
         "seeds": [0],
         "training": {**_small(training, pipeline), "image_size": 16, "calibration": 60, "test": 60, "device": "cpu"},
         "stores": _small(keys.get("stores", {}), pipeline),
-        "methods": {name: _small(told or {}, pipeline) for name, told in keys["methods"].items()},
+        "methods": {name: _small(told or {}, pipeline) | MORE.get(name, {}) for name, told in keys["methods"].items()},
         "max_images": 30,
         "out": str(out),
     }  # fmt: skip

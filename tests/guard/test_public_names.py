@@ -18,6 +18,7 @@ FUNCTIONS = {
     "list_methods",
     "list_scores",
     "load",
+    "plan_benchmark",
     "register_score",
     "synth",
     "train",
@@ -42,7 +43,9 @@ def test_what_is_public_is_documented(name: str) -> None:
     assert len(inspect.getdoc(getattr(guard, name)) or "") > 40
 
 
-@pytest.mark.parametrize("name", ["train", "fit", "synth", "calibrate", "export", "evaluate", "benchmark"])
+@pytest.mark.parametrize(
+    "name", ["train", "fit", "synth", "calibrate", "export", "evaluate", "benchmark", "plan_benchmark"]
+)
 def test_every_argument_of_the_large_functions_is_documented(name: str) -> None:
     function = getattr(guard, name)
     doc = inspect.getdoc(function) or ""

@@ -63,6 +63,8 @@ def test_own_is_the_score_of_the_method_and_each_score_is_there_once(small: dict
 def test_an_identity_changes_with_what_decides_the_network_and_with_nothing_else(small: dict[str, Any]) -> None:
     before = identities(small)
     assert before == identities({**small, "scores": ["msp"], "ood": {"far": {"n": "uniform_noise"}}, "name": "other"})
+    beside = {"needs": {"gpu_hours": {"V100": 1}}, "published": [{"table": "1", "source": "x", "rows": [{"row": "y"}]}]}
+    assert before == identities({**small, **beside, "only": ["plain", "phase_mix"]})
     changed = identities({**small, "methods": {"plain": {}, "phase_mix": {"init": "plain", "weight": 1.0}}})
     assert {place for place in before if before[place] != changed[place]} == {
         "wrn10_2/phase_mix-s0",
