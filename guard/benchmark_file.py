@@ -117,9 +117,7 @@ class BenchmarkFile(Request):
     max_images: int | None = option(None, "At most this many images of the test set and of each OOD set.", ge=2)
     needs: Needs = option(Needs(), "What must be there, and what it is expected to take; read by --plan.")
     published: tuple[PublishedTable, ...] = option(
-        (),
-        "Tables of a paper, which the report prints beside its own numbers, with the differences.",
-        rule="must be a list of tables, like [{table: Table 1, source: ..., sets: [svhn], rows: [{row: MSP}]}]",
+        (), "Tables of a paper, which the report prints beside its own numbers, with the differences."
     )
     out: str | None = option(None, "Folder of runs and report; default runs/NAME beside the file.")
 

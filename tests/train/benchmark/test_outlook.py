@@ -60,7 +60,7 @@ def test_steps_and_hours_are_counted() -> None:
 
 
 def test_calls_of_stable_diffusion_are_counted() -> None:
-    dream = {"diffusion": {"model": "stable-diffusion", "pipeline": "./no/such"}, "store_size": 40}
+    dream = {"diffusion": {"model": "stable-diffusion", "pipeline": "nobody/no-such-pipeline"}, "store_size": 40}
     found = plan(methods={"dream_ood": {**dream, "encoder": {"epochs": 2}}}, seeds=1)
     made = {line.task.what: line.task for line in found.lines if line.task.kind == "make"}
     assert made["outliers of dream_ood"].work == 40 * 50 * 2
