@@ -66,7 +66,7 @@ def test_calls_of_stable_diffusion_are_counted() -> None:
     assert made["outliers of dream_ood"].work == 40 * 50 * 2
     assert made["outliers of dream_ood"].amount == "40 images of 50 steps: 4,000 calls of Stable Diffusion"
     assert made["encoder wrn16_2"].amount == "2 epochs of 1,000 images"
-    assert found.missing[-1] == "diffusion.pipeline"
+    assert found.missing[-1] == "nobody/no-such-pipeline"
 
 
 def test_what_is_missing_is_said_and_nothing_else_is_needed() -> None:
