@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,19 +36,21 @@ def benchmark(request: BenchmarkRequest) -> Results:
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
     geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
     writable_folder(str(asked.out))
-    plans = _plans(asked, folder, open_sets(asked, folder, geometry))
+    plans = plans_of(asked, folder, open_sets(asked, folder, geometry), planned)
     rows = Rows(plans[0].out)
     with computing_in(geometry.precision):
         _work(plans, rows)
     return write_report(asked, of_plans(plans, rows.read()))
 
 
-def _plans(asked: BenchmarkFile, folder: Path, every: Sets) -> list[Plan]:
-    """A plan for each choice of left-out classes, with its seeds; one where no classes are left out."""
+def plans_of(
+    asked: BenchmarkFile, folder: Path, every: Sets, made: Callable[[BenchmarkFile, Path, Sets], Plan]
+) -> list[Plan]:
+    """A plan, `made` so, for each choice of left-out classes, with its seeds; one where no classes are left out."""
     found = by_choice(asked, every)
     seeds = [asked.seeds[i :: len(found)] if asked.data.by_seed else asked.seeds for i in range(len(found))]
     return [
-        planned(asked.model_copy(update={"seeds": some}), folder, sets)
+        made(asked.model_copy(update={"seeds": some}), folder, sets)
         for sets, some in zip(found, seeds, strict=True)
         if some
     ]

@@ -13,6 +13,7 @@ from guard.record import Record
 from ..backbones import automatic_backbone
 from ..engine.epochs import epochs_showing
 from ..generators.diffusion import DiffusionOptions
+from ..generators.diffusion.base import TIMES
 from ..generators.latent_pair.base import PairOptions
 from ..losses.distillation import DistillationLoss
 from ..losses.mutual_information import MutualInformationLoss
@@ -23,8 +24,8 @@ from ..outliers.conditioning import encoder as encoding
 from ..outliers.conditioning import invariants as invariance
 from ..outliers.conditioning.boundary import BoundaryEmbeddingOptions
 from ..outliers.conditioning.encoder import EncoderOptions
-from ..outliers.conditioning.image_embeddings import EmbedOptions
 from ..outliers.conditioning.invariants import InvariantOptions
+from ..outliers.conditioning.prompt_tuning import EmbedOptions
 from ..outliers.features.teacher_outliers import TeacherBoundaryOptions
 from ..outliers.resize import kernels
 from ..outliers.store.drawing import Stored
@@ -182,7 +183,6 @@ def _decoding(o: DiffusionOptions, total: int, what: str, images: Images, size: 
         return
     from ..generators.diffusion.model import GUIDANCE as OURS_GUIDANCE
     from ..generators.diffusion.model import STEPS as OURS_STEPS
-    from ..generators.diffusion.model import TIMES
     from ..generators.diffusion.training import epochs_for
 
     forward = _denoiser_forward(o, images)

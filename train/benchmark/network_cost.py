@@ -42,7 +42,7 @@ def multiply_adds(network: nn.Module, *arguments: Any, **more: Any) -> float:
     """Of one call with these arguments, which have shapes alone (device meta), as the network has."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(*arguments, **more)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 @functools.cache

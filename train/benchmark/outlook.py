@@ -6,7 +6,7 @@ networks by their shapes (`network_cost`). Hours are work divided by `speeds`, e
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from guard.requests import BenchmarkRequest
 from ..outliers.base import get_synthesiser
 from ..outliers.store.fill import MOST_BY_DEFAULT
 from ..runs.resolve import asked_method
+from .benchmark import plans_of
 from .file import read
 from .making import filling, images_of
 from .plan import Plan, plain, synth_request, train_request
@@ -62,7 +63,7 @@ class Outlook:
 
     def hours(self, *, left: bool = False) -> dict[str, float]:
         """By GPU; those that are left."""
-        found: Counter[str] = Counter()
+        found: dict[str, float] = defaultdict(float)
         for line in self.lines:
             if line.task.hours:
                 found[line.task.speed.gpu] += line.task.hours * (line.left if left else line.times)
@@ -116,13 +117,16 @@ def outlook(request: BenchmarkRequest) -> Outlook:
     found = inputs(asked, folder)
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
     geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
-    plan = laid_out(asked, folder, stated_sets(asked, found, geometry))
-    reckoner, rows = Reckoner(plan), Rows(plan.out).read()
-    lines = _merged([*_stores(plan, reckoner), *_runs(plan, reckoner, rows)])
-    requests = [plan.request(run) for run in plan.runs]
-    weights = weights_of(plan, [(one, asked_method(one).options) for one in requests])
-    spent = sum(state_of(plan, run, reckoner.stages(run), rows).spent for run in plan.runs)
-    return Outlook(asked, len(plan.runs), found, weights, lines, spent)
+    plans = plans_of(asked, folder, stated_sets(asked, found, geometry), laid_out)
+    rows = Rows(plans[0].out).read()
+    lines, requests, spent = [], [], 0.0
+    for plan in plans:
+        reckoner = Reckoner(plan)
+        lines += [*_stores(plan, reckoner), *_runs(plan, reckoner, rows)]
+        requests += [plan.request(run) for run in plan.runs]
+        spent += sum(state_of(plan, run, reckoner.stages(run), rows).spent for run in plan.runs)
+    weights = weights_of(asked, [(one, asked_method(one).options) for one in requests])
+    return Outlook(asked, len(requests), found, weights, _merged(lines), spent)
 
 
 def _stores(plan: Plan, reckoner: Reckoner) -> list[Line]:

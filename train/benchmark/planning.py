@@ -70,12 +70,19 @@ def check_arguments(asked: BenchmarkFile) -> None:
                 where = f"method {name!r}" if name else "the key 'training'"
                 raise ConfigError(f"{where} of the benchmark: {key} is said by the key {RESERVED[key]!r}")
     _check_names("labelled set", asked.data.shifted)
+    _check_shifted(asked)
     for what, parts in (("method", asked.methods), ("store", asked.stores)):
         for name, told in parts.items():
             for key in IMAGES.intersection(told if isinstance(told, Mapping) else ()):
                 raise ConfigError(
                     f"{what} {name!r} of the benchmark: {key} is said under training:, for all see the same images"
                 )
+
+
+def _check_shifted(asked: BenchmarkFile) -> None:
+    """Raises: ConfigError: labelled sets of classes that are left out of some trainings."""
+    if asked.data.shifted and asked.data.leave_out:
+        raise ConfigError("data.shifted is not measured with data.leave_out; drop one of them")
 
 
 def _check_names(what: str, names: Iterable[str], taken: tuple[str, ...] = ()) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guard.benchmark_file import BenchmarkFile
 from guard.record import Record
 
 from ..generators.diffusion import DiffusionOptions
 from ..generators.latent_pair.base import PairOptions
 from ..teacher import TeacherOptions
-from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,22 @@ class Weights:
     about: str = ""
 
 
-def weights_of(plan: Plan, options: Iterable[tuple[Any, Record]]) -> list[Weights]:
+def weights_of(asked: BenchmarkFile, options: Iterable[tuple[Any, Record]]) -> list[Weights]:
     """All that the runs name, each once.
 
     Args:
         options: the requests of the runs, each with its method's options.
     """
     found = dict.fromkeys(one for request, parsed in options for one in _named(request, parsed))
-    about = plan.asked.needs.weights
+    about = asked.needs.weights
     return [Weights(option, name, there, about.get(option, "")) for option, name, there in found]
 
 
 def _named(request: Any, options: Record) -> Iterator[tuple[str, str, bool]]:
-    if request.pretrained:
+    if request.pretrained is True:
         yield "pretrained", request.backbone, _timm_there(request.backbone)
+    elif request.pretrained:
+        yield "pretrained", str(request.pretrained), Path(request.pretrained).exists()
     for value in dict(options).values():
         if isinstance(value, DiffusionOptions) and value.pipeline is not None:
             yield "diffusion.pipeline", value.pipeline, _pipeline_there(value.pipeline)

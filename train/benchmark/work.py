@@ -16,7 +16,7 @@ from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import Changed, OutlierMix, Synthesiser, list_synthesisers
 from ..outliers.images.adversarial_noise import AdversarialNoise
 from ..outliers.sources import weighted
-from ..runs.resolve import asked_method, asked_score, default_batch_size
+from ..runs.resolve import asked_backbone, asked_method, asked_score, default_batch_size
 from ..runs.train import WRITTEN_COPIES
 from .making import images_of, made_first
 from .network_cost import NetworkCost, classifier_cost, teacher_cost
@@ -90,7 +90,7 @@ class Reckoner:
     def cost(self, run: Run) -> NetworkCost:
         """Of the run's classifier."""
         request = self.plan.request(run)
-        backbone, classes = request.backbone, len(self.plan.sets.source.class_names)
+        backbone, classes = asked_backbone(request, max(self.size)), len(self.plan.sets.source.class_names)
         return classifier_cost(backbone, run.trained_head, classes, self.channels, self.size)
 
     @property
