@@ -11,7 +11,7 @@ from ..requests import BenchmarkRequest
 from .arguments import mapping_of, path_of
 
 if TYPE_CHECKING:
-    from train.benchmark.outlook import Outlook
+    from train.benchmark.expected import Outlook
     from train.benchmark.results import Results
 
 
@@ -57,7 +57,7 @@ def plan_benchmark(
         file, out, settings: as for `benchmark`.
 
     Returns:
-        `train.benchmark.outlook.Outlook`: ``print`` shows it, ``.hours()`` are by GPU, ``.missing`` is not here.
+        `train.benchmark.expected.Outlook`: ``print`` shows it, ``.hours()`` are by GPU, ``.missing`` is not here.
 
     Raises:
         guard.errors.GuardError: what the benchmark would refuse, but for images; or the size of the training images is

@@ -13,8 +13,9 @@ from guard.benchmark_published import AVERAGE, PUBLISHED_METRICS
 from guard.requests import BenchmarkRequest
 from tests.benchmarks.papers_scaled import FILES, PAPERS, keys_of, scaled_down
 from train.benchmark.asked import asked_scores
+from train.benchmark.expected import Outlook
 from train.benchmark.file import read
-from train.benchmark.outlook import Outlook, outlook
+from train.benchmark.outlook import outlook
 
 QUICK = (("oal_cifar10", "only", ["plain", "oal"]),)
 AS_PRINTED = {  # averages that a paper prints and its own columns do not give, by more than rounding

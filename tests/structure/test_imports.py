@@ -19,6 +19,7 @@ TYPES_ONLY = frozenset(
 
 # What public functions return, for type checkers: at run time guard asks `sibling` for it, by a string.
 RETURNED = {
+    ("guard/api/benchmarking.py", "train/benchmark/expected.py"),
     ("guard/api/benchmarking.py", "train/benchmark/results.py"),
     ("guard/api/synthesis.py", "train/outliers/store/store.py"),
     ("guard/api/using.py", "export/parity.py"),

@@ -22,7 +22,7 @@ machine      what it was measured on
 
 ``--plan``, which needs neither images nor weights:
 
-outlook      what would be done, with outlook_text
+outlook      what would be done, as expected, with outlook_text
 stated       images by the sizes that the file states; weights_here: weights, and what is missing
 work         a run's steps and images, with making (what is made first) and network_cost (multiply-adds on shapes)
 speeds       what work takes, by times that papers report

@@ -6,108 +6,28 @@ networks by their shapes (`network_cost`). Hours are work divided by `speeds`, e
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from guard.benchmark_file import BenchmarkFile
 from guard.requests import BenchmarkRequest
 
 from ..outliers.base import get_synthesiser
 from ..outliers.store.fill import MOST_BY_DEFAULT
 from ..runs.resolve import asked_method
 from .benchmark import plans_of
+from .expected import Line, Outlook
 from .file import read
 from .making import filling, images_of
+from .outlook_text import written
 from .plan import Plan, plain, synth_request, train_request
 from .planning import check_arguments, laid_out
 from .results import Row, Rows
 from .state import State, state_of, store_left
-from .stated import Input, inputs, stated_sets
-from .weights_here import Weights, weights_of
+from .stated import inputs, stated_sets
+from .weights_here import weights_of
 from .work import Reckoner, RunWork, Task
 
 SHARED = {"built-in diffusion model", "encoder and generator"}  # trained once for all runs of a seed
-
-
-@dataclass(frozen=True)
-class Line:
-    """One kind of task, over all seeds.
-
-    Attributes:
-        times: how often it is done. left: how many of these are left, a half-done one counting as a half.
-    """
-
-    method: str
-    task: Task
-    times: int
-    left: float
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What would be done.
-
-    Attributes:
-        lines: the tasks, in the order in which they are done.
-        spent: hours that trainings took so far, on the machine that did them.
-    """
-
-    asked: BenchmarkFile
-    runs: int
-    inputs: list[Input]
-    weights: list[Weights]
-    lines: list[Line] = field(repr=False)
-    spent: float = 0.0
-
-    def hours(self, *, left: bool = False) -> dict[str, float]:
-        """By GPU; those that are left."""
-        found: dict[str, float] = defaultdict(float)
-        for line in self.lines:
-            if line.task.hours:
-                found[line.task.speed.gpu] += line.task.hours * (line.left if left else line.times)
-        return dict(found)
-
-    @property
-    def disk(self) -> float:
-        """Bytes that are written in all, at most."""
-        return sum(line.task.size * line.times for line in self.lines)
-
-    @property
-    def unknown(self) -> list[Line]:
-        """Tasks for which no time was reported."""
-        return [line for line in self.lines if line.task.work is None]
-
-    @property
-    def missing(self) -> list[str]:
-        """What is not on this machine."""
-        return [one.name for one in self.inputs if not one.there] + [w.name for w in self.weights if not w.there]
-
-    def as_json(self) -> dict[str, Any]:
-        """Numbers alone: hours by GPU, bytes, and each task."""
-        tasks = [
-            {
-                "kind": line.task.kind,
-                "method": line.method,
-                "what": line.task.what,
-                "amount": line.task.amount,
-                "times": line.times,
-                "left": line.left,
-                "gpu": line.task.speed.gpu,
-                "hours": line.task.hours,
-                "bytes": line.task.size,
-            }
-            for line in self.lines
-        ]
-        left = self.hours(left=True)
-        totals = {"hours": self.hours(), "hours_left": left, "bytes": self.disk, "missing": self.missing}
-        return {"name": self.asked.name, "runs": self.runs, **totals, "tasks": tasks}
-
-    def __str__(self) -> str:
-        from .outlook_text import written
-
-        return written(self)
 
 
 def outlook(request: BenchmarkRequest) -> Outlook:
@@ -126,7 +46,8 @@ def outlook(request: BenchmarkRequest) -> Outlook:
         requests += [plan.request(run) for run in plan.runs]
         spent += sum(state_of(plan, run, reckoner.stages(run), rows).spent for run in plan.runs)
     weights = weights_of(asked, [(one, asked_method(one).options) for one in requests])
-    return Outlook(asked, len(requests), found, weights, _merged(lines), spent)
+    expected = Outlook(asked, len(requests), found, weights, _merged(lines), spent)
+    return replace(expected, text=written(expected))
 
 
 def _stores(plan: Plan, reckoner: Reckoner) -> list[Line]:

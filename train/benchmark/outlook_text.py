@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .outlook import Line, Outlook
+from .expected import Line, Outlook
 from .speeds import EVERY
 
 GB = 1e9

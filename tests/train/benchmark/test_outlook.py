@@ -14,8 +14,9 @@ from guard.errors import GuardError
 from guard.requests import BenchmarkRequest
 from tests.train.benchmark.conftest import yaml_text
 from train.benchmark import speeds
+from train.benchmark.expected import Outlook
 from train.benchmark.network_cost import classifier_cost
-from train.benchmark.outlook import Outlook, outlook
+from train.benchmark.outlook import outlook
 
 ABSENT: dict[str, Any] = {
     "name": "absent",
