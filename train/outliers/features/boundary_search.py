@@ -140,6 +140,7 @@ def faiss_kth(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     faiss = twin("faiss")
     importlib.import_module("faiss.contrib.torch_utils")  # lets faiss take tensors
 
+    distances: Tensor
     distances, _ = faiss.knn_gpu(faiss.StandardGpuResources(), queries, bank, k, device=bank.device.index or 0)
     return distances[:, -1]
 
