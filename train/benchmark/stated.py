@@ -125,7 +125,7 @@ def stated_sets(asked: BenchmarkFile, found: list[Input], request: TrainRequest)
     shifted = {name: _standing_in(by_name[name], preprocess) for name in asked.data.shifted}
     test = None if asked.data.test is None else _standing_in(by_name[TEST], preprocess)
     source = _standing_in(train, preprocess)
-    return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far), shifted)
+    return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far), shifted=shifted)
 
 
 def _preprocess(request: TrainRequest) -> Preprocess:
