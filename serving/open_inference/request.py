@@ -18,7 +18,7 @@ from guard.manifest import Manifest
 
 from ..errors import Refusal
 from . import metadata
-from .schemas import InferInput, InferOutput, InferRequest, Parameters
+from .schemas import InferInput, InferOutput, InferRequest, Parameters, TensorMetadata
 from .tensors import from_binary, from_json
 
 #: Parameters of Triton's extensions that would change the answer; what a client asks for so is refused, not ignored.
@@ -108,7 +108,8 @@ def _validated(text: bytes) -> InferRequest:
         where = ".".join(str(part) for part in first["loc"])[:100]
         raise Refusal(400, f"not an inference request: {where and where + ': '}{first['msg'][:300]}") from None
     _check_parameters(asked.parameters, "the request")
-    for part in (*asked.inputs, *(asked.outputs or ())):
+    parts: tuple[InferInput | InferOutput, ...] = (*asked.inputs, *(asked.outputs or ()))
+    for part in parts:
         _check_parameters(part.parameters, repr(part.name))
     return asked
 
@@ -121,7 +122,7 @@ def _check_parameters(parameters: Parameters, where: str) -> None:
             raise Refusal(400, f"the parameter {name!r} of {where} must be true or false, got {parameters[name]!r:.40}")
 
 
-def _shape(tensor: InferInput, declared: metadata.TensorMetadata, most_images: int) -> tuple[int, ...]:
+def _shape(tensor: InferInput, declared: TensorMetadata, most_images: int) -> tuple[int, ...]:
     said, shape = declared.shape, tensor.shape
     fits = len(said) == len(shape) and all(a in (-1, b) for a, b in zip(said, shape, strict=True))
     if tensor.datatype != declared.datatype or not fits:
