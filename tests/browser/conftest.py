@@ -30,7 +30,7 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop would run on under the tests of other files
 def chromium() -> Iterator[Any]:
     """A headless Chromium of the system; `make test` installs it."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -174,7 +174,7 @@ def test_an_export_that_decides_otherwise_fails_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = nudged(graph_bytes(read_onnx(exported("plain"))[0]), "head.linear.bias", by)
-    monkeypatch.setattr(api, "onnx_bytes", lambda *_: graph)
+    monkeypatch.setattr(api, "onnx_bytes", lambda *_, **__: graph)
     path = tmp_path / "guard.onnx"
     path.write_bytes(b"what was here before")
     with pytest.raises(ParityError, match=r"\d+ of 100 images change their label or flag .* \(allowed: 0; largest"):
@@ -189,7 +189,7 @@ def test_scores_that_are_not_finite_fail(
     trained: Callable[[str], Any], exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = nudged(graph_bytes(read_onnx(exported("plain"))[0]), "head.linear.bias", np.float32("nan"))
-    monkeypatch.setattr(api, "onnx_bytes", lambda *_: graph)
+    monkeypatch.setattr(api, "onnx_bytes", lambda *_, **__: graph)
     with pytest.raises(ParityError, match="not finite"):
         guard.export(trained("plain"), tmp_path / "guard.onnx")
     assert not list(tmp_path.iterdir())

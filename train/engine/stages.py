@@ -42,9 +42,8 @@ def train_stages(
 ) -> dict[str, float]:
     """Run all stages on `module` in place; returns the last epoch's numbers.
 
-    With `ema` the averaged weights are in `module` at the end of each stage. What synthesisers prepare is kept in
-    ``out/outliers``, or in a temporary folder where there is no `out`. `pictures` are the user's own for PixMix;
-    `validation` chooses the epoch of stages that learn from labels alone.
+    With `ema` the averaged weights are in `module` at the end of each stage. Outliers are kept in ``out/outliers``.
+    `pictures` are the user's own for PixMix; `validation` chooses the epoch of stages that learn from labels alone.
     """
     mixed_in = None if pictures is None else as_tensor(pictures)
     start = (read_progress(out, config) if out is not None and resume else None) or Progress()

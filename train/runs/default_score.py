@@ -59,7 +59,7 @@ def of_training(request: TrainRequest, method: Method) -> AskedScore:
 def of_given(request: FitRequest) -> AskedScore:
     """For a classifier that the user has: the pretrained one's where timm or transformers made it."""
     if request.score is not None or request.score_options:
-        return AskedScore(request.score or GIVEN, request.score_options)
+        return AskedScore(GIVEN if request.score is None else request.score, request.score_options)
     if request.outliers is None and (whose := _published_by(request.model)):
         return AskedScore(PRETRAINED.name, PRETRAINED.options, f"{whose} models are pretrained as a rule")
     return AskedScore(GIVEN)

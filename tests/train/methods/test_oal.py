@@ -75,7 +75,7 @@ def test_checkpoints_hold_what_learns_and_not_the_teacher(four: Arrays, tiny: Ti
 def test_weights_of_zero_leave_the_fine_tuning_alone(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
     none = dict.fromkeys(("logit_weight", "feature_weight", "boundary_weight", "latent_weight"), 0.0)
     guard.train(short(four), out=tmp_path, **options(tiny, **none))
-    assert set(records(tmp_path)[-1]) == {"stage", "stage_index", "epoch", "loss", "accuracy", "ce", "lr"}
+    assert set(records(tmp_path)[-1]) == {"stage", "stage_index", "epoch", "loss", "accuracy", "ce", "lr", "threads"}
     assert not (tmp_path / "outliers").exists()  # nothing asked for them, nor for a teacher
 
 
@@ -83,7 +83,7 @@ def test_the_papers_ablation_is_energy_in_place_of_all_it_has(four: Arrays, tiny
     """Table A compares an energy loss with the bounds *and* the distillation."""
     asked = {"regulariser": "energy", "logit_weight": 0.0, "feature_weight": 0.0}
     guard.train(short(four), out=tmp_path, **options(tiny, **asked))
-    terms = set(records(tmp_path)[-1]) - {"stage", "stage_index", "epoch", "loss", "accuracy", "lr"}
+    terms = set(records(tmp_path)[-1]) - {"stage", "stage_index", "epoch", "loss", "accuracy", "lr", "threads"}
     assert terms == {"ce", "energy_boundary", "energy_latents"}
 
 
