@@ -6,6 +6,7 @@ a generator, and a run that was killed ends where an uninterrupted one does.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoin
 from .journal import Journal, log_epoch
 from .progress import progress_bar
 from .seeds import epoch_seed
-from .threads import pace, timed_step
+from .threads import pace
 
 if TYPE_CHECKING:
     from guard.record import Record
@@ -102,7 +103,8 @@ class Epochs:
             generator: that of `generator`, where something was drawn from it already.
         """
         generator = generator or self.generator(epoch)
-        if (chooser := pace()) is not None:
+        chooser = pace()
+        if chooser is not None:
             chooser.begin(self.title)
         totals: dict[str, Tensor] = {}
         batches = self.source.batches(self.order(epoch), self.batch_size, self.device)
@@ -110,7 +112,7 @@ class Epochs:
             for number, batch in enumerate(batches, epoch * self.steps):
                 if before_step is not None:
                     before_step(number / (self.count * self.steps))
-                with timed_step():
+                with chooser.step() if chooser is not None else contextlib.nullcontext():
                     values = step(batch, generator, number)
                 for name, value in values.items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach()

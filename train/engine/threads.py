@@ -122,11 +122,11 @@ class Pace:
         self._set(threads)
 
 
-_paces: list[Pace] = []
+_paces: list[Pace | None] = []
 
 
 def pace() -> Pace | None:
-    """What chooses the thread count now; None outside `paced`, and on a GPU."""
+    """What chooses the thread count now; None where it is fixed, on a GPU, and outside `paced`."""
     return _paces[-1] if _paces else None
 
 
@@ -139,22 +139,12 @@ def paced(threads: int | None, device: torch.device) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     most = min(before, available_cores())
-    if threads is not None or device.type != "cpu":
+    chooses = threads is None and device.type == "cpu"
+    _paces.append(Pace(most, set_threads=torch.set_num_threads) if chooses else None)
+    if not chooses:
         torch.set_num_threads(threads or most)
-    else:
-        _paces.append(Pace(most, set_threads=torch.set_num_threads))
-    chooses = len(_paces)
     try:
         yield
     finally:
-        if threads is None and device.type == "cpu":
-            del _paces[chooses - 1]
+        _paces.pop()
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def timed_step() -> Iterator[None]:
-    """Around a step of a training: its time counts, where there is something to choose."""
-    chooser = pace()
-    with chooser.step() if chooser is not None else contextlib.nullcontext():
-        yield
