@@ -9,8 +9,8 @@ from typing import Any
 from guard.benchmark_file import BenchmarkFile
 
 from .stated import Input
+from .task import Task
 from .weights_here import Weights
-from .work import Task
 
 
 @dataclass(frozen=True)

@@ -32,22 +32,11 @@ from ..outliers.store.drawing import Stored
 from ..outliers.store.fill import MOST_BY_DEFAULT
 from ..teacher import TeacherOptions
 from .network_cost import backbone_forward, multiply_adds, teacher_cost
-from .speeds import BACKWARD, DENOISING, INVARIANTS, NETWORKS, TUNING, Speed
+from .speeds import BACKWARD, DENOISING, INVARIANTS, NETWORKS, TUNING
+from .task import Task
 
 WIDTH, FLOAT = 768, 4  # of a token embedding of Stable Diffusion 1.x; bytes of a number
 STEPS, GUIDANCE = 50, 7.5  # of Stable Diffusion, by default
-
-
-@dataclass(frozen=True)
-class Making:
-    """One thing that is made; `work` None where no time was reported for such work. `store`: its folder's name."""
-
-    what: str
-    amount: str
-    work: float | None
-    speed: Speed
-    size: float = 0.0
-    store: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ def images_of(data: ImageData, count: int) -> Images:
     return Images(count, len(data.class_names), p.channels, (p.height, p.width))
 
 
-def made_first(options: Record, stages: Sequence[Stage], images: Images, default_epochs: int) -> Iterator[Making]:
+def made_first(options: Record, stages: Sequence[Stage], images: Images, default_epochs: int) -> Iterator[Task]:
     """What a method makes for its stages."""
     stores = [store for stage in stages for store in _stores(stage.synthesiser)]
     for store in stores:
@@ -92,7 +81,7 @@ def _stores(synthesiser: Synthesiser | None) -> Iterator[Stored]:
         yield from _stores(part)
 
 
-def filling(synthesiser: ImageSynthesiser, total: int, images: Images) -> Iterator[Making]:
+def filling(synthesiser: ImageSynthesiser, total: int, images: Images) -> Iterator[Task]:
     """A store of `total` images of a synthesiser, and what it needs first."""
     o = synthesiser.options
     height, width = images.size
@@ -111,7 +100,7 @@ def filling(synthesiser: ImageSynthesiser, total: int, images: Images) -> Iterat
         return
     if isinstance(pair := getattr(o, "pair", None), PairOptions):
         yield from _pair(pair)
-    yield Making(f"outliers of {synthesiser.name}", f"{total:,} images", None, NETWORKS, size, synthesiser.name)
+    yield Task("make", f"outliers of {synthesiser.name}", f"{total:,} images", None, NETWORKS, size, synthesiser.name)
 
 
 def _reads(options: Record, name: str) -> bool:
@@ -126,10 +115,11 @@ def _reads(options: Record, name: str) -> bool:
     return read and not unread
 
 
-def _teacher(teacher: TeacherOptions, images: Images, default_epochs: int) -> Making:
+def _teacher(teacher: TeacherOptions, images: Images, default_epochs: int) -> Task:
     epochs = teacher.epochs or default_epochs
     forward = teacher_cost(teacher, images.classes, images.channels, images.size).forward
-    return Making(
+    return Task(
+        "make",
         f"teacher {teacher.model}",
         f"{epochs} epochs of {images.count:,} images",
         epochs * images.count * BACKWARD * forward,
@@ -137,11 +127,11 @@ def _teacher(teacher: TeacherOptions, images: Images, default_epochs: int) -> Ma
     )
 
 
-def _encoder(o: EncoderOptions, images: Images) -> Making:
+def _encoder(o: EncoderOptions, images: Images) -> Task:
     name = o.backbone or automatic_backbone(max(images.size))
     epochs = o.epochs or min(encoding.MOST_EPOCHS, epochs_showing(encoding.SHOWN, images.count))
     work = epochs * images.count * BACKWARD * backbone_forward(name, images.channels, images.size)
-    return Making(f"encoder {name}", f"{epochs} epochs of {images.count:,} images", work, NETWORKS)
+    return Task("make", f"encoder {name}", f"{epochs} epochs of {images.count:,} images", work, NETWORKS)
 
 
 def _drawn(o: BoundaryEmbeddingOptions, total: int, images: Images) -> int:
@@ -150,36 +140,36 @@ def _drawn(o: BoundaryEmbeddingOptions, total: int, images: Images) -> int:
     return o.pick * o.keep * repeats
 
 
-def _boundary(each: int, images: Images) -> Making:
+def _boundary(each: int, images: Images) -> Task:
     size = float(each * images.classes * WIDTH * FLOAT)
-    return Making("boundary samples", f"{each:,} for each of {images.classes} classes", 0.0, NETWORKS, size)
+    return Task("make", "boundary samples", f"{each:,} for each of {images.classes} classes", 0.0, NETWORKS, size)
 
 
-def _embedding(o: EmbedOptions, diffusion: DiffusionOptions, images: Images) -> Making:
+def _embedding(o: EmbedOptions, diffusion: DiffusionOptions, images: Images) -> Task:
     count = min(images.count, (o.per_class or images.count) * images.classes)
     calls = count * o.iterations * o.pairs
     amount = f"{count:,} images, {o.iterations} steps of {o.pairs} noises: {calls:,} calls"
     known = diffusion.model == "stable-diffusion"
-    return Making("embeddings of images", amount, calls if known else None, TUNING, float(count * WIDTH * FLOAT))
+    return Task("make", "embeddings of images", amount, calls if known else None, TUNING, float(count * WIDTH * FLOAT))
 
 
-def _invariants(o: InvariantOptions, per_class: int | None, images: Images) -> Making:
+def _invariants(o: InvariantOptions, per_class: int | None, images: Images) -> Task:
     count = min(images.count, (per_class or images.count) * images.classes)
     epochs = o.epochs or min(invariance.MOST_EPOCHS, epochs_showing(invariance.SHOWN, count))
     amount = f"{epochs} epochs of {count:,} embeddings"
-    return Making("volume-preserving network", amount, float(epochs * count), INVARIANTS)
+    return Task("make", "volume-preserving network", amount, float(epochs * count), INVARIANTS)
 
 
-def _decoding(o: DiffusionOptions, total: int, what: str, images: Images, size: float, store: str) -> Iterator[Making]:
+def _decoding(o: DiffusionOptions, total: int, what: str, images: Images, size: float, store: str) -> Iterator[Task]:
     stable = o.model == "stable-diffusion"
     if stable:
         steps, guided = o.sampling_steps or STEPS, GUIDANCE if o.guidance is None else o.guidance
         calls = total * steps * (2 if guided > 1 else 1)
         amount = f"{total:,} {what} of {steps} steps: {calls:,} calls of Stable Diffusion"
-        yield Making(_named(what, store), amount, float(calls), DENOISING, size, store)
+        yield Task("make", _named(what, store), amount, float(calls), DENOISING, size, store)
         return
     if not o.is_ours:
-        yield Making(_named(what, store), f"{total:,} {what} of {o.model}", None, NETWORKS, size, store)
+        yield Task("make", _named(what, store), f"{total:,} {what} of {o.model}", None, NETWORKS, size, store)
         return
     from ..generators.diffusion.model import GUIDANCE as OURS_GUIDANCE
     from ..generators.diffusion.model import STEPS as OURS_STEPS
@@ -187,7 +177,8 @@ def _decoding(o: DiffusionOptions, total: int, what: str, images: Images, size: 
 
     forward = _denoiser_forward(o, images)
     epochs = o.epochs or epochs_for(images.count)
-    yield Making(
+    yield Task(
+        "make",
         "built-in diffusion model",
         f"{epochs} epochs of {images.count:,} images",
         epochs * images.count * BACKWARD * forward,
@@ -197,7 +188,7 @@ def _decoding(o: DiffusionOptions, total: int, what: str, images: Images, size: 
     guided = OURS_GUIDANCE if o.guidance is None else o.guidance
     calls = total * steps * (2 if guided > 1 else 1)
     amount = f"{total:,} {what} of {steps} steps: {calls:,} calls of the built-in model"
-    yield Making(_named(what, store), amount, calls * forward, NETWORKS, size, store)
+    yield Task("make", _named(what, store), amount, calls * forward, NETWORKS, size, store)
 
 
 def _named(what: str, store: str) -> str:
@@ -228,7 +219,7 @@ def _denoiser_forward(o: DiffusionOptions, images: Images) -> float:
         return multiply_adds(model.denoiser, z, t, e)
 
 
-def _pair(o: PairOptions) -> Iterator[Making]:
+def _pair(o: PairOptions) -> Iterator[Task]:
     if o.is_ours:
         amount = "as many epochs as show 150,000 images" if o.epochs is None else f"{o.epochs} epochs"
-        yield Making("encoder and generator", amount, None, NETWORKS)
+        yield Task("make", "encoder and generator", amount, None, NETWORKS)

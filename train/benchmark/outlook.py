@@ -25,7 +25,7 @@ from .results import Row, Rows
 from .state import State, state_of, store_left
 from .stated import inputs, stated_sets
 from .weights_here import weights_of
-from .work import Reckoner, RunWork, Task
+from .work import Reckoner, RunWork
 
 SHARED = {"built-in diffusion model", "encoder and generator"}  # trained once for all runs of a seed
 
@@ -61,9 +61,7 @@ def _stores(plan: Plan, reckoner: Reckoner) -> list[Line]:
             maker = get_synthesiser(asked.method)(1, images.classes, **asked.options)
             folders = list((plan.out / "stores").glob(f"{plain(name)}-s{seed}-*"))
             left = min([1.0, *map(store_left, folders)])
-            lines += [
-                Line(f"store {name}", Task("make", **vars(one)), 1, left) for one in filling(maker, total, images)
-            ]
+            lines += [Line(f"store {name}", one, 1, left) for one in filling(maker, total, images)]
     return lines
 
 

@@ -21,34 +21,10 @@ from ..runs.train import WRITTEN_COPIES
 from .making import images_of, made_first
 from .network_cost import NetworkCost, classifier_cost, teacher_cost
 from .plan import Plan, Run
-from .speeds import BACKWARD, NETWORKS, Speed
+from .speeds import BACKWARD, NETWORKS
+from .task import Task
 
 FLOAT = 4  # bytes
-
-
-@dataclass(frozen=True)
-class Task:
-    """One thing to do.
-
-    Attributes:
-        kind: make, train or measure.
-        what: for people. amount: how much of it.
-        work: how many units of the speed; None where no time was reported for such work.
-        size: bytes that it writes.
-        store: the name of the folder of outliers that it fills.
-    """
-
-    kind: str
-    what: str
-    amount: str
-    work: float | None
-    speed: Speed
-    size: float = 0.0
-    store: str = ""
-
-    @property
-    def hours(self) -> float | None:
-        return None if self.work is None else self.work / self.speed.per_second / 3600
 
 
 @dataclass(frozen=True)
@@ -75,7 +51,7 @@ class Reckoner:
         context = self._context(run, request, method, cost)
         stages = method.stages(context)
         images = images_of(self.plan.sets.source, self.trained)
-        makes = [Task("make", **vars(one)) for one in made_first(method.options, stages, images, context.epochs)]
+        makes = made_first(method.options, stages, images, context.epochs)
         trains = [self._training(run, stage, context, method, cost) for stage in stages]
         size = WRITTEN_COPIES * FLOAT * float(cost.parameters)
         trains[0] = replace(trains[0], size=size)
