@@ -7,7 +7,6 @@ networks by their shapes (`network_cost`). Hours are work divided by `speeds`, e
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from guard.requests import BenchmarkRequest
 
@@ -19,7 +18,7 @@ from .expected import Line, Outlook
 from .file import read
 from .making import filling, images_of
 from .outlook_text import written
-from .plan import Plan, plain, synth_request, train_request
+from .plan import Plan, plain, train_request
 from .planning import check_arguments, laid_out
 from .results import Row, Rows
 from .state import State, state_of, store_left
@@ -27,7 +26,7 @@ from .stated import inputs, stated_sets
 from .weights_here import weights_of
 from .work import Reckoner, RunWork
 
-SHARED = {"built-in diffusion model", "encoder and generator"}  # trained once for all runs of a seed
+SHARED = {"built-in diffusion model", "encoder and generator"}  # trained once for all runs and stores of a seed
 
 
 def outlook(request: BenchmarkRequest) -> Outlook:
@@ -42,7 +41,7 @@ def outlook(request: BenchmarkRequest) -> Outlook:
     lines, requests, spent = [], [], 0.0
     for plan in plans:
         reckoner = Reckoner(plan)
-        lines += [*_stores(plan, reckoner), *_runs(plan, reckoner, rows)]
+        lines += _once([*_stores(plan, reckoner), *_runs(plan, reckoner, rows)])
         requests += [plan.request(run) for run in plan.runs]
         spent += sum(state_of(plan, run, reckoner.stages(run), rows).spent for run in plan.runs)
     weights = weights_of(asked, [(one, asked_method(one).options) for one in requests])
@@ -50,33 +49,40 @@ def outlook(request: BenchmarkRequest) -> Outlook:
     return replace(expected, text=written(expected))
 
 
-def _stores(plan: Plan, reckoner: Reckoner) -> list[Line]:
-    """Filling the stores of the key `stores`."""
+def _stores(plan: Plan, reckoner: Reckoner) -> list[tuple[int, Line]]:
+    """Filling the stores of the key `stores`, each line with its seed."""
     lines = []
     images = images_of(plan.sets.source, reckoner.trained)
     for name in plan.asked.stores:
         for seed in plan.asked.seeds:
-            asked = synth_request(plan.store_arguments(name), data=None, out=Path(), seed=seed)
+            asked = plan.store_request(name, seed)
             total = asked.count or min(MOST_BY_DEFAULT, images.count)
             maker = get_synthesiser(asked.method)(1, images.classes, **asked.options)
             folders = list((plan.out / "stores").glob(f"{plain(name)}-s{seed}-*"))
             left = min([1.0, *map(store_left, folders)])
-            lines += [Line(f"store {name}", one, 1, left) for one in filling(maker, total, images)]
+            lines += [(seed, Line(f"store {name}", one, 1, left)) for one in filling(maker, total, images)]
     return lines
 
 
-def _runs(plan: Plan, reckoner: Reckoner, rows: dict[str, Row]) -> list[Line]:
-    lines, shared = [], set()
+def _runs(plan: Plan, reckoner: Reckoner, rows: dict[str, Row]) -> list[tuple[int, Line]]:
+    """What each run makes, trains and measures, each line with its seed."""
+    lines = []
     for run in plan.runs:
         state, work = state_of(plan, run, reckoner.stages(run), rows), reckoner.of(run)
-        for line in _lines(plan, work, state):
-            if line.task.what in SHARED:
-                key = (line.task.what, line.task.amount, run.seed)
-                if key in shared:
-                    continue
-                shared.add(key)
-            lines.append(line)
+        lines += [(run.seed, line) for line in _lines(plan, work, state)]
     return lines
+
+
+def _once(lines: list[tuple[int, Line]]) -> list[Line]:
+    """Without the further trainings of a model that those of one seed share."""
+    kept, shared = [], set()
+    for seed, line in lines:
+        key = (seed, line.task.what, line.task.amount)
+        if line.task.what not in SHARED or key not in shared:
+            kept.append(line)
+        if line.task.what in SHARED:
+            shared.add(key)
+    return kept
 
 
 def _lines(plan: Plan, work: RunWork, state: State) -> list[Line]:

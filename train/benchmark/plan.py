@@ -12,11 +12,12 @@ from typing import Any
 
 from guard.benchmark_file import BenchmarkFile
 from guard.data.forms import open_source
+from guard.record import Record
 from guard.requests import SynthRequest, TrainRequest
 
 from ..cache.keyed import digest, file_digest, named_model
 from ..cache.shared_model import SharedOptions
-from ..outliers.base import list_synthesisers
+from ..outliers.base import get_synthesiser, list_synthesisers
 from ..outliers.sources import weighted
 from ..runs.resolve import asked_method
 from . import asked as scores
@@ -157,7 +158,8 @@ class Plan:
         if told.get("outliers") is not None:
             pairs = [(self._found(what, run.seed), weight) for what, weight in weighted(told["outliers"])]
             told["outliers"] = pairs[0][0] if len(pairs) == 1 else dict(pairs)
-        told |= self._shared(told, run)
+        kind = asked_method(train_request(self.asked, run.backbone, told, seed=run.seed)).Options
+        told |= self._shared(told, kind, run.seed)
         with_head = {"head": run.head} if run.head else {}
         return train_request(
             self.asked, run.backbone, {**told, **with_head}, seed=run.seed, data=source, out=self.place(run)
@@ -181,10 +183,16 @@ class Plan:
         """Of guard.synth, with the images that the trainings hold out: outliers made of these would be a leak."""
         return {**held_out(self.asked.training), **self.asked.stores[name]}
 
-    def _shared(self, told: Mapping[str, Any], run: Run) -> dict[str, Any]:
-        """Models that a method trains first (a pair, a diffusion model) lie where all runs of the seed find them: one
-        for each way of training it."""
-        kind = asked_method(train_request(self.asked, run.backbone, told, seed=run.seed)).Options
+    def store_request(self, name: str, seed: int, source: Any = None) -> SynthRequest:
+        """What `guard.synth` is asked for, with shared models by their folders."""
+        told = {"gallery": False, **self.store_arguments(name)}
+        asked = synth_request(told, data=source, out=self.store(name, seed), seed=seed)
+        shared = self._shared(asked.options, get_synthesiser(asked.method).Options, seed)
+        return asked.model_copy(update={"options": {**asked.options, **shared}})
+
+    def _shared(self, told: Mapping[str, Any], kind: type[Record], seed: int) -> dict[str, Any]:
+        """Models that are trained first (a pair, a diffusion model) lie where all runs and stores of the seed find
+        them: one for each way of training it."""
         found = {}
         for name, option in kind.model_fields.items():
             record = option.annotation
@@ -197,7 +205,7 @@ class Plan:
                 key = digest(
                     [self.sets.identity(SOURCE), trained, {k: self.asked.training[k] for k in self.asked.training}]
                 )
-                found[name] = {**given, "folder": str(self.out / "shared" / f"{name}-{key}-s{run.seed}")}
+                found[name] = {**given, "folder": str(self.out / "shared" / f"{name}-{key}-s{seed}")}
         return found
 
 

@@ -17,7 +17,7 @@ from guard.record import Record
 from ..outliers.sources import weighted
 from ..runs.synth import synth
 from ..runs.train import train
-from .plan import STORE, Plan, Run, synth_request
+from .plan import STORE, Plan, Run
 from .turns import turn
 
 log = logging.getLogger("ood_guard")
@@ -112,9 +112,8 @@ def _make_stores(plan: Plan, run: Run) -> None:
             continue
         name = what.removeprefix(STORE)
         folder = plan.store(name, run.seed)
-        told = {"gallery": False, **plan.store_arguments(name)}
         with turn(plan.out / "locks" / f"{folder.name}.store.lock", wait=True):
-            synth(synth_request(told, data=plan.sets.source, out=folder, seed=run.seed))
+            synth(plan.store_request(name, run.seed, plan.sets.source))
 
 
 @contextlib.contextmanager

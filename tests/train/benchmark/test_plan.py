@@ -76,6 +76,10 @@ def test_an_identity_changes_with_what_decides_the_network_and_with_nothing_else
 
 
 def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_path: Path) -> None:
+    small["stores"] = {
+        "means": {"method": "mlm", "count": 8, "pair": {"epochs": 1}},
+        "theirs": {"method": "mlm", "count": 8, "pair": {"folder": "mine"}},
+    }
     small["methods"] = {
         "plain": {},
         "dmr": {"pair": {"epochs": 1}},
@@ -90,6 +94,8 @@ def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_pat
     assert Path(folders["dmr"]).parent == tmp_path / "shared"
     assert folders["longer"] not in (None, folders["mlm"])
     assert folders["elsewhere"] == "mine"
+    assert plan.store_request("means", 0).options["pair"]["folder"] == folders["mlm"]
+    assert plan.store_request("theirs", 0).options["pair"]["folder"] == "mine"
 
 
 def test_pictures_that_are_mixed_in_are_looked_up_and_count_by_their_content(
