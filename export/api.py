@@ -21,19 +21,14 @@ from guard.requests import ExportRequest
 from .exemplars import chosen
 from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
-from .to_onnx import onnx_bytes
 from .triton import next_version, write_model
 
 log = logging.getLogger("ood_guard")
-
-PRECISIONS = ("fp32",)
 
 
 def export(request: ExportRequest) -> Path:
     """`guard.export`."""
     path = request.path
-    if request.precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {request.precision!r}")
     if request.format == "triton":
         return _export_triton(request)
     _check_suffix(request)
@@ -41,18 +36,41 @@ def export(request: ExportRequest) -> Path:
     if request.exemplars and path.suffix == ".engine":
         raise ConfigError(f"exemplars={request.exemplars} needs an .onnx file, got {path.name!r}; leave it out")
     source = opened(request.g)
+    if source.manifest.precision != "fp32":
+        raise ConfigError(
+            f"the guard is in {source.manifest.precision} already; give the float32 one that it was made of"
+        )
     if path.suffix == ".engine":
         return _export_engine(source, request)
     if request.exemplars and request.data is None and source.calibration_images is None:
         raise ConfigError(
             "exemplars= are taken from images, and none are at hand; give in-distribution ones with data="
         )
-    graph = onnx_bytes(source.module, source.manifest, explained=bool(request.exemplars))
-    manifest = _verified(source, graph, request)
+    graph, manifest = _graph(source, request), source.manifest
+    if request.precision != "fp32":
+        graph, manifest = _lowered(source, graph, request)
+    manifest = _verified(source, graph, manifest, request)
     if request.exemplars:
         manifest = manifest.model_copy(update={"exemplars": _exemplars(source, graph, request)})
     write_onnx(path, graph, manifest)
     return path
+
+
+def _graph(source: Guard, request: ExportRequest) -> bytes:
+    """The guard's graph in float32: a file's own, or what torch writes."""
+    lower = request.precision != "fp32" or request.path.suffix == ".engine"
+    if lower and not request.exemplars and source.path is not None and source.path.suffix == ".onnx":
+        return recalibrated(graph_bytes(read_onnx(source.path)[0]), source.manifest)
+    from .to_onnx import onnx_bytes
+
+    return onnx_bytes(source.module, source.manifest, explained=bool(request.exemplars))
+
+
+def _lowered(source: Guard, graph: bytes, request: ExportRequest) -> tuple[bytes, Manifest]:
+    from .precision.calibrated import lowered
+
+    found = lowered(source, graph, request)
+    return found.graph, found.manifest
 
 
 def _exemplars(source: Guard, graph: bytes, request: ExportRequest) -> Exemplars:
@@ -76,7 +94,7 @@ def _export_triton(request: ExportRequest) -> Path:
     """An exported file as it is, or a fresh export, as the next version of the model."""
     next_version(request.path)
     source = opened(request.g)
-    if source.path is not None and source.path.suffix == ".onnx":
+    if source.path is not None and source.path.suffix == ".onnx" and request.precision == "fp32":
         if request.exemplars:
             raise ConfigError(f"{source.path} is taken as it is; give exemplars= with its run folder, or leave it out")
         return write_model(source, source.path, request.path, max_batch=request.max_batch)
@@ -85,13 +103,15 @@ def _export_triton(request: ExportRequest) -> Path:
         return write_model(source, export(fresh), request.path, max_batch=request.max_batch)
 
 
-def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:
+def _verified(source: Guard, graph: bytes, manifest: Manifest, request: ExportRequest) -> Manifest:
     """The manifest with the measured parity of `graph`, or ParityError."""
+    if manifest.precision == "bf16":  # ONNX Runtime has no such kernels on the CPU; what it changes is measured already
+        return manifest
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.onnx"
-        write_onnx(draft, graph, source.manifest)
+        write_onnx(draft, graph, manifest)
         report = compare(source, on_its_own(load(draft, device="cpu")), *_images(source, request.data))
-    passed(report, request.max_flag_flips)
+    passed(report, _flips(report.images, request))
     noise = (
         ""
         if request.data is not None or source.calibration_images is not None
@@ -107,18 +127,24 @@ def _verified(source: Guard, graph: bytes, request: ExportRequest) -> Manifest:
         report.label_changes,
         report.max_score_difference,
     )
-    return source.manifest.model_copy(update={"parity": report.parity})
+    return manifest.model_copy(update={"parity": report.parity})
+
+
+def _flips(images: int, request: ExportRequest) -> int:
+    """How many are allowed: below float32 the budget is one of accuracy and AUROC."""
+    if request.max_flag_flips is not None:
+        return request.max_flag_flips
+    return 0 if request.precision == "fp32" else images
 
 
 def _export_engine(source: Guard, request: ExportRequest) -> Path:
     from .to_tensorrt import build_engine
 
-    if source.path is not None and source.path.suffix == ".onnx":
-        graph = recalibrated(graph_bytes(read_onnx(source.path)[0]), source.manifest)
-    else:
-        graph = onnx_bytes(source.module, source.manifest)
-    engine, facts = build_engine(graph, source.manifest, max_batch=request.max_batch)
-    manifest = source.manifest.model_copy(update={"engine": facts, "parity": None})
+    graph, manifest = _graph(source, request), source.manifest
+    if request.precision != "fp32":
+        graph, manifest = _lowered(source, graph, request)
+    engine, facts = build_engine(graph, manifest, max_batch=request.max_batch)
+    manifest = manifest.model_copy(update={"engine": facts, "parity": None})
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.engine"
         write_pair(draft, engine_manifest_path(draft), engine, manifest)
@@ -136,7 +162,7 @@ def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity
         log.warning("no GPU here: the engine was built but not run; run guard.verify on the machine that will serve it")
         return None
     report = compare(source, load(draft, device="cuda"), *_images(source, request.data))
-    return passed(report, request.max_flag_flips).parity
+    return passed(report, _flips(report.images, request)).parity
 
 
 def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:

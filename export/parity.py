@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,9 @@ from guard.manifest import Parity
 from guard.record import Record
 from guard.requests import VerifyRequest
 from guard.runtimes import Outputs, Runtime
+
+#: Share of images that may change label or flag between two files, by the lower precision: each has its own threshold.
+FLIPS = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.02, "int8": 0.05}
 
 
 class ParityReport(Record):
@@ -78,7 +82,24 @@ def verify(request: VerifyRequest) -> ParityReport:
         raise ConfigError("the two guards prepare images differently; verify an export against its own source")
     images, labels = _open(request.data, source)
     report = compare(source, exported, (batch for batch, _ in images.batches(request.batch_size)), labels)
-    return passed(report, request.max_flag_flips)
+    _keeps_accuracy(report, request.max_accuracy_loss)
+    return passed(report, _allowed(request, report.images, source, exported))
+
+
+def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:
+    """How many images may change: what was asked for, or the share of the lower precision."""
+    if request.max_flag_flips is not None:
+        return request.max_flag_flips
+    return math.floor(max(FLIPS[g.manifest.precision] for g in guards) * images)
+
+
+def _keeps_accuracy(report: ParityReport, most: float) -> None:
+    """Raises: ParityError: the exported guard is right less often, by more than `most`."""
+    if report.accuracy is not None and report.accuracy[0] - report.accuracy[1] > most + 1e-9:
+        raise ParityError(
+            f"accuracy falls from {report.accuracy[0]:.4f} in {report.source_runtime} to {report.accuracy[1]:.4f} in "
+            f"{report.runtime} (allowed: {most:g} less); raise max_accuracy_loss only if you can live with that"
+        )
 
 
 def compare(source: Guard, exported: Guard, batches: Iterable[np.ndarray], labels: np.ndarray | None) -> ParityReport:

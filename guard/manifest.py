@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 
 from .record import Record
 
-FORMAT_VERSION = 4  # what is written
-# 1: no class-conditional calibration or temperature; 2: `Preprocess` had a crop_scale; 3: no exemplars
-READABLE_VERSIONS = (1, 2, 3, 4)
+FORMAT_VERSION = 5  # what is written
+# 1: no class-conditional calibration or temperature; 2: `Preprocess` had a crop_scale; 3: no exemplars; 4: float32 only
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Side = Annotated[int, Field(ge=1, le=32768)]  # pixels
@@ -205,6 +205,8 @@ class DataCard(Record):
             guards, which did not look: their splits are drawn again as they were.
         class_names: (C,) what these images call the guard's classes, "" for one without images; empty where they have
             the guard's own names.
+        settled: how many of the calibration split a score learned from (the p-values of a combined one); the threshold
+            is from the others (`guard.data.held_out.halves`).
     """
 
     name: str
@@ -215,6 +217,7 @@ class DataCard(Record):
     not_read: dict[str, int] = {}
     duplicates: int | None = None
     class_names: tuple[str, ...] = ()
+    settled: int = 0
 
 
 class Parity(Record):
@@ -227,6 +230,34 @@ class Parity(Record):
     label_changes: int
     source_runtime: str
     runtime: str
+
+
+class PrecisionChange(Record):
+    """What a file in less than float32 does otherwise. Pairs are (float32, this file) on the same held-out images, each
+    with the threshold calibrated on them.
+
+    Attributes:
+        target: whose int8 ("cpu", "tensorrt"); the other precisions are the same for both.
+        images: in-distribution images.
+        accuracy: None where they have no labels.
+        auroc: of ood_score, against `ood_images` images of `ood`; "scrambled" are the same images cut into blocks that
+            were put into another order.
+        false_alarm_rate: share of them that is flagged.
+        flag_flips: images whose is_ood or label changed. label_changes: those whose label changed.
+        layers: convolutions and matrix products that could be in int8. layers_in_fp32: those that were left in float32.
+    """
+
+    target: Literal["cpu", "tensorrt"]
+    images: int
+    accuracy: tuple[float, float] | None
+    auroc: tuple[float, float]
+    ood: str
+    ood_images: int
+    false_alarm_rate: tuple[float, float]
+    flag_flips: int
+    label_changes: int
+    layers: int = 0
+    layers_in_fp32: tuple[str, ...] = ()
 
 
 class Exemplar(Record):
@@ -291,6 +322,7 @@ class Manifest(Record):
     versions: dict[str, str] = {}
     created: str = ""
     precision: str = "fp32"
+    precision_change: PrecisionChange | None = None
     parity: Parity | None = None
     engine: Engine | None = None
     exemplars: Exemplars | None = None

@@ -39,25 +39,42 @@ def export(
     path: str | Path,
     *,
     format: Literal["auto", "onnx", "engine", "triton"] = "auto",
-    precision: str = "fp32",
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
+    target: Literal["auto", "cpu", "tensorrt"] = "auto",
     data: Any = None,
-    max_flag_flips: int = 0,
+    ood: Any = None,
+    max_flag_flips: int | None = None,
+    max_accuracy_loss: float = 0.005,
+    max_auroc_loss: float = 0.005,
     max_batch: int = 256,
     exemplars: int = 0,
 ) -> Path:
     """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
 
-    The file is run at once on the calibration images and compared with torch: scores, labels and flags. Beyond
+    The file is run at once on the calibration images and compared with its source: scores, labels and flags. Beyond
     `max_flag_flips` nothing is written.
 
+    Below fp32 the network's body alone (convolutions, matrix products and what is between them, on maps and tokens)
+    computes in that precision; features, logits, score and threshold stay in float32. Scores shift, so the file gets
+    a threshold and p-values of its own, at the same rate, from held-out images. What it changes is measured on them and
+    in the manifest (`guard.manifest.PrecisionChange`). fp16 halves the file; int8 quarters it, and is faster on CPUs
+    with VNNI. ONNX Runtime computes bf16 on CUDA alone; OpenVINO and TensorRT take it.
+
     Args:
-        g: a guard from `train` or `fit`, or its run folder.
+        g: a guard from `train` or `fit`, or its run folder. Below fp32, and for an engine, an exported .onnx file will
+            do, without torch.
         path: ends in ``.onnx`` or ``.engine``; for "triton" the model's folder in a repository, like models/animals.
         format: "onnx", "engine", "triton" (a version of a model for NVIDIA's Triton server: configuration, class names
             and the ONNX file), or "auto": as the path ends.
-        precision: "fp32".
-        data: images to verify on; default the calibration images where they are at hand, else random images.
-        max_flag_flips: how many images may change label or flag before the export fails.
+        precision: "fp32", "fp16", "bf16" or "int8". int8 whose loss is above the budget gets layers back in float32,
+            those that disturb most first.
+        target: whose int8: "cpu" (u8 activations, s8 weights), "tensorrt" (both s8, symmetric), or "auto": by `path`.
+        data: in-distribution images to verify on, and below fp32 to calibrate on (of the guard's own data only what it
+            held out); default the calibration images where they are at hand, else, in fp32, random images.
+        ood: images whose AUROC is held, too; default the in-distribution images cut into blocks in another order.
+        max_flag_flips: how many images may change label or flag before the export fails; default 0 in fp32, and any
+            number below it.
+        max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1].
         max_batch: largest batch of a TensorRT engine, or that Triton makes; ONNX has no limit.
         exemplars: how many of those images per class, 0 to 20, the file holds as small JPEGs, for the service's page
             to show beside a flagged image; whoever has the file can see them. The graph gets the outputs `embedding`
@@ -68,6 +85,8 @@ def export(
 
     Raises:
         ParityError: the exported graph does not decide like its source.
+        ExportError: the graph cannot be written, or loses more than the budget in this precision.
+        ConfigError: a precision below fp32 without in-distribution images.
     """
     with ExportRequest.checked():
         request = ExportRequest(
@@ -75,8 +94,12 @@ def export(
             path=path_given(path),
             format=format,
             precision=precision,
+            target=target,
             data=data,
+            ood=ood,
             max_flag_flips=max_flag_flips,
+            max_accuracy_loss=max_accuracy_loss,
+            max_auroc_loss=max_auroc_loss,
             max_batch=max_batch,
             exemplars=exemplars,
         )
@@ -89,7 +112,8 @@ def verify(
     against: Guard | str | Path,
     data: Any,
     batch_size: int = 64,
-    max_flag_flips: int = 0,
+    max_flag_flips: int | None = None,
+    max_accuracy_loss: float = 0.005,
     runtime: str = "auto",
 ) -> ParityReport:
     """Run `data` through two runtimes and compare numbers and decisions.
@@ -98,14 +122,16 @@ def verify(
         path: the exported guard.
         against: its source: a `Guard` or a path.
         data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
-        max_flag_flips: how many images may change label or flag.
+        max_flag_flips: how many images may change label or flag; default by the lower precision of the two: none in
+            fp32, 1 % in fp16, 2 % in bf16, 5 % in int8.
+        max_accuracy_loss: how much accuracy the exported guard may lose, where the data has labels.
         runtime: what runs the exported guard, as in `load`.
 
     Returns:
         The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
 
     Raises:
-        ParityError: more flips than `max_flag_flips`.
+        ParityError: more flips than `max_flag_flips`, or a greater loss of accuracy.
     """
     with VerifyRequest.checked():
         request = VerifyRequest(
@@ -114,6 +140,7 @@ def verify(
             data=data,
             batch_size=batch_size,
             max_flag_flips=max_flag_flips,
+            max_accuracy_loss=max_accuracy_loss,
             runtime=runtime,
         )
     return cast("ParityReport", needs("train", "export.parity").verify(request))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..detector import Guard
-from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError
+from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError, RuntimeUnavailableError
 from ..manifest import Manifest
 from ..paths import path_given
 from .files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, read_onnx, read_pair
@@ -50,8 +50,13 @@ def load(
             from ..runtimes.openvino_model import OpenVINOModel
 
             return Guard(manifest, OpenVINOModel(data, device=device, threads=threads), path=path)
-        from ..runtimes.onnx_session import OnnxSession
+        from ..runtimes.onnx_session import OnnxSession, resolve_device
 
+        if manifest.precision == "bf16" and resolve_device(device) == "cpu":
+            raise RuntimeUnavailableError(
+                f"{path} computes in bfloat16, which ONNX Runtime does on CUDA alone; load it with runtime='openvino', "
+                "or export the guard in fp32, fp16 or int8 for the CPU"
+            )
         return Guard(manifest, OnnxSession(data, device=device, threads=threads, spinning=spinning), path=path)
     if path.suffix == ".engine":
         from ..runtimes.tensorrt_engine import TensorRTEngine

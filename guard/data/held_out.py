@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.conformal import reachable_rank
-from ..errors import DataError
+from ..errors import CalibrationError, DataError
 from ..manifest import DataCard, Manifest
 from ..requests import check_seed
 from .classes import ClassOrder, match_classes
@@ -27,6 +27,7 @@ from .splits import split
 
 log = logging.getLogger("ood_guard")
 
+MIN_SETTLED = 20  # images; a table of p-values from fewer says nothing
 Rows = dict[str, np.ndarray]  # "train", "calibration", "test": int64 indices
 
 
@@ -100,6 +101,7 @@ class Splits:
         source: all of it; `rows` are indices into it (empty for parts given apart).
         calibration: without copies among them, which would count as more evidence than they are.
         renamed: what `source` calls the classes, where a model calls them otherwise (`ClassOrder.renamed`).
+        settled: held-out images that a score learned from; they are no longer in `calibration`.
     """
 
     source: ImageData
@@ -108,6 +110,7 @@ class Splits:
     test: ImageData | None
     rows: Rows
     renamed: tuple[str, ...] = ()
+    settled: int = 0
 
     @classmethod
     def draw(cls, source: ImageData, draw: Draw, *, alpha: float, labelled_calibration: bool = False) -> Splits:
@@ -150,7 +153,7 @@ class Splits:
     def card(self) -> DataCard:
         """The data and the sizes of its parts, from which they can be drawn again."""
         card = self.source.card({name: len(rows) for name, rows in self.rows.items()})
-        return card.model_copy(update={"class_names": self.renamed})
+        return card.model_copy(update={"class_names": self.renamed, "settled": self.settled})
 
 
 def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:
@@ -164,6 +167,23 @@ def one_of_each(images: ImageData) -> ImageData:
         return images
     assert images.digests is not None  # there are copies
     return images.subset(np.unique(originals(images.digests)))
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, ascending, of `count` calibration images: those that a score with `takes_held_out` learns from, and those
+    for the threshold, whose guarantee needs images on which no part of the score depends."""
+    order = np.random.default_rng(0).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def shared_with_score(count: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """`halves`, but none is given away where the other half could not reach `alpha`, or where it is too small."""
+    given, kept = halves(count)
+    try:
+        reachable_rank(len(kept), alpha)
+    except CalibrationError:
+        given = given[:0]
+    return (given, kept) if len(given) >= MIN_SETTLED else (given[:0], np.arange(count))
 
 
 def _say_copies(source: ImageData, counts: dict[str, Any], rows: Rows) -> None:

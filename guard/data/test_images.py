@@ -11,7 +11,7 @@ from ..errors import DataError, MissingDataError
 from ..manifest import DataCard, Manifest
 from .classes import match_classes, matched
 from .forms.nesting import SplitsError
-from .held_out import Draw, one_of_each, own_card
+from .held_out import Draw, halves, one_of_each, own_card
 from .image_data import ImageData
 from .loading import first_or_drawn, load
 from .noise import is_noise, noise_images
@@ -94,7 +94,9 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
             "training images promises too few false alarms; give other images"
         )
     images = one_of_each(_drawn(images, manifest, "calibration"))
-    note = f"{images.name} is the data the guard was made from; only the {held_out} images held out of it are used."
+    if card.settled:  # of the others the score's own tables are made
+        images = images.subset(halves(len(images))[1])
+    note = f"{images.name} is the data the guard was made from; only {len(images)} images held out of it are used."
     return images, _own_labels(images, manifest), note
 
 

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guard.calibration.conformal import calibrate, reachable_rank
+from guard.calibration.conformal import calibrate
 from guard.data import ImageData
-from guard.data.held_out import Draw, one_of_each
+from guard.data.held_out import Draw, one_of_each, shared_with_score
 from guard.data.loading import first_or_drawn
 from guard.detector import Guard
-from guard.errors import CalibrationError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
@@ -24,7 +23,6 @@ from guard.scores import Score
 from ..cache.keyed import digest, images_identity
 from ..features.extract import fit_score
 from ..methods.base import Method
-from ..runs.assemble import MIN_SETTLED
 from ..runs.fit import carried_over
 from ..runs.resolve import asked_method
 from . import counterparts, training
@@ -78,17 +76,12 @@ def parts_of(plan: Plan, g: Guard) -> Parts:
     assert draw is not None  # it was trained on them
     rows = draw.rows(source)
     calibration = one_of_each(source.subset(rows["calibration"]))
-    order = np.random.default_rng(0).permutation(len(calibration))
-    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
-    try:
-        reachable_rank(len(kept), plan.asked.alpha)
-    except CalibrationError:
-        given = given[:0]
+    given, kept = shared_with_score(len(calibration), plan.asked.alpha)
     test = plan.sets.test
     if test is None:
         test = source.subset(rows["test"])
         test = test.subset(first_or_drawn(len(test), plan.asked.max_images, 0))
-    settling = calibration.subset(np.sort(given))
+    settling = calibration.subset(given)
     return Parts(source.subset(rows["train"]), settling, calibration.subset(kept), calibration, test)
 
 
@@ -162,7 +155,7 @@ class Scorer:
         elif fit:
             taken = network.outputs(parts.fitting)
             score.fit(taken.features, taken.logits, network.labels, network.last)
-        if score.takes_held_out and len(parts.settling) >= MIN_SETTLED:
+        if score.takes_held_out and len(parts.settling):
             self._settle(parts.settling)
             self.calibration = parts.kept
         if not through:

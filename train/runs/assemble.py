@@ -9,16 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.artefact.places import writable_folder
 from guard.calibration.by_class import expected_flags
-from guard.calibration.conformal import reachable_rank
 from guard.calibration.temperature import Labelled
 from guard.data import ImageData
-from guard.data.held_out import Splits
+from guard.data.held_out import Splits, shared_with_score
 from guard.detector import Guard
 from guard.errors import CalibrationError, ConfigError
 from guard.evaluation import metrics
@@ -34,8 +32,6 @@ from ..engine.checkpoint import NAME as CHECKPOINT
 from ..features.extract import stream_outputs
 
 log = logging.getLogger("ood_guard")
-
-MIN_SETTLED = 20  # images; a table of p-values from fewer says nothing
 
 
 @dataclass(frozen=True)
@@ -98,20 +94,16 @@ def settled(module: GuardModule, splits: Splits, alpha: float) -> Splits:
     """
     if not module.score.takes_held_out:
         return splits
-    order = np.random.default_rng(0).permutation(len(splits.calibration))
-    given, kept = order[: len(order) // 2], np.sort(order[len(order) // 2 :])
-    try:
-        reachable_rank(len(kept), alpha)
-    except CalibrationError:
-        given = given[:0]
-    if len(given) < MIN_SETTLED:
-        log.warning("%d calibration images are too few to share with score %r", len(order), module.score.name)
+    count = len(splits.calibration)
+    given, kept = shared_with_score(count, alpha)
+    if not len(given):
+        log.warning("%d calibration images are too few to share with score %r", count, module.score.name)
         return splits
-    outputs = list(stream_outputs(module, splits.calibration.subset(np.sort(given))))
+    outputs = list(stream_outputs(module, splits.calibration.subset(given)))
     maps = [t.feature_map for t in outputs if t.feature_map is not None and module.score.uses_map]
     features, logits = torch.cat([t.features for t in outputs]), torch.cat([t.logits for t in outputs])
     module.score.settle(features, logits, torch.cat(maps) if maps else None)
-    return replace(splits, calibration=splits.calibration.subset(kept))
+    return replace(splits, calibration=splits.calibration.subset(kept), settled=len(given))
 
 
 def _manifest(module: GuardModule, splits: Splits, made: Made) -> Manifest:

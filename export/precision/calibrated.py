@@ -1,0 +1,239 @@
+"""A guard in less than float32, with thresholds of its own, within a budget of what it may lose.
+
+Its graph is made, run on held-out in-distribution images, and calibrated anew on them: scores shift, and a threshold of
+float32 would flag another share. What it changes is measured beside the float32 graph, on the same images, and travels
+in the manifest. int8 that loses more than the budget gets layers back in float32, those first that alone disturb most.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from guard.data.image_data import ImageData
+from guard.data.test_images import calibration_images, ood_images
+from guard.detector import Guard
+from guard.errors import ConfigError, ExportError
+from guard.evaluation.metrics import auroc
+from guard.manifest import Manifest, PrecisionChange
+from guard.requests import ExportRequest
+from guard.runtimes.onnx_session import OnnxSession
+from guard.verdict import Verdicts
+
+from ..optional_inputs import recalibrated
+from .floats import in_half, rounded
+from .integers import Quantiser
+
+log = logging.getLogger("ood_guard")
+
+BATCH = 32
+RANGES = 512  # images that the ranges of activations are chosen by
+ALONE = 128  # images on which single layers are compared
+BLOCKS = 4  # per side, of a scrambled image
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph in less than float32, with the defaults of its manifest."""
+
+    graph: bytes
+    manifest: Manifest
+
+
+def lowered(source: Guard, graph: bytes, request: ExportRequest) -> Lowered:
+    """The guard's float32 `graph` in `request.precision`, calibrated and measured.
+
+    Raises:
+        ConfigError: no in-distribution images are at hand, or the guard is not calibrated.
+        ExportError: it loses more than the budget, or its numbers overflow.
+    """
+    return _Lowering(source.manifest, graph, _held_out(source, request), request).run()
+
+
+def _held_out(source: Guard, request: ExportRequest) -> tuple[ImageData, np.ndarray | None]:
+    """The calibration images, and their labels where they have such."""
+    if source.manifest.calibration is None:
+        raise ConfigError("the guard has no threshold yet; calibrate it first: guard.calibrate(g, data)")
+    if request.data is not None:
+        images, labels, note = calibration_images(source.manifest, request.data, labelled=False)
+        if note:
+            log.info("%s", note)
+        return images, labels
+    held = source.calibration_images
+    if held is None:
+        raise ConfigError(
+            f"precision={request.precision!r} takes a threshold of its own, and no in-distribution images are at hand; "
+            "give data=: the data that the guard was made from (what it held out is used), or other images"
+        )
+    return held, held.labels if held.class_names == source.class_names else None
+
+
+class _Lowering:
+    """One export in less than float32."""
+
+    def __init__(
+        self, manifest: Manifest, graph: bytes, held: tuple[ImageData, np.ndarray | None], request: ExportRequest
+    ) -> None:
+        self.manifest, self.graph, self.request = manifest, graph, request
+        images, self.labels = held
+        self.batches = [np.array(batch) for batch, _ in images.batches(BATCH)]
+        self.far, self.far_name = self._ood()
+
+    def run(self) -> Lowered:
+        precision = self.request.precision
+        if precision == "int8":
+            return self._int8()
+        # ONNX Runtime computes fp16 in float32 on CPUs and has no bf16 there: rounding shows what a GPU would compute
+        found = self._measured(in_half(self.graph, precision), rounded(self.graph, precision), 0, ())
+        return self._within_budget(found)
+
+    def _int8(self) -> Lowered:
+        """As few layers in float32 as the budget asks for."""
+        quantiser = Quantiser(self.graph, self.batches[: -(-RANGES // BATCH)], self.target)
+        count = len(quantiser.layers)
+        found = self._measured(made := quantiser.quantised(), made, count, ())
+        ranked, kept = None, 1
+        while self._lost(found) and kept < count:
+            ranked = ranked or self._by_disturbance(quantiser)
+            found = self._measured(made := quantiser.quantised(ranked[:kept]), made, count, tuple(ranked[:kept]))
+            kept *= 2
+        return self._within_budget(found)
+
+    def _by_disturbance(self, quantiser: Quantiser) -> list[str]:
+        """Layers by how much each alone, quantised, moves probabilities and scores, most first."""
+        log.info("int8 loses too much; looking for the layers that it comes from")
+        few = self.batches[: -(-ALONE // BATCH)]
+        exact = self._guard(self.graph).predict_batches(few)
+        spread = float(exact.ood_score.std()) or 1.0
+
+        def moved(layer: str) -> float:
+            others = [one for one in quantiser.layers if one != layer]
+            found = self._guard(quantiser.quantised(others)).predict_batches(few)
+            by_score = np.abs(found.ood_score - exact.ood_score).mean() / spread
+            return float(by_score + np.abs(found.probabilities - exact.probabilities).sum(1).mean())
+
+        return sorted(quantiser.layers, key=moved, reverse=True)
+
+    def _measured(self, graph: bytes, runs: bytes, layers: int, kept: tuple[str, ...]) -> Lowered:
+        """`graph` with thresholds of its own; `runs` is what computes the same on the CPU."""
+        guard = self._guard(runs)
+        verdicts = self._finite(guard.predict_batches(self.batches))
+        calibrated = self._calibrated(guard, verdicts)
+        mine = calibrated.predict_batches(self.batches)
+        exact, exact_far = self._exact
+        change = PrecisionChange(
+            target=self.target,
+            images=len(mine),
+            accuracy=None if self.labels is None else (self._right(exact), self._right(mine)),
+            auroc=(
+                float(auroc(exact.ood_score, exact_far)),
+                float(auroc(mine.ood_score, self._finite(guard.predict_batches(self.far)).ood_score)),
+            ),
+            ood=self.far_name,
+            ood_images=len(exact_far),
+            false_alarm_rate=(float(exact.is_ood.mean()), float(mine.is_ood.mean())),
+            flag_flips=int(((exact.is_ood != mine.is_ood) | (exact.label != mine.label)).sum()),
+            label_changes=int((exact.label != mine.label).sum()),
+            layers=layers,
+            layers_in_fp32=kept,
+        )
+        manifest = calibrated.manifest.model_copy(
+            update={"precision": self.request.precision, "precision_change": change, "parity": None}
+        )
+        return Lowered(recalibrated(graph, manifest), manifest)
+
+    @cached_property
+    def _exact(self) -> tuple[Verdicts, np.ndarray]:
+        """What the float32 graph says of the held-out images, and its scores of the OOD images."""
+        guard = self._guard(self.graph)
+        return guard.predict_batches(self.batches), guard.predict_batches(self.far).ood_score
+
+    def _calibrated(self, guard: Guard, verdicts: Verdicts) -> Guard:
+        """At the rate, and by class where float32 is; the temperature stays, for it is of the same logits."""
+        was = self.manifest.calibration
+        assert was is not None  # _held_out has seen it
+        return guard.calibrate_by(
+            verdicts,
+            alpha=was.alpha,
+            class_conditional=was.class_conditional,
+            min_class_images=was.min_class_images or None,
+        )
+
+    def _finite(self, verdicts: Verdicts) -> Verdicts:
+        if not np.isfinite(verdicts.ood_score).all() or not np.isfinite(verdicts.probabilities).all():
+            other = "precision='bf16', whose range is float32's" if self.request.precision == "fp16" else "'fp32'"
+            raise ExportError(f"the network's numbers overflow {self.request.precision}; export it with {other}")
+        return verdicts
+
+    def _right(self, verdicts: Verdicts) -> float:
+        return float((verdicts.label == self.labels).mean())
+
+    def _lost(self, found: Lowered) -> str:
+        """What is lost beyond the budget, in words; "" where nothing is."""
+        change, asked = found.manifest.precision_change, self.request
+        assert change is not None  # _measured has written it
+        losses = [(change.auroc, asked.max_auroc_loss, f"AUROC against {change.ood} images")]
+        if change.accuracy is not None:
+            losses.append((change.accuracy, asked.max_accuracy_loss, "accuracy"))
+        return ", ".join(
+            f"{name} {exact:.4f} -> {mine:.4f} (allowed: {most:g} less)"
+            for (exact, mine), most, name in losses
+            if exact - mine > most + 1e-9
+        )
+
+    def _within_budget(self, found: Lowered) -> Lowered:
+        """Raises: ExportError: it is not."""
+        change = found.manifest.precision_change
+        assert change is not None  # _measured has written it
+        if lost := self._lost(found):
+            kept = f" with {len(change.layers_in_fp32)} of {change.layers} layers in float32" if change.layers else ""
+            raise ExportError(
+                f"{self.request.precision} loses too much{kept}: {lost}; raise max_accuracy_loss or max_auroc_loss "
+                "only if you can live with that, or take another precision"
+            )
+        accuracy = "" if change.accuracy is None else "accuracy {:.4f} -> {:.4f}, ".format(*change.accuracy)
+        log.info(
+            "%s: %sAUROC against %s images %.4f -> %.4f, %d flag flips of %d images%s",
+            self.request.precision,
+            accuracy,
+            change.ood,
+            *change.auroc,
+            change.flag_flips,
+            change.images,
+            f"; in float32: {', '.join(change.layers_in_fp32)}" if change.layers_in_fp32 else "",
+        )
+        return found
+
+    @property
+    def target(self) -> Any:
+        """Whose integers: "auto" goes by the file."""
+        by_file = "tensorrt" if self.request.path.suffix == ".engine" else "cpu"
+        return by_file if self.request.target == "auto" else self.request.target
+
+    def _guard(self, graph: bytes) -> Guard:
+        return Guard(self.manifest, OnnxSession(graph, device="cpu"))
+
+    def _ood(self) -> tuple[list[np.ndarray], str]:
+        """Images that are none of the classes: those given, else the held-out ones in pieces."""
+        if self.request.ood is None:
+            return [scrambled(batch) for batch in self.batches], "scrambled"
+        images = ood_images(self.manifest, "ood", self.request.ood)
+        return [np.array(batch) for batch, _ in images.batches(BATCH)], images.name
+
+
+def scrambled(images: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
+    """uint8 (n, H, W, channels) with the blocks of each image in another order; a rest at the right and below stays."""
+    n, height, width, channels = images.shape
+    rows, columns = min(blocks, height), min(blocks, width)
+    h, w = height // rows, width // columns
+    part = images[:, : h * rows, : w * columns].reshape(n, rows, h, columns, w, channels).swapaxes(2, 3)
+    pieces = part.reshape(n, rows * columns, h, w, channels)
+    order = np.random.default_rng(0).permutation(rows * columns)
+    moved = pieces[:, order].reshape(n, rows, columns, h, w, channels).swapaxes(2, 3)
+    out = images.copy()
+    out[:, : h * rows, : w * columns] = moved.reshape(n, h * rows, w * columns, channels)
+    return out

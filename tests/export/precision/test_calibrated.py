@@ -1,0 +1,242 @@
+"""A guard below float32 has thresholds of its own, keeps to its budget, and says what it changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import guard
+from export.precision.calibrated import scrambled
+from guard.errors import ConfigError, ExportError, RuntimeUnavailableError
+from guard.manifest import PrecisionChange
+from tests.conftest import Arrays
+
+BELOW = ["fp16", "bf16", "int8"]
+
+
+def opened(path: Path) -> Any:
+    """bf16 has no kernels in ONNX Runtime for the CPU."""
+    return guard.load(path, device="cpu", runtime="openvino" if "bf16" in path.name else "auto")
+
+
+@pytest.fixture(scope="module")
+def files(trained: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("precision")
+    return {p: guard.export(trained("plain"), folder / f"{p}.onnx", precision=p) for p in ["fp32", *BELOW]}
+
+
+@pytest.mark.parametrize("precision", BELOW)
+def test_it_is_calibrated_on_its_own_scores(
+    precision: str, files: dict[str, Path], trained: Callable[[str], Any]
+) -> None:
+    g = opened(files[precision])
+    source = trained("plain")
+    own, was = g.manifest.calibration, source.manifest.calibration
+    assert (own.alpha, own.n, own.rate_low, own.rate_high) == (was.alpha, was.n, was.rate_low, was.rate_high)
+    assert own.threshold != was.threshold
+    held = np.concatenate([batch for batch, _ in source.calibration_images.batches(64)])
+    scores = np.sort(g.predict_batches([held]).ood_score)
+    tolerance = {"fp16": 0.02, "bf16": 0.1, "int8": 1e-5}[precision]  # ONNX Runtime and OpenVINO round less often
+    np.testing.assert_allclose(own.scores, scores, atol=tolerance)
+    assert g.manifest.precision == precision
+    assert abs(g.predict_batches([held]).is_ood.mean() - own.alpha) < 0.02
+
+
+@pytest.mark.parametrize("precision", BELOW)
+def test_the_manifest_says_what_it_changes(
+    precision: str, files: dict[str, Path], trained: Callable[[str], Any], four: Arrays
+) -> None:
+    """The numbers of the card, measured again with the two files."""
+    exact, g = guard.load(files["fp32"], device="cpu"), opened(files[precision])
+    held = trained("plain").calibration_images
+    batch = np.concatenate([part for part, _ in held.batches(64)])
+    a, b = exact.predict_batches([batch]), g.predict_batches([batch])
+    change = g.manifest.precision_change
+    assert change.images == len(batch)
+    slack = 1e-9 if precision == "int8" else 0.05  # ONNX Runtime and OpenVINO round less often
+    assert change.accuracy == pytest.approx(
+        ((a.label == held.labels).mean(), (b.label == held.labels).mean()), abs=slack
+    )
+    assert change.false_alarm_rate == pytest.approx((a.is_ood.mean(), b.is_ood.mean()), abs=slack)
+    pieces = scrambled(batch)
+
+    def auroc(mine: Any, verdicts: Any) -> float:
+        other = mine.predict_batches([pieces]).ood_score
+        return float(((verdicts.ood_score[:, None] < other) + 0.5 * (verdicts.ood_score[:, None] == other)).mean())
+
+    assert change.auroc == pytest.approx((auroc(exact, a), auroc(g, b)), abs=max(slack, 1e-6))
+    flips = int(((a.is_ood != b.is_ood) | (a.label != b.label)).sum())
+    assert change.flag_flips == pytest.approx(flips, abs=0 if precision == "int8" else 3)
+    assert exact.manifest.precision_change is None
+
+
+@pytest.mark.parametrize("precision", BELOW)
+def test_verify_allows_what_the_precision_may_change(
+    precision: str, files: dict[str, Path], trained: Callable[[str], Any], four: Arrays
+) -> None:
+    report = guard.verify(opened(files[precision]), against=trained("plain"), data=four)
+    assert report.images == len(four[0])
+    assert report.accuracy[1] > report.accuracy[0] - 0.005
+    assert report.flag_flips <= {"fp16": 0.01, "bf16": 0.02, "int8": 0.05}[precision] * report.images
+
+
+def test_a_file_of_float32_will_do_with_data(files: dict[str, Path], four: Arrays, tmp_path: Path) -> None:
+    """The same file as from the guard itself: its held-out images are drawn again."""
+    path = guard.export(files["fp32"], tmp_path / "int8.onnx", precision="int8", data=four)
+    again, before = guard.load(path, device="cpu"), guard.load(files["int8"], device="cpu")
+    assert again.manifest.calibration == before.manifest.calibration
+    assert again.manifest.precision_change == before.manifest.precision_change
+
+
+def test_it_needs_no_torch(files: dict[str, Path], four: Arrays, tmp_path: Path) -> None:
+    np.savez(tmp_path / "four.npz", images=four[0], labels=four[1])
+    code = f"""
+import sys, numpy as np, guard
+sys.modules["torch"] = None
+data = np.load({str(tmp_path / "four.npz")!r})
+guard.export({str(files["fp32"])!r}, {str(tmp_path / "int8.onnx")!r}, precision="int8",
+             data=(data["images"], data["labels"]))
+assert "torch" not in [name for name, module in sys.modules.items() if module is not None]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert guard.load(tmp_path / "int8.onnx", device="cpu").manifest.precision == "int8"
+
+
+def test_by_class_stays_by_class(trained: Callable[[str], Any], four: Arrays, tmp_path: Path) -> None:
+    g = guard.calibrate(trained("plain"), four, alpha=0.1, class_conditional=True, min_class_images=19)
+    path = guard.export(g, tmp_path / "int8.onnx", precision="int8", data=four)
+    own = guard.load(path, device="cpu").manifest.calibration
+    assert own.class_conditional
+    assert own.min_class_images == 19
+    assert own.class_counts == g.manifest.calibration.class_counts
+    assert own.class_offsets != g.manifest.calibration.class_offsets
+
+
+def test_layers_come_back_to_float32_until_the_budget_holds(
+    trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a network that int8 harms: one channel of its first layers reaches far beyond the others."""
+    from export.precision import calibrated, integers
+
+    honest = integers.Quantiser.quantised
+
+    def harmed(self: Any, kept: Any = ()) -> bytes:
+        spoilt = [layer for layer in self.layers[3:5] if layer not in kept]
+        return spoil(honest(self, kept), len(spoilt))
+
+    monkeypatch.setattr(calibrated.Quantiser, "quantised", harmed)
+    path = guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8")
+    change = guard.load(path, device="cpu").manifest.precision_change
+    layers = integers.Quantiser(graph_of(trained("plain")), [], "cpu").layers
+    assert set(layers[3:5]) <= set(change.layers_in_fp32)
+    assert len(change.layers_in_fp32) in (2, 4)
+    assert change.layers == len(layers)
+
+
+def graph_of(g: Any) -> bytes:
+    from export.to_onnx import onnx_bytes
+
+    return onnx_bytes(g.module, g.manifest)
+
+
+def spoil(graph: bytes, by: int) -> bytes:
+    """Noise on the last scale of the graph's first linear layer, more with `by`."""
+    import onnx
+    from onnx import numpy_helper
+
+    if not by:
+        return graph
+    model = onnx.load_from_string(graph)
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    for initializer in model.graph.initializer:
+        if initializer.name == gemm.input[1]:
+            weight = numpy_helper.to_array(initializer)
+            noise = np.random.default_rng(by).normal(0, by * weight.std(), weight.shape)
+            initializer.CopyFrom(numpy_helper.from_array((weight + noise).astype(np.float32), initializer.name))
+    return bytes(model.SerializeToString())
+
+
+def test_a_loss_beyond_the_budget_is_refused(
+    trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever layers come back. Nothing is written."""
+    from export.precision import calibrated, integers
+
+    honest = integers.Quantiser.quantised
+    monkeypatch.setattr(calibrated.Quantiser, "quantised", lambda self, kept=(): spoil(honest(self, kept), 9))
+    with pytest.raises(
+        ExportError, match=r"int8 loses too much with \d of \d+ layers in float32: .*accuracy"
+    ) as caught:
+        guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8")
+    assert "raise max_accuracy_loss or max_auroc_loss only if" in str(caught.value)
+    assert not (tmp_path / "g.onnx").exists()
+    path = guard.export(
+        trained("plain"),
+        tmp_path / "g.onnx",
+        precision="int8",
+        max_accuracy_loss=1,
+        max_auroc_loss=1,
+        max_flag_flips=999,
+    )
+    assert guard.load(path, device="cpu").manifest.precision_change.layers_in_fp32 == ()
+
+
+def test_numbers_beyond_float16_are_named(trained: Callable[[str], Any], tmp_path: Path) -> None:
+    import copy
+
+    g = trained("plain")
+    module = copy.deepcopy(g.module)
+    first = next(m for m in module.classifier.backbone.modules() if hasattr(m, "weight") and m.weight.ndim == 4)
+    first.weight.data *= 1e6
+    runtime = type(g.runtime)(module, g.manifest.preprocess, "cpu")
+    large = type(g)(g.manifest, runtime, calibration_images=g.calibration_images)
+    with pytest.raises(ExportError, match="overflow fp16; export it with precision='bf16'"):
+        guard.export(large, tmp_path / "g.onnx", precision="fp16")
+
+
+def test_bf16_on_the_cpu_is_refused_by_onnx_runtime(files: dict[str, Path]) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=r"computes in bfloat16, which ONNX Runtime does on CUDA alone"):
+        guard.load(files["bf16"], device="cpu")
+
+
+def test_what_it_needs_is_said(files: dict[str, Path], trained: Callable[[str], Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes a threshold of its own, and no in-distribution images are at hand"):
+        guard.export(files["fp32"], tmp_path / "g.onnx", precision="int8")
+    with pytest.raises(ConfigError, match="the guard is in int8 already; give the float32 one"):
+        guard.export(files["int8"], tmp_path / "g.onnx", precision="fp16")
+    g = trained("plain")
+    bare = g._with(g.manifest.model_copy(update={"calibration": None}))
+    with pytest.raises(ConfigError, match="has no threshold yet"):
+        guard.export(bare, tmp_path / "g.onnx", precision="int8")
+    assert not (tmp_path / "g.onnx").exists()
+
+
+def test_scrambled_images_keep_their_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 13, 18, 3), dtype=np.uint8)
+    moved = scrambled(images)
+    assert moved.shape == images.shape
+    assert (moved != images).any()
+    np.testing.assert_array_equal(np.sort(moved, axis=None), np.sort(images, axis=None))
+    np.testing.assert_array_equal(moved[:, 12:], images[:, 12:])
+    np.testing.assert_array_equal(moved, scrambled(images))
+    blocks = {images[0, 3 * r : 3 * r + 3, 4 * c : 4 * c + 4].tobytes() for r in range(4) for c in range(4)}
+    assert blocks == {moved[0, 3 * r : 3 * r + 3, 4 * c : 4 * c + 4].tobytes() for r in range(4) for c in range(4)}
+
+
+def test_exemplars_and_triton_take_it(trained: Callable[[str], Any], tmp_path: Path) -> None:
+    path = guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8", exemplars=1)
+    assert guard.load(path, device="cpu").manifest.exemplars is not None
+    model = guard.export(trained("plain"), tmp_path / "models" / "digits", format="triton", precision="fp16")
+    (inside,) = model.rglob("*.onnx")
+    assert guard.load(inside, device="cpu").manifest.precision == "fp16"
+
+
+def test_the_card_travels(files: dict[str, Path]) -> None:
+    change = guard.load(files["int8"], device="cpu").manifest.precision_change
+    assert PrecisionChange.model_validate_json(change.model_dump_json()) == change
