@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.load import post
+from guard.verdict import Verdict
 from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,16 +41,32 @@ def memory_mib(base: str) -> float:
     return float(supervisor(base).memory_info().rss + max(p.memory_info().rss for p in workers(base))) / MIB
 
 
-def good_requests(path: Path) -> tuple[list[bytes], list[bytes]]:
-    """Requests, and a piece of the JSON that the answer to each must hold."""
+def good_requests(path: Path) -> tuple[list[bytes], list[Callable[[bytes], bool]]]:
+    """Requests, and for each whether an answer is right: label, class, flag and threshold are those that the file gives
+    in this process, and score, probability and p-value within rounding, which goes with the batch."""
     from benchmarks.serving import encoded
     from guard.artefact.load import load
 
     g = load(path, device="cpu", threads=1, spinning=False)
     images = [encoded(32, seed) for seed in range(16)]
     verdicts = g.predict(images, batch_size=1)
-    needed = [f'"label":{v.label},"class_name":"{v.class_name}"'.encode() for v in verdicts]
-    return [post("/predict", image, "image/png") for image in images], needed
+    return [post("/predict", image, "image/png") for image in images], [_rightly(verdict) for verdict in verdicts]
+
+
+def _rightly(verdict: Verdict) -> Callable[[bytes], bool]:
+    exact = {name: getattr(verdict, name) for name in ("label", "class_name", "is_ood", "threshold")}
+    near = {name: getattr(verdict, name) for name in ("ood_score", "probability", "p_value")}
+
+    def right(answer: bytes) -> bool:
+        try:
+            told = json.loads(answer.partition(b"\r\n\r\n")[2])
+            return all(told[name] == value for name, value in exact.items()) and all(
+                abs(told[name] - value) <= 2e-3 * max(1.0, abs(value)) for name, value in near.items()
+            )
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    return right
 
 
 def write(name: str, record: dict[str, Any], text: str, load_before: float) -> None:

@@ -14,6 +14,7 @@ round, and reported is the median over the rounds. The client is one thread on t
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import json
 import os
@@ -39,7 +40,7 @@ from train.benchmark.machine import describe, machine
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 MODELS = {"wrn16_2": 32, "resnet18": 224}  # backbone -> pixels
-FORMS = ("raw", "form", "tensor")
+FORMS = ("raw", "form", "json", "tensor")
 BATCH = 8  # images of a tensor request
 GOALS = {32: 0.85, 224: 0.95}  # pixels -> share of the bare application's requests per second
 
@@ -63,11 +64,21 @@ def requests(contender: str, kind: str, pixels: int) -> list[bytes]:
     if kind == "form":
         path = "/form" if contender.startswith("bare") else "/predict"
         return [post(path, *form([image], "image")) for image in images]
+    if kind == "json":
+        texts = [base64.b64encode(image).decode() for image in images]
+        if contender.startswith("bare"):
+            return [post("/json", json.dumps({"image": text}).encode(), "application/json") for text in texts]
+        return [post("/v2/models/guard/infer", json_infer(text), "application/json") for text in texts]
     rng = np.random.default_rng(0)
     tensors = rng.integers(0, 256, (8, BATCH, pixels, pixels, 3), dtype=np.uint8)
     if contender.startswith("bare"):
         return [post("/tensor", tensor.tobytes(), "application/octet-stream") for tensor in tensors]
     return [binary_infer(tensor) for tensor in tensors]
+
+
+def json_infer(text: str) -> bytes:
+    """The body of the Open Inference Protocol's request with an image file in base64."""
+    return json.dumps({"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": [text]}]}).encode()
 
 
 def binary_infer(tensor: np.ndarray) -> bytes:
@@ -189,8 +200,7 @@ def measure(addresses: dict[str, str], kind: str, pixels: int, concurrency: int,
 def cells(args: Any, pixels: int) -> Iterator[tuple[str, int]]:
     """(form, concurrency); a large image takes so long that more than 32 connections and 8 images each tell no more."""
     yield from (("raw", concurrency) for concurrency in args.concurrency if pixels < 64 or concurrency <= 32)
-    if "form" in args.forms:
-        yield "form", 32
+    yield from ((kind, 32) for kind in ("form", "json") if kind in args.forms)
     if "tensor" in args.forms and pixels < 64:
         yield "tensor", 8  # of eight images each
 
@@ -237,7 +247,8 @@ def report(result: dict[str, Any]) -> str:
 Medians of {settings["rounds"]} rounds of {settings["seconds"]} s.
 `benchmarks/serving.py` says what is compared. Goals: a ratio of
 at least 0.85 at 32 pixels and 0.95 at 224; at 32 connections, p99 at most 1.5 of the bare one's and 0.2 of BentoML's.
-`tensor` is a request of {BATCH} images as raw pixels.
+`json` holds an image file in base64, `tensor` is a request of {BATCH} images as raw pixels; both are requests of the
+Open Inference Protocol for the guard, which answers all probabilities.
 
 {describe(facts)}; load while measuring {low:.0f} to {high:.0f}, {facts["cores"]} cores
 

@@ -83,12 +83,12 @@ def kill_campaign(path: Path, minutes: float, kill_s: float) -> dict[str, Any]:
     """Load, kills and reloads for `minutes`."""
     from serving.runner import running_service
 
-    good, needed = good_requests(path)
+    good, right = good_requests(path)
     good = [g.replace(b"\r\n", f"\r\nAuthorization: Bearer {TOKEN}\r\n".encode(), 1) for g in good]
     wrong: list[bytes] = []
 
     def check(index: int, answer: bytes) -> None:
-        if needed[index] not in answer:
+        if not right[index](answer):
             wrong.append(answer[-200:])
 
     settings = {"GUARD_TOKEN": TOKEN, "GUARD_THREADS": "1"}

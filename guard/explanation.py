@@ -70,14 +70,18 @@ def explain(g: Guard, pixels: np.ndarray) -> Explanation:
         g: any guard; what its file lacks stays empty.
         pixels: uint8 (H, W, channels) of the graph's size, from `guard.preprocess.to_input`.
     """
-    batch = np.ascontiguousarray(pixels[None])
-    verdicts = g.predict_batches([batch])
-    chances = verdicts.probabilities[0]
+    verdicts = g.predict_batches([np.ascontiguousarray(pixels[None])])
+    return behind(g, verdicts[0], verdicts.probabilities[0], pixels)
+
+
+def behind(g: Guard, verdict: Verdict, chances: np.ndarray, pixels: np.ndarray) -> Explanation:
+    """`explain` where the verdict and the probabilities (C,) are known: the graph runs for its further outputs alone,
+    and not at all where it has none."""
     best = np.argsort(-chances, kind="stable")[:TOP].tolist()
     read: Any = getattr(g.runtime, "extra", None)  # of ONNX files alone
-    extra: dict[str, np.ndarray] = {} if read is None else read(batch)
+    extra: dict[str, np.ndarray] = {} if read is None else read(np.ascontiguousarray(pixels[None]))
     return Explanation(
-        verdict=verdicts[0],
+        verdict=verdict,
         top=tuple(ClassChance(c, g.class_names[c], float(chances[c])) for c in best),
         parts=_parts(g, extra),
         nearest=_nearest(g, extra),

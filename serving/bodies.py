@@ -24,6 +24,11 @@ class Budget:
     limit: int
     used: int = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether not even one more would go in."""
+        return self.used >= self.limit
+
     def take(self, amount: int, what: str) -> None:
         """Raises: Refusal: 503, when `amount` more would exceed the limit."""
         if self.used + amount > self.limit:

@@ -13,6 +13,7 @@ from _bentoml_sdk import Service
 
 from .app import HEALTH, App
 from .bodies import Budget
+from .protection import DATA_HEADERS
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 _BUSY = b'{"error":"too many requests are open; send it again in a second"}'
@@ -21,6 +22,7 @@ _BUSY_HEADERS = [
     (b"content-length", str(len(_BUSY)).encode()),
     (b"retry-after", b"1"),
     (b"connection", b"close"),
+    *DATA_HEADERS,
 ]
 
 
@@ -42,15 +44,15 @@ class Front:
         health = scope["type"] != "http" or (scope["path"] in HEALTH and scope["method"] in ("GET", "HEAD"))
         if health:
             await self._theirs(scope, receive, send)
-        elif self._open.used >= self._open.limit:
+        elif self._open.full:
             await send({"type": "http.response.start", "status": 503, "headers": _BUSY_HEADERS})
             await send({"type": "http.response.body", "body": _BUSY})
         else:
-            self._open.used += 1
+            self._open.take(1, "requests")
             try:
                 await self._app(scope, receive, send)
             finally:
-                self._open.used -= 1
+                self._open.give(1)
 
 
 def put_before(service: Any, app: App, most_open: int) -> bool:

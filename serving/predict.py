@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -9,6 +12,7 @@ from .answers import json_answer
 from .bodies import Part, form_images, multipart_boundary
 from .engine import SMALL_BYTES
 from .errors import Refusal
+from .models import Model
 from .routing import READ, Route, Routes
 from .schemas import Answer, BatchAnswer
 from .worker import Worker
@@ -21,14 +25,8 @@ def routes(worker: Worker) -> Routes:
     settings = worker.settings
 
     async def predict(request: Request) -> Response:
-        boundary = multipart_boundary(request.headers.get("content-type"))
-        limit = settings.max_bytes + (0 if boundary is None else FORM_BYTES)
-        async with (
-            worker.models.get(request.query_params.get("model")).used() as model,
-            worker.body(request, limit, "GUARD_MAX_BYTES") as body,
-        ):
-            small = len(body) <= SMALL_BYTES
-            (verdict,) = await worker.verdicts(request, model, [lambda: one_part(body, boundary)], small=small)
+        async with one_image(worker, request) as (model, source, size):
+            (verdict,) = await worker.verdicts(request, model, [source], small=size <= SMALL_BYTES)
         return json_answer(Answer.of(verdict, model.identity))
 
     async def predict_batch(request: Request) -> Response:
@@ -55,9 +53,18 @@ def routes(worker: Worker) -> Routes:
     }
 
 
-def one_part(body: bytes, boundary: bytes | None) -> Part:
-    """The one image of a /predict request, in a form or as the body itself."""
-    if boundary is None:
-        return Part(body)
-    (part,) = form_images(body, boundary, ("image",), most=1)
-    return part
+@asynccontextmanager
+async def one_image(worker: Worker, request: Request) -> AsyncIterator[tuple[Model, Callable[[], Part], int]]:
+    """The model that is asked for, what gives the one image of the request (in a form, or the body itself), and the
+    body's bytes; both are held until the block ends."""
+    boundary = multipart_boundary(request.headers.get("content-type"))
+    limit = worker.settings.max_bytes + (0 if boundary is None else FORM_BYTES)
+    async with (
+        worker.models.get(request.query_params.get("model")).used() as model,
+        worker.body(request, limit, "GUARD_MAX_BYTES") as body,
+    ):
+
+        def source() -> Part:
+            return Part(body) if boundary is None else form_images(body, boundary, ("image",), most=1)[0]
+
+        yield model, source, len(body)

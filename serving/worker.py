@@ -125,6 +125,12 @@ class Worker:
     async def verdicts(
         self, request: Request, model: Model, sources: Sequence[Callable[[], Part]], *, small: bool = False
     ) -> list[Scored]:
+        """The verdicts of `seen`."""
+        return [one.verdict for one in await self.seen(request, model, sources, small=small)]
+
+    async def seen(
+        self, request: Request, model: Model, sources: Sequence[Callable[[], Part]], *, small: bool = False
+    ) -> list[Seen]:
         """Decode all, then score all: one bad image refuses the request before anything is scored.
 
         Args:
@@ -148,11 +154,14 @@ class Worker:
             verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
         finally:
             self.in_work.give(len(sources))
-        for (pixels, data), verdict in zip(images, verdicts, strict=True):
-            seen = Seen(model, verdict, pixels, data, request)
+        every = [
+            Seen(model, verdict, pixels, data, request)
+            for (pixels, data), verdict in zip(images, verdicts, strict=True)
+        ]
+        for one in every:
             for observer in self.observers:
-                observer(seen)
-        return verdicts
+                observer(one)
+        return every
 
     def _at_once(self, engine: Engine, source: Callable[[], Part]) -> list[Decoded] | None:
         """The one image, decoded here; None where that would hold up the event loop, or fails."""
