@@ -136,11 +136,13 @@ def _quiet() -> Iterator[None]:
     """The quantiser advises preprocessing that changes nothing here, and its sessions warn of optional inputs."""
     import onnxruntime as ort
 
-    before = logging.root.manager.disable
+    before, held = logging.root.manager.disable, logging.NullHandler()
     logging.disable(logging.WARNING)
+    logging.root.addHandler(held)  # else its first message would set up logging for the whole process
     ort.set_default_logger_severity(3)
     try:
         yield
     finally:
         ort.set_default_logger_severity(2)
+        logging.root.removeHandler(held)
         logging.disable(before)

@@ -17,10 +17,11 @@ from .flags import Debug, Flag, call, from_request
         Path,
         positional=True,
         metavar="RUN",
-        help="Run folder; for triton an .onnx file, too.",
+        help="Run folder; below fp32, for an engine and for triton an .onnx file, too.",
     ),
     path=Flag(Path, positional=True, metavar="OUT", help="Ends in .onnx or .engine; for triton the model's folder."),
     data=Flag(),
+    ood=Flag(),
 )
 def export(asked: ExportRequest, debug: Debug = False) -> None:
     """Write a guard as one graph, compared with its source before it is kept."""

@@ -96,7 +96,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     images = one_of_each(_drawn(images, manifest, "calibration"))
     if card.settled:  # of the others the score's own tables are made
         images = images.subset(halves(len(images))[1])
-    note = f"{images.name} is the data the guard was made from; only {len(images)} images held out of it are used."
+    note = f"{images.name} is the data the guard was made from; only the {len(images)} images held out of it are used."
     return images, _own_labels(images, manifest), note
 
 

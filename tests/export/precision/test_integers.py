@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -89,6 +92,20 @@ def test_all_layers_kept_is_the_float32_graph() -> None:
 def test_a_quarter_of_the_bytes() -> None:
     graph = exported("energy", "linear")[1]
     assert len(Quantiser(graph, [images(32)], "cpu").quantised()) < 0.4 * len(graph)
+
+
+def test_logging_stays_as_it_is() -> None:
+    """In a process of its own: the quantiser sets up logging where there are no handlers, and pytest has some."""
+    code = """
+import logging, numpy as np
+from export.precision.integers import Quantiser
+from tests.random_guards import exported
+Quantiser(exported("energy", "linear")[1], [np.zeros((4, 16, 16, 3), np.uint8)], "cpu").quantised()
+assert logging.root.handlers == [], logging.root.handlers
+assert logging.root.manager.disable == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 def test_thresholds_stay_inputs() -> None:

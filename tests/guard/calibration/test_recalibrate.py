@@ -39,6 +39,16 @@ def test_the_images_it_was_trained_on_are_left_out(trained: Callable[[str], Any]
     assert by_class.manifest.calibration.class_conditional
 
 
+def test_images_that_a_score_learned_from_are_left_out_too(trained: Callable[[str], Any], four: Arrays) -> None:
+    """A combined score's p-values are of half of the held-out images; its threshold is of the other half."""
+    g = guard.fit(trained("plain"), four, score="energy+vim")
+    assert g.manifest.data[0].settled == 50
+    assert g.manifest.calibration.n == 50
+    again = guard.calibrate(g, four)
+    assert again.manifest.calibration == g.manifest.calibration
+    assert guard.calibrate(again, four, alpha=0.3).manifest.calibration.n == 50
+
+
 def test_training_images_alone_are_refused(trained: Callable[[str], Any], four: Arrays) -> None:
     g = trained("plain")
     card = g.manifest.data[0]
