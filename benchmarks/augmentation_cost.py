@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.training_cost import BATCH, CONTENDERS, IMAGES, PIXELS, endless_step, random_images, stage_run
+from guard.latency.interleave import Timing, interleave
+from guard.latency.machine import describe, machine
 from train.augmentations.base import AugmentContext, Chain, list_steps
-from train.benchmark.interleave import Timing, interleave
-from train.benchmark.machine import describe, machine
 
 SLOW = ("randaugment", "autoaugment", "augmix")  # image by image: measured with --all
 

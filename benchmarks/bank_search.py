@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guard.latency.interleave import Timing, interleave
 from guard.scores import create_score
 from train.benchmark.counterparts import detector_of as theirs
-from train.benchmark.interleave import Timing, interleave
 
 ROUNDS, ROUND_S = 9, 0.1
 BANK, WIDTH, CLASSES = 50_000, 512, 10

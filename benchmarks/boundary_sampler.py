@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.cores import available_cores
+from guard.latency.machine import describe, machine
 from tests.references.naive_boundary import full_sort
-from train.benchmark.machine import describe, machine
 from train.outliers.features.boundary_search import boundary_rows
 from train.outliers.features.knn_boundary import BoundaryOptions, boundary_outliers
 

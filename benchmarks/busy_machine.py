@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.cores import available_cores
-from train.benchmark.machine import describe, machine
+from guard.latency.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = {"one": 1, "all": available_cores(), "chosen": None}

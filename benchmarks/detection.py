@@ -24,7 +24,7 @@ import numpy as np
 import guard
 from benchmarks import recipes
 from guard.data import ImageData, load
-from train.benchmark.machine import describe, machine
+from guard.latency.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 ROW = ("method", "score", "seed", "train_seconds", "accuracy", "false_alarm_rate")

@@ -30,9 +30,9 @@ from scipy import stats
 
 import guard
 from guard.data import load
+from guard.latency.machine import describe, machine
 from guard.monitoring.betting import BINS, bet, first_stakes
 from guard.monitoring.monitor import DriftMonitor
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 SHARE = 0.2

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from guard.data import ImageData, load
-from train.benchmark.machine import describe, machine
+from guard.latency.machine import describe, machine
 from train.generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from train.outliers.base import PrepareContext
 from train.outliers.conditioning.image_embeddings import SHARED

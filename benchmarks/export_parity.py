@@ -24,8 +24,8 @@ import numpy as np
 import guard
 from guard.data import load
 from guard.detector import Guard
+from guard.latency.machine import describe, machine
 from guard.scores import get_score
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 NETWORKS: dict[str, dict[str, Any]] = {

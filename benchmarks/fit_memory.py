@@ -26,8 +26,8 @@ import torch
 
 from benchmarks.memory import peak_above
 from guard.heads import LastLayer
+from guard.latency.machine import describe, machine
 from guard.scores import Score, create_score, get_score, list_scores
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES, WIDTH, CLASSES, BATCH = 1_000_000, 512, 100, 4096

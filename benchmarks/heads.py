@@ -23,8 +23,8 @@ import guard
 from guard.data import ImageData, load, split
 from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
+from guard.latency.machine import describe, machine
 from guard.scores import create_score
-from train.benchmark.machine import describe, machine
 from train.benchmark.outputs import detection_numbers, images_of, outputs_of, scores_of
 
 log = logging.getLogger("ood_guard")

@@ -35,13 +35,13 @@ from export.to_onnx import OPSET, onnx_bytes
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier
 from guard.heads import create_head
+from guard.latency.interleave import Timing, interleave
+from guard.latency.machine import describe, machine
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.scores import Score, create_score
 from guard.scores.energy_logistic import EnergyLogistic
 from guard.scores.rejection import Rejection
 from train.backbones import create_backbone
-from train.benchmark.interleave import Timing, interleave
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 HEADS = ("energy", "rejection", "cosine")  # the three kinds of head of the product; these have the goals below

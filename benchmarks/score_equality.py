@@ -35,8 +35,8 @@ from guard.detector import Guard
 from guard.evaluation import metrics
 from guard.graph.module import GuardModule
 from guard.heads import LastLayer
+from guard.latency.machine import describe, machine
 from guard.scores import create_score, get_score, list_scores
-from train.benchmark.machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

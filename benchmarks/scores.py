@@ -43,9 +43,9 @@ from guard.data import ImageData, load
 from guard.detector import Guard
 from guard.evaluation import metrics
 from guard.heads import LastLayer
+from guard.latency.interleave import interleave
+from guard.latency.machine import describe, machine
 from guard.scores import Score, create_score
-from train.benchmark.interleave import interleave
-from train.benchmark.machine import describe, machine
 
 log = logging.getLogger("ood_guard")
 RESULTS = Path(__file__).parent / "results"

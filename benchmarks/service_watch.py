@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from benchmarks.load import post
+from guard.latency.machine import describe, machine
 from guard.verdict import Verdict
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 1024 * 1024

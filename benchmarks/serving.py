@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.load import Load, form, post, run
-from train.benchmark.machine import describe, machine
+from guard.latency.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent

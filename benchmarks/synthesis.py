@@ -36,8 +36,8 @@ import guard
 from guard.cores import available_cores
 from guard.data import ImageData, load
 from guard.demo import images as demo_images
-from train.benchmark.interleave import interleave
-from train.benchmark.machine import describe, machine
+from guard.latency.interleave import interleave
+from guard.latency.machine import describe, machine
 from train.benchmark.outputs import detection_numbers, images_of
 from train.generators.diffusion import DiffusionOptions, make_diffusion
 from train.generators.diffusion.model import BuiltInDiffusion, ModelCard

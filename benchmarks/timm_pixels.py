@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 import guard
 from guard.data.forms import open_source
+from guard.latency.machine import describe, machine
 from guard.preprocess import open_image, to_input
-from train.benchmark.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
 ARCHITECTURE = "tf_efficientnet_lite0"

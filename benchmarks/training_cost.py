@@ -38,11 +38,11 @@ import torch
 from guard.cores import available_cores
 from guard.data import ImageData, load
 from guard.graph.module import GuardModule
+from guard.latency.interleave import Timing, interleave
+from guard.latency.machine import describe, machine
 from guard.manifest import Normalisation
 from guard.scores import create_score
 from train import methods as _methods  # noqa: F401  (registers them)
-from train.benchmark.interleave import Timing, interleave
-from train.benchmark.machine import describe, machine
 from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
 from train.engine.precision import cpu_has_bf16

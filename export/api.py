@@ -15,8 +15,9 @@ from guard.artefact.places import writable_file
 from guard.data import load as load_images
 from guard.detector import Guard
 from guard.errors import ConfigError
-from guard.manifest import Exemplars, Manifest, Parity
-from guard.requests import ExportRequest
+from guard.export_requests import ExportRequest
+from guard.exported import Exemplars, Parity
+from guard.manifest import Manifest
 
 from .exemplars import chosen
 from .optional_inputs import recalibrated

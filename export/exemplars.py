@@ -12,7 +12,7 @@ from PIL import Image
 from guard.detector import Guard
 from guard.errors import ExportError
 from guard.explanation import EMBEDDING, unit
-from guard.manifest import Exemplar, Exemplars
+from guard.exported import Exemplar, Exemplars
 
 SIDE = 96  # pixels of the longer side, at most
 _QUALITY = 85

@@ -15,9 +15,9 @@ from guard.data.classes import match_classes
 from guard.detector import Guard
 from guard.errors import ConfigError, DataError, MissingDataError, ParityError
 from guard.evaluation import metrics
-from guard.manifest import Parity
+from guard.export_requests import VerifyRequest
+from guard.exported import Parity
 from guard.record import Record
-from guard.requests import VerifyRequest
 from guard.runtimes import Outputs, Runtime
 
 #: Share of images that may change label or flag between two files, by the lower precision: each has its own threshold.

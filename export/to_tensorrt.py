@@ -14,7 +14,8 @@ from typing import Any
 import onnx
 
 from guard.errors import ConfigError, ExportError, MissingExtraError
-from guard.manifest import Engine, Manifest
+from guard.exported import Engine
+from guard.manifest import Manifest
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 

@@ -10,10 +10,11 @@
 `ood_score` is higher for images that are more out-of-distribution, everywhere; an image is flagged when its score is
 above the threshold, which is calibrated on held-out images to a stated false-alarm rate.
 
-    api/           the public functions; requests.py is what they were asked for,
-                   benchmark_file.py what a benchmark's file says
+    api/           the public functions; requests.py and export_requests.py are what they
+                   were asked for, benchmark_file.py what a benchmark's file says
     detector.py    `Guard`, what they make: classifier, score, threshold; verdict.py its answers
-    manifest.py    everything about a guard except its weights; errors.py every error a user can cause
+    manifest.py    everything about a guard except its weights, exported.py what is of its
+                   exported file alone; errors.py every error a user can cause
     record.py      options that explain themselves, and the registry of what has them; renamed.py their old names
     data/          images in any form, their classes and splits; preprocess.py one image
     scores/        outputs -> ood_score, a file per score
@@ -24,6 +25,7 @@ above the threshold, which is calibrated on held-out images to a stated false-al
     runtimes/      torch, ONNX Runtime, TensorRT
     artefact/      what is written to disk and read again
     evaluation/    metrics, tables, charts, the report
+    latency/       what an exported guard costs at run time
     client/        asks a service over HTTP
     cli/, demo/    the command line; everything once on handwritten digits
 
@@ -34,6 +36,7 @@ from __future__ import annotations
 
 from . import errors
 from .api import (
+    bench,
     benchmark,
     calibrate,
     create_score,
@@ -63,6 +66,7 @@ __all__ = [
     "Guard",
     "Verdict",
     "Verdicts",
+    "bench",
     "benchmark",
     "calibrate",
     "create_score",

@@ -267,68 +267,6 @@ class EvaluateRequest(Request):
     max_images: int | None = option(None, "At most this many images of each set, drawn at random by the seed.", ge=1)
 
 
-ExportPrecision = Literal["fp32", "fp16", "bf16", "int8"]
-
-
-class ExportRequest(Request):
-    """The arguments of `guard.export`."""
-
-    function: ClassVar[str] = "guard.export"
-    g: Any = option(..., "A guard, or its run folder.")
-    path: Path = option(..., "Ends in .onnx or .engine (TensorRT); the model's folder for triton.")
-    format: Literal["auto", "onnx", "engine", "triton"] = option(
-        "auto", "onnx, engine, triton (a model of a Triton repository), or auto: as the path ends."
-    )
-    precision: ExportPrecision = option(
-        "fp32",
-        "Of the network's body: fp32, fp16, bf16 or int8; what is behind it stays in float32.",
-        rule="must be one of fp32, fp16, bf16, int8",
-    )
-    target: Literal["auto", "cpu", "tensorrt"] = option(
-        "auto",
-        "Whose int8: cpu, tensorrt, or auto: tensorrt for an engine, else cpu.",
-        rule="must be one of auto, cpu, tensorrt",
-    )
-    data: Any = option(
-        None,
-        "In-distribution images to verify on, and for a precision below fp32 to calibrate on; default the calibration "
-        "images, else (fp32) random ones.",
-    )
-    ood: Any = option(None, "OOD images whose AUROC may not fall; default the in-distribution ones in pieces.")
-    max_flag_flips: int | None = option(
-        None, "Images that may change label or flag; default 0 in fp32, any number below it.", ge=0
-    )
-    max_accuracy_loss: float = option(0.005, "Accuracy that a precision below fp32 may lose.", ge=0, le=1)
-    max_auroc_loss: float = option(0.005, "AUROC that a precision below fp32 may lose.", ge=0, le=1)
-    max_batch: int = option(256, "Largest batch of a TensorRT engine, or that Triton makes.", ge=1)
-    exemplars: int = option(
-        0,
-        "Ordinary images per class that the file holds, small, for the page to show beside a flagged one.",
-        ge=0,
-        le=20,
-    )
-
-
-class VerifyRequest(Request):
-    """The arguments of `guard.verify`."""
-
-    function: ClassVar[str] = "guard.verify"
-    path: Any = option(..., "The exported guard.")
-    against: Any = option(..., "Its source: a guard, a run folder or another export.")
-    data: Any = option(..., "Images in any form that guard train takes.")
-    batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
-    max_flag_flips: int | None = option(
-        None,
-        "Images that may change label or flag; default none between files of float32, 1 % with fp16, 2 % with bf16, "
-        "5 % with int8.",
-        ge=0,
-    )
-    max_accuracy_loss: float = option(
-        0.005, "Accuracy that the exported guard may lose, with labelled data.", ge=0, le=1
-    )
-    runtime: str = option("auto", "What runs the exported guard: onnxruntime, openvino, or auto (onnxruntime).")
-
-
 class CalibrateRequest(Request):
     """The arguments of `guard.calibrate`."""
 

@@ -19,8 +19,9 @@ from guard.data.test_images import calibration_images, ood_images
 from guard.detector import Guard
 from guard.errors import ConfigError, ExportError
 from guard.evaluation.metrics import auroc
-from guard.manifest import Manifest, PrecisionChange
-from guard.requests import ExportRequest
+from guard.export_requests import ExportRequest
+from guard.exported import PrecisionChange
+from guard.manifest import Manifest
 from guard.runtimes.onnx_session import OnnxSession
 from guard.verdict import Verdicts
 

@@ -3,7 +3,7 @@
 making     train, fit
 synthesis  synth
 benchmarking  benchmark, plan_benchmark
-using      load, export, verify, calibrate, evaluate
+using      load, export, verify, bench, calibrate, evaluate
 listing    list_methods, list_scores, create_score, register_score
 arguments  what they do with an argument before it goes into a request (`guard.requests`)
 """
@@ -14,9 +14,10 @@ from .benchmarking import benchmark, plan_benchmark
 from .listing import create_score, list_methods, list_scores, register_score
 from .making import fit, train
 from .synthesis import synth
-from .using import calibrate, evaluate, export, load, verify
+from .using import bench, calibrate, evaluate, export, load, verify
 
 __all__ = [
+    "bench",
     "benchmark",
     "calibrate",
     "create_score",

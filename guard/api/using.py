@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .._siblings import needs
 from ..detector import Guard
+from ..export_requests import BenchRequest, ExportRequest, VerifyRequest
 from ..paths import path_given
-from ..requests import CalibrateRequest, EvaluateRequest, ExportRequest, VerifyRequest
+from ..requests import CalibrateRequest, EvaluateRequest
 from .arguments import mapping_of, path_of
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
 
     from ..evaluation.result import Evaluation
+    from ..latency.result import Latency
 
 
 def load(path: str | Path, *, device: str = "auto", runtime: str = "auto") -> Guard:
@@ -57,7 +59,7 @@ def export(
     Below fp32 the network's body alone (convolutions, matrix products and what is between them, on maps and tokens)
     computes in that precision; features, logits, score and threshold stay in float32. Scores shift, so the file gets
     a threshold and p-values of its own, at the same rate, from held-out images. What it changes is measured on them and
-    in the manifest (`guard.manifest.PrecisionChange`). fp16 halves the file; int8 quarters it, and is faster on CPUs
+    in the manifest (`guard.exported.PrecisionChange`). fp16 halves the file; int8 quarters it, and is faster on CPUs
     with VNNI. ONNX Runtime computes bf16 on CUDA alone; OpenVINO and TensorRT take it.
 
     Args:
@@ -144,6 +146,54 @@ def verify(
             runtime=runtime,
         )
     return cast("ParityReport", needs("train", "export.parity").verify(request))
+
+
+def bench(
+    *artefacts: str | Path,
+    batch_sizes: Sequence[int] = (1, 8, 64),
+    runtime: str | Sequence[str] = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    rounds: int = 15,
+    memory: bool = True,
+    out: str | Path | None = None,
+) -> Latency:
+    """Latency, throughput and memory of exported guards, with the bare classifier of the first beside them.
+
+    All take turns in blocks of some milliseconds, in random order, so that whatever else the machine does meets them
+    alike; a ratio is that of one round. The bare classifier is what is inside the first ``.onnx`` file between prepared
+    pixels and logits; cutting it out needs the onnx package.
+
+    Args:
+        artefacts: exported guards of one classifier: precisions, scores, runtimes; run folders too (torch).
+        batch_sizes: images per run.
+        runtime: what runs ``.onnx`` files: "onnxruntime" (which "auto" is), "openvino", or several in a list.
+        device: "auto", "cpu" or "cuda".
+        threads: intra-op threads of ONNX Runtime and OpenVINO; default their own choice.
+        rounds: how many ratios there are.
+        memory: measure memory too: each guard in a process of its own, at the largest batch size.
+        out: ``NAME.html`` to write; ``NAME.json`` beside it. None writes nothing.
+
+    Returns:
+        `Latency`: ``print(latency)`` shows the table.
+
+    Raises:
+        ConfigError: guards whose images have different sizes.
+    """
+    from ..latency.measure import bench as run
+
+    with BenchRequest.checked():
+        request = BenchRequest(
+            artefacts=tuple(path_given(path) for path in artefacts),
+            batch_sizes=cast("Any", batch_sizes),
+            runtime=cast("Any", runtime),
+            device=device,
+            threads=threads,
+            rounds=rounds,
+            memory=memory,
+            out=path_of(out),
+        )
+    return run(request)
 
 
 def calibrate(

@@ -6,6 +6,7 @@
     guard calibrate          choose its thresholds anew
     guard predict | eval     ask it
     guard drift              has its traffic changed?
+    guard bench              what does it cost at run time?
     guard benchmark          compare methods, heads and scores
     guard methods | heads | scores | synthesisers    what there is
     guard serve | demo       run it
@@ -31,6 +32,7 @@ import typer
 
 from ..errors import GuardError
 from . import (
+    bench,
     benchmark,
     calibrate,
     demo,
@@ -61,6 +63,7 @@ COMMANDS: dict[str, Command] = {
     "predict": predict.predict,
     "eval": evaluate.evaluate,
     "drift": drift.drift,
+    "bench": bench.bench,
     "benchmark": benchmark.benchmark,
     "methods": methods.methods,
     "heads": heads.heads,

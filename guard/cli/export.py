@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from .. import api
-from ..requests import ExportRequest
+from ..export_requests import ExportRequest
 from .flags import Debug, Flag, call, from_request
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from .. import api
-from ..requests import VerifyRequest
+from ..export_requests import VerifyRequest
 from . import output
 from .flags import Debug, Flag, Json, call, from_request
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..calibration.decision_rule import CLASS_OFFSETS, INVERSE_TEMPERATURE, Decision
 from ..errors import ConfigError, MissingExtraError, RuntimeUnavailableError
-from ..manifest import Engine, Manifest
+from ..exported import Engine
+from ..manifest import Manifest
 from . import Outputs, check_images
 
 _OUTPUTS = ("label", "probabilities", "ood_score", "is_ood")

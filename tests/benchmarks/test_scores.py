@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import bank_search, scores
 from benchmarks.independent_scores import CHECKS, FORMULA, PYTORCH_OOD, Fitting, Taken
+from guard.latency.interleave import Timing
 from guard.scores import create_score
-from train.benchmark.interleave import Timing
 
 ROOT = Path(__file__).parents[2]
 

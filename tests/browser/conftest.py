@@ -17,7 +17,7 @@ import pytest
 
 from guard.artefact.files import write_onnx
 from guard.explanation import unit
-from guard.manifest import Exemplar, Exemplars
+from guard.exported import Exemplar, Exemplars
 from serving.runner import running_service
 from tests.serving.conftest import colour_graph, colour_manifest, encoded
 

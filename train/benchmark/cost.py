@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from guard.graph.module import GuardModule
-
-from .interleave import interleave
+from guard.latency.interleave import interleave
 
 ROUNDS, ROUND_S = 7, 0.1
 BATCH, SMALLEST_BATCH = 64, 4  # images: of up to SMALL_PIXELS, and of much larger ones

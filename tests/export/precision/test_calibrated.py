@@ -14,7 +14,7 @@ import pytest
 import guard
 from export.precision.calibrated import scrambled
 from guard.errors import ConfigError, ExportError, RuntimeUnavailableError
-from guard.manifest import PrecisionChange
+from guard.exported import PrecisionChange
 from tests.conftest import Arrays
 
 BELOW = ["fp16", "bf16", "int8"]
@@ -124,11 +124,11 @@ def test_layers_come_back_to_float32_until_the_budget_holds(
     """With a network that int8 harms: one channel of its first layers reaches far beyond the others."""
     from export.precision import calibrated, integers
 
-    honest = integers.Quantiser.quantised
+    original = integers.Quantiser.quantised
 
     def harmed(self: Any, kept: Any = ()) -> bytes:
         spoilt = [layer for layer in self.layers[3:5] if layer not in kept]
-        return spoil(honest(self, kept), len(spoilt))
+        return spoil(original(self, kept), len(spoilt))
 
     monkeypatch.setattr(calibrated.Quantiser, "quantised", harmed)
     path = guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8")
@@ -168,8 +168,8 @@ def test_a_loss_beyond_the_budget_is_refused(
     """Whichever layers come back. Nothing is written."""
     from export.precision import calibrated, integers
 
-    honest = integers.Quantiser.quantised
-    monkeypatch.setattr(calibrated.Quantiser, "quantised", lambda self, kept=(): spoil(honest(self, kept), 9))
+    original = integers.Quantiser.quantised
+    monkeypatch.setattr(calibrated.Quantiser, "quantised", lambda self, kept=(): spoil(original(self, kept), 9))
     with pytest.raises(
         ExportError, match=r"int8 loses too much with \d of \d+ layers in float32: .*accuracy"
     ) as caught:

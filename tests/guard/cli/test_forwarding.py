@@ -14,16 +14,8 @@ import pytest
 
 from guard import api, cli
 from guard.benchmark_file import BenchmarkFile
-from guard.requests import (
-    BenchmarkRequest,
-    CalibrateRequest,
-    EvaluateRequest,
-    ExportRequest,
-    FitRequest,
-    SynthRequest,
-    TrainRequest,
-    VerifyRequest,
-)
+from guard.export_requests import BenchRequest, ExportRequest, VerifyRequest
+from guard.requests import BenchmarkRequest, CalibrateRequest, EvaluateRequest, FitRequest, SynthRequest, TrainRequest
 from tests.guard.cli.conftest import Command
 from tests.serving.conftest import colour_manifest
 
@@ -33,6 +25,7 @@ REQUESTS = {
     "synth": SynthRequest,
     "export": ExportRequest,
     "verify": VerifyRequest,
+    "bench": BenchRequest,
     "calibrate": CalibrateRequest,
     "eval": EvaluateRequest,
     "benchmark": BenchmarkRequest,

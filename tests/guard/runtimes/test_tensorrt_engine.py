@@ -18,7 +18,8 @@ from export.to_tensorrt import required_inputs
 from guard.artefact.files import write_onnx
 from guard.artefact.load import load
 from guard.detector import Guard
-from guard.manifest import Engine, Manifest
+from guard.exported import Engine
+from guard.manifest import Manifest
 from guard.runtimes.tensorrt_engine import TensorRTEngine
 from tests.serving.conftest import colour_graph, colour_manifest
 

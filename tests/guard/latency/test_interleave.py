@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from train.benchmark import interleave as module
-from train.benchmark.interleave import interleave
-from train.benchmark.machine import describe, machine
+from guard.latency import interleave as module
+from guard.latency.interleave import interleave
+from guard.latency.machine import describe, machine
 
 
 class Clock:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from guard.cores import available_cores
+from ..cores import available_cores
 
 # the instruction sets that decide how fast matrix products are in float32, bf16 and int8
 FLAGS = (

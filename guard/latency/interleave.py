@@ -19,12 +19,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call (median over rounds), and the ratio to the first contender: median and quartiles."""
+    """Seconds per call (median over rounds; `p99` of all calls), and the ratio to the first contender: median and
+    quartiles."""
 
     seconds: float
     ratio: float
     low: float
     high: float
+    p99: float = math.nan
 
 
 def interleave(
@@ -54,6 +56,7 @@ def interleave(
     block = max(1, round(block_s / pace))
     blocks = max(1, math.ceil(round_s / (block * pace) - 1e-6))
     medians: dict[str, list[float]] = {name: [] for name in names}
+    every: dict[str, list[float]] = {name: [] for name in names}
     for call in calls.values():
         call()
     for _ in range(rounds):
@@ -64,7 +67,8 @@ def interleave(
                 times[name] += _block(calls[name], block, clock, warm=pace < block_s)
         for name in calls:
             medians[name].append(float(np.median(times[name])))
-    return _timings(medians)
+            every[name] += times[name]
+    return _timings(medians, every)
 
 
 def _pace(call: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -85,10 +89,11 @@ def _block(call: Callable[[], object], count: int, clock: Callable[[], float], *
     return times
 
 
-def _timings(medians: dict[str, list[float]]) -> dict[str, Timing]:
+def _timings(medians: dict[str, list[float]], every: dict[str, list[float]]) -> dict[str, Timing]:
     first = np.array(next(iter(medians.values())))
     result = {}
     for name, values in medians.items():
         low, middle, high = np.percentile(np.array(values) / first, [25, 50, 75])
-        result[name] = Timing(float(np.median(values)), float(middle), float(low), float(high))
+        p99 = float(np.percentile(every[name], 99))
+        result[name] = Timing(float(np.median(values)), float(middle), float(low), float(high), p99)
     return result

@@ -1,0 +1,149 @@
+"""Exported guards and the bare classifier take turns in short blocks; ratios are of the same round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._siblings import sibling
+from ..artefact.files import graph_bytes, read_onnx
+from ..artefact.load import load, manifest_of
+from ..artefact.places import writable_file
+from ..errors import ConfigError, ExportError
+from ..export_requests import BenchRequest
+from ..manifest import Preprocess
+from .interleave import Timing, interleave
+from .machine import machine
+from .memory import memory_mib
+from .page import write_page
+from .result import BARE, Latency, LatencyRow
+
+log = logging.getLogger("ood_guard")
+
+ROUND_S, BLOCK_S = 0.05, 0.005  # seconds of a contender's turns in a round, and of one turn
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is timed: `run` takes uint8 images (n, H, W, channels)."""
+
+    name: str
+    runtime: str
+    device: str
+    precision: str
+    run: Callable[[np.ndarray], object]
+    largest: int | None = None
+    memory_mib: float | None = None
+
+
+def bench(request: BenchRequest) -> Latency:
+    """See `guard.bench`."""
+    if request.out is not None:
+        writable_file(request.out, "the report")
+    paths = [Path(path) for path in request.artefacts]
+    manifests = [manifest_of(path) for path in paths]
+    prepared = {manifest.preprocess for manifest in manifests}
+    if len(prepared) > 1:
+        raise ConfigError("the guards take images of different sizes; compare those of one classifier")
+    contenders = [*_bare(paths[0], request), *_guards(paths, request)]
+    rows: list[LatencyRow] = []
+    for batch in request.batch_sizes:
+        able = [one for one in contenders if one.largest is None or batch <= one.largest]
+        rows += _timed(able, _images(batch, manifests[0].preprocess), request.rounds)
+    found = Latency(
+        rows=tuple(rows),
+        compared_with=contenders[0].name,
+        threads=request.threads,
+        rounds=request.rounds,
+        machine=machine(),
+    )
+    if request.out is not None:
+        write_page(found, request.out)
+    return found
+
+
+def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]:
+    """Every file in every runtime that runs it."""
+    for path in paths:
+        for runtime in request.runtime if path.suffix == ".onnx" else ("auto",):
+            g = load(path, device=request.device, runtime=runtime, threads=request.threads)
+            memory = None
+            if request.memory:
+                largest = max(request.batch_sizes)
+                memory = memory_mib(
+                    path, runtime=runtime, device=request.device, threads=request.threads, batch=largest
+                )
+            engine = g.manifest.engine
+            yield Contender(
+                path.name,
+                g.runtime.name,
+                g.runtime.device,
+                g.manifest.precision,
+                g.runtime.run,
+                engine.max_batch if engine else None,
+                memory,
+            )
+
+
+def _bare(path: Path, request: BenchRequest) -> Iterator[Contender]:
+    """The first file's classifier in ONNX Runtime, where it can be cut out."""
+    from ..runtimes.onnx_session import open_session, resolve_device
+
+    if path.suffix != ".onnx":
+        log.info("%s is no .onnx file: times are compared with its own, not with a bare classifier's", path.name)
+        return
+    data, manifest = read_onnx(path)
+    try:
+        graph, name, dtype = sibling("export.bare").bare_classifier(graph_bytes(data))
+    except ModuleNotFoundError as error:
+        log.warning("%s is not installed: no bare classifier is timed beside; pip install onnx", error.name)
+        return
+    except ExportError as error:
+        log.warning("%s", error)
+        return
+    device = resolve_device(request.device)
+    session = open_session(graph, device=device, threads=request.threads)
+    prepared: dict[int, np.ndarray] = {}
+
+    def run(images: np.ndarray) -> Any:
+        """Prepared before: not a part of what a bare classifier takes."""
+        if len(images) not in prepared:
+            prepared[len(images)] = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype) / dtype.type(255)
+        return session.run(None, {name: prepared[len(images)]})
+
+    yield Contender(BARE, "onnxruntime", device, manifest.precision, run)
+
+
+def _timed(contenders: Sequence[Contender], images: np.ndarray, rounds: int) -> Iterator[LatencyRow]:
+    keys = {f"{i} {one.name}": one for i, one in enumerate(contenders)}
+    calls: dict[str, Callable[[], object]] = {key: partial(one.run, images) for key, one in keys.items()}
+    timings = interleave(calls, rounds=rounds, round_s=ROUND_S, block_s=BLOCK_S)
+    for key, one in keys.items():
+        yield _row(one, len(images), timings[key])
+
+
+def _row(one: Contender, batch: int, timing: Timing) -> LatencyRow:
+    return LatencyRow(
+        contender=one.name,
+        runtime=one.runtime,
+        device=one.device,
+        precision=one.precision,
+        batch=batch,
+        p50_ms=1e3 * timing.seconds,
+        p99_ms=1e3 * timing.p99,
+        images_per_second=batch / timing.seconds,
+        ratio=timing.ratio,
+        ratio_low=timing.low,
+        ratio_high=timing.high,
+        memory_mib=one.memory_mib,
+    )
+
+
+def _images(batch: int, p: Preprocess) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (batch, p.height, p.width, p.channels), dtype=np.uint8)

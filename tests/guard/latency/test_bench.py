@@ -1,0 +1,146 @@
+"""`guard bench`: what is timed, what the ratios are to, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+import guard
+from export.bare import bare_classifier
+from export.precision.floats import in_half
+from export.precision.integers import Quantiser
+from guard import cli
+from guard.artefact.files import graph_bytes, read_onnx
+from guard.errors import ConfigError
+from guard.latency import measure
+from guard.latency.memory import memory_mib
+from guard.latency.result import BARE, Latency
+from tests.conftest import Arrays
+
+FEW = {"rounds": 2, "threads": 1, "memory": False}
+
+
+def run_bare(graph: bytes, prepared: np.ndarray) -> np.ndarray:
+    inside, name, dtype = bare_classifier(graph)
+    session = ort.InferenceSession(inside, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == [name]
+    (logits,) = session.run(None, {name: prepared.astype(dtype)})
+    return logits
+
+
+def test_the_bare_classifier_gives_the_logits(
+    trained: Callable[[str], Any], exported: Callable[[str], Path], four: Arrays
+) -> None:
+    """torch's, of the same pixels without their mean: the scale is in the first convolution."""
+    g, images = trained("plain"), four[0][:16]
+    graph = graph_bytes(read_onnx(exported("plain"))[0])
+    mean = 255 * np.array(g.manifest.normalisation.mean, np.float32)
+    prepared = images.astype(np.float32).reshape(16, *images.shape[1:3], -1) - mean
+    with torch.no_grad():
+        wanted = g.module.outputs(torch.tensor(images).reshape(prepared.shape)).logits.numpy()
+    logits = run_bare(graph, prepared.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3)
+    half = run_bare(in_half(graph, "fp16"), prepared.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(half, wanted, rtol=0.05, atol=0.1)
+    batch = images.reshape(prepared.shape)
+    integers = run_bare(Quantiser(graph, [batch], "cpu").quantised(), prepared.transpose(0, 3, 1, 2))
+    assert (integers.argmax(1) == wanted.argmax(1)).mean() > 0.9
+
+
+def test_all_take_turns_at_every_batch_size(
+    trained: Callable[[str], Any], exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    trained("plain").save_pretrained(tmp_path / "run")
+    found = guard.bench(
+        exported("plain"),
+        tmp_path / "run",
+        batch_sizes=[1, 4],
+        runtime=["onnxruntime", "openvino"],
+        out=tmp_path / "latency.html",
+        **FEW,
+    )
+    names = [(row.contender, row.runtime, row.batch) for row in found.rows]
+    every = [(BARE, "onnxruntime"), ("plain.onnx", "onnxruntime"), ("plain.onnx", "openvino"), ("run", "torch")]
+    assert names == [(*one, batch) for batch in (1, 4) for one in every]
+    assert found.compared_with == BARE
+    for row in found.rows:
+        assert 0 < row.p50_ms <= row.p99_ms
+        assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50_ms)
+        assert row.ratio_low <= row.ratio <= row.ratio_high
+        assert (row.ratio == 1) == (row.contender == BARE)
+    assert Latency.model_validate_json((tmp_path / "latency.json").read_bytes()) == found
+    page = (tmp_path / "latency.html").read_text()
+    assert page.count("<rect") == len(found.rows)
+    assert "src=" not in page
+    assert str(found).count("\n") == len(found.rows)
+
+
+def test_without_onnx_the_first_guard_is_what_is_compared_with(
+    exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def missing(_: str) -> Any:
+        raise ModuleNotFoundError("no module named onnx", name="onnx")
+
+    monkeypatch.setattr(measure, "sibling", missing)
+    found = guard.bench(exported("plain"), batch_sizes=2, **FEW)
+    assert [row.contender for row in found.rows] == ["plain.onnx"]
+    assert found.compared_with == "plain.onnx"
+    assert "no bare classifier is timed beside; pip install onnx" in caplog.text
+
+
+def test_memory_is_of_a_process_of_its_own(exported: Callable[[str], Path]) -> None:
+    small, large = (
+        memory_mib(exported("plain"), runtime="auto", device="cpu", threads=1, batch=batch) for batch in (1, 2048)
+    )
+    assert small is not None
+    assert large is not None
+    assert large - small > 2048 * 16 * 16 * 3 / 2**20  # the images themselves, at least
+    assert large < 1000
+
+
+def test_what_cannot_be_compared_is_said(
+    exported: Callable[[str], Path], digits: Callable[[str], Arrays], tiny: Any, tmp_path: Path
+) -> None:
+    larger = guard.train(digits("0-1"), image_size=20, **{**tiny, "epochs": 1})
+    guard.export(larger, tmp_path / "larger.onnx")
+    with pytest.raises(ConfigError, match="images of different sizes"):
+        guard.bench(exported("plain"), tmp_path / "larger.onnx")
+    for given, sentence in (
+        ({"batch_sizes": [0]}, r"batch_sizes must be numbers of at least 1, like 1,8,64, got 0"),
+        ({"batch_sizes": []}, "batch_sizes must be numbers of at least 1"),
+        ({"runtime": ["tflite"]}, "runtime must be of auto, onnxruntime, openvino"),
+        ({"rounds": 0}, "rounds"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            guard.bench(exported("plain"), **given)
+    with pytest.raises(ConfigError, match="artefacts must be one path or several"):
+        guard.bench()
+
+
+def test_on_the_command_line(exported: Callable[[str], Path], capsys: Any) -> None:
+    arguments = [
+        "bench",
+        str(exported("plain")),
+        "--batch-sizes",
+        "1,2",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--no-memory",
+    ]
+    with pytest.raises(SystemExit) as done:
+        cli.main([*arguments, "--json"])
+    assert not done.value.code
+    assert [row["batch"] for row in json.loads(capsys.readouterr().out)["rows"]] == [1, 1, 2, 2]
+    with pytest.raises(SystemExit) as done:
+        cli.main(["bench", str(exported("plain")), "--batch-sizes", "many"])
+    assert done.value.code == 2
+    assert "must be numbers with commas, like 1,8,64, got 'many'" in capsys.readouterr().err
