@@ -72,7 +72,7 @@ class ParityReport(Record):
 
 def verify(request: VerifyRequest) -> ParityReport:
     """`guard.verify`."""
-    exported, source = opened(request.path, runtime=request.runtime), opened(request.against)
+    exported, source = _opened(request.path, request), opened(request.against)
     if source.class_names != exported.class_names:
         raise ConfigError(
             f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "
@@ -84,6 +84,16 @@ def verify(request: VerifyRequest) -> ParityReport:
     report = compare(source, exported, (batch for batch, _ in images.batches(request.batch_size)), labels)
     _keeps_accuracy(report, request.max_accuracy_loss)
     return passed(report, _allowed(request, report.images, source, exported))
+
+
+def _opened(what: Any, request: VerifyRequest) -> Guard:
+    """A guard, or that of a running service."""
+    if isinstance(what, str) and what.startswith(("http://", "https://")):
+        from guard.client.blocking import Client
+        from guard.client.served import served
+
+        return served(Client(what, request.token))
+    return opened(what, runtime=request.runtime)
 
 
 def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:

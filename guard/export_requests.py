@@ -57,7 +57,7 @@ class VerifyRequest(Request):
     """The arguments of `guard.verify`."""
 
     function: ClassVar[str] = "guard.verify"
-    path: Any = option(..., "The exported guard.")
+    path: Any = option(..., "The exported guard, or the address of a service.")
     against: Any = option(..., "Its source: a guard, a run folder or another export.")
     data: Any = option(..., "Images in any form that guard train takes.")
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
@@ -71,6 +71,7 @@ class VerifyRequest(Request):
         0.005, "Accuracy that the exported guard may lose, with labelled data.", ge=0, le=1
     )
     runtime: str = option("auto", "What runs the exported guard: onnxruntime, openvino, or auto (onnxruntime).")
+    token: str | None = option(None, "GUARD_TOKEN of the service, where it has one.")
 
 
 class BenchRequest(Request):

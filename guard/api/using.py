@@ -117,17 +117,19 @@ def verify(
     max_flag_flips: int | None = None,
     max_accuracy_loss: float = 0.005,
     runtime: str = "auto",
+    token: str | None = None,
 ) -> ParityReport:
     """Run `data` through two runtimes and compare numbers and decisions.
 
     Args:
-        path: the exported guard.
+        path: the exported guard, or the address of a service, http://127.0.0.1:3000, which decides by itself.
         against: its source: a `Guard` or a path.
         data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
         max_flag_flips: how many images may change label or flag; default by the lower precision of the two: none in
             fp32, 1 % in fp16, 2 % in bf16, 5 % in int8.
         max_accuracy_loss: how much accuracy the exported guard may lose, where the data has labels.
         runtime: what runs the exported guard, as in `load`.
+        token: the service's GUARD_TOKEN, where it has one.
 
     Returns:
         The report: largest score difference, flag flips, label changes, accuracy and false-alarm rate of both.
@@ -144,6 +146,7 @@ def verify(
             max_flag_flips=max_flag_flips,
             max_accuracy_loss=max_accuracy_loss,
             runtime=runtime,
+            token=token,
         )
     return cast("ParityReport", needs("train", "export.parity").verify(request))
 

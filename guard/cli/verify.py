@@ -14,7 +14,7 @@ from .flags import Debug, Flag, Json, call, from_request
 
 @from_request(
     VerifyRequest,
-    path=Flag(Path, positional=True, metavar="FILE", help="The exported guard."),
+    path=Flag(str, positional=True, metavar="FILE", help="The exported guard, or the address of a service."),
     against=Flag(Path, help="Its source: a run folder or another export."),
     data=Flag(),
 )
