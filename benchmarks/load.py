@@ -29,13 +29,18 @@ def post(path: str, body: bytes, content_type: str, **headers: str) -> bytes:
 def form(images: Sequence[bytes], field_name: str) -> tuple[bytes, str]:
     """(body, content type) of a multipart form."""
     parts = [
-        f'--limit\r\nContent-Disposition: form-data; name="{field_name}"; filename="{i}.png"\r\n'
-        "Content-Type: image/png\r\n\r\n".encode()
+        f'--limit\r\nContent-Disposition: form-data; name="{field_name}"; filename="{i}.{kind_of(image)}"\r\n'
+        f"Content-Type: image/{kind_of(image)}\r\n\r\n".encode()
         + image
         + b"\r\n"
         for i, image in enumerate(images)
     ]
     return b"".join(parts) + b"--limit--\r\n", "multipart/form-data; boundary=limit"
+
+
+def kind_of(image: bytes) -> str:
+    """png or jpeg, by its first bytes: BentoML reads an image as what it is said to be."""
+    return "jpeg" if image.startswith(b"\xff\xd8") else "png"
 
 
 @dataclass

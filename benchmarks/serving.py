@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.load import Load, form, post, run
+from benchmarks.load import Load, form, kind_of, post, run
 from guard.latency.machine import describe, machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +60,7 @@ def requests(contender: str, kind: str, pixels: int) -> list[bytes]:
     """Eight requests of one form, as this contender takes it."""
     images = [encoded(pixels, seed) for seed in range(8)]
     if kind == "raw":
-        return [post("/predict", image, "image/png") for image in images]
+        return [post("/predict", image, f"image/{kind_of(image)}") for image in images]
     if kind == "form":
         path = "/form" if contender.startswith("bare") else "/predict"
         return [post(path, *form([image], "image")) for image in images]

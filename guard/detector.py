@@ -322,4 +322,6 @@ def _named(to_input: Callable[[Any, Preprocess], np.ndarray], image: Any, index:
 
 
 def _joined(parts: list[np.ndarray], empty_shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.zeros(empty_shape, dtype)

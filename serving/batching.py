@@ -33,6 +33,7 @@ class MicroBatcher(Generic[Result]):
         wait_s: seconds to wait for more images before each call; 0 takes what is there.
         here_s: a batch that takes no more of the processor's time, by those before it, is run on the event loop: for a
             small graph the way to a thread and back takes longer than the run. 0 for never.
+        alone_s: the same for an image that nobody else waits beside (`at_once`).
     """
 
     def __init__(
@@ -42,13 +43,16 @@ class MicroBatcher(Generic[Result]):
         max_batch: int,
         wait_s: float = 0.0,
         here_s: float = 0.0,
+        alone_s: float = 0.0,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._wait_s = wait_s
         self._here_s = here_s
+        self._alone_s = alone_s
         self._per_image_s = math.inf  # a running mean, of the processor's time: other programs may be busy
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Result]]] = deque()
+        self._busy = False
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard-run")
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +80,17 @@ class MicroBatcher(Generic[Result]):
         self._arrived.set()
         return await future
 
+    def at_once(self, image: np.ndarray) -> list[Result]:
+        """The result for one image, run here and now: for an event loop on which nobody else waits, where tasks and
+        futures take as long as a small graph. Empty where something runs or waits, or a run takes longer than `alone_s`.
+
+        Raises:
+            Exception: whatever `run` raised.
+        """
+        if self._busy or self._waiting or self._per_image_s > self._alone_s:
+            return []
+        return list(self._timed([image]))
+
     async def _loop(self) -> None:
         while True:
             await self._arrived.wait()
@@ -83,7 +98,9 @@ class MicroBatcher(Generic[Result]):
                 await asyncio.sleep(self._wait_s)
             batch = self._take()
             if batch:
+                self._busy = True
                 await self._answer(batch)
+                self._busy = False
 
     def _take(self) -> list[tuple[np.ndarray, asyncio.Future[Result]]]:
         batch: list[tuple[np.ndarray, asyncio.Future[Result]]] = []

@@ -31,6 +31,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SMALL_BYTES = 32 * 1024
 _SMALL_PIXELS = 128 * 1024
 _HERE_S = 0.01
+_ALONE_S = 0.03  # for an image that comes alone: as long may a health check wait that comes meanwhile
 
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ class Engine:
             max_batch=settings.batch_size,
             wait_s=settings.batch_wait_ms / 1000,
             here_s=_HERE_S if g.runtime.device == "cpu" else 0.0,
+            alone_s=_ALONE_S if g.runtime.device == "cpu" else 0.0,
         )
 
     async def open(self) -> None:
@@ -109,8 +111,10 @@ class Engine:
         except ImageError:
             return None
 
-    async def verdict(self, pixels: np.ndarray) -> Scored:
-        """The verdict on one image from `pixels`."""
+    async def verdict(self, pixels: np.ndarray, *, alone: bool = False) -> Scored:
+        """The verdict on one image from `pixels`; `alone` where no other request is open."""
+        if alone and (found := self._batcher.at_once(pixels)):
+            return found[0]
         return await self._batcher.submit(pixels)
 
     def _score(self, batch: np.ndarray) -> list[Scored]:

@@ -60,7 +60,7 @@ async def one_image(worker: Worker, request: Request) -> AsyncIterator[tuple[Mod
     boundary = multipart_boundary(request.headers.get("content-type"))
     limit = worker.settings.max_bytes + (0 if boundary is None else FORM_BYTES)
     async with (
-        worker.models.get(request.query_params.get("model")).used() as model,
+        worker.models.get(_asked_model(request)).used() as model,
         worker.body(request, limit, "GUARD_MAX_BYTES") as body,
     ):
 
@@ -68,3 +68,8 @@ async def one_image(worker: Worker, request: Request) -> AsyncIterator[tuple[Mod
             return Part(body) if boundary is None else form_images(body, boundary, ("image",), most=1)[0]
 
         yield model, source, len(body)
+
+
+def _asked_model(request: Request) -> str | None:
+    """?model=; most requests have no query, which costs nothing to see."""
+    return request.query_params.get("model") if request.scope["query_string"] else None

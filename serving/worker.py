@@ -151,7 +151,10 @@ class Worker:
             images = self._at_once(engine, sources[0]) if small and len(sources) == 1 else None
             if images is None:
                 images = await _all([engine.in_thread(functools.partial(decoded, source)) for source in sources])
-            verdicts = await _all([engine.verdict(pixels) for pixels, _ in images])
+            if alone := self.in_work.used == 1:
+                await asyncio.sleep(0)  # whatever came meanwhile begins now, and makes a batch with this one
+                alone = self.in_work.used == 1
+            verdicts = await _all([engine.verdict(pixels, alone=alone) for pixels, _ in images])
         finally:
             self.in_work.give(len(sources))
         every = [

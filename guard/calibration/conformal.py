@@ -104,7 +104,8 @@ def p_values(scores: np.ndarray, calibration: Calibration | None, labels: np.nda
             own = calibration.scores_by_class[c]
             if own is not None:
                 p[labels == c] = _share_at_or_above(scores[labels == c], own)
-    return np.where(np.isnan(scores), np.nan, p)
+    p[np.isnan(scores)] = np.nan
+    return p
 
 
 def _share_at_or_above(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:

@@ -119,3 +119,40 @@ def test_what_takes_a_moment_is_run_on_the_event_loop_once_that_is_known() -> No
     here = ["guard-run" not in name for name in threads]
     assert here[:2] == [False, True]  # nothing is known before the first
     assert here[-1] is False  # it has become slow
+
+
+def test_a_lone_image_is_run_at_once_where_runs_are_short() -> None:
+    """Not before it is known how long they take, nor while anything waits or runs, nor where they are long."""
+    recorder = Recorder()
+    recorder.release.set()
+
+    async def scenario(alone_s: float) -> list[list[int]]:
+        async with MicroBatcher(recorder.run, max_batch=4, alone_s=alone_s) as batcher:
+            found = [batcher.at_once(image(1))]
+            await batcher.submit(image(2))
+            await asyncio.sleep(0.01)
+            found.append(batcher.at_once(image(3)))
+            waiting = asyncio.create_task(batcher.submit(image(4)))
+            await asyncio.sleep(0)
+            found.append(batcher.at_once(image(5)))
+            await waiting
+            return found
+
+    assert asyncio.run(scenario(10.0)) == [[], [3], []]
+    assert recorder.batches == [[2], [3], [4]]
+    assert asyncio.run(scenario(0.0)) == [[], [], []]
+
+
+def test_an_error_of_a_lone_image_is_its_callers() -> None:
+    recorder = Recorder()
+    recorder.release.set()
+
+    async def scenario() -> int:
+        async with MicroBatcher(recorder.run, max_batch=4, alone_s=10.0) as batcher:
+            await batcher.submit(image(2))
+            await asyncio.sleep(0.01)
+            with pytest.raises(RuntimeError, match="thirteen"):
+                batcher.at_once(image(13))
+            return await batcher.submit(image(7))
+
+    assert asyncio.run(scenario()) == 7
