@@ -86,7 +86,7 @@ def test_the_access_line_says_what_was_answered_and_nothing_of_what_was_sent(
 def test_a_defect_is_one_line_with_its_traceback_and_the_requests_id(
     http: TestClient, app: App, lines: io.StringIO, encode: Encode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken at /secret/path")
 
     monkeypatch.setattr(app.worker.models.get().engine, "verdict", broken)

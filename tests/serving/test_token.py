@@ -86,7 +86,7 @@ def test_a_browsers_preflight_brings_none_and_its_page_can_read_the_401(http: Te
 def test_it_is_in_no_log_and_no_representation(
     http: TestClient, app: App, encode: Encode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the runtime broke")
 
     monkeypatch.setattr(app.worker.models.get().engine, "verdict", broken)
