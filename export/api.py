@@ -47,12 +47,13 @@ def export(request: ExportRequest) -> Path:
         raise ConfigError(
             "exemplars= are taken from images, and none are at hand; give in-distribution ones with data="
         )
-    graph, manifest = _graph(source, request), source.manifest
+    exact = _graph(source, request)
+    graph, manifest = exact, source.manifest
     if request.precision != "fp32":
-        graph, manifest = _lowered(source, graph, request)
+        graph, manifest = _lowered(source, exact, request)
     manifest = _verified(source, graph, manifest, request)
     if request.exemplars:
-        manifest = manifest.model_copy(update={"exemplars": _exemplars(source, graph, request)})
+        manifest = manifest.model_copy(update={"exemplars": _exemplars(source, exact, request)})
     write_onnx(path, graph, manifest)
     return path
 

@@ -82,7 +82,7 @@ class MicroBatcher(Generic[Result]):
 
     def at_once(self, image: np.ndarray) -> list[Result]:
         """The result for one image, run here and now: for an event loop on which nobody else waits, where tasks and
-        futures take as long as a small graph. Empty where something runs or waits, or a run takes longer than `alone_s`.
+        futures take as long as a small graph. Empty where something runs or waits, or a run takes over `alone_s`.
 
         Raises:
             Exception: whatever `run` raised.

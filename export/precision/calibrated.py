@@ -7,7 +7,9 @@ in the manifest. int8 that loses more than the budget gets layers back in float3
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +36,7 @@ log = logging.getLogger("ood_guard")
 BATCH = 32
 RANGES = 512  # images that the ranges of activations are chosen by
 ALONE = 128  # images on which single layers are compared
+PIECES = 2000  # at most so many scrambled images
 BLOCKS = 4  # per side, of a scrambled image
 
 
@@ -80,9 +83,8 @@ class _Lowering:
         self, manifest: Manifest, graph: bytes, held: tuple[ImageData, np.ndarray | None], request: ExportRequest
     ) -> None:
         self.manifest, self.graph, self.request = manifest, graph, request
-        images, self.labels = held
-        self.batches = [np.array(batch) for batch, _ in images.batches(BATCH)]
-        self.far, self.far_name = self._ood()
+        self.images, self.labels = held
+        self.far = None if request.ood is None else ood_images(manifest, "ood", request.ood)
 
     def run(self) -> Lowered:
         precision = self.request.precision
@@ -94,7 +96,7 @@ class _Lowering:
 
     def _int8(self) -> Lowered:
         """As few layers in float32 as the budget asks for."""
-        quantiser = Quantiser(self.graph, self.batches[: -(-RANGES // BATCH)], self.target)
+        quantiser = Quantiser(self.graph, self._first(RANGES), self.target)
         count = len(quantiser.layers)
         found = self._measured(made := quantiser.quantised(), made, count, ())
         ranked, kept = None, 1
@@ -107,7 +109,7 @@ class _Lowering:
     def _by_disturbance(self, quantiser: Quantiser) -> list[str]:
         """Layers by how much each alone, quantised, moves probabilities and scores, most first."""
         log.info("int8 loses too much; looking for the layers that it comes from")
-        few = self.batches[: -(-ALONE // BATCH)]
+        few = self._first(ALONE)
         exact = self._guard(self.graph).predict_batches(few)
         spread = float(exact.ood_score.std()) or 1.0
 
@@ -122,9 +124,9 @@ class _Lowering:
     def _measured(self, graph: bytes, runs: bytes, layers: int, kept: tuple[str, ...]) -> Lowered:
         """`graph` with thresholds of its own; `runs` is what computes the same on the CPU."""
         guard = self._guard(runs)
-        verdicts = self._finite(guard.predict_batches(self.batches))
+        verdicts = self._finite(guard.predict_batches(self._all()))
         calibrated = self._calibrated(guard, verdicts)
-        mine = calibrated.predict_batches(self.batches)
+        mine = calibrated.predict_batches(self._all())
         exact, exact_far = self._exact
         change = PrecisionChange(
             target=self.target,
@@ -132,9 +134,9 @@ class _Lowering:
             accuracy=None if self.labels is None else (self._right(exact), self._right(mine)),
             auroc=(
                 float(auroc(exact.ood_score, exact_far)),
-                float(auroc(mine.ood_score, self._finite(guard.predict_batches(self.far)).ood_score)),
+                float(auroc(mine.ood_score, self._finite(guard.predict_batches(self._ood())).ood_score)),
             ),
-            ood=self.far_name,
+            ood="scrambled" if self.far is None else self.far.name,
             ood_images=len(exact_far),
             false_alarm_rate=(float(exact.is_ood.mean()), float(mine.is_ood.mean())),
             flag_flips=int(((exact.is_ood != mine.is_ood) | (exact.label != mine.label)).sum()),
@@ -151,7 +153,7 @@ class _Lowering:
     def _exact(self) -> tuple[Verdicts, np.ndarray]:
         """What the float32 graph says of the held-out images, and its scores of the OOD images."""
         guard = self._guard(self.graph)
-        return guard.predict_batches(self.batches), guard.predict_batches(self.far).ood_score
+        return guard.predict_batches(self._all()), guard.predict_batches(self._ood()).ood_score
 
     def _calibrated(self, guard: Guard, verdicts: Verdicts) -> Guard:
         """At the rate, and by class where float32 is; the temperature stays, for it is of the same logits."""
@@ -218,12 +220,19 @@ class _Lowering:
     def _guard(self, graph: bytes) -> Guard:
         return Guard(self.manifest, OnnxSession(graph, device="cpu"))
 
-    def _ood(self) -> tuple[list[np.ndarray], str]:
-        """Images that are none of the classes: those given, else the held-out ones in pieces."""
-        if self.request.ood is None:
-            return [scrambled(batch) for batch in self.batches], "scrambled"
-        images = ood_images(self.manifest, "ood", self.request.ood)
-        return [np.array(batch) for batch, _ in images.batches(BATCH)], images.name
+    def _all(self) -> Iterator[np.ndarray]:
+        """The held-out images, a batch at a time: there may be more than memory holds."""
+        return (batch for batch, _ in self.images.batches(BATCH))
+
+    def _first(self, count: int) -> list[np.ndarray]:
+        """Those that make `count`, in whole batches."""
+        return [np.array(batch) for batch in itertools.islice(self._all(), -(-count // BATCH))]
+
+    def _ood(self) -> Iterator[np.ndarray]:
+        """Images that are none of the classes: those given, else held-out ones in pieces."""
+        if self.far is not None:
+            return (batch for batch, _ in self.far.batches(BATCH))
+        return map(scrambled, itertools.islice(self._all(), -(-PIECES // BATCH)))
 
 
 def scrambled(images: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:

@@ -154,7 +154,7 @@ def verify(
 def bench(
     *artefacts: str | Path,
     batch_sizes: Sequence[int] = (1, 8, 64),
-    runtime: str | Sequence[str] = "auto",
+    runtime: str | Sequence[str] = ("auto",),
     device: str = "auto",
     threads: int | None = None,
     rounds: int = 15,

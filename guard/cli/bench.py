@@ -36,7 +36,7 @@ def bench(
     found = api.bench(
         *artefacts,
         batch_sizes=_numbers(batch_sizes),
-        runtime=runtime or "auto",
+        runtime=runtime or ("auto",),
         device=device,
         threads=threads,
         rounds=rounds,

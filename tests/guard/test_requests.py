@@ -12,19 +12,19 @@ import pytest
 
 import guard
 from guard.errors import ConfigError
+from guard.export_requests import BenchRequest, ExportRequest, VerifyRequest
 from guard.requests import (
     BenchmarkRequest,
     CalibrateRequest,
     EvaluateRequest,
-    ExportRequest,
     FitRequest,
     Request,
     SynthRequest,
     TrainRequest,
-    VerifyRequest,
 )
 
 REQUESTS: dict[Callable[..., Any], type[Request]] = {
+    guard.bench: BenchRequest,
     guard.benchmark: BenchmarkRequest,
     guard.calibrate: CalibrateRequest,
     guard.evaluate: EvaluateRequest,

@@ -230,8 +230,9 @@ def test_scrambled_images_keep_their_pixels() -> None:
 
 
 def test_exemplars_and_triton_take_it(trained: Callable[[str], Any], tmp_path: Path) -> None:
-    path = guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8", exemplars=1)
-    assert guard.load(path, device="cpu").manifest.exemplars is not None
+    for precision in ("int8", "bf16"):
+        path = guard.export(trained("plain"), tmp_path / f"{precision}.onnx", precision=precision, exemplars=1)
+        assert opened(path).manifest.exemplars is not None
     model = guard.export(trained("plain"), tmp_path / "models" / "digits", format="triton", precision="fp16")
     (inside,) = model.rglob("*.onnx")
     assert guard.load(inside, device="cpu").manifest.precision == "fp16"
