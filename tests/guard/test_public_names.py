@@ -9,6 +9,7 @@ import pytest
 import guard
 
 FUNCTIONS = {
+    "bench",
     "benchmark",
     "calibrate",
     "create_score",
