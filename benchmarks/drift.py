@@ -3,9 +3,9 @@
     python -m benchmarks.drift GUARD --test cifar10/test.parquet --ood ood/
 
 GUARD is an exported guard of the same classes that saw none of the test images; the committed result's is phase_mix of
-seed 0 of cifar10.yaml with the score energy+fdbd+mahalanobis++, by `guard fit` and `guard export`. Its scores of all test
-and OOD images are computed once (kept beside it). Then, for every stream, the test images are shuffled and cut anew into
-calibration images and stream, which makes them exchangeable:
+seed 0 of cifar10.yaml with the score energy+fdbd+mahalanobis++, by `guard fit` and `guard export`. Its scores of all
+test and OOD images are computed once (kept beside it). Then, for every stream, the test images are shuffled and cut
+anew into calibration images and stream, which makes them exchangeable:
 
 - ordinary: 1,000 streams of what is left; how many ever raise the alarm at alpha 1 %, and the exact 95 % interval
   that the count lies in if the chance is 1 %.
