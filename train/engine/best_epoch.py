@@ -59,4 +59,4 @@ class BestEpoch(nn.Module):
         if self._pooled is None:
             self._pooled = [forward.pooled(batch.images)[0] for batch in batches]
         for pooled, batch in zip(self._pooled, batches, strict=True):
-            yield network.head(network.head.embed(pooled)), batch.labels
+            yield forward.head_logits(network, pooled), batch.labels

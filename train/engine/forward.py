@@ -52,6 +52,13 @@ class Forward:
             feature_map = backbone.forward_map(self._normalised(images))
             return backbone.pool(feature_map), feature_map
 
+    @torch.no_grad()
+    def head_logits(self, network: Classifier, pooled: Tensor) -> Tensor:
+        """`logits` from pooled features, which may be in bf16."""
+        with self.autocast():
+            logits: Tensor = network.head(network.head.embed(pooled))
+            return logits
+
     def head_outputs(self, pooled: Tensor, feature_map: Tensor | None = None) -> Outputs:
         """What the head makes of pooled features, with its gradients.
 

@@ -131,7 +131,7 @@ def test_one_corrupt_image_is_named_and_skipped(
     assert data.card({"train": 149}).model_dump() == {
         "name": data.name, "fingerprint": data.fingerprint, "images": 149, "corrupt": 1, "splits": {"train": 149},
         "not_read": {}, "duplicates": 0,
-        "class_names": (),
+        "class_names": (), "settled": 0,
     }  # fmt: skip
 
 

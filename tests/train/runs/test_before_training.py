@@ -101,7 +101,7 @@ def test_a_run_folder_of_any_name_is_written(small: Arrays, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("path", ["/proc/x/guard.onnx", "a\0b.onnx"])
 def test_an_export_is_refused_before_it_is_made(path: str, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.api.onnx_bytes", lambda *_: pytest.fail("the export began"))
+    monkeypatch.setattr("export.to_onnx.onnx_bytes", lambda *_: pytest.fail("the export began"))
     with pytest.raises(GuardError, match=r"the exported file=.* cannot be written|NUL character"):
         guard.export(trained("plain"), path)
 
