@@ -79,10 +79,10 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
         images = one_of_each(images)
         try:
             return images, *_labels_by_name(images, manifest)
-        except DataError:
+        except DataError as error:
             if labelled:
                 raise
-            return images, None, ""
+            return images, None, f"every image of {images.name} is taken as in-distribution, though {error}"
     if len(images) != card.images:
         images = one_of_each(images)
         note = f"{images.name} is a part of the data the guard was made from and is used as it was given."

@@ -58,6 +58,15 @@ def test_training_images_alone_are_refused(trained: Callable[[str], Any], four: 
         guard.calibrate(other, four)
 
 
+def test_images_of_other_classes_are_taken_and_it_is_said(
+    trained: Callable[[str], Any], digits: Callable[[str], Arrays], caplog: Any
+) -> None:
+    with caplog.at_level(logging.INFO, logger="ood_guard"):
+        again = guard.calibrate(trained("plain"), digits("0-6"), alpha=0.1)
+    assert again.manifest.calibration.n == len(digits("0-6")[0])
+    assert "every image of arrays is taken as in-distribution, though " in caplog.text
+
+
 def test_other_images_are_used_whole_with_or_without_labels(trained: Callable[[str], Any], four: Arrays) -> None:
     g, part = trained("plain"), (four[0][:200], four[1][:200])
     for data in (part, part[0], list(part[0])):
