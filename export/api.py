@@ -48,9 +48,7 @@ def export(request: ExportRequest) -> Path:
             "exemplars= are taken from images, and none are at hand; give in-distribution ones with data="
         )
     exact = _graph(source, request)
-    graph, manifest = exact, source.manifest
-    if request.precision != "fp32":
-        graph, manifest = _lowered(source, exact, request)
+    graph, manifest = _in_precision(source, exact, request)
     manifest = _verified(source, graph, manifest, request)
     if request.exemplars:
         manifest = manifest.model_copy(update={"exemplars": _exemplars(source, exact, request)})
@@ -68,7 +66,10 @@ def _graph(source: Guard, request: ExportRequest) -> bytes:
     return onnx_bytes(source.module, source.manifest, explained=bool(request.exemplars))
 
 
-def _lowered(source: Guard, graph: bytes, request: ExportRequest) -> tuple[bytes, Manifest]:
+def _in_precision(source: Guard, graph: bytes, request: ExportRequest) -> tuple[bytes, Manifest]:
+    """The float32 graph in the precision that is asked for, and the manifest that goes with it."""
+    if request.precision == "fp32":
+        return graph, source.manifest
     from .precision.calibrated import lowered
 
     found = lowered(source, graph, request)
@@ -142,9 +143,7 @@ def _flips(images: int, request: ExportRequest) -> int:
 def _export_engine(source: Guard, request: ExportRequest) -> Path:
     from .to_tensorrt import build_engine
 
-    graph, manifest = _graph(source, request), source.manifest
-    if request.precision != "fp32":
-        graph, manifest = _lowered(source, graph, request)
+    graph, manifest = _in_precision(source, _graph(source, request), request)
     engine, facts = build_engine(graph, manifest, max_batch=request.max_batch)
     manifest = manifest.model_copy(update={"engine": facts, "parity": None})
     with TemporaryDirectory() as folder:

@@ -13,6 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from guard.errors import ExportError
 
+from .precision.body import logits_of
+
 _PREPARING = {"Cast", "Transpose", "Gather", "Sub", "Mul", "Add", "Div", "Identity"}
 
 
@@ -26,8 +28,7 @@ def bare_classifier(graph: bytes) -> tuple[bytes, str, np.dtype]:
     first = _prepared(model)
     inferred = onnx.shape_inference.infer_shapes(model)
     types = {value.name: value.type.tensor_type for value in [*inferred.graph.value_info, *inferred.graph.input]}
-    logits = next(node.input[0] for node in model.graph.node if "label" in node.output)
-    inside: ModelProto = onnx.utils.Extractor(inferred).extract_model([first], [logits])
+    inside: ModelProto = onnx.utils.Extractor(inferred).extract_model([first], [logits_of(model)])
     return inside.SerializeToString(), first, helper.tensor_dtype_to_np_dtype(types[first].elem_type)
 
 

@@ -8,11 +8,13 @@ in float32, as do the pixels' normalisation in front and what a score computes o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from guard.errors import ExportError
+from guard.graph.onnx_nodes import producers
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Sums of squares, exponentials and the like overflow or cancel in 16 bits: they stay in float32 inside the body.
@@ -41,7 +43,7 @@ class Body:
     def has(self, node: NodeProto) -> bool:
         return bool(node.output) and node.output[0] in self._members
 
-    @property
+    @cached_property
     def _members(self) -> frozenset[str]:
         return frozenset(self.nodes)
 
@@ -56,7 +58,7 @@ def body(model: ModelProto) -> Body:
     types = {v.name: v.type.tensor_type for v in [*inferred.value_info, *inferred.input, *inferred.output]}
     ranks = {name: len(one.shape.dim) for name, one in types.items() if one.HasField("shape")}
     constants = {i.name for i in model.graph.initializer}
-    before = _ancestors(model, _logits(model))
+    before = _ancestors(model, logits_of(model))
     nodes, weighted, reached = [], [], set[str]()
     for node in model.graph.node:
         first = node.output[0] if node.output else ""
@@ -77,8 +79,12 @@ def body(model: ModelProto) -> Body:
     return Body(tuple(nodes), tuple(weighted), ranks)
 
 
-def _logits(model: ModelProto) -> str:
-    """The tensor whose largest value is the label."""
+def logits_of(model: ModelProto) -> str:
+    """The tensor whose largest value is the label.
+
+    Raises:
+        ExportError: the graph is not one of ours.
+    """
     for node in model.graph.node:
         if "label" in node.output and node.op_type == "ArgMax":
             name: str = node.input[0]
@@ -88,7 +94,7 @@ def _logits(model: ModelProto) -> str:
 
 def _ancestors(model: ModelProto, name: str) -> set[str]:
     """The outputs of all nodes that the tensor is computed from, its own among them."""
-    makers = {output: node for node in model.graph.node for output in node.output}
+    makers = producers(model.graph)
     found: set[str] = set()
     waiting = [name]
     while waiting:

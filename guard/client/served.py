@@ -36,7 +36,7 @@ class ServedModel:
     name = "service"
 
     def __init__(self, client: Client, model: str, manifest: Manifest) -> None:
-        self.device = repr(client).split("'")[1]
+        self.device = client._connection.where
         self._client, self._model = client, model
         p = manifest.preprocess
         self._shape = (p.height, p.width, p.channels)

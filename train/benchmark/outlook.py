@@ -80,8 +80,7 @@ def _once(lines: list[tuple[int, Line]]) -> list[Line]:
         key = (seed, line.task.what, line.task.amount)
         if line.task.what not in SHARED or key not in shared:
             kept.append(line)
-        if line.task.what in SHARED:
-            shared.add(key)
+        shared.add(key)
     return kept
 
 
