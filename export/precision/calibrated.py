@@ -126,21 +126,25 @@ class _Lowering:
         guard = self._guard(runs)
         verdicts = self._finite(guard.predict_batches(self._all()))
         calibrated = self._calibrated(guard, verdicts)
-        mine = calibrated.predict_batches(self._all())
+        own = calibrated.manifest.calibration
+        assert own is not None  # it was made just now
+        flagged = verdicts.ood_score > (
+            own.class_thresholds[verdicts.label] if own.class_conditional else np.float32(own.threshold)
+        )
         exact, exact_far = self._exact
         change = PrecisionChange(
             target=self.target,
-            images=len(mine),
-            accuracy=None if self.labels is None else (self._right(exact), self._right(mine)),
+            images=len(verdicts),
+            accuracy=None if self.labels is None else (self._right(exact), self._right(verdicts)),
             auroc=(
                 float(auroc(exact.ood_score, exact_far)),
-                float(auroc(mine.ood_score, self._finite(guard.predict_batches(self._ood())).ood_score)),
+                float(auroc(verdicts.ood_score, self._finite(guard.predict_batches(self._ood())).ood_score)),
             ),
             ood="scrambled" if self.far is None else self.far.name,
             ood_images=len(exact_far),
-            false_alarm_rate=(float(exact.is_ood.mean()), float(mine.is_ood.mean())),
-            flag_flips=int(((exact.is_ood != mine.is_ood) | (exact.label != mine.label)).sum()),
-            label_changes=int((exact.label != mine.label).sum()),
+            false_alarm_rate=(float(exact.is_ood.mean()), float(flagged.mean())),
+            flag_flips=int(((exact.is_ood != flagged) | (exact.label != verdicts.label)).sum()),
+            label_changes=int((exact.label != verdicts.label).sum()),
             layers=layers,
             layers_in_fp32=kept,
         )

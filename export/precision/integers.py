@@ -104,14 +104,6 @@ class _Reader:
         batch = next(self._batches, None)
         return None if batch is None else {"images": np.ascontiguousarray(batch)}
 
-    def __iter__(self) -> _Reader:
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        if (found := self.get_next()) is None:
-            raise StopIteration
-        return found
-
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every node with a name of its own: the quantiser chooses by names."""
