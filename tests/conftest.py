@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests import published
 
 SIDE = 16
 
@@ -34,6 +37,15 @@ def _toy_diffusion() -> None:
     """``diffusion="toy"`` of the recipes, for tests that train."""
     if "train" in sys.modules or "torch" in sys.modules:
         import tests.toy_diffusion  # noqa: F401
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _published_teacher() -> Iterator[None]:
+    """`published.FOLDER`, for tests that train."""
+    if "train" in sys.modules or "torch" in sys.modules:
+        published.write(published.FOLDER)
+    yield
+    shutil.rmtree(published.FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +129,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "outliers": "patch_shuffle",
     },
     "rotpred": {"method": "rotpred", "ratio": 1.0},
+    "tgt": {"method": "tgt", "teacher": str(published.FOLDER)},
     "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
     "mim": {"method": "mim", "k": 3},
     "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "tune_epochs": 2},

@@ -10,7 +10,7 @@ features     features of any torch model
 engine       the one resumable training engine
 cache        what takes long is kept
 backbones    networks by name
-teacher      a network that teaches the one being trained
+teacher      a network that teaches the one being trained, and frozen_teacher, one that is not trained itself
 """
 
 from . import methods  # registers every method and synthesiser

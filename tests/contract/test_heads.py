@@ -23,6 +23,7 @@ from train.methods import get_method, list_methods
 HEADS = list_heads()
 # on which the loss depends, with a value that is not the default
 OTHER: dict[str, dict[str, Any]] = {
+    "linear": {"label_smoothing": 0.1},
     "adacos": {"adaptive": True},
     "arcface": {"scale": 20.0, "margin": 0.3, "fallback": "easy"},
     "cosface": {"scale": 20.0, "margin": 0.2},
@@ -207,7 +208,7 @@ def test_every_head_of_the_package_is_listed() -> None:
         ("arcface", {"margn": 0.3}, r"head 'arcface' has no option 'margn'; did you mean 'margin'\?"),
         ("arcface", {"margin": 2}, "head 'arcface' option margin: .*less than .*, got 2"),
         ("arcface", {"fallback": "soft"}, "head 'arcface' option fallback: .*'hard' or 'easy', got 'soft'"),
-        ("linear", {"margin": 0.3}, "head 'linear' has no option 'margin'.*: none"),
+        ("cosine", {"margin": 0.3}, "head 'cosine' has no option 'margin'.*: none"),
         (None, {"scale": 3}, "head 'linear' has no option 'scale'"),
         ("arcface", ["margin"], r"head_options takes a mapping such as \{'margin': 0.3\}, got \['margin'\]"),
     ],

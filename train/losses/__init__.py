@@ -8,4 +8,5 @@ rejection_bce     R-BCE      binary cross-entropy of a rejection network
 k_plus_1          R-K+1      outliers as the extra class of head c_plus_1
 supcon            SupCon     items of a class together, others apart
 smoothed_cross_entropy       smoothed labels, of real and auxiliary images
+residual_distillation        what a frozen teacher knows beside the classes, of `class_residual`
 """

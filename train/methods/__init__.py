@@ -24,6 +24,7 @@ fodfom      a class for decoded edges of classes and for blurred objects        
 ncis        images decoded from low density among non-linear invariants             Doorenbos et al., preprint 2024
 oal         features that tell little of a diffusion model's latents, and a teacher Gao et al., preprint 2024
 rotpred     which way up an image is, beside its class                              Hendrycks et al., NeurIPS 2019
+tgt         what a frozen general network knows beside the classes, kept in fine-tuning TGT, ECCV 2026
 rejection   2-layer MLP on the frozen features of a plain classifier                DMR's head, for any outliers
 
 base        what a method is: stages of a synthesiser and losses
@@ -56,6 +57,7 @@ from . import (
     recommended,
     rejection,
     rotpred,
+    tgt,
     vos,
 )
 from .base import get_method, list_methods
@@ -88,5 +90,6 @@ __all__ = [
     "recommended",
     "rejection",
     "rotpred",
+    "tgt",
     "vos",
 ]

@@ -89,6 +89,7 @@ class MethodContext:
     outliers: OutlierMix | None
     initialised: bool  # the network starts from a trained run (init=)
     score: Score
+    pretrained: bool = False  # it starts from published weights (pretrained=)
 
     def per_step(self, ratio: float) -> int:
         """Images per step for `ratio` of them per in-distribution image; at least 1."""

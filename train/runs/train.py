@@ -211,6 +211,7 @@ def _context(
         outliers=outliers,
         initialised=config.init is not None,
         score=module.score,
+        pretrained=bool(config.pretrained),
     )
 
 

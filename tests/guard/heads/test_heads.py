@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from guard.errors import UnknownNameError
 from guard.heads import CosineHead, LinearHead, create_head, list_heads
@@ -68,3 +69,12 @@ def test_every_head_has_the_right_shapes_and_a_detached_last_layer(name: str, fe
 def test_an_unknown_head_is_named_with_near_matches() -> None:
     with pytest.raises(UnknownNameError, match=r"head 'cosin'; did you mean 'cosine'"):
         create_head("cosin", 5, 3)
+
+
+def test_label_smoothing_is_torchs() -> None:
+    head = create_head("linear", 4, 3, label_smoothing=0.2)
+    features, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    logits = head(features)
+    targets = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
+    expected = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+    assert head.loss(features, logits, labels)["ce"].item() == pytest.approx(expected.item(), rel=1e-6)

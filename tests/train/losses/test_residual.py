@@ -1,0 +1,144 @@
+"""The class-suppressed residual, its regression and its loss."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch.nn import functional as F
+
+from guard.data import load
+from guard.errors import ConfigError
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Outputs
+from guard.manifest import Normalisation
+from guard.scores import create_score
+from tests.published import ARCHITECTURE, FOLDER
+from tests.references import residual as reference
+from train.backbones import create_backbone, pretrained_normalisation
+from train.classifiers.fresh import build_classifier
+from train.frozen_teacher import PIECE, FrozenTeacher
+from train.losses.base import Batch
+from train.losses.class_residual import RIDGE, class_residual, ridge_r2
+from train.losses.residual_distillation import ResidualDistillation
+from train.outliers.base import PrepareContext
+
+CLASSES = 3
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> PrepareContext:
+    """An untrained network of three classes, and 30 random images of 16 x 16."""
+    torch.manual_seed(0)
+    classifier = build_classifier("wrn10_2", "linear", CLASSES, in_chans=3, image_size=16)
+    module = GuardModule(classifier, create_score("energy"), Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3))
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    return PrepareContext(module, load((images, np.arange(30) % CLASSES)), tmp_path, 0, torch.device("cpu"))
+
+
+def drawn(count: int = 60, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features with a mean per class."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % CLASSES
+    means = 3 * torch.randn(CLASSES, width, generator=generator)
+    return means[labels] + torch.randn(count, width, generator=generator) + 5, labels
+
+
+def test_it_is_the_drafts_formula_and_holds_nothing_of_the_means() -> None:
+    features, labels = drawn()
+    ours = class_residual(features, labels)
+    theirs = reference.class_residual(features.double().numpy(), labels.numpy(), eps=1e-6)
+    assert np.abs(ours.numpy() - theirs).max() < 1e-4
+    centred = features - features.mean(0)
+    means = torch.stack([centred[labels == c].mean(0) for c in range(CLASSES)])
+    assert (ours @ means.T).abs().max() < 1e-3
+    assert ours.abs().max() > 0.5
+
+
+def test_two_classes_and_equal_features_are_no_exception() -> None:
+    features, _ = drawn()
+    assert torch.isfinite(class_residual(features, torch.arange(60) % 2)).all()
+    same = torch.ones(6, 4)
+    assert class_residual(same, torch.arange(6) % 2).abs().max() == 0
+
+
+def test_r2_is_that_of_scikit_learns_ridge() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, noise = torch.randn(80, 5, generator=generator), torch.randn(80, 3, generator=generator)
+    y = x @ torch.randn(5, 3, generator=generator) + noise
+    inside = x[::2].double().numpy()
+    inside = inside - inside.mean(0)
+    penalty = RIDGE * np.diag(inside.T @ inside).mean()
+    fitted = Ridge(alpha=penalty).fit(x[::2].double().numpy(), y[::2].double().numpy())
+    told, true = fitted.predict(x[1::2].double().numpy()), y[1::2].double().numpy()
+    expected = 1 - ((true - told) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
+    assert ridge_r2(x, y) == pytest.approx(expected, abs=1e-9)
+    assert ridge_r2(x, torch.randn(80, 3, generator=generator)) < 0.2
+
+
+@pytest.mark.parametrize("objective", ["squared", "cosine"])
+def test_the_loss_is_the_formula_of_the_rows_of_the_batch(objective: str, context: PrepareContext) -> None:
+    loss = ResidualDistillation(FrozenTeacher("start", has_start=True), 2.0, objective)
+    loss.prepare(context)
+    labels = torch.arange(30) % CLASSES
+    teacher = FrozenTeacher("start", has_start=True).features(context)
+    residuals = class_residual(teacher, labels)
+    rows = torch.tensor([7, 2, 19])
+    features = torch.randn(3, context.module.classifier.num_features)
+    batch = Batch(Outputs(features, torch.zeros(3, CLASSES), None), labels[rows], _none(), rows=rows)
+    assert loss.project is not None
+    told = loss.project(features)
+    if objective == "cosine":
+        expected = 1 - F.cosine_similarity(told, residuals[rows]).mean()
+    else:
+        size = residuals.square().sum(1).mean()
+        expected = (told - residuals[rows] / size.sqrt()).square().sum(1).mean()
+    assert loss.loss(batch)["residual"].item() == pytest.approx(2 * expected.item(), rel=2e-3)  # kept in float16
+
+
+def _none() -> Outputs:
+    return Outputs(torch.zeros(0, 4), torch.zeros(0, CLASSES), None)
+
+
+def test_the_start_is_kept_as_it_was_when_training_resumes(context: PrepareContext) -> None:
+    teacher = FrozenTeacher("start", has_start=True)
+    before = teacher.features(context)
+    with torch.no_grad():
+        for parameter in context.module.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(teacher.features(context), before)
+
+
+def test_a_published_network_is_timms_own(context: PrepareContext) -> None:
+    features = FrozenTeacher(str(FOLDER), has_start=False).features(context)
+    backbone = create_backbone(ARCHITECTURE, image_size=16, pretrained=str(FOLDER)).eval()
+    normalisation = pretrained_normalisation(backbone, 3)
+    assert normalisation is not None
+    pixels = torch.from_numpy(np.array(context.data.array)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (normalisation.mean, normalisation.std))
+    with torch.inference_mode():
+        expected = backbone.pool(backbone.forward_map((pixels - mean) / std))
+    assert torch.nn.functional.cosine_similarity(features, expected).min() > 0.999  # computed in bf16 where it can be
+    assert len(features) == 30 < PIECE
+
+
+def test_what_cannot_teach_is_refused_before_training(context: PrepareContext, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="starts from random weights; give pretrained= or init="):
+        FrozenTeacher("start", has_start=False).check(context)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ConfigError, match="does not say which network it is of; give timm's folder"):
+        FrozenTeacher(str(file), has_start=False).check(context)
+
+
+def test_a_teacher_of_whom_the_network_knows_nothing_is_named(
+    context: PrepareContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    loss = ResidualDistillation(FrozenTeacher(str(FOLDER), has_start=False))
+    with caplog.at_level(logging.INFO, "ood_guard"):
+        loss.prepare(context)
+    assert "R^2" in caplog.text

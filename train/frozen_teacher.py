@@ -1,0 +1,143 @@
+"""A network that is not trained at all, whose features teach another: taken once per image, and kept.
+
+start         the network that training starts from: its published weights, or those of the run in ``init=``
+folder or id  what ``pretrained=`` takes and names its architecture: timm's folder, a hub id; or a guard's folder
+
+A network that was published for images of one size sees images of that size, as in `train.teacher`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from guard.artefact.files import FOLDER_MANIFEST
+from guard.detector import Guard
+from guard.errors import ConfigError
+from guard.graph.module import GuardModule
+from guard.graph.outputs import Backbone, Classifier
+from guard.heads import create_head
+from guard.record import Record
+from guard.scores import create_score
+
+from .backbones import create_backbone, pretrained_normalisation, published_side
+from .cache.keyed import kept_path, named_model
+from .cache.pieces import kept_chunks
+from .classifiers.input import data_normalisation
+from .engine.modes import evaluating
+from .engine.precision import mixed_precision
+from .outliers.base import PrepareContext
+from .pretrained import checkpoint
+from .teacher import Enlarged
+
+if TYPE_CHECKING:
+    from guard.data import ImageData
+
+START = "start"
+AT_ONCE, PIECE = 64, 2048  # images: in one pass, in one file
+
+
+class _Kept(Record):
+    """What the kept features depend on, beside the images."""
+
+    teacher: str
+    architecture: str
+
+
+class FrozenTeacher:
+    """The features of a network as it is.
+
+    Args:
+        name: "start", a guard's folder, timm's folder or a hub id.
+        has_start: whether training starts from a network that knows something, for "start".
+    """
+
+    def __init__(self, name: str, has_start: bool) -> None:
+        self.name, self.has_start = name, has_start
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the network that training starts from."""
+        return self.name == START
+
+    def check(self, context: PrepareContext) -> None:
+        """Refuse what can be known by now to fail.
+
+        Raises:
+            ConfigError: "start" where training starts from random weights; a file that does not say what network it is
+                of; a network that cannot be built.
+            MissingDataError: neither a folder nor a hub id that can be had.
+        """
+        if self.is_start and not self.has_start:
+            raise ConfigError(
+                "teacher='start' is the network that training starts from, and this one starts from random weights; "
+                "give pretrained= or init=, or name a teacher: timm's folder, a hub id, or a guard's folder"
+            )
+        if not self.is_start:
+            self._module(context)
+
+    def features(self, context: PrepareContext) -> Tensor:
+        """Pooled features (N, T) of the training images, not augmented, float32 on the CPU; kept in the context's folder,
+        so that a resumed training has those of its beginning."""
+        said = START if self.is_start else named_model(self.name)
+        folder = kept_path(context, "teacher-features", _Kept(teacher=said, architecture=self.name)).with_suffix("")
+        module = context.module if self.is_start else None
+
+        def make(number: int) -> dict[str, Tensor]:
+            nonlocal module
+            module = module or self._module(context)
+            rows = np.arange(number * PIECE, min(len(context.data), (number + 1) * PIECE))
+            return {"features": pooled_features(module, context.data.subset(rows))}
+
+        count = -(-len(context.data) // PIECE)
+        return kept_chunks(folder, count, make, "teacher's features")["features"]
+
+    def _module(self, context: PrepareContext) -> GuardModule:
+        folder = Path(self.name)
+        if (folder / FOLDER_MANIFEST).is_file():
+            return Guard.from_pretrained(folder, device=str(context.device)).module
+        return published_teacher(self.name, context)
+
+
+def published_teacher(name: str, context: PrepareContext) -> GuardModule:
+    """A network with published weights, for the context's images.
+
+    Raises:
+        ConfigError: a file that does not say what network it is of; a network that cannot be built.
+        MissingDataError: neither a folder nor a hub id that can be had.
+    """
+    found = checkpoint(name)
+    if found.architecture is None:
+        raise ConfigError(
+            f"teacher={name!r} does not say which network it is of; give timm's folder "
+            "(timm.models.save_for_hf(model, folder, safe_serialization=True)) or a hub id"
+        )
+    p = context.data.preprocess
+    shown = max(p.height, p.width)
+    side = published_side(found.architecture) or shown
+    backbone: Backbone = create_backbone(found.architecture, in_chans=p.channels, image_size=side, pretrained=name)
+    normalisation = pretrained_normalisation(backbone, p.channels) or data_normalisation(context.data)
+    if (side, side) != (p.height, p.width) and side != shown:
+        backbone = Enlarged(backbone, side)
+    head = create_head("linear", backbone.num_features, 2)  # unread
+    module = GuardModule(Classifier(backbone, head), create_score("energy"), normalisation)
+    return module.to(context.device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def pooled_features(module: GuardModule, images: ImageData) -> Tensor:
+    """Pooled features (N, T), in front of the head, of images as they are; float32 on the CPU."""
+    classifier, device = module.classifier, module.scale.device
+    backbone: nn.Module | None = getattr(classifier, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise ConfigError("a teacher is a network of guard.train, or timm's: this guard's classifier has no backbone")
+    autocast, made = mixed_precision(device), []
+    with evaluating(module), autocast():
+        for batch, _ in images.batches(AT_ONCE):
+            shown = module.normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
+            made.append(backbone.pool(backbone.forward_map(shown)).float().cpu())
+    return torch.cat(made)

@@ -1,0 +1,97 @@
+"""What a general network knows beside the classes, kept in the features of the one that is fine-tuned (TGT, 2026).
+
+    squared    mean over the batch of |g(h) - r|^2 / mean |r|^2
+    cosine     mean over the batch of 1 - cos(g(h), r)
+
+r is the teacher's feature without what tells the classes apart (`class_residual`), once per image; g is linear, or an
+MLP of one hidden layer, learned along and dropped. Fine-tuning on few classes folds features into the space that tells
+them apart, and what has none of these classes is no longer seen by distances. Divided by mean |r|^2 the first is the
+share of r that g misses: 1 where g says nothing, whatever the teacher's scale.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..engine.seeds import seeded
+from ..frozen_teacher import FrozenTeacher, pooled_features
+from ..outliers.base import PrepareContext
+from .base import Batch, Regulariser
+from .class_residual import class_residual, ridge_r2
+
+log = logging.getLogger("ood_guard")
+
+Objective = Literal["squared", "cosine"]
+EXAMINED = 2000  # images of the regression
+
+
+class ResidualDistillation(Regulariser):
+    """The term above, times `weight`.
+
+    Args:
+        teacher: whose features are taken when the stage begins.
+        hidden: units of g's hidden layer; 0: g is linear.
+    """
+
+    def __init__(
+        self, teacher: FrozenTeacher, weight: float = 1.0, objective: Objective = "squared", hidden: int = 0
+    ) -> None:
+        super().__init__()
+        self.weight, self.objective, self.hidden = weight, objective, hidden
+        self.project: nn.Module | None = None
+        self._teacher = teacher
+        self._residuals: Tensor | None = None  # (N, T), float16, mean squared length 1; checkpoints need not hold it
+
+    def check(self, context: PrepareContext) -> None:
+        self._teacher.check(context)
+
+    def prepare(self, context: PrepareContext) -> None:
+        labels = torch.from_numpy(np.array(context.data.labels, np.int64))
+        features = self._teacher.features(context)
+        residuals = class_residual(features, labels)
+        size = residuals.square().sum(-1).mean().sqrt()
+        spread = (features - features.mean(0)).square().sum(-1).mean().sqrt()
+        log.info("teacher: %.0f %% of its features' variance is not between classes", 100 * (size / spread) ** 2)
+        if not self._teacher.is_start:
+            _examine(context, residuals)
+        self._residuals = (residuals / size.clamp_min(torch.finfo(torch.float32).tiny)).half().to(context.device)
+        with seeded(context.seed):
+            inputs, outputs = context.module.classifier.num_features, residuals.shape[1]
+            self.project = _projection(inputs, outputs, self.hidden).to(context.device)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        assert self._residuals is not None and self.project is not None  # noqa: PT018  (prepared before the first step)
+        assert batch.rows is not None  # the loop gives them
+        told, residuals = self.project(batch.inliers.features.float()), self._residuals[batch.rows].float()
+        if self.objective == "cosine":
+            term = 1 - F.cosine_similarity(told, residuals, dim=-1).mean()
+        else:
+            term = (told - residuals).square().sum(-1).mean()
+        return {"residual": self.weight * term}
+
+
+def _projection(inputs: int, outputs: int, hidden: int) -> nn.Module:
+    if not hidden:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def _examine(context: PrepareContext, residuals: Tensor) -> None:
+    """Warn where the network's features say nothing of the residuals as training begins."""
+    rows = np.unique(np.linspace(0, len(residuals) - 1, min(len(residuals), EXAMINED)).astype(np.int64))
+    own = pooled_features(context.module, context.data.subset(rows))
+    r2 = ridge_r2(own, residuals[torch.from_numpy(rows)])
+    if r2 > 0:
+        log.info("teacher: R^2 of its residuals from the network's features is %.2f as training begins", r2)
+        return
+    log.warning(
+        "the network's features tell nothing of what the teacher knows beside the classes (R^2 %.2f of a ridge "
+        "regression): expect no gain, or a loss near the classes; name another teacher, or weight=0",
+        r2,
+    )
