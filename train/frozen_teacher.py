@@ -8,12 +8,13 @@ A network that was published for images of one size sees images of that size, as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.detector import Guard
@@ -81,8 +82,10 @@ class FrozenTeacher:
             self._module(context)
 
     def features(self, context: PrepareContext) -> Tensor:
-        """Pooled features (N, T) of the training images, not augmented, float32 on the CPU; kept in the context's folder,
-        so that a resumed training has those of its beginning."""
+        """Pooled features (N, T) of the training images, not augmented, float32 on the CPU.
+
+        They are kept in the context's folder, so that a resumed training has those of its beginning.
+        """
         said = START if self.is_start else named_model(self.name)
         folder = kept_path(context, "teacher-features", _Kept(teacher=said, architecture=self.name)).with_suffix("")
         module = context.module if self.is_start else None
@@ -128,16 +131,25 @@ def published_teacher(name: str, context: PrepareContext) -> GuardModule:
     return module.to(context.device).eval().requires_grad_(False)
 
 
-@torch.no_grad()
 def pooled_features(module: GuardModule, images: ImageData) -> Tensor:
     """Pooled features (N, T), in front of the head, of images as they are; float32 on the CPU."""
-    classifier, device = module.classifier, module.scale.device
-    backbone: nn.Module | None = getattr(classifier, "backbone", None)
+    backbone = getattr(module.classifier, "backbone", None)
     if not isinstance(backbone, Backbone):
         raise ConfigError("a teacher is a network of guard.train, or timm's: this guard's classifier has no backbone")
+    return _of(module, images, lambda shown: backbone.pool(backbone.forward_map(shown)))
+
+
+def embedded_features(module: GuardModule, images: ImageData) -> Tensor:
+    """Features (N, D) as scores see them, of images as they are; float32 on the CPU."""
+    return _of(module, images, lambda shown: module.classifier(shown).features)
+
+
+@torch.no_grad()
+def _of(module: GuardModule, images: ImageData, features: Callable[[Tensor], Tensor]) -> Tensor:
+    device = module.scale.device
     autocast, made = mixed_precision(device), []
     with evaluating(module), autocast():
         for batch, _ in images.batches(AT_ONCE):
             shown = module.normalise(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
-            made.append(backbone.pool(backbone.forward_map(shown)).float().cpu())
+            made.append(features(shown).float().cpu())
     return torch.cat(made)

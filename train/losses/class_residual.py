@@ -26,16 +26,22 @@ def class_residual(features: Tensor, labels: Tensor) -> Tensor:
     return (u - u @ basis.T @ basis).float()
 
 
+def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (T, D) and bias (T,), float64, of a ridge regression of targets (N, T) on inputs (N, D)."""
+    x, y = inputs.double(), targets.double()
+    left, right = x.mean(0), y.mean(0)
+    gram = (x - left).T @ (x - left)
+    penalty = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
+    weight = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), (x - left).T @ (y - right)).T
+    return weight, right - weight @ left
+
+
 def ridge_r2(inputs: Tensor, targets: Tensor) -> float:
     """R^2 in (-inf, 1] of a ridge regression of targets (N, T) on inputs (N, D), over all T together.
 
     It is fitted to every second row and measured on the others.
     """
-    x, y = inputs.double(), targets.double()
-    x, y = x - x[::2].mean(0), y - y[::2].mean(0)
-    inside, outside = x[::2], x[1::2]
-    gram = inside.T @ inside
-    penalty = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-    weights = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), inside.T @ y[::2])
-    left = (y[1::2] - outside @ weights).square().sum()
-    return float(1 - left / (y[1::2] - y[1::2].mean(0)).square().sum())
+    weight, bias = ridge(inputs[::2], targets[::2])
+    y = targets[1::2].double()
+    missed = y - inputs[1::2].double() @ weight.T - bias
+    return float(1 - missed.square().sum() / (y - y.mean(0)).square().sum())

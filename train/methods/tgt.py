@@ -31,7 +31,7 @@ class TGTOptions(MethodOptions):
     objective: Objective = option(
         "squared", "'squared', the share of the residual that is missed, or 'cosine', 1 less the cosine with it."
     )
-    hidden: int = option(0, "Units of a hidden layer of g; 0: g is linear.", ge=0)
+    hidden: int = option(0, "Units of an MLP beside the line g; 0: g is linear.", ge=0)
 
 
 @register

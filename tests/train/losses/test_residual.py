@@ -100,6 +100,16 @@ def test_the_loss_is_the_formula_of_the_rows_of_the_batch(objective: str, contex
     assert loss.loss(batch)["residual"].item() == pytest.approx(2 * expected.item(), rel=2e-3)  # kept in float16
 
 
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_g_is_at_first_the_regression_of_the_residual(hidden: int, context: PrepareContext) -> None:
+    loss = ResidualDistillation(FrozenTeacher("start", has_start=True), hidden=hidden)
+    loss.prepare(context)
+    features = FrozenTeacher("start", has_start=True).features(context)
+    rows = torch.arange(30)
+    batch = Batch(Outputs(features, torch.zeros(30, CLASSES), None), rows % CLASSES, _none(), rows=rows)
+    assert loss.loss(batch)["residual"].item() < 0.05  # 1 is saying nothing
+
+
 def _none() -> Outputs:
     return Outputs(torch.zeros(0, 4), torch.zeros(0, CLASSES), None)
 
