@@ -14,7 +14,7 @@ NUMERIC := tests/guard/scores tests/guard/heads tests/train/losses tests/export/
            tests/contract/test_scores.py tests/contract/test_heads.py::TestEveryHead
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chromium serve clean
+.PHONY: help demo test lint docs chromium serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ lint: $(READY) ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY) ## Build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 # The system's own: Playwright's download would be another. Where it cannot be installed, the browser tests say so.
 chromium: ## Install Chromium for the browser tests, where it is missing
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
@@ -43,7 +47,7 @@ serve: $(READY) ## Serve runs/latest/guard.onnx, or MODEL=path
 	$(BIN)/guard serve $(MODEL)
 
 clean: ## Remove build products and caches (the environment itself: rm -rf .venv)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The stamp is touched last, so an installation that was interrupted is done again.

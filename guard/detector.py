@@ -158,8 +158,7 @@ class Guard:
             min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
                 needs where that is more.
             temperature_scaling: fit the temperature of the probabilities anew (`guard.calibration.temperature`); by
-            default it
-                stays as it is. Labels and ood_scores do not change.
+                default it stays as it is. Labels and ood_scores do not change.
 
         Returns:
             A new `Guard` over the same runtime. `save` it, or export it, to keep the calibration.

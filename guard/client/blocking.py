@@ -90,7 +90,7 @@ class Client:
             model: as in `predict`.
 
         Raises:
-            As `predict`; one bad image refuses its request and is named by its number.
+            GuardError: as `predict`; one bad image refuses its request and is named by its number.
         """
         return [one for ask in ask_batches(images, batch_size, model) for one in verdicts(self._json(ask))]
 
