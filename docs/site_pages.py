@@ -3,6 +3,7 @@
 README.md                  the first page
 CONTRIBUTING.md            contributing.md
 CHANGELOG.md               changelog.md
+SECURITY.md                security.md
 benchmarks/README.md       results/index.md
 benchmarks/results/X.md    results/X.md
 
@@ -24,6 +25,7 @@ NAMED = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "benchmarks/README.md": "results/index.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|(!\[[^\]]*\])\(([^)\s]+)\)")
