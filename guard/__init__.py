@@ -26,6 +26,7 @@ above the threshold, which is calibrated on held-out images to a stated false-al
     artefact/      what is written to disk and read again
     evaluation/    metrics, tables, charts, the report
     latency/       what an exported guard costs at run time
+    scanning/      a whole data set into Parquet, and what is strange in it
     client/        asks a service over HTTP
     cli/, demo/    the command line; everything once on handwritten digits
 
@@ -48,6 +49,7 @@ from .api import (
     load,
     plan_benchmark,
     register_score,
+    scan,
     synth,
     train,
     verify,
@@ -79,6 +81,7 @@ __all__ = [
     "load",
     "plan_benchmark",
     "register_score",
+    "scan",
     "synth",
     "train",
     "verify",

@@ -281,6 +281,28 @@ class CalibrateRequest(Request):
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
 
 
+class ScanRequest(Request):
+    """The arguments of `guard.scan`."""
+
+    function: ClassVar[str] = "guard.scan"
+    g: Any = option(..., "A guard, or the path of one.")
+    data: Any = option(..., "Images in any form that guard train takes; labels are not needed.")
+    out: Path = option(..., "Folder of the Parquet files and the report. A scan that was begun there goes on.")
+    labelled: bool = option(False, "Read the labels too, and report likely mislabelled and off-class images.")
+    workers: int | None = option(
+        None, "Processes that decode and score; default the number of cores, none for few images.", ge=0
+    )
+    batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
+    shard_size: int = option(4096, "Images per Parquet file.", ge=1, rule="must be at least 1")
+    device: str = option("auto", "auto, cpu or cuda.")
+    runtime: Literal["auto", "onnxruntime", "openvino"] = option(
+        "auto",
+        "What runs an .onnx file: onnxruntime (which auto is) or openvino.",
+        rule="must be one of auto, onnxruntime, openvino",
+    )
+    seed: int = option(0, "Of the order in which the drift test takes the images.", **SEED)
+
+
 class BenchmarkRequest(Request):
     """The arguments of `guard.benchmark`."""
 

@@ -3,6 +3,7 @@
 making     train, fit
 synthesis  synth
 benchmarking  benchmark, plan_benchmark
+scanning   scan
 using      load, export, verify, bench, calibrate, evaluate
 listing    list_methods, list_scores, create_score, register_score
 arguments  what they do with an argument before it goes into a request (`guard.requests`)
@@ -13,6 +14,7 @@ from __future__ import annotations
 from .benchmarking import benchmark, plan_benchmark
 from .listing import create_score, list_methods, list_scores, register_score
 from .making import fit, train
+from .scanning import scan
 from .synthesis import synth
 from .using import bench, calibrate, evaluate, export, load, verify
 
@@ -29,6 +31,7 @@ __all__ = [
     "load",
     "plan_benchmark",
     "register_score",
+    "scan",
     "synth",
     "train",
     "verify",

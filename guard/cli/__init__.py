@@ -5,6 +5,7 @@
     guard export | verify    write it as one graph, prove it
     guard calibrate          choose its thresholds anew
     guard predict | eval     ask it
+    guard scan               ask it about a whole data set
     guard drift              has its traffic changed?
     guard bench              what does it cost at run time?
     guard benchmark          compare methods, heads and scores
@@ -43,6 +44,7 @@ from . import (
     heads,
     methods,
     predict,
+    scan,
     scores,
     serve,
     synth,
@@ -62,6 +64,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": calibrate.calibrate,
     "predict": predict.predict,
     "eval": evaluate.evaluate,
+    "scan": scan.scan,
     "drift": drift.drift,
     "bench": bench.bench,
     "benchmark": benchmark.benchmark,

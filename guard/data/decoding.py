@@ -68,7 +68,7 @@ def decode(
     settings = (config, max_pixels, check_only)
     if workers < 1:
         for rows in groups:
-            yield _decode_items(source.items(rows), *settings)
+            yield decode_items(source.items(rows), *settings)
         return
     with _Pool(source, workers) as pool:
         waiting: collections.deque[Future[Decoded]] = collections.deque()
@@ -97,10 +97,10 @@ class _Pool:
 
     def submit(self, rows: np.ndarray, settings: tuple[Preprocess, int, bool]) -> Future[Decoded]:
         if not self._source.read_in_worker:
-            return self._executor.submit(_decode_items, self._source.items(rows), *settings)
+            return self._executor.submit(decode_items, self._source.items(rows), *settings)
         if self._forks:
             return self._executor.submit(_decode_rows, rows, *settings)
-        return self._executor.submit(lambda: _decode_items(self._source.items(rows), *settings))
+        return self._executor.submit(lambda: decode_items(self._source.items(rows), *settings))
 
     def __enter__(self) -> _Pool:
         return self
@@ -118,7 +118,8 @@ def _result(future: Future[Decoded]) -> Decoded:
         ) from None
 
 
-def _decode_items(items: list[Any], config: Preprocess, max_pixels: int, check_only: bool) -> Decoded:
+def decode_items(items: list[Any], config: Preprocess, max_pixels: int, check_only: bool = False) -> Decoded:
+    """What a `Source` gave for some rows, decoded in this process; arguments as in `decode`."""
     images: list[np.ndarray] = []
     digests: list[int] = []
     failures: list[tuple[int, str]] = []
@@ -163,4 +164,4 @@ def _leave_with(parent: int) -> None:
 def _decode_rows(rows: np.ndarray, config: Preprocess, max_pixels: int, check_only: bool) -> Decoded:
     if _source_here is None:
         raise RuntimeError("this worker was started without a source")
-    return _decode_items(_source_here.items(rows), config, max_pixels, check_only)
+    return decode_items(_source_here.items(rows), config, max_pixels, check_only)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from .forms.listing import counted
 from .image_data import ImageData, Pixels
 from .labels import check_classes, check_names, printable
 from .pixels import SMALL_SIDE, ArrayPixels, StreamedPixels, fits_in_array, new_array
+from .progress import with_progress
 from .spill import EncodedFile
 
 LOG = logging.getLogger("ood_guard")
@@ -84,11 +84,11 @@ def load(
         return _as_it_is(data, preprocess, labelled)
     if max_images is not None and max_images < 1:
         raise ConfigError(f"max_images must be at least 1, got {max_images}")
-    source = _opened(data, labelled, name, all_classes)
+    source = opened_source(data, labelled, name, all_classes)
     rows = first_or_drawn(len(source), max_images, draw)
     config = preprocess or _own_preprocess(source, rows, image_size, channels, geometry or Geometry())
     codings = probe_codings(_some(source, rows), (config.height, config.width))
-    _look_for_depth(source, rows)
+    look_for_depth(source, rows)
     fingerprint = source.fingerprint()
     scratch = None if cache_dir is None else Path(cache_dir)
     pixels, kept, corrupt, digests = _decode_all(source, rows, config, workers, scratch, max_pixels)
@@ -114,7 +114,7 @@ def load(
     )
 
 
-def _opened(data: Any, labelled: bool, name: str | None, all_classes: bool) -> Source:
+def opened_source(data: Any, labelled: bool, name: str | None, all_classes: bool) -> Source:
     """The source of the images, with names that a guard can keep.
 
     Raises:
@@ -207,7 +207,7 @@ def _some(source: Source, rows: np.ndarray) -> list[Any]:
     return source.items(rows[:PROBED] if source.in_order else rows[spread])
 
 
-def _look_for_depth(source: Source, rows: np.ndarray) -> None:
+def look_for_depth(source: Source, rows: np.ndarray) -> None:
     """Say where images have 16 or 32 bits and use few of them; a few are opened, by their headers at first."""
     if whole_array(source) is not None:
         return
@@ -285,7 +285,7 @@ def _consume(
     bad: dict[int, str] = {}
     digests: list[np.ndarray] = []
     filled = seen = 0
-    with contextlib.closing(_with_progress(stream, count, source.name)) as results:
+    with contextlib.closing(with_progress(stream, count, f"reading {source.name}")) as results:
         for group, decoded in zip(groups, results, strict=True):
             seen += len(group)
             for position, reason in decoded.failures:
@@ -318,20 +318,3 @@ def _too_many(bad: dict[int, str], seen: int, count: int, name: str) -> DataErro
         f"{len(bad)} of {'the first ' if seen < count else ''}{seen} images of {name} cannot be read; up to 1 % "
         f"of {count} would be skipped; remove or repair them: {first}{more}"
     )
-
-
-def _with_progress(stream: Generator[Decoded, None, None], count: int, name: str) -> Generator[Decoded, None, None]:
-    """Pass results on, with a bar on a terminal's stderr; nothing in a log file or for few images."""
-    with contextlib.closing(stream):
-        if count < 8 * _GROUP or not sys.stderr.isatty():
-            yield from stream
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(f"reading {name}", total=count)
-            for decoded in stream:
-                yield decoded
-                progress.advance(task, decoded.count)

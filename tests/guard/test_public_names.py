@@ -21,6 +21,7 @@ FUNCTIONS = {
     "load",
     "plan_benchmark",
     "register_score",
+    "scan",
     "synth",
     "train",
     "verify",
@@ -45,7 +46,7 @@ def test_what_is_public_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "fit", "synth", "calibrate", "export", "evaluate", "benchmark", "plan_benchmark"]
+    "name", ["train", "fit", "synth", "calibrate", "export", "evaluate", "scan", "benchmark", "plan_benchmark"]
 )
 def test_every_argument_of_the_large_functions_is_documented(name: str) -> None:
     function = getattr(guard, name)

@@ -19,6 +19,7 @@ from guard.requests import (
     EvaluateRequest,
     FitRequest,
     Request,
+    ScanRequest,
     SynthRequest,
     TrainRequest,
 )
@@ -30,6 +31,7 @@ REQUESTS: dict[Callable[..., Any], type[Request]] = {
     guard.evaluate: EvaluateRequest,
     guard.export: ExportRequest,
     guard.fit: FitRequest,
+    guard.scan: ScanRequest,
     guard.synth: SynthRequest,
     guard.train: TrainRequest,
     guard.verify: VerifyRequest,

@@ -78,6 +78,10 @@ class ListSource:
     def where(self, row: int) -> str:
         return f"image {row}: "
 
+    def key(self, row: int) -> str:
+        image = self._images[row]
+        return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"#{row}"
+
     def fingerprint(self) -> str:
         return fingerprint((content(image) for image in self._images), self.labels, self.class_names)
 

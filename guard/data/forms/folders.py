@@ -60,6 +60,9 @@ class FolderSource:
     def where(self, row: int) -> str:
         return ""  # open_image names the path
 
+    def key(self, row: int) -> str:
+        return os.path.relpath(self.paths[row], self.root).replace(os.sep, "/")
+
     def fingerprint(self) -> str:
         sizes = [_size(path) for path in self.paths]
         if sum(sizes) <= FULL_CONTENT_BYTES:

@@ -67,6 +67,10 @@ class ParquetSource:
         file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
         return f"row {row - self._file_starts[file]} of {self.paths[file]}: "
 
+    def key(self, row: int) -> str:
+        file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
+        return f"{self.paths[file].name}#{row - self._file_starts[file]}"
+
     def fingerprint(self) -> str:
         total = sum(self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups)
         if total <= FULL_CONTENT_BYTES:

@@ -15,7 +15,15 @@ import pytest
 from guard import api, cli
 from guard.benchmark_file import BenchmarkFile
 from guard.export_requests import BenchRequest, ExportRequest, VerifyRequest
-from guard.requests import BenchmarkRequest, CalibrateRequest, EvaluateRequest, FitRequest, SynthRequest, TrainRequest
+from guard.requests import (
+    BenchmarkRequest,
+    CalibrateRequest,
+    EvaluateRequest,
+    FitRequest,
+    ScanRequest,
+    SynthRequest,
+    TrainRequest,
+)
 from tests.guard.cli.conftest import Command
 from tests.serving.conftest import colour_manifest
 
@@ -28,6 +36,7 @@ REQUESTS = {
     "bench": BenchRequest,
     "calibrate": CalibrateRequest,
     "eval": EvaluateRequest,
+    "scan": ScanRequest,
     "benchmark": BenchmarkRequest,
 }
 
