@@ -6,6 +6,8 @@
     a CSV or TSV file                        "labels.csv"                         path,label; with or without a header
     a pandas or polars frame                 frame                                columns of images or paths, and labels
     a Parquet file or a folder of shards     "cifar10/train.parquet", "c/train*"     column `label`; names in the schema
+    WebDataset: one or several tar files     "a.tar", "shards/", "shards/train-*"    the .cls beside each image
+    a URL that fsspec opens                  "s3://bucket/photos/"                   those of the same without URL
     a Hugging Face data set, or its id       ds, "user/name", "user/name:test"       column `label`; its ClassLabel
     a map-style torch data set               torchvision.datasets.X(...)             the int of each pair; `.classes`
     a pair of arrays                         (uint8 (N, H, W[, C]), labels (N,))     "0", "1", ...

@@ -17,16 +17,18 @@ from .hub import HUB_ID, HubSource, from_hub, one_split, warn_of_hub_copy
 from .names import folder_of_that_name
 from .nesting import is_split
 from .parquet import SUFFIXES, ParquetSource
+from .remote import is_url, open_url
 from .shards import one_split_of, shards_in, split_name
 from .source import Source, whole_array
 from .tables import CSV_SUFFIXES, from_csv, from_frame, is_frame
+from .tars import TAR_SUFFIXES, TarSource
 from .torch_dataset import TorchSource
 
 __all__ = ["ACCEPTED", "Source", "open_source", "whole_array"]
 
 ACCEPTED = (
-    "a folder with one sub-folder per class, CSV, Parquet, a Hugging Face data set or its id, a data frame, a torch "
-    "data set, a pair (images, labels), or 'digits'"
+    "a folder with one sub-folder per class, CSV, Parquet, WebDataset tar files, a URL such as s3://bucket/folder, a "
+    "Hugging Face data set or its id, a data frame, a torch data set, a pair (images, labels), or 'digits'"
 )
 SHORTLY = "a folder with one sub-folder per class, CSV, Parquet, a hub id, or 'digits'"
 
@@ -68,6 +70,8 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
         source = open_digits(text, labelled=labelled)
         source.name = name or source.name
         return source
+    if is_url(text):
+        return open_url(text, labelled=labelled, name=name)
     path = _as_path(text)
     if path.is_dir():
         warn_of_hub_copy(text)
@@ -75,6 +79,8 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
     if path.is_file():
         if path.suffix.lower() in CSV_SUFFIXES:
             return from_csv(path, labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
+        if path.suffix.lower() in TAR_SUFFIXES:
+            return TarSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} is a single file that is not Parquet; accepted: {ACCEPTED}")
         return ParquetSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
@@ -106,6 +112,8 @@ def _from_folder(path: Path, *, labelled: bool, name: str | None) -> Source:
         raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
     if shards := shards_in(path, SUFFIXES):
         return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
+    if shards := shards_in(path, TAR_SUFFIXES):
+        return TarSource(shards, labelled=labelled, name=name or path.resolve().name)
     return FolderSource(path, labelled=labelled, name=name)
 
 
@@ -118,12 +126,14 @@ def _is_outlier_store(folder: Path) -> bool:
 
 
 def _from_pattern(path: Path, found: Sequence[Path], *, labelled: bool, name: str | None) -> Source:
-    """Parquet files by a pattern; of several splits only where none of them is one by its name."""
-    if others := [file for file in found if file.suffix.lower() not in SUFFIXES]:
+    """Parquet or tar files by a pattern; of several splits only where none of them is one by its name."""
+    tars = all(file.suffix.lower() in TAR_SUFFIXES for file in found)
+    if others := [file for file in found if not tars and file.suffix.lower() not in SUFFIXES]:
         raise DataError(f"{path} matches {others[0].name}, which is not Parquet; accepted: {ACCEPTED}")
     if any(is_split(split_name(file.stem)) for file in found):
         one_split_of(path.parent, found)
-    return ParquetSource(found, labelled=labelled, name=name or path.resolve().parent.name)
+    kind = TarSource if tars else ParquetSource
+    return kind(found, labelled=labelled, name=name or path.resolve().parent.name)
 
 
 def _names_a_hub_set(text: str) -> bool:

@@ -7,9 +7,9 @@ schema metadata {b"huggingface": {"info": {"features": {"label": {"_type": "Clas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,10 +28,17 @@ class ParquetSource:
     in_order = True
     read_in_worker = False
 
-    def __init__(self, paths: Sequence[Path], *, labelled: bool, name: str) -> None:
+    def __init__(
+        self,
+        paths: Sequence[PurePath],
+        *,
+        labelled: bool,
+        name: str,
+        opener: Callable[[PurePath], IO[bytes]] | None = None,
+    ) -> None:
         self.name = name
         self.paths = list(paths)
-        self._files = [_open(path) for path in paths]
+        self._files = [_open(path, opener) for path in paths]
         schema = self._files[0].schema_arrow
         features = _features(schema.metadata)
         kinds = {field.name: kind_of_feature(features.get(field.name)) or _kind(field.type) for field in schema}
@@ -92,7 +99,7 @@ class ParquetSource:
         return self._cached[1]
 
 
-def _encoded(value: Any, folder: Path) -> Any:
+def _encoded(value: Any, folder: PurePath) -> Any:
     """Bytes where there are any, else the path, a relative one from the file's folder.
 
     None (reported as corrupt) where there is neither."""
@@ -105,13 +112,14 @@ def _encoded(value: Any, folder: Path) -> Any:
     return folder / value["path"] if value.get("path") else None
 
 
-def _open(path: Path) -> Any:
+def _open(path: PurePath, opener: Callable[[PurePath], IO[bytes]] | None) -> Any:
+    """A file of this machine, or, by `opener`, of another one."""
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("pyarrow, which reads Parquet,", "train") from error
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path if opener is None else opener(path))
     except Exception as error:  # pyarrow's own classes
         raise DataError(f"{path} is not a Parquet file, or is damaged ({error})") from None
 

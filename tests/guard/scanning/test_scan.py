@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ import guard
 from guard import cli
 from guard.errors import ConfigError, DataError, MissingExtraError
 from guard.scanning import shards
+from tests.guard.data.test_tars import write_tar
 from tests.guard.image_files import encoded
 from tests.guard.scanning.conftest import CLASSES, PER_CLASS, pixels, rows_of
 
@@ -67,6 +69,18 @@ def _csv(tmp_path: Path) -> Any:
     return tmp_path / "list.csv"
 
 
+def _tar(tmp_path: Path) -> Any:
+    members = [(f"{i:02d}.png", encoded(Image.fromarray(image), "PNG")) for i, image in enumerate(pixels())]
+    return write_tar(tmp_path / "shard.tar", members)
+
+
+def _url(tmp_path: Path) -> Any:
+    fs = fsspec.filesystem("memory")
+    for i, image in enumerate(pixels()):
+        fs.pipe(f"/{tmp_path.name}/{i:02d}.png", encoded(Image.fromarray(image), "PNG"))
+    return f"memory://{tmp_path.name}"
+
+
 def _hub(tmp_path: Path) -> Any:
     datasets = pytest.importorskip("datasets")
     return datasets.Dataset.from_dict({"image": [Image.fromarray(image) for image in pixels()]})
@@ -78,10 +92,12 @@ def _hub(tmp_path: Path) -> Any:
         (_parquet, ("colours.parquet#0", "colours.parquet#89")),
         (_csv, ("listed/00.png", "listed/89.png")),
         (_hub, ("#0", "#89")),
+        (_tar, ("shard.tar/00.png", "shard.tar/89.png")),
+        (_url, ("00.png", "89.png")),
         (lambda _: pixels(), ("#0", "#89")),
         (lambda _: [Image.fromarray(image) for image in pixels()], ("#0", "#89")),
     ],
-    ids=["parquet", "csv", "hub", "array", "list"],
+    ids=["parquet", "csv", "hub", "tar", "url", "array", "list"],
 )
 def test_every_form_of_data_gives_the_same_verdicts(
     form: Any, keys: tuple[str, str], colours: Path, tmp_path: Path

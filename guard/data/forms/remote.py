@@ -1,0 +1,163 @@
+"""Images behind a URL that fsspec opens: ``s3://bucket/photos/``, ``gs://bucket/train-*.parquet``, ``https://.../a.tar``.
+
+fsspec is imported when such a URL is given; the file system's own package (s3fs, gcsfs, aiohttp ...) must be there too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+from ...errors import ConfigError, DataError, ImageError, MissingDataError, MissingExtraError
+from ..fingerprint import fingerprint
+from .listing import SUFFIXES, counted, is_aside
+from .parquet import SUFFIXES as PARQUET_SUFFIXES
+from .parquet import ParquetSource
+from .source import Source
+from .tars import TAR_SUFFIXES, TarSource
+
+LOG = logging.getLogger("ood_guard")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
+_VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime")
+
+
+def is_url(text: str) -> bool:
+    """Whether this is a URL (of at least two letters: one is a drive of Windows)."""
+    return _URL.match(text) is not None
+
+
+def open_url(url: str, *, labelled: bool, name: str | None) -> Source:
+    """A folder of images, Parquet or tar files, by name, by pattern (``*``), or a folder of them.
+
+    Raises:
+        MissingExtraError, ConfigError: fsspec, or the package of this kind of URL, is not installed.
+        MissingDataError: nothing is there, or it cannot be listed.
+    """
+    fs, root = _file_system(url)
+    try:
+        found = _listed(fs, root)
+    except Exception as error:  # the file systems' own classes: no permission, no such bucket, no network
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise MissingDataError(f"{url} cannot be listed ({said}); check the address and your credentials") from None
+    if not found:
+        raise MissingDataError(f"nothing is at {url}; accepted: a folder of images, Parquet or WebDataset tar files")
+    name = name or PurePosixPath(root.rstrip("/")).name or url
+
+    def opened(path: PurePath) -> IO[bytes]:
+        file: IO[bytes] = fs.open(str(path), "rb")
+        return file
+
+    if shards := _ending_in(found, PARQUET_SUFFIXES):
+        return ParquetSource(shards, labelled=labelled, name=name, opener=opened)
+    if shards := _ending_in(found, TAR_SUFFIXES):
+        return TarSource(shards, labelled=labelled, name=name, opener=opened)
+    return RemoteFolder(fs, root, found, labelled=labelled, name=name)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError("fsspec, which opens URLs,", "scan") from error
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:  # s3fs, gcsfs ...: "Install s3fs to access S3"
+        raise ConfigError(f"{url} cannot be opened: {error}; pip install that package") from None
+    except ValueError as error:  # an unknown protocol
+        raise ConfigError(f"{url} cannot be opened ({error}); accepted: s3://, gs://, https:// ...") from None
+    return fs, root
+
+
+def _listed(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
+    """What is there by path: one file, what a pattern matches, or everything below a folder."""
+    if "*" in root:
+        found = fs.glob(root, detail=True)
+    elif fs.isfile(root):
+        found = {root: fs.info(root)}
+    else:
+        found = fs.find(root, detail=True)
+    return {path: info for path, info in sorted(found.items()) if info.get("type") != "directory"}
+
+
+def _ending_in(found: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[PurePosixPath]:
+    """All files with these suffixes, where there are no images beside them."""
+    if any(path.lower().endswith(SUFFIXES) for path in found):
+        return []
+    return [PurePosixPath(path) for path in found if path.lower().endswith(suffixes)]
+
+
+class RemoteFolder:
+    """Image files below a URL, fetched as they are asked for, a group of rows at once.
+
+    Labelled, the first folder below the URL is the class. The fingerprint is of names, sizes and what versions the file
+    system tells (ETag, time): reading everything would cost what the scan itself costs.
+    """
+
+    in_order = False
+    read_in_worker = False
+
+    def __init__(
+        self, fs: Any, root: str, found: Mapping[str, Mapping[str, Any]], *, labelled: bool, name: str
+    ) -> None:
+        self.name, self._fs = name, fs
+        above = root.split("*")[0].rpartition("/")[0] if "*" in root else root.rstrip("/")
+        images = {path: path.removeprefix(above).lstrip("/") for path in found if path.lower().endswith(SUFFIXES)}
+        images = {path: key for path, key in images.items() if not any(map(is_aside, key.split("/")[:-1]))}
+        self.not_read = Counter(PurePosixPath(path).suffix.lower() for path in found if path not in images)
+        self.notes = (f"{name}: files that are not read: {counted(self.not_read)}",) if self.not_read else ()
+        self._paths, self._keys = list(images), list(images.values())
+        self._told = [_version(found[path]) for path in self._paths]
+        self.labels: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if labelled:
+            self._label(root)
+
+    def _label(self, root: str) -> None:
+        loose = next((key for key in self._keys if "/" not in key), None)
+        if loose is not None:
+            raise DataError(f"{loose} lies directly in {root}; labelled images need one sub-folder per class")
+        folders = [key.partition("/")[0] for key in self._keys]
+        self.class_names = tuple(sorted(set(folders)))
+        at = {folder: number for number, folder in enumerate(self.class_names)}
+        self.labels = np.array([at[folder] for folder in folders], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def items(self, rows: np.ndarray) -> list[Any]:
+        paths = [self._paths[row] for row in rows]
+        found = self._fs.cat(paths, on_error="return") if len(paths) > 1 else {}
+        return [_content(found.get(path)) if path in found else self._one(path) for path in paths]
+
+    def _one(self, path: str) -> Any:
+        try:
+            return self._fs.cat_file(path)
+        except Exception as error:  # as in `open_url`
+            return _content(error)
+
+    def where(self, row: int) -> str:
+        return f"{self._paths[row]}: "
+
+    def key(self, row: int) -> str:
+        return self._keys[row]
+
+    def fingerprint(self) -> str:
+        told: Sequence[str] = [f"{key}\0{said}" for key, said in zip(self._keys, self._told, strict=True)]
+        return fingerprint((line.encode("utf-8", "surrogateescape") for line in told), self.labels, self.class_names)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    return "\0".join(str(info[name]) for name in ("size", *_VERSIONS) if info.get(name) is not None)
+
+
+def _content(found: Any) -> Any:
+    """Bytes, or an `ImageError` for the exception that the file system gave."""
+    if isinstance(found, Exception):
+        return ImageError(f"cannot be fetched ({' '.join(str(found).split())[:300] or type(found).__name__})")
+    return found

@@ -1,0 +1,113 @@
+"""URLs that fsspec opens, with its file system in memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guard.data import load
+from guard.data.forms import open_source
+from guard.data.forms.remote import is_url
+from guard.errors import ConfigError, DataError, ImageError, MissingDataError, MissingExtraError
+from tests.guard.data.test_tars import samples, write_tar
+from tests.guard.data.twelve_images import IMAGES, LABELS, NAMES, png, write_parquet
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    """memory://photos: twelve images in a folder per class, and notes.txt."""
+    fs = fsspec.filesystem("memory")
+    for i, label in enumerate(LABELS):
+        fs.pipe(f"/photos/{NAMES[label]}/{i:02d}.png", png(IMAGES[i]))
+    fs.pipe("/photos/notes.txt", b"notes")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+ORDER = np.argsort(LABELS, kind="stable")  # by folder
+
+
+def test_a_folder_is_read_like_one_of_this_machine(bucket: Any) -> None:
+    data = load("memory://photos")
+    assert data.name == "photos"
+    assert data.class_names == NAMES
+    assert np.array_equal(data.labels, LABELS[ORDER])
+    assert data.array is not None
+    assert np.array_equal(data.array, IMAGES[ORDER])
+    source = open_source("memory://photos/", labelled=False)
+    assert source.key(4) == f"bee/{ORDER[4]:02d}.png"  # type: ignore[attr-defined]
+    assert source.not_read == {".txt": 1}  # type: ignore[attr-defined]
+    pattern = open_source("memory://photos/*/*.png", labelled=True)
+    assert (len(pattern), pattern.class_names) == (12, NAMES)
+
+
+def test_parquet_and_tar_files_are_found_by_their_endings(bucket: Any, tmp_path: Path) -> None:
+    bucket.pipe("/tables/a.parquet", write_parquet(tmp_path / "a.parquet").read_bytes())
+    bucket.pipe("/tars/a-0.tar", write_tar(tmp_path / "0.tar", samples(range(5))).read_bytes())
+    bucket.pipe("/tars/a-1.tar", write_tar(tmp_path / "1.tar", samples(range(5, 12))).read_bytes())
+    for url in ("memory://tables/a.parquet", "memory://tables", "memory://tars", "memory://tars/a-*.tar"):
+        data = load(url)
+        assert data.array is not None
+        assert np.array_equal(data.array, IMAGES), url
+        assert np.array_equal(data.labels, LABELS), url
+
+
+def test_an_image_that_cannot_be_fetched_is_an_error_in_its_place(bucket: Any) -> None:
+    source = open_source("memory://photos", labelled=False)
+    bucket.rm(f"/photos/bee/{ORDER[4]:02d}.png")
+    for rows in (np.array([3, 4, 5]), np.array([4])):
+        items = source.items(rows)
+        assert [isinstance(item, ImageError) for item in items] == (rows == 4).tolist()
+
+
+def test_the_fingerprint_is_of_names_sizes_and_versions(bucket: Any) -> None:
+    before = open_source("memory://photos", labelled=True).fingerprint()
+    assert open_source("memory://photos", labelled=True).fingerprint() == before
+    bucket.pipe("/photos/bee/new.png", png(IMAGES[0]))
+    assert open_source("memory://photos", labelled=True).fingerprint() != before
+
+
+def test_what_cannot_be_opened_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDataError, match="nothing is at memory://absent; accepted: a folder"):
+        open_source("memory://absent", labelled=False)
+    with pytest.raises(ConfigError, match="nonsense://x cannot be opened"):
+        open_source("nonsense://x", labelled=False)
+    bucket.pipe("/photos/loose.png", png(IMAGES[0]))
+    with pytest.raises(DataError, match=r"loose\.png lies directly in"):
+        open_source("memory://photos", labelled=True)
+    monkeypatch.setattr(type(bucket), "isfile", lambda *_: (_ for _ in ()).throw(PermissionError("Access Denied")))
+    with pytest.raises(MissingDataError, match=r"cannot be listed \(Access Denied\); check the address"):
+        open_source("memory://photos", labelled=False)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingExtraError, match=r"fsspec, which opens URLs, .*ood-guard\[scan\]"):
+        open_source("memory://photos", labelled=False)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed")
+def test_the_package_of_a_kind_of_url_is_named() -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/photos cannot be opened: Install s3fs"):
+        open_source("s3://bucket/photos", labelled=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("s3://b/c", True),
+        ("simplecache::https://a/b.tar", True),
+        ("C:/photos", False),
+        ("owner/name:train", False),
+        ("digits:0-7", False),
+        ("a/b://c", False),
+    ],
+)
+def test_what_is_a_url(text: str, wanted: bool) -> None:
+    assert is_url(text) == wanted
