@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from ..data.labels import printable
 from ..data.loading import look_for_depth, opened_source
 from ..data.progress import with_progress
 from ..detector import Guard
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..manifest import Manifest
 from ..paths import path_given
 from ..preprocess import MAX_PIXELS
@@ -43,6 +45,7 @@ _WORTH_PROCESSES = 1024  # images; starting a process takes about half a second
 def scan(request: ScanRequest) -> ScanSummary:
     """See `guard.scan`."""
     pyarrow()
+    _check_apart(request.out, request.data)
     folder = writable_folder(request.out)
     manifest = request.g.manifest if isinstance(request.g, Guard) else manifest_of(request.g)
     source = Reading(opened_source(request.data, request.labelled, None, all_classes=False))
@@ -65,6 +68,15 @@ def scan(request: ScanRequest) -> ScanSummary:
         write_atomic(folder / "summary.json", summary.model_dump_json(indent=1).encode() + b"\n")
         write_atomic(folder / "report.html", render(summary, sample, shown, manifest.calibration).encode())
     return summary
+
+
+def _check_apart(out: Path, data: Any) -> None:
+    """Raises: ConfigError: `out` lies in the folder that is scanned, and would be a part of it the next time."""
+    if not isinstance(data, (str, os.PathLike)):
+        return
+    root = os.path.realpath(data)
+    if os.path.isdir(root) and Path(os.path.realpath(out)).is_relative_to(root):
+        raise ConfigError(f"out={str(out)!r} lies in the data, {os.fspath(data)!r}; give a folder beside it")
 
 
 def _own_labels(source: Reading, manifest: Manifest) -> Iterator[str]:

@@ -10,6 +10,8 @@ import numpy as np
 class Source(Protocol):
     """M images that are still encoded (or raw), in a fixed order.
 
+    One may also have ``key(row)``, the image's name in the data, for those who keep a list: ``cat/001.jpg``.
+
     Attributes:
         name: for tables and data cards.
         class_names: one per class; empty when unlabelled.

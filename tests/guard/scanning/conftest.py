@@ -15,6 +15,7 @@ from tests.serving.conftest import colour_graph, colour_manifest
 
 CLASSES = ("red", "green", "blue")
 PER_CLASS = 30
+SMALL: dict[str, Any] = {"shard_size": 20, "batch_size": 8, "device": "cpu"}
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,13 @@ from PIL import Image
 
 import guard
 from guard import cli
-from guard.errors import ConfigError, DataError, MissingExtraError
+from guard.errors import DataError
 from guard.scanning import shards
 from tests.guard.data.test_tars import write_tar
 from tests.guard.image_files import encoded
-from tests.guard.scanning.conftest import CLASSES, PER_CLASS, pixels, rows_of
+from tests.guard.scanning.conftest import CLASSES, PER_CLASS, SMALL, pixels, rows_of
 
 ROOT = Path(__file__).parents[3]
-SMALL: dict[str, Any] = {"shard_size": 20, "batch_size": 8, "device": "cpu"}
 
 
 def test_every_row_is_what_predict_says(colours: Path, folder: Path, tmp_path: Path) -> None:
@@ -247,51 +246,6 @@ def test_a_process_that_is_killed_is_replaced(
     monkeypatch.setattr(processes.Process, "score", lambda *_: (_ for _ in ()).throw(EOFError))
     with pytest.raises(DataError, match="ended twice at the images 0 to 7"):
         guard.scan(colours, folder, out=tmp_path / "other", workers=1, **SMALL)
-
-
-# ----------------------------------------------------------------------------------------------------- what is refused
-
-
-def test_another_scan_is_refused_with_the_fix(colours: Path, folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    guard.scan(colours, folder, out=out, workers=0, **SMALL)
-    g = guard.load(colours, device="cpu").calibrate(pixels(), alpha=0.2)
-    for other, changed, meaning in (
-        (colours, {"shard_size": 30}, r"another shard_size \(20 there, 30 now\)"),
-        (colours, {"labelled": True}, "another choice of labelled="),
-        (g, {}, "another guard, or this one with another calibration"),
-    ):
-        with pytest.raises(ConfigError, match=meaning) as caught:
-            guard.scan(other, folder, out=out, workers=0, **{**SMALL, **changed})
-        assert "give another out=, or remove that folder" in str(caught.value)
-    (folder / "red" / "05.png").rename(folder / "red" / "055.png")
-    with pytest.raises(ConfigError, match="files were added, removed, renamed or changed"):
-        guard.scan(colours, folder, out=out, workers=0, **SMALL)
-
-
-def test_a_folder_that_is_not_a_scan_is_refused(colours: Path, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "part-00000.parquet").write_bytes(b"somebody's")
-    with pytest.raises(ConfigError, match=r"holds part-00000\.parquet and no scan\.json"):
-        guard.scan(colours, folder, out=tmp_path, **SMALL)
-    (tmp_path / "scan.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"scan\.json is damaged"):
-        guard.scan(colours, folder, out=tmp_path, **SMALL)
-
-
-def test_two_scans_at_once_into_one_folder_are_refused(colours: Path, folder: Path, tmp_path: Path) -> None:
-    from guard.scanning.plan import alone
-
-    (tmp_path / "out").mkdir()
-    with alone(tmp_path / "out"), pytest.raises(ConfigError, match="another scan writes into"):
-        guard.scan(colours, folder, out=tmp_path / "out", **SMALL)
-
-
-def test_without_pyarrow_the_extra_is_named(
-    colours: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"ood-guard\[scan\]"):
-        guard.scan(colours, folder, out=tmp_path / "out", **SMALL)
 
 
 # ------------------------------------------------------------------------------------------------------ what is loaded
