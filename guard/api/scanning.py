@@ -45,7 +45,7 @@ def scan(
             than 1024 images; 0 for none.
         batch_size: images per run of the graph; results do not depend on it.
         shard_size: images per Parquet file, and so how many are scored again after a kill, at most.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda", for a guard that is given by its path.
         runtime: what runs an ``.onnx`` file, as in `load`.
         seed: of the random order in which the drift test takes the images.
 

@@ -16,7 +16,7 @@ from .summary import Sample
 
 _CHECK = "M5 12.5l4.5 4.5L19 7.5"
 _WARNING = "M12 8v5m0 3.5v.01M12 3l10 18H2z"
-_CORRUPT_SHOWN = 100
+_CORRUPT_SHOWN, _PAIRS_SHOWN = 100, 10
 _FEW = 20_000  # images; the exact interval for more takes long, and is no other
 
 
@@ -46,7 +46,8 @@ def render(
         header=f"<h1>Scan of {escape(summary.data)} <small>{escape(summary.guard)}</small></h1>",
         main="\n".join(parts),
         footer="<p>Every image is in the Parquet files beside this page, part-*.parquet.</p>",
-        style="polyline { fill: none; } .photos { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); } "
+        style="polyline { fill: none; } "
+        "main .photos { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); } "
         "td.why { white-space: normal; text-align: left; overflow-wrap: anywhere; }",
     )
 
@@ -123,7 +124,7 @@ def _pairs(found: LabelReport) -> str:
         return ""
     rows = "".join(
         f"<tr><th>{escape(pair.given_class)} → {escape(pair.class_name)}</th><td>{pair.images}</td></tr>"
-        for pair in found.pairs
+        for pair in found.pairs[:_PAIRS_SHOWN]
     )
     head = "<tr><th>given → likely</th><th>images</th></tr>"
     return f'<div class="card scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'

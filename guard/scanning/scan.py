@@ -54,7 +54,11 @@ def scan(request: ScanRequest) -> ScanSummary:
         log.warning("%s", note)
     look_for_depth(source, np.arange(len(source)))
     card = card_of(
-        manifest, source, labelled=request.labelled, shard_size=request.shard_size, runtime=_runtime_name(request)
+        manifest,
+        source,
+        labelled=request.labelled,
+        shard_size=request.shard_size,
+        runtime=_runtime_name(request, manifest),
     )
     shards = shards_of(card)
     with alone(folder):
@@ -102,13 +106,13 @@ def _own_labels(source: Reading, manifest: Manifest) -> Iterator[str]:
         )
 
 
-def _runtime_name(request: ScanRequest) -> str:
+def _runtime_name(request: ScanRequest, manifest: Manifest) -> str:
     if isinstance(request.g, Guard):
         return request.g.runtime.name
     path = path_given(request.g)
     if path.suffix == ".onnx":
         return "onnxruntime" if request.runtime == "auto" else request.runtime
-    return "torch" if path.is_dir() else "tensorrt"
+    return manifest.engine.flavour if manifest.engine else "torch"
 
 
 def _write(folder: Path, absent: Sequence[Shard], request: ScanRequest, manifest: Manifest, source: Reading) -> None:
@@ -130,7 +134,7 @@ def _stream(
     if workers is None:
         workers = available_cores() if count >= _WORTH_PROCESSES else 0
     if path is not None and workers > 0 and not source.read_in_worker:
-        job = Job(path, manifest.model_dump_json(), _runtime_name(request), MAX_PIXELS)
+        job = Job(path, manifest.model_dump_json(), _runtime_name(request, manifest), MAX_PIXELS)
         return scored_apart(job, source, groups, source.labels, workers=workers)
     g = request.g
     if not isinstance(g, Guard):

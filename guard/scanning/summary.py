@@ -107,12 +107,19 @@ def _sample(read: Callable[[Sequence[str]], Iterator[Columns]], images: int, see
     names = ("ood_score", "is_ood", "p_value")
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for columns in read([*names, "row"]):
-        kept = np.ones(len(columns["row"]), bool) if chosen is None else np.isin(columns["row"], chosen)
+        kept = np.ones(len(columns["row"]), bool) if chosen is None else _in_sorted(columns["row"], chosen)
         for name in names:
             parts[name].append(columns[name][kept])
     joined = {name: np.concatenate(found) for name, found in parts.items()}
     order = rng.permutation(len(joined["ood_score"]))
     return Sample(**{name: values[order] for name, values in joined.items()})
+
+
+def _in_sorted(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(n,) bool: which of the rows are among the chosen ones, which are sorted."""
+    at = np.searchsorted(chosen, rows)
+    found: np.ndarray = chosen[np.minimum(at, len(chosen) - 1)] == rows
+    return found
 
 
 def _drift(manifest: Manifest, sample: Sample, seed: int) -> DriftReport:

@@ -8,6 +8,7 @@ The headers are read once from front to back, and what an image's bytes are in w
 from __future__ import annotations
 
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
@@ -62,6 +63,7 @@ class TarSource:
                     labels.append(label)
         self._places = np.array(places, np.int64).reshape(-1, 3)
         self._open: tuple[int, IO[bytes]] | None = None
+        self._lock = threading.Lock()
         if self.not_read:
             notes.append(f"{name}: members of the tar files that are not read: {counted(self.not_read)}")
         self.notes = tuple(notes)
@@ -88,15 +90,20 @@ class TarSource:
     def _item(self, row: int) -> Any:
         number, offset, size = self._places[row].tolist()
         try:
-            if self._open is None or self._open[0] != number:
-                if self._open is not None:
-                    self._open[1].close()
-                self._open = (number, self._opener(self.paths[number]))
-            file = self._open[1]
-            file.seek(offset)
-            return file.read(size)
+            with self._lock:
+                file = self._file(number)
+                file.seek(offset)
+                return file.read(size)
         except OSError as error:
             return ImageError(f"{self.paths[number]} cannot be read ({error.strerror or error})")
+
+    def _file(self, number: int) -> IO[bytes]:
+        """One file is open at a time: rows come in order, more or less."""
+        if self._open is None or self._open[0] != number:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = (number, self._opener(self.paths[number]))
+        return self._open[1]
 
     def where(self, row: int) -> str:
         return f"{self._names[row]} in {self.paths[self._places[row, 0]]}: "
