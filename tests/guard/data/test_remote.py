@@ -72,8 +72,12 @@ def test_an_image_that_cannot_be_fetched_is_an_error_in_its_place(bucket: Any) -
 def test_the_fingerprint_is_of_names_sizes_and_versions(bucket: Any) -> None:
     before = open_source("memory://photos", labelled=True).fingerprint()
     assert open_source("memory://photos", labelled=True).fingerprint() == before
-    bucket.pipe("/photos/bee/new.png", png(IMAGES[0]))
-    assert open_source("memory://photos", labelled=True).fingerprint() != before
+    name = f"/photos/bee/{ORDER[4]:02d}.png"
+    bucket.mv(name, "/photos/bee/other.png")
+    renamed = open_source("memory://photos", labelled=True).fingerprint()
+    bucket.mv("/photos/bee/other.png", name)
+    bucket.pipe(name, png(IMAGES[0, :5]))
+    assert len({before, renamed, open_source("memory://photos", labelled=True).fingerprint()}) == 3
 
 
 def test_what_cannot_be_opened_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
