@@ -62,7 +62,7 @@ class StageRun:
         self.forward = Forward(module, stage, device)
         self.augment = (
             None
-            if stage.trains == "nothing"
+            if stage.trains == "nothing" or not stage.augmented
             else Chain(config.augment, _context(feed, module, config, device, pictures))
         )
         chosen = validation if stage.learns_labels_alone else None
@@ -71,7 +71,8 @@ class StageRun:
 
     def can_freeze(self) -> bool:
         """Whether images go through a frozen network unchanged in every epoch."""
-        unchanged = self.stage.trains == "nothing" or (self.stage.trains == "head" and self.config.augment == "none")
+        as_they_are = self.config.augment == "none" or not self.stage.augmented
+        unchanged = self.stage.trains == "nothing" or (self.stage.trains == "head" and as_they_are)
         return unchanged and not any(r.reads_map for r in self.regularisers)
 
     def prepare(self, context: PrepareContext) -> None:

@@ -41,6 +41,8 @@ class Stage:
         clip: largest norm of the gradient, or None.
         warmup: share of the steps with a linearly rising learning rate.
         backbone_lr: learning rate of the backbone, as a share of `lr`.
+        augmented: whether in-distribution images are augmented. Where the head alone learns from images as they are,
+            they go through the frozen backbone once, not in every epoch.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage:
     weight_decay: float = 5e-4
     warmup: float = 0.05
     backbone_lr: float = 1.0
+    augmented: bool = True
 
     @property
     def learns_labels_alone(self) -> bool:

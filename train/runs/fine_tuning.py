@@ -1,6 +1,8 @@
 """How a pretrained network is fine-tuned: the defaults, what they make of a method's stages, who chooses the epoch.
 
-warm-up     the head alone on the frozen backbone, whose features a random head's gradients would spoil
+warm-up     the head alone on the frozen backbone, whose features the gradients of a head that has not converged would
+            distort (Kumar et al., ICLR 2022: linear probing, then fine-tuning); images as they are, so that each goes
+            through the backbone once
 rates       the backbone learns at a tenth of the head's rate (Howard & Ruder, ACL 2018, call that discriminative)
 freeze      every stage trains the head alone: linear probing
 validation  part of the training split is not learned from and chooses the epoch by accuracy
@@ -22,7 +24,7 @@ from guard.requests import TrainRequest
 from ..methods.base import Method, Stage
 from .request import TrainConfig
 
-EPOCHS, LR, BACKBONE_LR, WARMUP_EPOCHS, VALIDATION = 10, 0.05, 0.1, 1, 0.1
+EPOCHS, LR, BACKBONE_LR, WARMUP_EPOCHS, VALIDATION = 10, 0.05, 0.1, 30, 0.1
 LEAST = 2  # images per class that an accuracy is measured on
 SMALLEST_CUT = 96  # pixels; a random part of a smaller image shows little
 
@@ -88,6 +90,7 @@ def _warm_up(stage: Stage, config: TrainConfig) -> Stage:
         nesterov=stage.nesterov,
         weight_decay=stage.weight_decay,
         clip=stage.clip,
+        augmented=False,
     )
 
 
