@@ -5,6 +5,7 @@ A step draws images, takes them forward, computes losses, and updates. Nothing i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ..methods.base import Stage
     from ..runs.request import TrainConfig
     from .loader import Feed
+
+log = logging.getLogger("ood_guard")
 
 Losses = dict[str, Tensor]
 
@@ -116,6 +119,9 @@ class StageRun:
             self.synthesiser.start_epoch(self.epochs.steps, generator)
         self.set_modes()
         regularisers = [r for r in self.regularisers if active and epoch >= r.start_epoch]
+        if self.best and epoch == 0 and self.index > 0:  # what the stages before learned is a candidate too
+            before = self.best.consider(self._judged, self.forward)
+            log.info("held-out accuracy before %s: %.2f %%", self.stage.name, 100 * before)
 
         def step(batch: IDBatch, generator: torch.Generator, number: int) -> Losses:
             return self.step(batch, generator, active, number, regularisers)
@@ -124,8 +130,7 @@ class StageRun:
         images = self.epochs.steps * self.epochs.batch_size
         numbers = {name: total / images for name, total in totals.items()}
         if self.best:
-            network = self.averaged.shadow if self.averaged else self.classifier
-            numbers["held_out_accuracy"] = self.best.consider(network, self.forward)
+            numbers["held_out_accuracy"] = self.best.consider(self._judged, self.forward)
         seconds = time.perf_counter() - began
         return {
             **numbers,
@@ -233,6 +238,11 @@ class StageRun:
         if self.averaged:
             self.averaged.update(self.classifier, step)
         return loss
+
+    @property
+    def _judged(self) -> nn.Module:
+        """The network whose accuracy chooses the epoch: the averaged one where weights are averaged."""
+        return self.averaged.shadow if self.averaged else self.classifier
 
     def set_modes(self) -> None:
         """Train mode for what learns, eval mode for the rest."""

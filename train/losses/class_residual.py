@@ -23,7 +23,8 @@ def class_residual(features: Tensor, labels: Tensor) -> Tensor:
     means = torch.stack([u[labels == c].mean(0) for c in labels.unique()])
     _, sizes, rows = torch.linalg.svd(means, full_matrices=False)
     basis = rows[sizes > RANK * sizes[0]] if sizes[0] > 0 else rows[:0]  # (rank, T)
-    return (u - u @ basis.T @ basis).float()
+    left: Tensor = u - u @ basis.T @ basis
+    return left.float()
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,10 @@ from guard.requests import TrainRequest
 from ..methods.base import Method, Stage
 from .request import TrainConfig
 
-EPOCHS, LR, BACKBONE_LR, WARMUP_EPOCHS, VALIDATION = 10, 0.05, 0.1, 30, 0.1
+EPOCHS, LR, BACKBONE_LR, WARMUP_EPOCHS, VALIDATION = 10, 0.01, 0.1, 30, 0.1
+PROBE_LR = 0.05  # of a head that learns alone
 LEAST = 2  # images per class that an accuracy is measured on
+WARM_UP = "warm-up"  # the stage's name
 SMALLEST_CUT = 96  # pixels; a random part of a smaller image shows little
 
 
@@ -39,7 +41,7 @@ def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[s
     share: int | float = (VALIDATION if pretrained else 0) if request.validation is None else request.validation
     return {
         "epochs": request.epochs or (EPOCHS if tuned else method.epochs),
-        "lr": request.lr or (LR if pretrained else method.lr),
+        "lr": request.lr or ((LR if tuned else PROBE_LR) if pretrained else method.lr),
         "freeze": request.freeze,
         "backbone_lr": request.backbone_lr or (BACKBONE_LR if tuned else 1.0),
         "warmup_epochs": (WARMUP_EPOCHS if tuned else 0) if request.warmup_epochs is None else request.warmup_epochs,
@@ -79,11 +81,11 @@ def _tuned(stage: Stage, config: TrainConfig) -> Stage:
 
 
 def _warm_up(stage: Stage, config: TrainConfig) -> Stage:
-    """The head by its own loss, before the stage."""
+    """The head by its own loss, before the stage, at no smaller a rate than a probe's."""
     return Stage(
-        "warm-up",
+        WARM_UP,
         config.warmup_epochs,
-        stage.lr,
+        max(stage.lr, PROBE_LR),
         trains="head",
         optimizer=stage.optimizer,
         momentum=stage.momentum,
@@ -92,6 +94,11 @@ def _warm_up(stage: Stage, config: TrainConfig) -> Stage:
         clip=stage.clip,
         augmented=False,
     )
+
+
+def chooses_epoch(stages: list[Stage]) -> bool:
+    """Whether held-out accuracy may choose an epoch of these stages; for a warm-up alone no images are held out."""
+    return any(stage.learns_labels_alone for stage in stages if stage.name != WARM_UP)
 
 
 def divided(images: ImageData, count: int, seed: int) -> tuple[ImageData, ImageData]:

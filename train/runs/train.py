@@ -37,7 +37,7 @@ from ..outliers.base import OutlierMix
 from ..outliers.sources import mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, run_folder
 from .default_score import say
-from .fine_tuning import divided, tuned_stages
+from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .rehearse import rehearse
 from .request import TrainConfig
 from .resolve import asked_method, asked_score, check_before_loading, named_score, resolved
@@ -122,7 +122,7 @@ def _parts(
         return tuned_stages(method.stages(_context(config, module, of, outliers, device)), config)
 
     made = stages(images)
-    if not config.validation or not any(stage.learns_labels_alone for stage in made):
+    if not config.validation or not chooses_epoch(made):
         return images, None, made
     learned, validation = divided(images, config.validation, config.seed)
     return learned, validation, stages(learned)

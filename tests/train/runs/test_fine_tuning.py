@@ -59,12 +59,12 @@ def recipe(data: Arrays, **asked: Any) -> Any:
 def test_pretrained_networks_have_defaults_of_their_own(few: Arrays, weights: str) -> None:
     fresh, tuned = recipe(few), recipe(few, pretrained=weights, backbone=NAME, image_size=96)
     assert (fresh.epochs, fresh.lr, fresh.backbone_lr, fresh.warmup_epochs, fresh.validation) == (30, 0.1, 1.0, 0, 0)
-    assert (tuned.epochs, tuned.lr, tuned.backbone_lr, tuned.warmup_epochs) == (10, 0.05, 0.1, 1)
+    assert (tuned.epochs, tuned.lr, tuned.backbone_lr, tuned.warmup_epochs) == (10, 0.01, 0.1, 30)
     assert (fresh.augment, tuned.augment) == ("crop+flip", "resized_crop")
     train = len(few[1]) - tuned.calibration - tuned.test
     assert tuned.validation == round(0.1 * train)
     probe = recipe(few, pretrained=weights, backbone=NAME, freeze=True)
-    assert (probe.warmup_epochs, probe.backbone_lr, probe.augment) == (0, 1.0, "none")
+    assert (probe.warmup_epochs, probe.backbone_lr, probe.augment, probe.lr) == (0, 1.0, "none", 0.05)
 
 
 def test_every_default_can_be_said(few: Arrays, weights: str) -> None:
@@ -77,8 +77,9 @@ def test_every_default_can_be_said(few: Arrays, weights: str) -> None:
 
 def test_the_head_warms_up_before_a_stage_that_trains_the_classifier(few: Arrays, weights: str) -> None:
     config = recipe(few, pretrained=weights, backbone=NAME)
-    first, second = tuned_stages([Stage("classifier", 3, 0.05)], config)
-    assert (first.name, first.trains, first.epochs, first.lr) == ("warm-up", "head", 1, 0.05)
+    first, second = tuned_stages([Stage("classifier", 3, 0.01)], config)
+    assert (first.name, first.trains, first.epochs, first.lr) == ("warm-up", "head", 30, 0.05)
+    assert (first.augmented, second.augmented) == (False, True)
     assert (second.trains, second.backbone_lr) == ("classifier", 0.1)
     without = tuned_stages([Stage("classifier", 3, 0.05, head_loss=False)], config)
     assert [stage.name for stage in without] == ["classifier"]
@@ -192,9 +193,28 @@ class TestTheEpochIsChosen:
             return next(told)
 
         monkeypatch.setattr(BestEpoch, "_accuracy", accuracy)
-        g = guard.train(few, **SHORT, pretrained=weights, epochs=3, validation=20, score="energy")
+        asked = {**SHORT, "pretrained": weights, "epochs": 3, "warmup_epochs": 0, "validation": 20, "score": "energy"}
+        g = guard.train(few, **asked)
         assert len(seen) == 3
         assert torch.equal(g.module.classifier.state_dict()["head.linear.weight"], seen[best])
+
+    @pytest.mark.parametrize("better", [False, True])
+    def test_what_the_warm_up_learned_is_a_candidate(
+        self, better: bool, few: Arrays, weights: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = iter([0.5, 0.5, 0.5, 0.2, 0.6 if better else 0.4])  # warm-up: two epochs; before; tuning: two epochs
+        seen: list[torch.Tensor] = []
+
+        def accuracy(self: BestEpoch, network: torch.nn.Module, forward: object) -> float:
+            seen.append(network.state_dict()["head.linear.weight"].clone())
+            return next(told)
+
+        monkeypatch.setattr(BestEpoch, "_accuracy", accuracy)
+        asked = {**SHORT, "pretrained": weights, "epochs": 2, "warmup_epochs": 2, "validation": 20, "score": "energy"}
+        g = guard.train(few, **asked)
+        assert len(seen) == 5
+        assert torch.equal(seen[1], seen[2])
+        assert torch.equal(g.module.classifier.state_dict()["head.linear.weight"], seen[4 if better else 2])
 
     def test_of_equals_the_last_is_kept(self, few: Arrays, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = {**SHORT, "pretrained": weights, "epochs": 3, "score": "energy"}
