@@ -137,7 +137,7 @@ class TrainRequest(Geometry, HeldOut):
         le=1,
     )
     warmup_epochs: int | None = option(
-        None, "Passes in which the head learns alone, before the others; default 1 with pretrained, else 0.", ge=0
+        None, "Passes in which the head learns alone, before the others; default 30 with pretrained, else 0.", ge=0
     )
     weight_decay: float | None = option(None, "Of weights, not of biases and norms; default the method's.", ge=0)
     validation: int | float | None = option(

@@ -109,10 +109,11 @@ def train(
         pretrained: start a timm backbone from published weights: True takes timm's own from the hub or its cache; a
             ``.safetensors`` file under timm's names; a folder as timm.models.save_for_hf writes it, or the hub id of
             one, which also say what ``backbone="auto"`` is. The arguments below then have other defaults, as
-            `lr` (0.05), `epochs` (10), `augment` and `score` (docs/fine_tuning.md).
+            `lr` (0.01), `epochs` (10), `augment` and `score` (docs/fine_tuning.md).
         freeze: train the head alone, on the frozen backbone in eval mode (linear probing).
         backbone_lr: learning rate of the backbone as a share of `lr`, in (0, 1]; default 0.1 with `pretrained`, else 1.
-        warmup_epochs: passes in which the head learns alone, before `epochs`; default 1 with `pretrained`, else 0.
+        warmup_epochs: passes in which the head learns alone, before `epochs`, from images that are not augmented: they
+            go through the backbone once. Default 30 with `pretrained`, else 0.
         weight_decay: of weights, not of biases and norms; default the method's, 5e-4.
         validation: how many training images (int), or which share of them (float), choose the epoch by accuracy where
             nothing but the labels is learned; never images that calibrate, and never OOD ones. Default a tenth

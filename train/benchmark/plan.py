@@ -158,8 +158,10 @@ class Plan:
         if told.get("outliers") is not None:
             pairs = [(self._found(what, run.seed), weight) for what, weight in weighted(told["outliers"])]
             told["outliers"] = pairs[0][0] if len(pairs) == 1 else dict(pairs)
-        kind = asked_method(train_request(self.asked, run.backbone, told, seed=run.seed)).Options
-        told |= self._shared(told, kind, run.seed)
+        method = asked_method(train_request(self.asked, run.backbone, told, seed=run.seed))
+        unread = method.unread_with(told.get("outliers"))
+        shared = self._shared(told, method.Options, run.seed)
+        told |= {name: value for name, value in shared.items() if name not in unread}
         with_head = {"head": run.head} if run.head else {}
         return train_request(
             self.asked, run.backbone, {**told, **with_head}, seed=run.seed, data=source, out=self.place(run)

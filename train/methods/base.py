@@ -145,15 +145,21 @@ class Method:
         """The stretches of training, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define stages")
 
+    @classmethod
+    def unread_with(cls, outliers: Any) -> frozenset[str]:
+        """Options that only say how the method makes outliers of its own, where ``outliers=`` names others."""
+        if outliers is None or not cls.makers:
+            return frozenset()
+        makers = [get_synthesiser(name).Options for name in cls.makers]
+        return cls.own_outliers.union(*(maker.model_fields for maker in makers)) - cls.read_anyway
+
     def check_outliers(self, outliers: Any) -> None:
         """Refuse options that say how the method makes outliers of its own, where ``outliers=`` names others.
 
         Raises:
             ConfigError: naming the first of them.
         """
-        makers = [get_synthesiser(name).Options for name in self.makers]
-        own = self.own_outliers.union(*(maker.model_fields for maker in makers)) - self.read_anyway
-        unread = [name for name in changed(self.options) if name in own] if outliers is not None and makers else []
+        unread = [name for name in changed(self.options) if name in self.unread_with(outliers)]
         if unread:
             name = unread[0]
             raise ConfigError(

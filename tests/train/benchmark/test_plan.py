@@ -86,6 +86,7 @@ def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_pat
         "mlm": {"pair": {"epochs": 1}},
         "longer": {"method": "mlm", "pair": {"epochs": 2}},
         "elsewhere": {"method": "mlm", "pair": {"folder": "mine"}},
+        "from the store": {"method": "mlm", "outliers": "store:means"},
     }
     plan = plan_of(small, tmp_path)
     folders = {run.name: plan.request(run).options.get("pair", {}).get("folder") for run in plan.runs if not run.seed}
@@ -94,6 +95,7 @@ def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_pat
     assert Path(folders["dmr"]).parent == tmp_path / "shared"
     assert folders["longer"] not in (None, folders["mlm"])
     assert folders["elsewhere"] == "mine"
+    assert folders["from the store"] is None  # it trains no pair, and refuses to be told of one
     assert plan.store_request("means", 0).options["pair"]["folder"] == folders["mlm"]
     assert plan.store_request("theirs", 0).options["pair"]["folder"] == "mine"
 
