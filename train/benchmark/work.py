@@ -16,6 +16,7 @@ from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import Changed, OutlierMix, Synthesiser, list_synthesisers
 from ..outliers.images.adversarial_noise import AdversarialNoise
 from ..outliers.sources import weighted
+from ..runs.fine_tuning import tuned_defaults
 from ..runs.resolve import asked_backbone, asked_method, asked_score, default_batch_size
 from ..runs.train import WRITTEN_COPIES
 from .making import images_of, made_first
@@ -85,18 +86,20 @@ class Reckoner:
     def _context(self, run: Run, request: TrainRequest, method: Method, cost: NetworkCost) -> MethodContext:
         classes = len(self.plan.sets.source.class_names)
         each = self.trained // classes
+        defaults = tuned_defaults(request, method, self.trained)
         return MethodContext(
             num_classes=classes,
             num_features=cost.features,
             map_shape=cost.map_shape,
             class_counts=(each,) * classes,
-            epochs=request.epochs or method.epochs,
-            lr=request.lr or method.lr,
+            epochs=defaults["epochs"],
+            lr=defaults["lr"],
             batch_size=request.batch_size or default_batch_size(self.trained),
             seed=run.seed,
             device=torch.device("cpu"),
             outliers=self._outliers(run),
             initialised=request.init is not None,
+            pretrained=bool(request.pretrained),
             score=asked_score(request, method),
         )
 

@@ -60,6 +60,15 @@ def test_steps_and_hours_are_counted() -> None:
     assert found.hours() == {"V100": pytest.approx(hours)}
 
 
+def test_a_pretrained_network_is_trained_for_as_long_as_training_would() -> None:
+    kept = {key: value for key, value in ABSENT.items() if key != "epochs"}
+    for freeze, epochs in ((False, 10), (True, 30)):
+        given = {**ABSENT["training"], "pretrained": True, "freeze": freeze}
+        keys = {**kept, "backbones": ["test_resnet"], "methods": {"plain": {}}, "training": given}
+        (train,) = [one for one in outlook(BenchmarkRequest(file=keys)).lines if one.task.kind == "train"]
+        assert train.task.amount.startswith(f"{epochs} epochs, {10 * epochs} steps")
+
+
 def test_calls_of_stable_diffusion_are_counted() -> None:
     dream = {"diffusion": {"model": "stable-diffusion", "pipeline": "nobody/no-such-pipeline"}, "store_size": 40}
     found = plan(methods={"dream_ood": {**dream, "encoder": {"epochs": 2}}}, seeds=1)
