@@ -2,8 +2,8 @@
 
     python docs/examples/onnx_file.py
 
-The file is made here by torch.onnx. `guard.fit` finds the last layer in its graph; the guard's file is that graph with the
-normalisation in front and the score behind.
+The file is made here by torch.onnx. `guard.fit` finds the last layer in its graph; the guard's file is that graph with
+the normalisation in front and the score behind.
 """
 
 from pathlib import Path
