@@ -18,7 +18,7 @@ from torch import Tensor
 
 from guard.artefact.files import FOLDER_MANIFEST
 from guard.detector import Guard
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Backbone, Classifier
 from guard.heads import create_head
@@ -70,7 +70,7 @@ class FrozenTeacher:
 
         Raises:
             ConfigError: "start" where training starts from random weights; a file that does not say what network it is
-                of; a network that cannot be built.
+                of; a network that cannot be built, or takes no images of this size.
             MissingDataError: neither a folder nor a hub id that can be had.
         """
         if self.is_start and not self.has_start:
@@ -78,8 +78,18 @@ class FrozenTeacher:
                 "teacher='start' is the network that training starts from, and this one starts from random weights; "
                 "give pretrained= or init=, or name a teacher: timm's folder, a hub id, or a guard's folder"
             )
-        if not self.is_start:
-            self._module(context)
+        if self.is_start:
+            return
+        p, module = context.data.preprocess, self._module(context)
+        try:
+            pooled_features(module, context.data.subset(np.arange(1)))
+        except GuardError:
+            raise
+        except Exception as error:  # whatever a network raises about a shape
+            raise ConfigError(
+                f"teacher={self.name!r} takes no images of {p.height} x {p.width} x {p.channels} "
+                f"({str(error)[:100]}); name another teacher, or load the images in its size with image_size="
+            ) from error
 
     def features(self, context: PrepareContext) -> Tensor:
         """Pooled features (N, T) of the training images, not augmented, float32 on the CPU.

@@ -145,6 +145,16 @@ def test_what_cannot_teach_is_refused_before_training(context: PrepareContext, t
         FrozenTeacher(str(file), has_start=False).check(context)
 
 
+def test_a_guard_of_other_images_is_refused_before_training(context: PrepareContext, tmp_path: Path) -> None:
+    import guard
+
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 1), dtype=np.uint8)
+    short = {"backbone": "wrn10_2", "epochs": 1, "score": "energy", "device": "cpu", "alpha": 0.2}
+    guard.train((images, np.arange(60) % 2), in_chans=1, out=tmp_path / "grey", **short)
+    with pytest.raises(ConfigError, match=r"grey' takes no images of 16 x 16 x 3 .*name another teacher"):
+        FrozenTeacher(str(tmp_path / "grey"), has_start=False).check(context)
+
+
 def test_a_teacher_of_whom_the_network_knows_nothing_is_named(
     context: PrepareContext, caplog: pytest.LogCaptureFixture
 ) -> None:
