@@ -129,7 +129,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "outliers": "patch_shuffle",
     },
     "rotpred": {"method": "rotpred", "ratio": 1.0},
-    "tgt": {"method": "tgt", "teacher": str(published.FOLDER)},
+    "tgt": {"method": "tgt", "lr": 0.02, "teacher": str(published.FOLDER)},
     "oe": {"method": "oe", "outliers": "patch_shuffle", "ratio": 1.0},
     "mim": {"method": "mim", "k": 3},
     "energy_ft": {"method": "energy_ft", "outliers": "patch_shuffle", "ratio": 1.0, "tune_epochs": 2},

@@ -38,7 +38,8 @@ class LinearHead(Head):
         return logits
 
     def loss(self, features: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        smoothing = getattr(self.options, "label_smoothing", 0.0)
+        own = isinstance(self.options, LinearOptions)  # heads that build on this one have options of their own
+        smoothing = self.options.label_smoothing if own else 0.0
         return {"ce": F.cross_entropy(full_precision(logits), labels, label_smoothing=smoothing)}
 
     def last_layer(self) -> LastLayer:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..record import Record, option
 from .angular import unit
-from .base import LastLayer, full_precision, register_head
+from .base import LastLayer, NoOptions, full_precision, register_head
 from .boundary import boundary_distance, inverse_gaps
 from .linear import LinearHead
 
@@ -61,6 +61,7 @@ class ELogitNormHead(LinearHead):
     """
 
     name: ClassVar[str] = "elogitnorm"
+    Options: ClassVar[type[Record]] = NoOptions
     source: ClassVar[str] = "Ding et al., CVPR 2026"
     score: ClassVar[str] = "msp"
 

@@ -21,6 +21,7 @@ import train.losses
 from guard.graph.outputs import Outputs
 from guard.heads import create_head
 from guard.scores import create_score
+from train.frozen_teacher import FrozenTeacher
 from train.losses.base import Batch, Regulariser
 from train.losses.mutual_information import boundary_conditional
 from train.outliers.features.outlier_bank import OutlierBank
@@ -61,6 +62,14 @@ class Teacher(nn.Module):
         return Outputs(bright * random(1, 5, seed=6), bright * random(1, CLASSES, seed=7), None)
 
 
+def residual_distillation(cls: type[Any]) -> Regulariser:
+    """With features and residuals of the batch's images in place of a teacher's."""
+    loss: Any = cls(FrozenTeacher("start", has_start=True))
+    loss.begin(random(N, FEATURES, seed=1), random(N, 5, seed=9) / 5**0.5, torch.device("cpu"))
+    loss.prepare = lambda context: None
+    return loss  # type: ignore[no-any-return]
+
+
 #: How a loss is made that cannot be made without arguments.
 MADE: dict[str, Callable[[type[Any]], Regulariser]] = {
     "DistillationLoss": lambda cls: cls(lambda context: Teacher()),
@@ -68,6 +77,7 @@ MADE: dict[str, Callable[[type[Any]], Regulariser]] = {
     "EnergyLogisticLoss": lambda cls: cls(CLASSES),
     "MutualInformationLoss": lambda cls: cls("mi", bank, boundary_conditional, 0.1),
     "ProjectedEnergyLoss": lambda cls: cls("energy", bank),
+    "ResidualDistillation": residual_distillation,
     "RotationLoss": lambda cls: cls(FEATURES),
     "RejectionLoss": lambda cls: cls(rejection_network()),
 }
@@ -102,6 +112,7 @@ def batch_of(name: str, scale: float = 1.0, dtype: torch.dtype = torch.float32) 
         torch.Generator().manual_seed(3),
         Outputs(shown[N + K :], logits[N + K :], None),
         1 + torch.arange(M) % 3,
+        torch.arange(N),
     ), features
 
 
@@ -115,6 +126,7 @@ def reordered(batch: Batch) -> Batch:
     assert batch.images is not None
     assert batch.further is not None
     assert batch.further_labels is not None
+    assert batch.rows is not None
     return Batch(
         back(batch.inliers),
         batch.labels.flip(0),
@@ -125,6 +137,7 @@ def reordered(batch: Batch) -> Batch:
         torch.Generator().manual_seed(3),
         back(batch.further),
         batch.further_labels.flip(0),
+        batch.rows.flip(0),
     )
 
 

@@ -8,8 +8,9 @@ an MLP beside the line, learned along and dropped. Fine-tuning on few classes fo
 them apart, and what has none of these classes is no longer seen by distances. Divided by mean |r|^2 the first is the
 share of r that g misses: 1 where g says nothing, whatever the teacher's scale.
 
-g starts as the ridge regression of r on the features before training, of unit mean squared length: from random weights
-the first steps would tear the features about (a term of 37 on photographs, where 1 is saying nothing).
+Where training starts from a network that knows something, g starts as the ridge regression of r on its features, taken
+to unit mean squared length. From random weights of g the first steps would tear them about: a term of 37 on photographs,
+where 1 is saying nothing.
 """
 
 from __future__ import annotations
@@ -65,10 +66,13 @@ class ResidualDistillation(Regulariser):
         own = embedded_features(context.module, context.data)
         if not self._teacher.is_start:
             _examine(own, residuals)
-        residuals = residuals / size.clamp_min(TINY)
-        self._residuals = residuals.half().to(context.device)
         with seeded(context.seed):
-            self.project = Projection(own, residuals, self.hidden).to(context.device)
+            self.begin(own, residuals / size.clamp_min(TINY), context.device)
+
+    def begin(self, features: Tensor, residuals: Tensor, device: torch.device) -> None:
+        """Take the images' features (N, D) before training, and residuals (N, T) of mean squared length 1."""
+        self._residuals = residuals.half().to(device)
+        self.project = Projection(features, residuals, self.hidden, fitted=self._teacher.has_start).to(device)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         assert self._residuals is not None and self.project is not None  # noqa: PT018  (prepared before the first step)
@@ -82,24 +86,29 @@ class ResidualDistillation(Regulariser):
 
 
 class Projection(nn.Module):
-    """g: features (N, D) of the network -> residuals (N, T); at first their ridge regression.
+    """g: features (N, D) of the network -> residuals (N, T); at first their ridge regression, or 0.
 
     Args:
         features, residuals: (N, D) and (N, T), before training.
         hidden: units of an MLP beside the line, which says nothing at first; 0: none.
+        fitted: whether the line starts as the regression. On features of random weights, which hardly vary, that is so
+            steep that its gradients would throw them about: there it starts at 0.
     """
 
     size: Tensor
 
-    def __init__(self, features: Tensor, residuals: Tensor, hidden: int) -> None:
+    def __init__(self, features: Tensor, residuals: Tensor, hidden: int, *, fitted: bool) -> None:
         super().__init__()
         self.register_buffer("size", features.square().sum(-1).mean().sqrt().clamp_min(TINY))
-        weight, bias = ridge(features / self.size, residuals)
         inputs, outputs = features.shape[1], residuals.shape[1]
         self.line = nn.Linear(inputs, outputs)
-        with torch.no_grad():
-            self.line.weight.copy_(weight)
-            self.line.bias.copy_(bias)
+        nn.init.zeros_(self.line.weight)
+        nn.init.zeros_(self.line.bias)
+        if fitted:
+            weight, bias = ridge(features / self.size, residuals)
+            with torch.no_grad():
+                self.line.weight.copy_(weight)
+                self.line.bias.copy_(bias)
         self.bend: nn.Module | None = None
         if hidden:
             last = nn.Linear(hidden, outputs)

@@ -95,9 +95,14 @@ def asked_head(request: TrainRequest, method: Method, score: Score) -> str:
     return head
 
 
+ADDED = (("label_smoothing", 0.0),)  # options that came to a head later, with their defaults
+
+
 def head_options(head: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A head's options with every default in place."""
-    return parse_options(head_class(head).Options, dict(given), f"head {head!r}").model_dump()
+    """A head's options with every default in place; one that runs of before lack is left out at its default, so that
+    they resume."""
+    found = parse_options(head_class(head).Options, dict(given), f"head {head!r}").model_dump()
+    return {name: value for name, value in found.items() if (name, value) not in ADDED}
 
 
 def check_before_loading(request: TrainRequest, method: Method, score: Score) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import guard
 from guard.graph.outputs import Outputs
-from guard.heads import Head
+from guard.heads import LinearHead
 from tests.conftest import RECIPES, Arrays
 from tests.train.engine.runs import Tiny, short
 from train.engine.loader import Feed
@@ -108,7 +108,7 @@ def test_vos_teaches_the_backbone_the_head_and_the_link(
 
     monkeypatch.setattr(StageRun, "step", spy_step)
     monkeypatch.setattr(EnergyLogisticLoss, "loss", spy_loss)
-    monkeypatch.setattr(Head, "loss", lambda self, features, logits, labels: {"ce": logits.sum() * 0})
+    monkeypatch.setattr(LinearHead, "loss", lambda self, features, logits, labels: {"ce": logits.sum() * 0})
     guard.train(short(four), **{**tiny, **RECIPES["vos"], "start": 0.0, "epochs": 4})
     assert min(through_outliers) > 0
     assert set(reached[-1]) == {"stem", "W", "b", "w", "slope", "offset"}
