@@ -9,8 +9,8 @@ them apart, and what has none of these classes is no longer seen by distances. D
 share of r that g misses: 1 where g says nothing, whatever the teacher's scale.
 
 Where training starts from a network that knows something, g starts as the ridge regression of r on its features, taken
-to unit mean squared length. From random weights of g the first steps would tear them about: a term of 37 on photographs,
-where 1 is saying nothing.
+to unit mean squared length. From random weights of g the first steps would tear them about: a term of 37 on
+photographs, where 1 is saying nothing.
 """
 
 from __future__ import annotations
