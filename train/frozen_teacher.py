@@ -43,10 +43,9 @@ AT_ONCE, PIECE = 64, 2048  # images: in one pass, in one file
 
 
 class _Kept(Record):
-    """What the kept features depend on, beside the images."""
+    """What the kept features depend on, beside the images: a published network by its content."""
 
     teacher: str
-    architecture: str
 
 
 class FrozenTeacher:
@@ -97,7 +96,7 @@ class FrozenTeacher:
         They are kept in the context's folder, so that a resumed training has those of its beginning.
         """
         said = START if self.is_start else named_model(self.name)
-        folder = kept_path(context, "teacher-features", _Kept(teacher=said, architecture=self.name)).with_suffix("")
+        folder = kept_path(context, "teacher-features", _Kept(teacher=said)).with_suffix("")
         module = context.module if self.is_start else None
 
         def make(number: int) -> dict[str, Tensor]:
@@ -134,7 +133,7 @@ def published_teacher(name: str, context: PrepareContext) -> GuardModule:
     side = published_side(found.architecture) or shown
     backbone: Backbone = create_backbone(found.architecture, in_chans=p.channels, image_size=side, pretrained=name)
     normalisation = pretrained_normalisation(backbone, p.channels) or data_normalisation(context.data)
-    if (side, side) != (p.height, p.width) and side != shown:
+    if side != shown:
         backbone = Enlarged(backbone, side)
     head = create_head("linear", backbone.num_features, 2)  # unread
     module = GuardModule(Classifier(backbone, head), create_score("energy"), normalisation)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guard.graph.outputs import Classifier
+
 from ..engine.seeds import seeded
 from ..frozen_teacher import FrozenTeacher, embedded_features
 from ..outliers.base import PrepareContext
@@ -63,8 +65,10 @@ class ResidualDistillation(Regulariser):
         size = residuals.square().sum(-1).mean().sqrt()
         spread = (features - features.mean(0)).square().sum(-1).mean().sqrt()
         log.info("teacher: %.0f %% of its features' variance is not between classes", 100 * (size / spread) ** 2)
-        own = embedded_features(context.module, context.data)
-        if not self._teacher.is_start:
+        if self._teacher.is_start:
+            own = _embedded(context.module.classifier, features)
+        else:
+            own = embedded_features(context.module, context.data)
             _examine(own, residuals)
         with seeded(context.seed):
             self.begin(own, residuals / size.clamp_min(TINY), context.device)
@@ -120,6 +124,14 @@ class Projection(nn.Module):
         h = features / self.size
         line: Tensor = self.line(h)
         return line if self.bend is None else line + self.bend(h)
+
+
+@torch.no_grad()
+def _embedded(classifier: nn.Module, pooled: Tensor) -> Tensor:
+    """`embedded_features` of images whose pooled features (N, P) the same backbone gave already."""
+    assert isinstance(classifier, Classifier)  # guard.train builds no other
+    device = next(classifier.head.parameters()).device
+    return classifier.head.embed(pooled.to(device)).cpu()
 
 
 def _examine(own: Tensor, residuals: Tensor) -> None:

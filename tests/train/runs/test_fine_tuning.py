@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_what_a_frozen_backbone_does_not_read_is_refused(option: dict[str, Any],
         guard.train(few, **SHORT, pretrained=weights, freeze=True, **option)
 
 
+def judged(monkeypatch: pytest.MonkeyPatch, told: Iterator[float]) -> list[torch.Tensor]:
+    """Held-out accuracies are those of `told`; the head's weights of each network that is judged, as they come."""
+    seen: list[torch.Tensor] = []
+
+    def accuracy(self: BestEpoch, network: torch.nn.Module, forward: object) -> float:
+        seen.append(network.state_dict()["head.linear.weight"].clone())
+        return next(told)
+
+    monkeypatch.setattr(BestEpoch, "_accuracy", accuracy)
+    return seen
+
+
 class TestTheEpochIsChosen:
     """By accuracy on images of the training split."""
 
@@ -186,13 +199,7 @@ class TestTheEpochIsChosen:
         self, best: int, few: Arrays, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = iter([0.9 if epoch == best else 0.2 for epoch in range(3)])
-        seen: list[torch.Tensor] = []
-
-        def accuracy(self: BestEpoch, network: torch.nn.Module, forward: object) -> float:
-            seen.append(network.state_dict()["head.linear.weight"].clone())
-            return next(told)
-
-        monkeypatch.setattr(BestEpoch, "_accuracy", accuracy)
+        seen = judged(monkeypatch, told)
         asked = {**SHORT, "pretrained": weights, "epochs": 3, "warmup_epochs": 0, "validation": 20, "score": "energy"}
         g = guard.train(few, **asked)
         assert len(seen) == 3
@@ -203,13 +210,7 @@ class TestTheEpochIsChosen:
         self, better: bool, few: Arrays, weights: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = iter([0.5, 0.5, 0.5, 0.2, 0.6 if better else 0.4])  # warm-up: two epochs; before; tuning: two epochs
-        seen: list[torch.Tensor] = []
-
-        def accuracy(self: BestEpoch, network: torch.nn.Module, forward: object) -> float:
-            seen.append(network.state_dict()["head.linear.weight"].clone())
-            return next(told)
-
-        monkeypatch.setattr(BestEpoch, "_accuracy", accuracy)
+        seen = judged(monkeypatch, told)
         asked = {**SHORT, "pretrained": weights, "epochs": 2, "warmup_epochs": 2, "validation": 20, "score": "energy"}
         g = guard.train(few, **asked)
         assert len(seen) == 5
