@@ -1,204 +1,236 @@
-"""What a guard costs at run time: its graph against the bare backbone's own, in ONNX Runtime on the CPU.
+"""What a guard costs at run time: its graph against the bare backbone's own, and against torch, on the CPU.
 
-    python -m benchmarks.latency            # about 5 minutes on 2 cores; benchmarks/results/latency.json and .md
+    python -m benchmarks.latency            # about 25 minutes on 2 cores; benchmarks/results/latency.json and .md
     python -m benchmarks.latency --quick    # half a minute, to the terminal only
 
 bare    the backbone with a linear head as torch.onnx writes it: normalised float32 (N, 3, H, W) -> logits
 guard   what guard.export writes: uint8 (N, H, W, 3) -> label, probabilities, ood_score, is_ood; normalisation, softmax,
         argmax, score and comparison are all inside
 A/A     a second session of the bare graph: how far from 1 a ratio strays by chance
+int8    the guard's graph quantised; over the bare backbone quantised alike
+torch   the very module that is exported, in eager mode and under torch.compile, one thread
 
-Weights are untrained with random batch-norm statistics (time does not depend on their values, but an untrained
-ResNet's zeroed branches could be optimised away); 10 classes; scores are fitted on 6,000 random features.
+`latency_graphs` makes them. `precision` has the precisions of trained networks.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import logging
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
 import torch
-from torch import Tensor, nn
 
-from export.to_onnx import OPSET, onnx_bytes
-from guard.graph.module import GuardModule
-from guard.graph.outputs import Classifier
-from guard.heads import create_head
+from benchmarks.latency_graphs import BANK, CLASSES, bare_graph, guard_graph, guard_module, inputs, session_call
+from export.bare import bare_classifier
+from export.precision.integers import Quantiser
+from export.to_onnx import OPSET
+from guard.heads import list_heads
 from guard.latency.interleave import Timing, interleave
 from guard.latency.machine import describe, machine
-from guard.manifest import Manifest, Normalisation, Preprocess
-from guard.scores import Score, create_score
-from guard.scores.energy_logistic import EnergyLogistic
-from guard.scores.rejection import Rejection
-from train.backbones import create_backbone
+from guard.scores import get_score, list_scores
 
 RESULTS = Path(__file__).parent / "results"
-HEADS = ("energy", "rejection", "cosine")  # the three kinds of head of the product; these have the goals below
-OTHERS = ("energy_logistic", "msp", "max_logit", "mahalanobis", "vim", "knn")
+KINDS: dict[str, dict[str, Any]] = {  # the three kinds of head of the product; these have the goals below
+    "energy": {"score": "energy"},
+    "rejection": {"score": "rejection"},
+    "cosine": {"score": "cosine", "head": "cosine"},
+}
 BACKBONES = {"wrn16_2": 32, "resnet18_small": 32, "vit_tiny_patch16_224": 64}  # name -> pixels
 GOAL = {1: 1.05, 8: 1.02}  # batch size, and from there on
-CLASSES = 10
-BANK = 5000
-NORMALISATION = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+GOAL_BANK, GOAL_TORCH = 1.10, 0.60  # a bank of LARGE from batch 8; of torch's time in eager mode at batch 1
+LARGE = 50_000
+BANK_BACKBONE = "resnet18_small"  # features of 512 numbers
+PASSES = {"input gradient", "turned images", "layer maps"}  # scores that need these run more than the network once
+OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}
+FOUR = {  # what method="recommended" scores with
+    "score": "energy+fdbd+knn+mahalanobis",
+    "part_options": {"knn": {"max_bank": BANK, "k": 5}, "mahalanobis": {"normalise": 1.0}},
+}
+
+Calls = dict[str, Callable[[], Any]]
 
 
-def fresh_classifier(backbone: str, head: str, pixels: int) -> Classifier:
-    """An untrained classifier in eval mode whose batch norms do something."""
-    torch.manual_seed(0)
-    network = create_backbone(backbone, image_size=pixels)
-    classifier = Classifier(network, create_head(head, network.num_features, CLASSES))
-    for module in classifier.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
-    return classifier.eval()
+def all_scores() -> dict[str, dict[str, Any]]:
+    """Every registered score that reads one pass through the network, but for those of `KINDS`."""
+    single = [name for name in list_scores() if not PASSES & set(get_score(name).needs) and name not in KINDS]
+    found = {name: {"score": name, "head": OWN_HEAD.get(name, "linear")} for name in single}
+    return found | {"recommended": FOUR}
 
 
-def fitted_score(name: str, classifier: Classifier) -> Score:
-    """The score with plausible state: fitted on random features, or given a link or a network as its method would."""
-    score = create_score(name, **({"max_bank": BANK} if name == "knn" else {}))
-    if isinstance(score, Rejection):
-        score.build(classifier.num_features)
-    elif isinstance(score, EnergyLogistic):
-        score.set_link(torch.rand(CLASSES) + 0.5, torch.tensor(2.0), torch.tensor(0.3))
-    else:
-        features = torch.randn(6000, classifier.num_features).abs()
-        logits = classifier.head(features).detach()
-        score.fit(features, logits, torch.arange(6000) % CLASSES, classifier.last_layer())
-    return score
+def all_heads() -> dict[str, dict[str, Any]]:
+    """Every registered head, with the score msp."""
+    return {f"head {name}": {"score": "msp", "head": name} for name in list_heads()}
 
 
-def guard_graph(backbone: str, score: str, pixels: int) -> bytes:
-    """The graph guard.export writes, for a cosine head where the score is "cosine"."""
-    classifier = fresh_classifier(backbone, "cosine" if score == "cosine" else "linear", pixels)
-    module = GuardModule(classifier, fitted_score(score, classifier), NORMALISATION)
-    manifest = Manifest(
-        class_names=tuple(str(c) for c in range(CLASSES)),
-        preprocess=Preprocess(height=pixels, width=pixels),
-        normalisation=NORMALISATION,
-        method="plain",
-        backbone=backbone,
-        head=classifier.head.name,
-        score=score,
-    )
-    return onnx_bytes(module, manifest)
+def banks() -> dict[str, dict[str, Any]]:
+    """kNN with the large bank, searched either way."""
+    return {
+        f"knn, {search}": {"score": "knn", "max_bank": LARGE, "search": search} for search in ("exact", "inverted_file")
+    }
 
 
-class _Logits(nn.Module):
-    """What someone without a guard would export."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images).logits
+def timed(calls: Calls, args: argparse.Namespace) -> dict[str, Any]:
+    """Timings in turns, as the record has them."""
+    timings = interleave(calls, rounds=args.rounds, round_s=args.round_s)
+    return {name: asdict(timing) for name, timing in timings.items()}
 
 
-def bare_graph(backbone: str, pixels: int) -> bytes:
-    """Normalised float32 (N, 3, H, W) -> logits, as torch.onnx writes it at the same opset, untouched by us."""
-    with redirect_stdout(io.StringIO()), torch.no_grad():
-        exported = torch.onnx.export(
-            _Logits(fresh_classifier(backbone, "linear", pixels)).eval(),
-            (torch.zeros(2, 3, pixels, pixels),),
-            dynamo=True,
-            optimize=True,
-            opset_version=OPSET,
-            dynamic_shapes=({0: "batch"},),
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    if exported is None:
-        raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
-    return exported.model_proto.SerializeToString()
+def of_graphs(backbone: str, wanted: dict[str, dict[str, Any]], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One record per thread count and batch size: guard graphs beside the bare one."""
+    pixels = BACKBONES.get(backbone, 32)
+    bare = bare_graph(backbone, pixels)
+    graphs = {name: guard_graph(backbone, pixels=pixels, **options) for name, options in wanted.items()}
+    for threads in args.threads:
+        for batch in args.batches:
+            images, normalised = inputs(batch, pixels)
+            calls = {name: session_call(bare, normalised, threads) for name in ("bare", "A/A")}
+            calls |= {name: session_call(graph, images, threads) for name, graph in graphs.items()}
+            yield described(backbone, pixels, threads, batch, timed(calls, args))
 
 
-def session_call(graph: bytes, images: np.ndarray, threads: int) -> Callable[[], Any]:
-    """A closure that runs the graph on `images` in a session of its own; ONNX Runtime's defaults but for threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    feed = {"images": images}
-    return lambda: session.run(None, feed)
+def of_int8(backbone: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Guards in int8 beside their own classifier in int8, cut out of the first."""
+    pixels = BACKBONES.get(backbone, 32)
+    some, _ = inputs(64, pixels)
+    graphs = {
+        name: Quantiser(guard_graph(backbone, pixels=pixels, **options), [some], "cpu").quantised()
+        for name, options in KINDS.items()
+    }
+    bare, _, dtype = bare_classifier(graphs["energy"])
+    for batch in args.batches:
+        images, normalised = inputs(batch, pixels)
+        calls = {name: session_call(bare, normalised.astype(dtype), 1) for name in ("bare", "A/A")}
+        calls |= {name: session_call(graph, images, 1) for name, graph in graphs.items()}
+        yield described(backbone, pixels, 1, batch, timed(calls, args))
 
 
-def inputs(batch: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same random images as uint8 (N, H, W, 3) and normalised float32 (N, 3, H, W)."""
-    images = np.random.default_rng(0).integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8)
-    scaled = (images / 255 - np.array(NORMALISATION.mean)) / np.array(NORMALISATION.std)
-    return images, np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
+def of_torch(backbone: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The exported guard beside torch in eager mode (the first, which ratios are over) and compiled."""
+    pixels = BACKBONES.get(backbone, 32)
+    module, graph = guard_module(backbone, "energy", pixels), guard_graph(backbone, "energy", pixels)
+    compiled = torch.compile(module)
+    limit = torch.tensor(0.0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for batch in args.batches:
+        images, _ = inputs(batch, pixels)
+        shown = torch.from_numpy(images)
+
+        def run(one: Callable[..., Any], shown: torch.Tensor = shown) -> Any:
+            with torch.inference_mode():
+                return one(shown, limit)
+
+        calls = {
+            "bare": lambda: run(module),
+            "compiled": lambda: run(compiled),
+            "guard": session_call(graph, images, 1),
+        }
+        yield described(backbone, pixels, 1, batch, timed(calls, args))
+    torch.set_num_threads(before)
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One record per backbone, thread count and batch size, each with the timing of every graph."""
-    records = []
-    for backbone in args.backbones:
-        pixels = BACKBONES.get(backbone, 32)
-        scores = HEADS + (OTHERS if backbone == args.backbones[0] and not args.quick else ())
-        bare = bare_graph(backbone, pixels)
-        graphs = {score: guard_graph(backbone, score, pixels) for score in scores}
-        for threads in args.threads:
-            for batch in args.batches:
-                images, normalised = inputs(batch, pixels)
-                calls = {name: session_call(bare, normalised, threads) for name in ("bare", "A/A")}
-                calls |= {score: session_call(graph, images, threads) for score, graph in graphs.items()}
-                timings = interleave(calls, rounds=args.rounds, round_s=args.round_s)
-                record = {"backbone": backbone, "pixels": pixels, "threads": threads, "batch": batch}
-                records.append({**record, "graphs": {name: asdict(timing) for name, timing in timings.items()}})
-                print(row(records[-1], ("A/A", *scores)), flush=True)
-    return records
+def described(backbone: str, pixels: int, threads: int, batch: int, graphs: dict[str, Any]) -> dict[str, Any]:
+    """A record; "bare" is what ratios are over."""
+    record = {"backbone": backbone, "pixels": pixels, "threads": threads, "batch": batch, "graphs": graphs}
+    print(row(record), flush=True)
+    return record
 
 
-def row(record: dict[str, Any], columns: tuple[str, ...]) -> str:
-    """A line of the Markdown table."""
-    cells = [record["backbone"], str(record["pixels"]), str(record["threads"]), str(record["batch"])]
+def row(record: dict[str, Any]) -> str:
+    """A line of a Markdown table: time of the first, then ratios with their quartiles."""
+    cells = [record["backbone"], str(record["threads"]), str(record["batch"])]
     cells.append(f"{record['graphs']['bare']['seconds'] * 1e3:.2f}")
-    return "| " + " | ".join(cells + [cell(Timing(**record["graphs"][name])) for name in columns]) + " |"
+    others = [Timing(**timing) for name, timing in record["graphs"].items() if name != "bare"]
+    return "| " + " | ".join(cells + [f"{one.ratio:.3f} ({one.low:.3f}-{one.high:.3f})" for one in others]) + " |"
 
 
-def cell(timing: Timing) -> str:
-    """Median ratio and its quartiles."""
-    return f"{timing.ratio:.3f} ({timing.low:.3f}-{timing.high:.3f})"
-
-
-def table(records: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
-    """Markdown of the records that have all `columns`."""
-    head = ("backbone", "pixels", "threads", "batch", "bare, ms", *columns)
+def table(records: list[dict[str, Any]], first: str = "bare") -> str:
+    """Markdown of records with the same graphs."""
+    if not records:
+        return "Not measured."
+    names = [name for name in records[0]["graphs"] if name != "bare"]
+    head = ("backbone", "threads", "batch", f"{first}, ms", *names)
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + [row(r, columns) for r in records if set(columns) <= set(r["graphs"])])
+    return "\n".join(lines + [row(r) for r in records])
+
+
+def turned(records: list[dict[str, Any]]) -> str:
+    """Markdown with a line per graph and a column per batch size: for many graphs on one backbone."""
+    if not records:
+        return "Not measured."
+    heads = [f"batch {r['batch']}" for r in records]
+    lines = ["| | " + " | ".join(heads) + " |", "|" + " --- |" * (len(heads) + 1)]
+    for name in records[0]["graphs"]:
+        if name == "bare":
+            continue
+        found = [Timing(**r["graphs"][name]) for r in records]
+        cells = [f"{one.ratio:.3f} ({one.low:.3f}-{one.high:.3f})" for one in found]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
 
 
 def report(result: dict[str, Any]) -> str:
     """The .md file beside the .json."""
-    settings, facts = result["settings"], result["machine"]
+    settings, found = result["settings"], result["records"]
     return f"""# Latency: guard graph / bare backbone graph, ONNX Runtime on the CPU
 
 Median (quartiles) of {settings["rounds"]} per-round ratios; `benchmarks/latency.py` says what is compared.
-Goal for these three heads: at most {GOAL[1]} at batch 1 and {GOAL[8]} from batch 8.
 
-{describe(facts)}; load {facts["load"]} at the start
+{describe(result["machine"])}; load {result["machine"]["load"]} at the start
 
-{table(result["records"], ("A/A", *HEADS))}
+## The three kinds of head
 
-The other scores (knn: a bank of {settings["bank"]} features):
+Goal: at most {GOAL[1]} at batch 1 and {GOAL[8]} from batch 8.
 
-{table(result["records"], ("A/A", *OTHERS))}
+{table(found["kinds"])}
+
+## In int8
+
+Over the bare backbone in int8; the same goal.
+
+{table(found["int8"])}
+
+## Every score and every head
+
+{settings["first"]}, one thread; knn with a bank of {BANK:,}. `recommended` is the score of the method of that name.
+
+{turned(found["scores"])}
+
+## kNN with a bank of {LARGE:,} x 512
+
+Over the bare {BANK_BACKBONE}, one thread. Goal: at most {GOAL_BANK} from batch 8.
+
+{table(found["banks"])}
+
+## Torch
+
+The exported guard, and the module under torch.compile, over the same module in eager mode, one thread. Goal for the
+guard: at most {GOAL_TORCH} at batch 1.
+
+{table(found["torch"], "eager")}
 """
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """All tables' records."""
+    first = args.backbones[0]
+    one = argparse.Namespace(**{**vars(args), "threads": [1]})
+    found: dict[str, list[dict[str, Any]]] = {}
+    found["kinds"] = [r for backbone in args.backbones for r in of_graphs(backbone, KINDS, args)]
+    if args.quick:
+        return found
+    found["int8"] = [r for backbone in args.backbones for r in of_int8(backbone, args)]
+    found["torch"] = [r for backbone in args.backbones for r in of_torch(backbone, args)]
+    found["scores"] = list(of_graphs(first, all_scores() | all_heads(), one))
+    found["banks"] = list(of_graphs(BANK_BACKBONE, banks(), one))
+    return found
 
 
 def main() -> None:
@@ -220,7 +252,7 @@ def main() -> None:
     began, facts = time.perf_counter(), machine()
     records = measure(args)
     settings = {"rounds": args.rounds, "round_s": args.round_s, "classes": CLASSES, "bank": BANK, "opset": OPSET}
-    settings |= {"spinning": "default", "seconds": round(time.perf_counter() - began)}
+    settings |= {"spinning": "default", "first": args.backbones[0], "seconds": round(time.perf_counter() - began)}
     result = {
         "benchmark": "latency",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

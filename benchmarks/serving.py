@@ -146,7 +146,7 @@ def services(stack: ExitStack, artefact: Path, pixels: int, workers: int, thread
 
 def artefact(folder: Path, backbone: str, pixels: int) -> Path:
     """A guard with that backbone, untrained (time does not depend on the weights), calibrated on random scores."""
-    from benchmarks.latency import guard_graph
+    from benchmarks.latency_graphs import guard_graph
     from guard.artefact.files import write_onnx
     from guard.calibration.conformal import calibrate
     from guard.manifest import Manifest, Normalisation, Preprocess

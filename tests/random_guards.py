@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,13 @@ def exported(score: str, head: str) -> tuple[Guard, bytes]:
     return g, onnx_bytes(g.module, g.manifest)
 
 
-def make_guard(score_name: str, head: str) -> Guard:
+def make_guard(score_name: str, head: str, score_options: dict[str, Any] | None = None) -> Guard:
     """A small random guard with fitted state."""
     torch.manual_seed(0)
     classifier = build_classifier("wrn16_2", head, 4, in_chans=3, image_size=16).eval()
     features = torch.randn(200, classifier.num_features).abs()
     labels = torch.arange(200) % 4
-    score = create_score(score_name)
+    score = create_score(score_name, **(score_options or {}))
     normalisation = Normalisation(mean=(0.5,) * 3, std=(0.25,) * 3)
     module = GuardModule(classifier, score, normalisation)
     if "layer maps" in score.needs:
@@ -63,6 +64,7 @@ def make_guard(score_name: str, head: str) -> Guard:
         preprocess=preprocess,
         normalisation=normalisation,
         method="plain",
+        score_options=score_options or {},
         backbone="wrn16_2",
         head=head,
         score=score_name,

@@ -2,9 +2,10 @@
 
     ood_score = |z - z_(k)|^2,   z = h / |h|  (or h itself),   z_(k) the k-th nearest to z in the bank
 
-The search is exact everywhere (`guard/scores/nearest`): in the graph one matrix product and a TopK, in torch whatever
-is fastest on the machine. The distance is taken from the difference of the two vectors, so it agrees with float64 to
-float32's relative precision, but where rounding picks another of two neighbours that are equally far to about 1e-6.
+The search is exact (`guard/scores/nearest`): in the graph one matrix product and a TopK, in torch whatever is fastest
+on the machine. Banks above 100,000 rows are searched by an inverted file (`banked.py`). The distance is taken from the
+difference of the two vectors, so it agrees with float64 to float32's relative precision, but where rounding picks
+another of two neighbours that are equally far to about 1e-6.
 
 The bank holds every training feature up to `max_bank`; beyond it a uniform sample, or greedy k-centres. Query images
 must not be in the bank (a training image finds itself).
@@ -21,7 +22,8 @@ from torch import Tensor
 from ..errors import DataError
 from ..heads import LastLayer, unit
 from ..record import Record, option
-from .base import Need, Score, register_score, unfitted
+from .banked import BankScore, How, probes_option, search_option
+from .base import Need, register_score, unfitted
 from .k_centre import k_centre
 from .nearest import Nearest
 from .reservoir import Reservoir
@@ -30,7 +32,7 @@ POOL = 4  # k-centres are chosen from a uniform sample this many times as large
 
 
 @register_score
-class KNN(Score):
+class KNN(BankScore):
     """ood_score = squared distance to the k-th neighbour; on the unit sphere in [0, 4]."""
 
     name: ClassVar[str] = "knn"
@@ -38,7 +40,6 @@ class KNN(Score):
     source: ClassVar[str] = "Sun et al., ICML 2022"
     needs: ClassVar[tuple[Need, ...]] = ("features",)
     needs_fit: ClassVar[bool] = True
-    bank: Tensor
     centre: Tensor
     offsets: Tensor
 
@@ -56,6 +57,8 @@ class KNN(Score):
             "that grows with max_bank squared (5,000 of 512 numbers: 14 s on one core).",
         )
         seed: int = option(0, "Seed of that choice.")
+        search: How = search_option()
+        probes: int = probes_option()
 
         @model_validator(mode="after")
         def _bank_holds_k(self) -> Self:
@@ -99,6 +102,7 @@ class KNN(Score):
                 self.offsets = rows.square().sum(-1) / -2
             owned = rows.untyped_storage().nbytes() == rows.numel() * rows.element_size()
             self.bank = rows if owned and not rows.is_inference() else rows.clone()
+            self.index(options.k)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.bank.numel():
@@ -107,5 +111,9 @@ class KNN(Score):
             place, offsets = unit(features), None
         else:  # around the bank's centre the same distances, and less to cancel in the search
             place, offsets = features - self.centre, self.offsets
-        neighbour = self._nearest.kth(place, self.bank, offsets, self.options.k)
+        lists, k = self.lists, self.options.k
+        if lists is None:
+            neighbour = self._nearest.kth(place, self.bank, offsets, k)
+        else:
+            neighbour = self.closest(place, offsets, k, lists)[1][:, -1]
         return (place - self.bank.index_select(0, neighbour)).square().sum(-1)

@@ -20,7 +20,8 @@ from torch import Tensor
 from ..errors import DataError
 from ..heads import LastLayer, unit
 from ..record import Record, option
-from .base import Need, Score, register_score, unfitted
+from .banked import BankScore, How, probes_option, search_option
+from .base import Need, register_score, unfitted
 from .reservoir import Reservoir
 
 
@@ -37,7 +38,7 @@ def nnguide(features: Tensor, logits: Tensor, bank: Tensor, k: int) -> Tensor:
 
 
 @register_score
-class NNGuide(Score):
+class NNGuide(BankScore):
     """ood_score = - L(f) * mean of the k largest <L(f_i) z_i, z>: the energy, guided by the bank.
 
     Where the energy L of training images is negative, so are their guides: logits far below zero make the guidance
@@ -50,7 +51,6 @@ class NNGuide(Score):
     reads_length: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ("logits", "features")
     needs_fit: ClassVar[bool] = True
-    bank: Tensor
 
     class Options(Record):
         k: int = option(
@@ -65,6 +65,8 @@ class NNGuide(Score):
         )
         max_bank: int = option(50_000, "Most training images that are held while it is fitted, at least k.", ge=1)
         seed: int = option(0, "Seed of the choice of the bank.")
+        search: How = search_option()
+        probes: int = probes_option()
 
         @model_validator(mode="after")
         def _bank_holds_k(self) -> Self:
@@ -90,8 +92,13 @@ class NNGuide(Score):
         chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(self.options.seed))[:size]
         self.bank = held[chosen.to(held.device)]
         del self._reservoir
+        self.index(k)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.bank.numel():
             raise unfitted(self)
-        return nnguide(features, logits, self.bank, self.options.k)
+        lists, k = self.lists, self.options.k
+        if lists is None:
+            return nnguide(features, logits, self.bank, k)
+        place = unit(features)
+        return -logits.logsumexp(-1) * self.closest(place, None, k, lists)[0].mean(-1)

@@ -95,14 +95,18 @@ def asked_head(request: TrainRequest, method: Method, score: Score) -> str:
     return head
 
 
-ADDED = (("label_smoothing", 0.0),)  # options that came to a head later, with their defaults
+#: Options that came to heads and scores later, with their defaults.
+ADDED = (("label_smoothing", 0.0), ("search", "auto"), ("probes", 16))
 
 
 def head_options(head: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A head's options with every default in place; one that runs of before lack is left out at its default, so that
-    they resume."""
-    found = parse_options(head_class(head).Options, dict(given), f"head {head!r}").model_dump()
-    return {name: value for name, value in found.items() if (name, value) not in ADDED}
+    """A head's options with every default in place, `as_before`."""
+    return as_before(parse_options(head_class(head).Options, dict(given), f"head {head!r}").model_dump())
+
+
+def as_before(options: dict[str, Any]) -> dict[str, Any]:
+    """Without those at their default that runs of before lack, so that they resume."""
+    return {name: value for name, value in options.items() if (name, value) not in ADDED}
 
 
 def check_before_loading(request: TrainRequest, method: Method, score: Score) -> None:
@@ -153,7 +157,7 @@ def resolved(
         head=head,
         head_options=head_options(head, request.head_options),
         score=score.name,
-        score_options=score.options.model_dump(),
+        score_options=as_before(score.options.model_dump()),
         batch_size=default_batch_size(len(splits.train)) if request.batch_size is None else request.batch_size,
         seed=request.seed,
         image_size=size_of(p),
