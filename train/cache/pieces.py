@@ -13,27 +13,30 @@ from torch import Tensor
 from guard.artefact.files import write_atomic
 from guard.errors import ArtefactDamagedError
 
-from ..engine.distributed import Processes
+from ..engine.distributed import Processes, alone, processes
 from ..engine.progress import progress_bar
 
 Columns = dict[str, Tensor]
 ALONE = Processes()
 
 
-def kept_chunks(folder: Path, count: int, make: Callable[[int], Columns], title: str, us: Processes = ALONE) -> Columns:
+def kept_chunks(
+    folder: Path, count: int, make: Callable[[int], Columns], title: str, us: Processes | None = None
+) -> Columns:
     """The columns that ``make(0) .. make(count - 1)`` give, each joined along its first axis; on the CPU.
 
     Args:
         folder: whose name says all that decides the pieces; may not exist. 00000.safetensors ... are written whole.
         make: must depend on its number alone, not on what was made before.
-        us: who makes them; several call this at once, each makes its share, and all get the whole.
+        us: who makes them; several call this at once, each makes its share, and all get the whole. None: `processes`.
 
     Raises:
         ArtefactDamagedError: a kept piece cannot be read.
     """
     paths = [folder / f"{i:05d}.safetensors" for i in range(count)]
+    us = us or processes()
     share, found = us.share(list(range(count))), {}
-    with progress_bar(title, len(share)) as advance:
+    with alone(), progress_bar(title, len(share)) as advance:
         for i in share:
             if not paths[i].exists():
                 made = {name: column.detach().cpu().contiguous() for name, column in make(i).items()}

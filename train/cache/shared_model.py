@@ -23,6 +23,7 @@ from guard.data import ImageData
 from guard.errors import ArtefactDamagedError, ConfigError
 from guard.record import Record
 
+from ..engine.distributed import processes
 from . import keyed
 
 log = logging.getLogger("ood_guard")
@@ -98,13 +99,25 @@ def found_or_trained(folder: Path, what: str, find: Callable[[], Model | None], 
     """The finished model in `folder`, or the one that `train` makes there, while no other process does.
 
     Where another trains there already, this waits for it and takes what it made; where it was killed, resumes it.
+    Processes that were launched together count as one: they call this together, and train together.
     """
+    us, model = processes(), find()
+    if us.first_says(model is not None):
+        return model or _found(find, folder, what)
+    with _alone(folder, what) if us.is_first else contextlib.nullcontext():
+        model = find() if us.is_first else None  # it may be there by now
+        if us.first_says(model is not None):
+            return model or _found(find, folder, what)
+        model = train()
+        us.wait()  # for the first to write it
+    return model
+
+
+def _found(find: Callable[[], Model | None], folder: Path, what: str) -> Model:
+    """What the first of several processes has found."""
     model = find()
     if model is None:
-        with _alone(folder, what):
-            model = find()  # it may be there by now
-            if model is None:
-                model = train()
+        raise ConfigError(f"the first process finds a {what} in {folder}, and this one does not; share that folder")
     return model
 
 
@@ -127,7 +140,12 @@ def _alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def write_finished(folder: Path, name: str, model: nn.Module, card: Record) -> None:
-    """Weights first, then the card: a folder with a card is whole. The checkpoint on the way there is removed."""
+    """Weights first, then the card: a folder with a card is whole. The checkpoint on the way there is removed.
+
+    Of several processes the first writes.
+    """
+    if not processes().is_first:
+        return
     state = {key: value.detach().to("cpu").contiguous() for key, value in model.state_dict().items()}
     write_atomic(folder / f"{name}.safetensors", save(state))
     write_atomic(folder / f"{name}.json", card.model_dump_json(indent=1).encode())

@@ -21,6 +21,7 @@ from guard.errors import ArtefactDamagedError
 from guard.record import Record
 
 from ..engine.checkpoint import gather, put_back
+from ..engine.distributed import processes
 from ..engine.epochs import Epochs
 from ..engine.journal import log_epoch
 from ..engine.loader import Feed, Source
@@ -56,7 +57,8 @@ def train_kept(
 
     Args:
         network: on the context's device; its optimizers are kept with it until it is finished.
-        update: one step on a batch, with all randomness from the generator; scalars to log, by name.
+        update: one step on a batch, with all randomness from the generator; scalars to log, by name. Several processes
+            call it with equal batches, which they divide as they like (`train.engine.divided`).
         kind: what it is called in file names and progress bars.
         options: what decides its form and its learning.
         before_step: called with the share of the training that is done, in [0, 1): for a schedule of learning rates.
@@ -66,7 +68,8 @@ def train_kept(
         ArtefactDamagedError: the kept file cannot be read.
     """
     path = kept_path(context, kind, options, schedule)
-    done = _load(path, network)
+    us, done = processes(), _load(path, network)
+    us.wait()  # all have read the same
     items: Source = Feed(context.data) if source is None else source
     epochs = Epochs(kind, items, schedule.epochs, schedule.batch_size, context.seed, PREPARED_STAGE, context.device)
 
@@ -76,7 +79,9 @@ def train_kept(
     for epoch in range(done, schedule.epochs):
         network.train()
         log_epoch(kind, epoch, schedule.epochs, epochs.means(epoch, step, before_step=before_step))
-        _keep(path, network, epoch + 1, schedule)
+        if us.is_first:
+            _keep(path, network, epoch + 1, schedule)
+        us.wait()
     network.eval().requires_grad_(False)
 
 

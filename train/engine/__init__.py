@@ -11,5 +11,6 @@ mixed_labels      what cannot go with labels that are mixed
 checkpoint        what a run needs to resume, in one file
 journal, progress what is said of an epoch, to files and to people
 distributed       work that several processes share
+divided           a step that they share: rows, gradients; synced_norm: batch norm over all rows
 adaptive_batches  as many rows at once as memory takes
 """

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from .distributed import alone, processes
 from .journal import Journal, log_epoch
 from .progress import progress_bar
 from .seeds import epoch_seed
@@ -159,12 +160,14 @@ def train_in_folder(
     Args:
         config: what decides the training; a checkpoint of another is refused.
         metrics: whether each epoch's numbers go to metrics.jsonl, too.
-        after: called with each epoch's number, from 0, once it is kept.
+        after: called with each epoch's number, from 0, once it is kept; of several processes, in the first alone.
     """
+    us = processes()
     done, passes = (read_progress(folder, config) or Progress()).epoch, training.epochs
-    journal = Journal(folder if metrics else None, (0, done))
     if done:
         load_checkpoint(folder, training.modules(), training.optimizers())
+    us.wait()  # all have read the same
+    journal = Journal(folder if metrics and us.is_first else None, (0, done))
     for epoch in range(done, passes.count):
         began = time.perf_counter()
         numbers = training.epoch(epoch)
@@ -172,5 +175,8 @@ def train_in_folder(
         numbers["threads"] = torch.get_num_threads()
         log_epoch(passes.title, epoch, passes.count, numbers)
         journal.write({"epoch": epoch + 1, **numbers})
-        save_checkpoint(folder, config, Progress(0, epoch + 1), training.modules(), training.optimizers())
-        after(epoch)
+        if us.is_first:
+            save_checkpoint(folder, config, Progress(0, epoch + 1), training.modules(), training.optimizers())
+            with alone():
+                after(epoch)
+        us.wait()

@@ -1,4 +1,7 @@
-"""A stage's passes through the classifier: in its precision, with gradients where they go through what it trains."""
+"""A stage's passes through the classifier: in its precision, with gradients where they go through what it trains.
+
+Several processes divide the images of each pass between them (`divided`), and all get the outputs of all images.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier, Outputs
 from guard.heads import Head
 
+from .divided import divided
 from .precision import mixed_precision
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ class Forward:
     def __init__(self, module: GuardModule, stage: Stage, device: torch.device) -> None:
         self.module, self.stage = module, stage
         self.autocast = mixed_precision(device)
+        self._shows_map = any(regulariser.reads_map for regulariser in stage.regularisers)
 
     @property
     def head(self) -> Head:
@@ -34,23 +39,26 @@ class Forward:
         if self.stage.trains == "head":
             return self.head_outputs(*self.pooled(images))
         with self.autocast(), torch.set_grad_enabled(self.stage.trains == "classifier"):
-            outputs: Outputs = self.module.classifier(self._normalised(images))
-            return outputs
+            return divided(lambda x: self._shown(self.module.classifier(self._normalised(x))), images)
 
     @torch.no_grad()
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
         """Of uint8 images by a network like the classifier, such as its average."""
         with self.autocast():
-            outputs: Outputs = network(self._normalised(images))
-            return outputs.logits
+            logits: Tensor = divided(lambda x: network(self._normalised(x)).logits, images)
+            return logits
 
     @torch.no_grad()
-    def pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def pooled(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """What a frozen backbone gives the head: pooled features (n, P), and the map they come from."""
         backbone = self._classifier().backbone
+
+        def pooled(x: Tensor) -> tuple[Tensor, Tensor | None]:
+            feature_map = backbone.forward_map(self._normalised(x))
+            return backbone.pool(feature_map), feature_map if self._shows_map else None
+
         with self.autocast():
-            feature_map = backbone.forward_map(self._normalised(images))
-            return backbone.pool(feature_map), feature_map
+            return divided(pooled, images)
 
     @torch.no_grad()
     def head_logits(self, network: Classifier, pooled: Tensor) -> Tensor:
@@ -72,6 +80,10 @@ class Forward:
         """Features (n, D) with their logits."""
         with self.autocast():
             return Outputs(features, self.head(features), None)
+
+    def _shown(self, outputs: Outputs) -> Outputs:
+        """Without the map where no loss reads it, for it is large."""
+        return outputs if self._shows_map else outputs._replace(feature_map=None)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return self.module.normalise(images).contiguous(memory_format=torch.channels_last)

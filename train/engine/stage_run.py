@@ -24,6 +24,7 @@ from ..outliers.base import IDBatch, Learner, NoOutliers, Outliers, PrepareConte
 from ..outliers.matching import match_half
 from .averaging import Average
 from .best_epoch import BestEpoch
+from .divided import average_gradients, check_divides, parameters_of
 from .epochs import Epochs
 from .forward import Forward
 from .frozen_features import FrozenFeatures
@@ -62,6 +63,7 @@ class StageRun:
         self.regularisers: list[Regulariser] = [regulariser.to(device) for regulariser in stage.regularisers]
         self.averaged = Average(self.classifier, config.ema) if config.ema and stage.trains != "nothing" else None
         self.epochs = Epochs(stage.name, feed, stage.epochs, config.batch_size, config.seed, index, device)
+        check_divides(self.epochs.batch_size)
         self.forward = Forward(module, stage, device)
         self.augment = (
             None
@@ -230,6 +232,7 @@ class StageRun:
         for optimizer in _own(self.regularisers):
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(parameters_of([self.optimizer, *_own(self.regularisers)]))
         if self.stage.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), self.stage.clip)
         self.optimizer.step()

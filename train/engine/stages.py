@@ -16,6 +16,8 @@ from guard.graph.module import GuardModule
 from ..augmentations.given import as_tensor
 from ..outliers.base import PrepareContext
 from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
+from .distributed import processes
+from .divided import same_state
 from .journal import Journal, log_epoch
 from .mixed_labels import check_mixed_labels
 from .stage_run import StageRun
@@ -43,12 +45,14 @@ def train_stages(
     """Run all stages on `module` in place; returns the last epoch's numbers.
 
     With `ema` the averaged weights are in `module` at the end of each stage. Outliers are kept in ``out/outliers``.
+    Several processes give the same `out`, and the first of them writes to it.
     `pictures` are the user's own for PixMix; `validation` chooses the epoch of stages that learn from labels alone.
     """
     mixed_in = None if pictures is None else as_tensor(pictures)
     start = (read_progress(out, config) if out is not None and resume else None) or Progress()
     resumed = out if start.stage or start.epoch else None
-    journal = Journal(out, (start.stage, start.epoch) if resume else None)
+    us = processes()
+    journal = Journal(out if us.is_first else None, (start.stage, start.epoch) if resume else None)
     numbers: dict[str, float] = {}
     with _folder_for_outliers(out) as folder:
         context = PrepareContext(module, feed.data, folder, config.seed, device)
@@ -62,9 +66,11 @@ def train_stages(
                 journal.write({"stage": stage.name, "stage_index": index, "epoch": epoch + 1, **numbers})
                 if epoch + 1 == stage.epochs:
                     run.finish()
-                if out is not None:
+                same_state(run.modules())
+                if out is not None and us.is_first:
                     position = _after(epoch, index, stages)
                     save_checkpoint(out, config, position, learned(stages[:index]) | run.modules(), run.optimizers())
+                us.wait()  # no one goes on to what would be lost
             start, resumed = Progress(index + 1, 0), None
     _hand_over(stages, module)
     return numbers
@@ -117,6 +123,7 @@ def _begun(
         load_checkpoint(resumed, {"classifier": module.classifier, **learned(stages[:index])}, {})
     run = StageRun(module, stages[index], index, feed, config, context.device, pictures, validation)
     run.prepare(context)
+    same_state(run.modules())
     if resumed is not None and done:  # after `prepare`, which may build what has a state here
         load_checkpoint(resumed, run.modules(), run.optimizers())
     return run

@@ -20,6 +20,7 @@ from statistics import median
 import torch
 
 from guard.cores import available_cores
+from guard.launched import process_count
 
 log = logging.getLogger("ood_guard")
 
@@ -135,11 +136,12 @@ def paced(threads: int | None, device: torch.device) -> Iterator[None]:
     """Train within it; torch has its own thread count again afterwards.
 
     Args:
-        threads: a fixed count; None: one or all, as the clock says. All are torch's own, where the cores suffice.
+        threads: a fixed count; None: one or all, as the clock says. All are torch's own, where the cores suffice, and
+            what each of several processes uses.
     """
     before = torch.get_num_threads()
     most = min(before, available_cores())
-    chooses = threads is None and device.type == "cpu"
+    chooses = threads is None and device.type == "cpu" and process_count() == 1  # each would find another count
     _paces.append(Pace(most, set_threads=torch.set_num_threads) if chooses else None)
     if not chooses:
         torch.set_num_threads(threads or most)

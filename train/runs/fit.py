@@ -36,6 +36,7 @@ from ..classifiers.checks.sample import LOOKED_AT, sample
 from ..classifiers.checks.steady import check_steady
 from ..classifiers.imagenet import class_order_by_synset
 from ..classifiers.input import example_batch, normalised
+from ..engine.distributed import first_speaks, processes
 from ..engine.threads import paced
 from ..features.extract import fit_score, hook_features
 from .assemble import Made, assembled, run_folder
@@ -48,8 +49,11 @@ log = logging.getLogger("ood_guard")
 
 def fit(request: FitRequest) -> Guard:
     """See `guard.fit`."""
+    us = processes()  # before the device is used: a launcher gives each process its own
     device = resolve_device(request.device)
-    with paced(request.threads, device):
+    with us.main_process_first(), paced(request.threads, device), first_speaks():
+        if request.out is not None and not us.is_first:  # fitting is not divided: the others read what one has written
+            return Guard.from_pretrained(request.out, device=str(device))
         return _fitted(request, device)
 
 

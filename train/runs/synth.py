@@ -21,7 +21,7 @@ from guard.scores import create_score
 
 from ..classifiers.fresh import build_classifier
 from ..classifiers.input import data_normalisation
-from ..engine.distributed import Processes, processes
+from ..engine.distributed import Processes, first_speaks, processes
 from ..engine.threads import paced
 from ..outliers import matching
 from ..outliers.audit.audit import audited
@@ -36,7 +36,7 @@ def synth(request: SynthRequest) -> Store:
     """See `guard.synth`."""
     us = processes()  # before the device is used, for each has its own
     device = resolve_device(request.device)
-    with paced(request.threads, device):
+    with paced(request.threads, device), first_speaks():
         return _made(request, us, device)
 
 

@@ -26,7 +26,7 @@ from ..augmentations.given import mixing_set
 from ..classifiers.fresh import fresh_classifier
 from ..classifiers.input import example_batch
 from ..classifiers.rebuild import misfit
-from ..engine.distributed import processes
+from ..engine.distributed import Processes, first_speaks, processes
 from ..engine.loader import Feed
 from ..engine.precision import check_precision, computing_in
 from ..engine.stages import train_stages
@@ -49,13 +49,15 @@ WRITTEN_COPIES = (
 
 def train(request: TrainRequest) -> Guard:
     """See `guard.train`."""
-    processes()  # before the device is used: a launcher gives each process its own
+    us = processes()  # before the device is used: a launcher gives each process its own
+    if us.world > 1 and request.out is None:
+        raise ConfigError(f"{us.world} processes train one guard in a folder that all of them see; name it with out=")
     device = resolve_device(request.device)
-    with computing_in(request.precision), paced(request.threads, device):
-        return _trained(request, device)
+    with computing_in(request.precision), paced(request.threads, device), first_speaks():
+        return _trained(request, us, device)
 
 
-def _trained(request: TrainRequest, device: torch.device) -> Guard:
+def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guard:
     method = asked_method(request)
     score = asked_score(request, method)
     say(named_score(request, method))
@@ -92,9 +94,6 @@ def _trained(request: TrainRequest, device: torch.device) -> Guard:
         pictures=pictures,
         validation=validation,
     )
-    _finish_score(module, splits.train)
-    for regulariser in (r for stage in stages for r in stage.regularisers):
-        regulariser.examine(module, splits.calibration)
     made = Made(
         name=printable(out.resolve().name) if out else f"{method.name}-{config.backbone}",
         normalisation=normalisation,
@@ -105,7 +104,13 @@ def _trained(request: TrainRequest, device: torch.device) -> Guard:
         head_options=config.head_options,
         seed=config.seed,
     )
-    return assembled(module, splits, made, request, device=device, out=out, ood_val=ood_val)
+    with us.main_process_first():  # score, threshold and metrics once, by one process; the others read what it wrote
+        if out is not None and not us.is_first:
+            return Guard.from_pretrained(out, device=str(device))
+        _finish_score(module, splits.train)
+        for regulariser in (r for stage in stages for r in stage.regularisers):
+            regulariser.examine(module, splits.calibration)
+        return assembled(module, splits, made, request, device=device, out=out, ood_val=ood_val)
 
 
 def _parts(

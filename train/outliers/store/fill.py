@@ -24,7 +24,7 @@ from guard.requests import check_seed
 
 from ...cache.keyed import weights_digest
 from ...cache.shared_model import SharedOptions
-from ...engine.distributed import processes
+from ...engine.distributed import alone, processes
 from ...engine.loader import Feed
 from ...engine.progress import progress_bar
 from .. import matching
@@ -87,7 +87,8 @@ def fill(
             card = _with_model(folder, card, synthesiser)
             if us.is_first:
                 write_card(folder, card)
-        _make(folder, card, us.share(missing_shards(folder, card)), synthesiser, context)
+        with alone():
+            _make(folder, card, us.share(missing_shards(folder, card)), synthesiser, context)
     us.wait()
     return Store(folder, card)
 
