@@ -32,6 +32,7 @@ from .cache.keyed import kept_path
 from .cache.trained_network import Schedule
 from .classifiers.fresh import fresh_classifier
 from .classifiers.input import example_batch
+from .engine.divided import divided
 from .engine.loader import Feed
 from .engine.precision import mixed_precision
 from .engine.seeds import seeded
@@ -106,7 +107,7 @@ class Teacher:
     def outputs(self, images: Tensor) -> Outputs:
         """Features (N, width) and logits (N, C), float32, of uint8 images (N, H, W, channels)."""
         with self._autocast():
-            outputs = self.module.outputs(images)
+            outputs = divided(lambda rows: self.module.outputs(rows)._replace(feature_map=None), images)
         return Outputs(outputs.features.float(), outputs.logits.float(), None)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from guard.record import Record, option, part
 
 from ..cache.trained_network import Schedule, train_kept
+from ..engine.divided import average_gradients, divided
 from ..engine.epochs import epochs_showing
 from ..engine.seeds import seeded
 from ..outliers.base import IDBatch, Learner, PrepareContext
@@ -87,13 +88,14 @@ class CVAE(Learner):
 
     def update(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """One step on images (N, channels, H, W) in [0, 1] with labels (N,); the two terms before it."""
-        mean, log_variance = self.encode(images)
+        mean, log_variance = divided(self.encode, images)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        decoded = self(mean + (0.5 * log_variance).exp() * noise, self.embedding(labels))
+        decoded = divided(self, mean + (0.5 * log_variance).exp() * noise, self.embedding(labels))
         losses = cvae_loss(images, decoded, mean, log_variance)
         optimizer = self.optimizers()["cvae"]
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
+        average_gradients(self.parameters())
         optimizer.step()
         return losses
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from guard.record import Record, option, part
 
 from ..cache.trained_network import Schedule, train_kept
+from ..engine.divided import average_gradients, divided
 from ..engine.epochs import epochs_showing
 from ..engine.seeds import seeded
 from ..outliers.base import IDBatch, Learner, PrepareContext
@@ -140,10 +141,11 @@ class DCGAN(Learner):
         """
         self.train()
         optimizers = self.optimizers()
-        made = self.generator(self.generator.latents(len(real), generator))
-        loss_d = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(made.detach())).mean()
+        made = divided(self.generator, self.generator.latents(len(real), generator))
+        logits_real, logits_made = (divided(self.discriminator, x) for x in (real, made.detach()))
+        loss_d = F.softplus(-logits_real).mean() + F.softplus(logits_made).mean()
         descend(optimizers["discriminator"], self.discriminator, loss_d)
-        logits = self.discriminator(made)
+        logits = divided(self.discriminator, made)
         loss_g = -F.softplus(logits).mean() if self.saturating else F.softplus(-logits).mean()
         losses = {"gan_d": loss_d.detach(), "gan_g": loss_g.detach()}
         if penalty is not None:
@@ -159,6 +161,7 @@ def descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) -> 
     parameters = list(part.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
+    average_gradients(parameters)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from guard.record import Record, option
 
 from ..cache.held import Held
+from ..engine.distributed import Processes
 from ..generators.convolutions import to_pixels
 from ..generators.cvae import CVAE, CVAEOptions, trained_cvae
 from ..losses.base import Regulariser
@@ -72,6 +73,9 @@ class ClassMixed(ImageSynthesiser):
 
     def prepare(self, context: PrepareContext) -> None:
         self._cvae.put(trained_cvae(context, self.options.cvae))
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        self.prepare(context)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:

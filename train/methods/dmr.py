@@ -32,6 +32,7 @@ from guard.record import Record, option
 
 from ..cache.held import Held
 from ..cache.keyed import model_identity
+from ..engine.distributed import Processes
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
 from ..generators.latent_pair.arithmetic import classes_to_mix, drawn_moments, encoded_moments, marginal, mixed
 from ..generators.latent_pair.reconstructions import Reconstructions
@@ -148,6 +149,9 @@ class LatentArithmetic(ImageSynthesiser):
             moments = drawn_moments(drawn, self.num_classes, context.device)
         self.means = moments.classes
         self.origin = torch.zeros_like(moments.origin) if o.own_origin else moments.origin
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        self.prepare(context)
 
     def _sampling(self) -> SamplingPair:
         if not isinstance(self.pair, SamplingPair):

@@ -126,9 +126,10 @@ class FodFoMImages(DecodedEmbeddings):
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         o: FodFoMImageOptions = self.options
         if o.captioner is not None:
-            with us.main_process_first():
-                diffusion = make_diffusion(context, o.diffusion)
+            diffusion = make_diffusion(context, o.diffusion)
             caption_features(beside_model(context, o.diffusion), diffusion, o.diffusion, o.captioner, us)
+        else:
+            super().prepare_together(context, us)
 
     def find(self, context: PrepareContext, anchors: Tensor) -> Embeddings:
         o: FodFoMImageOptions = self.options

@@ -23,6 +23,8 @@ from guard.graph.module import GuardModule
 from guard.record import Record, option
 
 from ..cache.held import Held
+from ..engine.distributed import Processes
+from ..engine.divided import divided
 from ..engine.modes import evaluating
 from ..engine.precision import mixed_precision
 from ..generators.convolutions import to_signal
@@ -51,6 +53,9 @@ class PretrainedGAN(ImageSynthesiser):
 
     def prepare(self, context: PrepareContext) -> None:
         self._generator.put(trained_generator(context, self.options.gan))
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        self.prepare(context)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         trained = self._generator.get()
@@ -103,7 +108,7 @@ def divergence(module: GuardModule, images: Tensor) -> Tensor:
     """Mean KL(U || softmax f(x)) >= 0 of images (N, channels, H, W) in [0, 1], with gradients to the images."""
     x = module.normalise(255 * images.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
     with mixed_precision(x.device)():
-        logits = module.classifier(x).logits
+        logits = divided(lambda rows: module.classifier(rows).logits, x)
     return uniform_target_loss(logits.float()) - math.log(logits.shape[-1])
 
 

@@ -28,6 +28,7 @@ from guard.heads import unit
 from guard.record import option
 
 from ..cache.held import Held
+from ..engine.distributed import Processes
 from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ..generators.diffusion.base import STABLE
 from ..losses.uniform_target import Divergence, UniformTargetLoss
@@ -126,6 +127,9 @@ class LabelMixupImages(ImageSynthesiser):
         model = self._model.put(make_diffusion(context, self.options.diffusion))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
         check_via(self.options.resize_via, model.own_size, self._size)
+
+    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
+        self.prepare(context)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:

@@ -161,10 +161,10 @@ class NCISImages(ImageSynthesiser):
 
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         o: NCISImageOptions = self.options
-        if o.embedding == "encoder":  # `prepare` trains it, in the first process
+        if o.embedding == "encoder":
+            self.prepare(context)
             return
-        with us.main_process_first():
-            diffusion = make_diffusion(context, o.diffusion)
+        diffusion = make_diffusion(context, o.diffusion)
         tuning, shared = told_to_tune(diffusion, context, o), beside_model(context, o.diffusion)
         embed_images(tuning, shared, o.embed, o.diffusion, us)
 

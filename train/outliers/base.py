@@ -226,7 +226,8 @@ class ImageSynthesiser(Synthesiser):
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         """Called before `prepare` by all of several processes at once (`Processes`), to divide what takes long.
 
-        `prepare` is then called by the first alone, and by the others after it.
+        `prepare` is then called by the first alone, and by the others after it. Synthesisers whose `prepare` is made
+        of parts that divide themselves (`train.cache`, `train.engine.divided`) call it here.
         """
 
     def copies(self, context: PrepareContext) -> int:

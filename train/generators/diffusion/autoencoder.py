@@ -20,6 +20,7 @@ from guard.data import ImageData
 from guard.record import Record
 
 from ...cache.trained_network import Schedule, train_kept
+from ...engine.divided import average_gradients, divided
 from ...engine.loader import Feed
 from ...engine.precision import mixed_precision
 from ...engine.seeds import seeded
@@ -65,6 +66,7 @@ class Autoencoder(Learner):
             norm_num_groups=GROUPS,
         )
         self.net = net.to(memory_format=torch.channels_last)
+        self.shrinks = 2**card.halvings
         self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
         self.register_buffer("std", torch.ones(1, CHANNELS, 1, 1))
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -86,12 +88,19 @@ class Autoencoder(Learner):
 
     def loss(self, signal: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The two terms."""
+        n, _, height, width = signal.shape
+        shape = (n, CHANNELS, height // self.shrinks, width // self.shrinks)
+        noise = torch.randn(shape, generator=generator, device=signal.device)
+        pixels, divergence = divided(self._errors, signal, noise)
+        return {"pixels": pixels.mean(), "kl": KL_WEIGHT * divergence.mean()}
+
+    def _errors(self, signal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of each image, (N,), with latents drawn by `noise` (N, 4, h, w)."""
         posterior = self.net.encode(signal).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         decoded = self.net.decode(mean + std * noise, return_dict=False)[0].float()
-        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum() / signal.numel()
-        return {"pixels": F.l1_loss(decoded, signal), "kl": KL_WEIGHT * divergence}
+        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1) / signal[0].numel()
+        return (decoded - signal).abs().flatten(1).mean(1), divergence
 
     @torch.no_grad()
     def measure(self, signals: Iterable[Tensor]) -> None:
@@ -122,6 +131,7 @@ def trained_autoencoder(
         optimizer = autoencoder.optimizers()["autoencoder"]
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
+        average_gradients(autoencoder.parameters())
         nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
         optimizer.step()
         return terms

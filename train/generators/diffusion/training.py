@@ -34,6 +34,8 @@ from ...cache.shared_model import (
 )
 from ...engine.averaging import Average
 from ...engine.checkpoint import read_progress
+from ...engine.distributed import processes
+from ...engine.divided import average_gradients, divided
 from ...engine.epochs import Epochs, epochs_showing, train_in_folder
 from ...engine.loader import Feed
 from ...engine.schedule import set_lr
@@ -182,8 +184,9 @@ class Training:
         train_in_folder(self.folder, self.card, self, metrics=True, after=self._show)
         self.network.load_state_dict(self.averaged.shadow.state_dict())
         write_finished(self.folder, "diffusion", self.model, self.card)
-        for path in self.folder.glob("autoencoder-*.safetensors"):
-            path.unlink()
+        if processes().is_first:
+            for path in self.folder.glob("autoencoder-*.safetensors"):
+                path.unlink()
         return self.model
 
     def _show(self, epoch: int) -> None:
@@ -215,9 +218,10 @@ class Training:
         unconditional = torch.rand(n, 1, generator=generator, device=self.device) < NO_CLASS
         with self.autocast():
             e = torch.where(unconditional, self.network.null, self.network.condition(batch.labels))
-            loss = self.network.loss(z, e, times, noise).mean()
+            loss = divided(self.network.loss, z, e, times, noise).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.network.parameters())
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         self.optimizer.step()
         self.averaged.update(self.network, step)

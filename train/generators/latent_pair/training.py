@@ -30,6 +30,8 @@ from ...cache.shared_model import (
     write_finished,
 )
 from ...engine.averaging import Average
+from ...engine.distributed import alone
+from ...engine.divided import average_gradients, divided, parameters_of
 from ...engine.epochs import Epochs, train_in_folder
 from ...engine.loader import Feed
 from ...engine.precision import mixed_precision
@@ -186,12 +188,12 @@ class PairTraining:
         real, labels = self.pair.to_signal(batch.images), batch.labels
         joined = self.options.adversarial > 0 and step >= ADVERSARIAL_FROM * self.epochs.count * self.epochs.steps
         with self.autocast():
-            w = self.pair.encoder(real)
+            w = divided(self.pair.encoder, real)
             if joined:
                 labels = torch.cat([labels, labels[: max(2, len(real) // 4)]])
                 z = torch.randn(len(labels) - len(real), self.pair.latent, generator=generator, device=self.device)
                 w = torch.cat([w, self.pair.broadcast(self.pair.mapping(z, labels[len(real) :]))])
-            made = self.pair.synthesis(w).float()
+            made = divided(self.pair.synthesis, w).float()
         terms = {"pixels": (made[: len(real)] - real).abs().mean()}
         loss = terms["pixels"]
         if joined:
@@ -223,7 +225,8 @@ class PairTraining:
         penalised = loss
         if step % R1_EVERY == 0:  # in float32: it differentiates a gradient
             x = real.detach().requires_grad_()
-            penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.discriminator(x, own)[0], x)
+            with alone():  # and what several processes gather can be differentiated once
+                penalised = loss + R1_WEIGHT * R1_EVERY * r1_penalty(self.discriminator(x, own)[0], x)
         _update(self.discriminator_optimizer, penalised)
         return loss
 
@@ -263,5 +266,7 @@ def equalised(module: nn.Module) -> list[dict[str, Any]]:
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP)
+    parameters = parameters_of([optimizer])
+    average_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, CLIP)
     optimizer.step()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...engine.divided import divided
 from .style import START, widths
 
 
@@ -74,7 +75,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (N,) and the trunk's maps, which a perceptual loss compares."""
-        maps = self.trunk(x)
+        maps = list(divided(lambda rows: tuple(self.trunk(rows)), x))  # the spread is that of the whole batch
         top = F.leaky_relu(maps[-1], 0.2).flatten(1)
         h = F.leaky_relu(self.hidden(torch.cat([top, spread(top)], 1)), 0.2)
         by_class = (h * self.classes(labels)).sum(-1) / math.sqrt(h.shape[1])

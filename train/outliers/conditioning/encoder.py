@@ -33,6 +33,7 @@ from ...backbones import automatic_backbone, check_backbone, create_backbone
 from ...cache.keyed import content_digest, kept_path
 from ...cache.trained_network import Schedule, train_kept
 from ...engine.augment import augment, usual_shift
+from ...engine.divided import average_gradients, divided
 from ...engine.epochs import epochs_showing
 from ...engine.loader import Feed
 from ...engine.precision import mixed_precision
@@ -148,11 +149,12 @@ class AnchoredEncoder(Learner):
 
     def update(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step on uint8 images (N, H, W, channels) of classes (N,); the loss before it."""
-        logits = self.logits(self(images))
+        logits = self.logits(divided(self, images))
         loss = F.cross_entropy(logits, labels)
         optimizer = self.optimizers()["encoder"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.parameters())
         torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP)
         optimizer.step()
         accuracy = (logits.argmax(-1) == labels).float().mean()

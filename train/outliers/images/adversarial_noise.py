@@ -18,6 +18,7 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.record import option
 
+from ...engine.divided import divided
 from ...engine.modes import evaluating
 from ...engine.precision import mixed_precision
 from ...losses.max_confidence import log_confidence
@@ -40,9 +41,10 @@ def worst_nearby(module: GuardModule, noise: Tensor, epsilon: float, steps: int,
     low, high = (centre - epsilon).clamp_min(0), (centre + epsilon).clamp_max(255)
     reach = epsilon * torch.rand(len(noise), 1, 1, 1, generator=generator, device=noise.device)
     offset = torch.rand(centre.shape, generator=generator, device=noise.device) * 2 - 1
-    now = (centre + reach * offset).clamp(low, high)
-    best, best_value = now, centre.new_full((len(noise),), -torch.inf)
-    with evaluating(module), torch.enable_grad():
+    first = (centre + reach * offset).clamp(low, high)
+
+    def climbed(now: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        best, best_value = now, now.new_full((len(now),), -torch.inf)
         for step in range(steps + 1):
             now.requires_grad_()
             x = module.normalise(now).contiguous(memory_format=torch.channels_last)
@@ -55,6 +57,10 @@ def worst_nearby(module: GuardModule, noise: Tensor, epsilon: float, steps: int,
             if step < steps:
                 (gradient,) = torch.autograd.grad(value.sum(), now)  # of the image alone: parameters get none
                 now = (now.detach() + epsilon / steps * gradient.sign()).clamp(low, high)
+        return best
+
+    with evaluating(module), torch.enable_grad():
+        best = divided(climbed, first, low, high)
     return best.round().clamp(low.ceil(), high.floor()).to(torch.uint8)  # rounding must not leave the ball
 
 

@@ -22,6 +22,7 @@ from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.record import Record, option
 
+from ...engine.divided import divided
 from ...engine.modes import evaluating
 from ...engine.precision import mixed_precision
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
@@ -36,12 +37,15 @@ def true_logit_gradient(module: GuardModule, images: Tensor, labels: Tensor) -> 
     the network changes.
     """
     precision = mixed_precision(images.device)
-    with evaluating(module), torch.enable_grad():
+
+    def gradient(images: Tensor, labels: Tensor) -> Tensor:
         x = module.normalise(images).contiguous(memory_format=torch.channels_last).requires_grad_()
         with precision():
             logits = module.classifier(x).logits
-        (gradient,) = torch.autograd.grad(logits.float().gather(1, labels[:, None]).sum(), x)
-    return gradient.float()
+        return torch.autograd.grad(logits.float().gather(1, labels[:, None]).sum(), x)[0]
+
+    with evaluating(module), torch.enable_grad():
+        return divided(gradient, images, labels).float()
 
 
 def shuffle_salient(images: Tensor, gradient: Tensor, count: int, generator: torch.Generator) -> Tensor:
