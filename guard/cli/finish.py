@@ -6,11 +6,14 @@ from pathlib import Path
 
 from .. import api
 from ..detector import Guard
+from ..launched import is_first_process
 from . import output, runs
 
 
 def finish(g: Guard, folder: Path, *, export: bool, json: bool) -> None:
-    """Export where the score can be, mark as the latest run, and say what was made."""
+    """Export where the score can be, mark as the latest run, and say what was made; of several processes the first."""
+    if not is_first_process():
+        return
     from ..scores import get_score
 
     score = get_score(g.manifest.score)

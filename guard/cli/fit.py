@@ -65,7 +65,7 @@ def fit(
     if formerly:
         raise ConfigError(f"guard fit takes options of the score as --score-set {formerly[0]}, not --set")
     model = classifier(asked.model, checkpoint, in_chans=asked.in_chans, image_size=asked.image_size)
-    folder = asked.out or runs.new_run_folder(f"fit-{asked.score}" if asked.score else "fit")
+    folder = runs.run_folder(asked.out, f"fit-{asked.score}" if asked.score else "fit")
     with runs.removed_if_unused(folder):
         g = call(api.fit, asked, model=model, out=folder)
     finish(g, folder, export=not no_export, json=json)

@@ -8,8 +8,22 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from ..errors import ConfigError
+from ..launched import process_count
+
 RUNS = Path("runs")
 LATEST = "latest"
+
+
+def run_folder(out: Path | None, what: str) -> Path:
+    """The folder that the user names, or a new one.
+
+    Raises:
+        ConfigError: several processes were launched, each of which would name another.
+    """
+    if out is None and process_count() > 1:
+        raise ConfigError(f"{process_count()} processes write one folder, which all of them see; name it with --out")
+    return out or new_run_folder(what)
 
 
 def new_run_folder(what: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import api
+from ..launched import is_first_process
 from ..requests import SynthRequest
 from . import output
 from .flags import DATA, INPUT, SPLIT, Debug, Flag, Json, call, from_request, settings_flag
@@ -25,6 +26,8 @@ from .flags import DATA, INPUT, SPLIT, Debug, Flag, Json, call, from_request, se
 def synth(asked: SynthRequest, json: Json = False, debug: Debug = False) -> None:
     """Make outlier images from in-distribution ones: a folder that --outliers of guard train takes."""
     store = call(api.synth, asked)
+    if not is_first_process():
+        return
     if json:
         output.print_json({"store": str(store.folder), "gallery": store.gallery, **store.card.model_dump(mode="json")})
     else:

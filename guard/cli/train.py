@@ -70,7 +70,7 @@ def train(
         raise ConfigError("--resume needs --out, the run folder to continue in")
     if weights is not None:
         asked = asked.model_copy(update={"pretrained": weights})
-    folder = asked.out or runs.new_run_folder(asked.method)
+    folder = runs.run_folder(asked.out, asked.method)
     with runs.removed_if_unused(folder):
         g = call(api.train, asked, out=folder)
     finish(g, folder, export=not no_export, json=json)
