@@ -5,6 +5,7 @@ CONTRIBUTING.md            contributing.md
 CHANGELOG.md               changelog.md
 SECURITY.md                security.md
 benchmarks/README.md       results/index.md
+benchmarks/notes.md        results/notes.md
 benchmarks/results/X.md    results/X.md
 
 A link is written as it works in the repository, and here turned to where its target is on the site. A link to a file
@@ -27,6 +28,7 @@ NAMED = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "results/index.md",
+    "benchmarks/notes.md": "results/notes.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|(!\[[^\]]*\])\(([^)\s]+)\)")
 OUTSIDE = re.compile(r"[a-z]+:|#")
