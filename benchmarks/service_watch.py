@@ -47,7 +47,7 @@ def good_requests(path: Path) -> tuple[list[bytes], list[Callable[[bytes], bool]
     from benchmarks.serving import encoded
     from guard.artefact.load import load
 
-    g = load(path, device="cpu", threads=1, spinning=False)
+    g = load(path, device="cpu", threads=1, tuned_for="throughput")
     images = [encoded(32, seed) for seed in range(16)]
     verdicts = g.predict(images, batch_size=1)
     return [post("/predict", image, "image/png") for image in images], [_rightly(verdict) for verdict in verdicts]

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from guard.artefact.files import engine_manifest_path, graph_bytes, read_onnx, write_onnx, write_pair
+from guard.artefact.files import (
+    engine_manifest_path,
+    engine_source_path,
+    graph_bytes,
+    read_onnx,
+    write_onnx,
+    write_pair,
+)
 from guard.artefact.load import load, opened
 from guard.artefact.places import writable_file
 from guard.data import load as load_images
@@ -18,6 +25,7 @@ from guard.errors import ConfigError
 from guard.export_requests import ExportRequest
 from guard.exported import Exemplars, Parity
 from guard.manifest import Manifest
+from guard.record import changed
 
 from .exemplars import chosen
 from .optional_inputs import recalibrated
@@ -30,6 +38,8 @@ log = logging.getLogger("ood_guard")
 def export(request: ExportRequest) -> Path:
     """`guard.export`."""
     path = request.path
+    if given := changed(request, ("min_batch", "opt_batch") if path.suffix != ".engine" else ()):
+        raise ConfigError(f"{given[0]}= is an engine's, and {path.name!r} is none; drop it, or end the path in .engine")
     if request.format == "triton":
         return _export_triton(request)
     _check_suffix(request)
@@ -141,23 +151,38 @@ def _flips(images: int, request: ExportRequest) -> int:
 
 
 def _export_engine(source: Guard, request: ExportRequest) -> Path:
+    """The engine with its manifest, and the ONNX file that it was built of."""
     from .to_tensorrt import build_engine
 
+    path = request.path
+    least, tuned, most = _batches(request)
     graph, manifest = _in_precision(source, _graph(source, request), request)
-    engine, facts = build_engine(graph, manifest, max_batch=request.max_batch)
-    manifest = manifest.model_copy(update={"engine": facts, "parity": None})
     with TemporaryDirectory() as folder:
-        draft = Path(folder) / "guard.engine"
-        write_pair(draft, engine_manifest_path(draft), engine, manifest)
+        draft, timings = Path(folder) / "guard.engine", path.with_name(path.name + ".timing")
+        engine, facts = build_engine(
+            graph, manifest, min_batch=least, opt_batch=tuned, max_batch=most, timing_cache=timings
+        )
+        built = manifest.model_copy(update={"engine": facts, "parity": None})
+        write_pair(draft, engine_manifest_path(draft), engine, built)
         parity = _engine_parity(source, draft, request)
-    path, manifest = request.path, manifest.model_copy(update={"parity": parity})
-    write_pair(path, engine_manifest_path(path), engine, manifest)
+    write_onnx(engine_source_path(path), graph, manifest.model_copy(update={"parity": None}))
+    write_pair(path, engine_manifest_path(path), engine, built.model_copy(update={"parity": parity}))
     return path
+
+
+def _batches(request: ExportRequest) -> tuple[int, int, int]:
+    """The engine's smallest, tuned and largest batch."""
+    from .to_tensorrt import check_batches
+
+    least, most = request.min_batch, request.max_batch
+    tuned = request.opt_batch if request.opt_batch is not None else min(max(8, least), most)
+    check_batches(least, tuned, most)
+    return least, tuned, most
 
 
 def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity | None:
     """Measured where there is a GPU to run the engine on; elsewhere None, which is logged."""
-    from guard.runtimes.tensorrt_engine import cuda_available
+    from guard.runtimes.gpu import cuda_available
 
     if not cuda_available():
         log.warning("no GPU here: the engine was built but not run; run guard.verify on the machine that will serve it")

@@ -72,7 +72,8 @@ class ParityReport(Record):
 
 def verify(request: VerifyRequest) -> ParityReport:
     """`guard.verify`."""
-    exported, source = _opened(request.path, request), opened(request.against)
+    exported = _opened(request.path, request)
+    source = opened(request.against, device=request.against_device, runtime=request.against_runtime)
     if source.class_names != exported.class_names:
         raise ConfigError(
             f"the two guards know different classes: {', '.join(source.class_names[:5])} ... and "
@@ -93,7 +94,7 @@ def _opened(what: Any, request: VerifyRequest) -> Guard:
         from guard.client.served import served
 
         return served(Client(what, request.token))
-    return opened(what, runtime=request.runtime)
+    return opened(what, device=request.device, runtime=request.runtime)
 
 
 def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:

@@ -7,7 +7,9 @@ Networks are strongly typed: precision comes from the graph.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,9 @@ import onnx
 from guard.errors import ConfigError, ExportError, MissingExtraError
 from guard.exported import Engine
 from guard.manifest import Manifest
+from guard.runtimes.gpu import Gpu, cuda_available, this_gpu
+
+from .timings import Timings
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
@@ -31,48 +36,83 @@ def installed_flavour() -> ModuleType:
 
 
 def build_engine(
-    graph: bytes, manifest: Manifest, *, max_batch: int = 256, opt_batch: int = 8, trt: ModuleType | None = None
+    graph: bytes,
+    manifest: Manifest,
+    *,
+    max_batch: int = 256,
+    min_batch: int = 1,
+    opt_batch: int = 8,
+    timing_cache: Path | None = None,
+    trt: ModuleType | None = None,
 ) -> tuple[bytes, Engine]:
     """Parse and build.
 
     Args:
         graph: a serialised guard graph (`export.to_onnx.onnx_bytes`).
-        max_batch: largest N the engine will take; the smallest is 1.
-        opt_batch: the N it is tuned for.
+        max_batch, min_batch: largest and smallest N the engine will take.
+        opt_batch: the N it is tuned for; at most `max_batch` is taken.
+        timing_cache: file with what earlier builds timed, written anew; tensorrt_rtx times nothing at a build.
 
     Returns:
         The engine's bytes, and the facts that decide where it runs.
 
     Raises:
+        ConfigError: batches that are not in ascending order.
         ExportError: TensorRT refuses the graph; the message holds its first complaint.
     """
-    if max_batch < 1:
-        raise ConfigError(f"max_batch must be at least 1, got {max_batch}")
+    opt_batch = min(opt_batch, max_batch)
+    check_batches(min_batch, opt_batch, max_batch)
     trt = trt or installed_flavour()
     logger = _collector(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(required_inputs(graph)):
         raise ExportError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
     config = builder.create_builder_config()
-    capabilities = _target(trt, config)
+    if hasattr(trt.BuilderFlag, "TF32"):  # float32 means float32: TF32 moves scores across the threshold
+        config.clear_flag(trt.BuilderFlag.TF32)
+    gpu = this_gpu() if cuda_available() else None
+    capabilities = _target(trt, config, gpu)
+    timings = Timings(trt, config, timing_cache) if timing_cache is not None else None
     p = manifest.preprocess
     profile = builder.create_optimization_profile()
-    shapes = [(n, p.height, p.width, p.channels) for n in (1, min(opt_batch, max_batch), max_batch)]
-    profile.set_shape("images", *shapes)
+    profile.set_shape("images", *((n, p.height, p.width, p.channels) for n in (min_batch, opt_batch, max_batch)))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ExportError(f"{trt.__name__} cannot build this graph: {'; '.join(logger.errors[:2]) or 'no reason'}")
+    if timings is not None:
+        timings.keep()
     facts = Engine(
         flavour=trt.__name__,
         version=trt.__version__,
         compute_capabilities=tuple(capabilities),
         precision=manifest.precision,
         max_batch=max_batch,
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        gpu="" if gpu is None else gpu.name,
+        onnx_sha256=hashlib.sha256(graph).hexdigest(),
     )
     return bytes(engine), facts
+
+
+def check_batches(min_batch: int, opt_batch: int, max_batch: int) -> None:
+    """Raises: ConfigError: 1 <= min_batch <= opt_batch <= max_batch does not hold."""
+    if max_batch < 1:
+        raise ConfigError(f"max_batch must be at least 1, got {max_batch}")
+    if not 1 <= min_batch <= opt_batch <= max_batch:
+        raise ConfigError(
+            f"an engine needs 1 <= min_batch <= opt_batch <= max_batch, got {min_batch}, {opt_batch} and {max_batch}; "
+            "raise max_batch, or lower the others"
+        )
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    """The flag of TensorRT 10; from 11 on every network is, and it may be gone."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def required_inputs(graph: bytes) -> bytes:
@@ -87,16 +127,14 @@ def required_inputs(graph: bytes) -> bytes:
     return stripped
 
 
-def _target(trt: ModuleType, config: Any) -> list[str]:
+def _target(trt: ModuleType, config: Any, gpu: Gpu | None) -> list[str]:
     """Compute capabilities to build for: this machine's GPU, or all that tensorrt_rtx can build without one."""
     if not hasattr(trt, "ComputeCapability"):
-        return ["current"]
-    from guard.runtimes.tensorrt_engine import cuda_available
-
-    if cuda_available():
+        return ["current" if gpu is None else gpu.capability]
+    if gpu is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-        return ["CURRENT"]
+        return [gpu.capability]
     # Turing (SM75) compiles no float32 matrix product, so a float32 graph is built for Ampere and later
     members = trt.ComputeCapability.__members__.items()
     listed = [(name, capability) for name, capability in members if name.startswith("SM") and name != "SM75"]

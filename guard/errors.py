@@ -19,6 +19,7 @@
     │   ├── ServiceOverloadedError      it said to ask later, until the client gave up
     │   └── ServiceRefusedError (ValueError)  the request is not accepted; the message is the service's own
     ├── RuntimeUnavailableError (RuntimeError)  a device or runtime that was asked for and is not there
+    │   └── EngineMismatchError         a TensorRT engine of another GPU or version, which cannot be built again here
     └── MissingExtraError (ImportError) a package that an optional feature needs; says which pip install supplies it
 
 A message names the bad value, what is accepted, and the fix. The command line prints it as one line and exits with 2.
@@ -151,6 +152,10 @@ class ServiceRefusedError(ServiceError, ValueError):
 
 
 class RuntimeUnavailableError(GuardError, RuntimeError):
+    pass
+
+
+class EngineMismatchError(RuntimeUnavailableError):
     pass
 
 

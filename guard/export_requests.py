@@ -1,4 +1,4 @@
-"""What `guard.export`, `verify` and `bench` were asked for; see requests.py."""
+"""What `guard.load`, `export`, `verify` and `bench` were asked for; see requests.py."""
 
 from __future__ import annotations
 
@@ -6,12 +6,49 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from .record import option
+from .record import changed, option
 from .requests import Request
 
 ExportPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+Batch = Annotated[int, Field(ge=1)]
+_RUNTIMES = "onnxruntime (which auto is), onnxruntime-tensorrt, tensorrt, openvino"
+
+
+class LoadRequest(Request):
+    """The arguments of `guard.load`."""
+
+    function: ClassVar[str] = "guard.load"
+    path: Path = option(..., "An .onnx file, an .engine file or a run folder.")
+    device: str = option("auto", "auto, cpu or cuda.")
+    runtime: str = option("auto", f"What runs an .onnx file: {_RUNTIMES}.")
+    threads: int | None = option(None, "Threads of one run; default what tuned_for takes.", ge=1)
+    tuned_for: Literal["latency", "throughput"] = option(
+        "latency", "latency or throughput.", rule="must be latency or throughput"
+    )
+    warm_up: tuple[Batch, ...] = option(
+        (), "Batch sizes to run once.", rule="must be batch sizes of at least 1, like (1, 32)"
+    )
+    cache: Path | None = option(None, "Folder for what the runtime makes of the file.")
+
+    @field_validator("warm_up", mode="before")
+    @classmethod
+    def _one_number(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _something_reads_it(self) -> LoadRequest:
+        onnx = self.path.suffix == ".onnx"
+        read = {
+            "threads": onnx and self.runtime != "tensorrt",
+            "tuned_for": onnx and self.runtime != "tensorrt",
+            "cache": (onnx and self.runtime != "openvino") or self.path.suffix == ".engine",
+        }
+        for name in changed(self, [name for name, has_a_reader in read.items() if not has_a_reader]):
+            what = f"runtime={self.runtime!r}" if onnx else f"{self.path}"
+            raise ValueError(f"{name}={getattr(self, name)!r} is not read with {what}; drop it")
+        return self
 
 
 class ExportRequest(Request):
@@ -45,6 +82,8 @@ class ExportRequest(Request):
     max_accuracy_loss: float = option(0.005, "Accuracy that a precision below fp32 may lose.", ge=0, le=1)
     max_auroc_loss: float = option(0.005, "AUROC that a precision below fp32 may lose.", ge=0, le=1)
     max_batch: int = option(256, "Largest batch of a TensorRT engine, or that Triton makes.", ge=1)
+    min_batch: int = option(1, "Smallest batch of a TensorRT engine; smaller ones are filled up.", ge=1)
+    opt_batch: int | None = option(None, "Batch that a TensorRT engine is tuned for; default 8.", ge=1)
     exemplars: int = option(
         0,
         "Ordinary images per class that the file holds, small, for the page to show beside a flagged one.",
@@ -70,7 +109,10 @@ class VerifyRequest(Request):
     max_accuracy_loss: float = option(
         0.005, "Accuracy that the exported guard may lose, with labelled data.", ge=0, le=1
     )
-    runtime: str = option("auto", "What runs the exported guard: onnxruntime, openvino, or auto (onnxruntime).")
+    runtime: str = option("auto", f"What runs the exported guard: {_RUNTIMES}.")
+    device: str = option("auto", "Where the exported guard runs: auto, cpu or cuda.")
+    against_runtime: str = option("auto", "What runs its source, where that is an .onnx file.")
+    against_device: str = option("auto", "Where its source runs: auto, cpu or cuda.")
     token: str | None = option(None, "GUARD_TOKEN of the service, where it has one.")
 
 
@@ -81,14 +123,14 @@ class BenchRequest(Request):
     artefacts: tuple[Path, ...] = option(
         ..., "Exported guards of one classifier, and run folders.", min_length=1, rule="must be one path or several"
     )
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = option(
+    batch_sizes: tuple[Batch, ...] = option(
         (1, 8, 64), "Images per run.", min_length=1, rule="must be numbers of at least 1, like 1,8,64"
     )
-    runtime: tuple[Literal["auto", "onnxruntime", "openvino"], ...] = option(
+    runtime: tuple[Literal["auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "openvino"], ...] = option(
         ("auto",),
-        "What runs .onnx files: onnxruntime, openvino or both.",
+        f"What runs .onnx files: {_RUNTIMES}; one or several.",
         min_length=1,
-        rule="must be of auto, onnxruntime, openvino",
+        rule="must be of auto, onnxruntime, onnxruntime-tensorrt, tensorrt, openvino",
     )
     device: str = option("auto", "auto, cpu or cuda.")
     threads: int | None = option(None, "Intra-op threads; default the runtime's own choice.", ge=1)

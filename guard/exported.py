@@ -78,10 +78,23 @@ class Exemplars(Record):
 
 
 class Engine(Record):
-    """A TensorRT engine's own facts: it runs only where these agree."""
+    """A TensorRT engine's own facts: it runs only where these agree.
+
+    Attributes:
+        flavour, version: of TensorRT.
+        compute_capabilities: that it was built for, like SM90.
+        precision: of the network's body.
+        max_batch, min_batch: largest and smallest N. opt_batch: the N that it is tuned for.
+        gpu: the name of the one that it was built on; "" where there was none.
+        onnx_sha256: `weights_sha256` of the file that it was built of; "" in older files.
+    """
 
     flavour: str
     version: str
     compute_capabilities: tuple[str, ...]
     precision: str
     max_batch: int
+    min_batch: int = 1
+    opt_batch: int = 8
+    gpu: str = ""
+    onnx_sha256: str = ""

@@ -37,10 +37,13 @@ T = TypeVar("T")
 
 
 def load_guard(path: Path, settings: Settings) -> Guard:
-    """The guard, scored once: what cannot run fails here and not in a request, and the first request is not slow."""
-    g = load(path, device=settings.device, threads=settings.worker_threads, spinning=False)
+    """The guard, scored once: what cannot run fails here and not in a request, and the first request is not slow.
+
+    On a GPU also a full batch, for the first of a size may compile and takes memory."""
+    g = load(path, device=settings.device, threads=settings.worker_threads, tuned_for="throughput")
     shape = g.manifest.preprocess
-    g.predict_batches([np.zeros((1, shape.height, shape.width, shape.channels), np.uint8)])
+    for n in (1,) if g.runtime.device == "cpu" else (1, settings.batch_size):
+        g.predict_batches([np.zeros((n, shape.height, shape.width, shape.channels), np.uint8)])
     return g
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .._siblings import needs
 from ..detector import Guard
-from ..export_requests import BenchRequest, ExportRequest, VerifyRequest
+from ..export_requests import BenchRequest, ExportRequest, LoadRequest, VerifyRequest
 from ..paths import path_given
 from ..requests import CalibrateRequest, EvaluateRequest
 from .arguments import mapping_of, path_of
@@ -20,20 +20,53 @@ if TYPE_CHECKING:
     from ..latency.result import Latency
 
 
-def load(path: str | Path, *, device: str = "auto", runtime: str = "auto") -> Guard:
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    runtime: str = "auto",
+    threads: int | None = None,
+    tuned_for: Literal["latency", "throughput"] = "latency",
+    warm_up: int | Sequence[int] = (),
+    cache: str | Path | None = None,
+) -> Guard:
     """Load a guard: an ``.onnx`` file (onnxruntime, no torch), an ``.engine`` (TensorRT) or a run folder (torch).
+
+    An engine of another GPU or TensorRT is built again from the ``.onnx`` file beside it, which is logged.
 
     Args:
         path: the artefact.
-        device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback.
-        runtime: what runs an ``.onnx`` file: "onnxruntime" (which "auto" is) or "openvino".
+        device: "auto", "cpu" or "cuda". Asking for "cuda" where there is none is an error, never a silent fallback;
+            "auto" falls back to the CPU and logs it.
+        runtime: what runs an ``.onnx`` file: "onnxruntime" (which "auto" is), "onnxruntime-tensorrt" (its TensorRT
+            provider), "tensorrt" (an engine, built at the first load and kept) or "openvino".
+        threads: of one run in ONNX Runtime or OpenVINO; default what `tuned_for` takes.
+        tuned_for: "latency": one run at a time takes all cores, and idle threads spin. "throughput": each run takes one
+            thread, and many threads or processes run at once.
+        warm_up: batch sizes to run once before this returns, so that no request pays for what a runtime does at the
+            first run of a size: on a GPU much.
+        cache: folder for what the runtime makes of the file: ONNX Runtime's optimised graph, engines of TensorRT. What
+            another version, provider, processor or GPU made is made anew. By default nothing is kept, and engines
+            beside the file.
 
     Raises:
         ArtefactNotFoundError, ArtefactDamagedError, ArtefactVersionError: with a sentence that says which.
+        RuntimeUnavailableError: a GPU, provider or engine was asked for and cannot be had.
+        ConfigError: an option that is not accepted, or that nothing would read.
     """
     from ..artefact.load import load as load_
 
-    return load_(path_given(path), device=device, runtime=runtime)
+    with LoadRequest.checked():
+        request = LoadRequest(
+            path=path_given(path),
+            device=device,
+            runtime=runtime,
+            threads=threads,
+            tuned_for=tuned_for,
+            warm_up=cast("Any", warm_up),
+            cache=path_of(cache),
+        )
+    return load_(**dict(request))
 
 
 def export(
@@ -49,9 +82,13 @@ def export(
     max_accuracy_loss: float = 0.005,
     max_auroc_loss: float = 0.005,
     max_batch: int = 256,
+    min_batch: int = 1,
+    opt_batch: int | None = None,
     exemplars: int = 0,
 ) -> Path:
     """Write a guard as one graph: ``guard.onnx`` (ONNX) or ``guard.engine`` (TensorRT, dynamic batch).
+
+    Beside an engine lies the ONNX file that it was built of, ``guard.engine.onnx``: `load` builds it again of that.
 
     The file is run at once on the calibration images and compared with its source: scores, labels and flags. Beyond
     `max_flag_flips` nothing is written.
@@ -78,6 +115,8 @@ def export(
             number below it.
         max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1].
         max_batch: largest batch of a TensorRT engine, or that Triton makes; ONNX has no limit.
+        min_batch, opt_batch: smallest batch of an engine, and the one it is tuned for; default 1, and 8 or `max_batch`
+            where that is less. Engines only.
         exemplars: how many of those images per class, 0 to 20, the file holds as small JPEGs, for the service's page
             to show beside a flagged image; whoever has the file can see them. The graph gets the outputs `embedding`
             and, of a combined score, `surprises` (`guard.explanation`); 0 leaves it as it is. ONNX only.
@@ -103,6 +142,8 @@ def export(
             max_accuracy_loss=max_accuracy_loss,
             max_auroc_loss=max_auroc_loss,
             max_batch=max_batch,
+            min_batch=min_batch,
+            opt_batch=opt_batch,
             exemplars=exemplars,
         )
     return cast("Path", needs("train", "export.api").export(request))
@@ -117,6 +158,9 @@ def verify(
     max_flag_flips: int | None = None,
     max_accuracy_loss: float = 0.005,
     runtime: str = "auto",
+    device: str = "auto",
+    against_runtime: str = "auto",
+    against_device: str = "auto",
     token: str | None = None,
 ) -> ParityReport:
     """Run `data` through two runtimes and compare numbers and decisions.
@@ -128,7 +172,8 @@ def verify(
         max_flag_flips: how many images may change label or flag; default by the lower precision of the two: none in
             fp32, 1 % in fp16, 2 % in bf16, 5 % in int8.
         max_accuracy_loss: how much accuracy the exported guard may lose, where the data has labels.
-        runtime: what runs the exported guard, as in `load`.
+        runtime, device: what runs the exported guard and where, as in `load`.
+        against_runtime, against_device: the same of its source: one file can be compared with itself.
         token: the service's GUARD_TOKEN, where it has one.
 
     Returns:
@@ -146,6 +191,9 @@ def verify(
             max_flag_flips=max_flag_flips,
             max_accuracy_loss=max_accuracy_loss,
             runtime=runtime,
+            device=device,
+            against_runtime=against_runtime,
+            against_device=against_device,
             token=token,
         )
     return cast("ParityReport", needs("train", "export.parity").verify(request))
@@ -170,7 +218,7 @@ def bench(
     Args:
         artefacts: exported guards of one classifier: precisions, scores, runtimes; run folders too (torch).
         batch_sizes: images per run.
-        runtime: what runs ``.onnx`` files: "onnxruntime" (which "auto" is), "openvino", or several in a list.
+        runtime: what runs ``.onnx`` files, as in `load`: one, or several in a list.
         device: "auto", "cpu" or "cuda".
         threads: intra-op threads of ONNX Runtime and OpenVINO; default their own choice.
         rounds: how many ratios there are.

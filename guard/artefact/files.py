@@ -96,6 +96,11 @@ def engine_manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def engine_source_path(path: Path) -> Path:
+    """``guard.engine`` -> ``guard.engine.onnx``, the guard that it was built of, beside it."""
+    return path.with_name(path.name + ".onnx")
+
+
 def _entry(key: str, value: bytes) -> bytes:
     """One ModelProto.metadata_props field: a StringStringEntryProto {1: key, 2: value}."""
     pair = b"\x0a" + _varint(len(key)) + key.encode() + b"\x12" + _varint(len(value)) + value
@@ -189,7 +194,13 @@ def write_pair(weights_path: str | Path, manifest_path: str | Path, weights: byt
 
 def read_pair(weights_path: str | Path, manifest_path: str | Path) -> tuple[bytes, Manifest]:
     """The checked weights and manifest; raises as `read_onnx` does."""
-    weights_path, manifest_path = _existing_file(weights_path), _existing_file(manifest_path)
+    weights_path, manifest_path = _existing_file(weights_path), Path(manifest_path)
+    if not manifest_path.exists():
+        raise ArtefactNotFoundError(
+            f"{manifest_path.name}, the manifest of {weights_path}, is not beside it; copy both files, or write the "
+            "guard again"
+        )
+    manifest_path = _existing_file(manifest_path)
     try:
         record = json.loads(manifest_path.read_bytes())
         content, digest = record["manifest"], record["sha256"]

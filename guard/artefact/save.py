@@ -9,7 +9,16 @@ from .._siblings import sibling
 from ..calibration.decision_rule import Decision
 from ..errors import ConfigError, MissingExtraError
 from ..manifest import Manifest
-from .files import engine_manifest_path, graph_bytes, read_onnx, read_pair, write_onnx, write_pair
+from .files import (
+    engine_manifest_path,
+    engine_source_path,
+    graph_bytes,
+    read_onnx,
+    read_pair,
+    write_atomic,
+    write_onnx,
+    write_pair,
+)
 from .onnx_defaults import graph_inputs, set_defaults
 from .run_folder import save_pretrained
 
@@ -21,11 +30,18 @@ def save(g: Guard, path: Path) -> Path:
     """`Guard.save`: the same weights with the guard's current manifest (its new calibration)."""
     source = g.path
     if source is not None and source.suffix == path.suffix == ".onnx":
-        g.manifest = write_onnx(path, _recalibrated(graph_bytes(read_onnx(source)[0]), g.manifest), g.manifest)
+        alone = g.manifest.model_copy(update={"engine": None})  # of a file that runs in TensorRT: another file
+        written = write_onnx(path, _recalibrated(graph_bytes(read_onnx(source)[0]), alone), alone)
+        g.manifest = written.model_copy(update={"engine": g.manifest.engine})
         return path
     if source is not None and source.suffix == path.suffix == ".engine":
-        engine, _ = read_pair(source, engine_manifest_path(source))
-        g.manifest = write_pair(path, engine_manifest_path(path), engine, g.manifest)
+        engine, before = read_pair(source, engine_manifest_path(source))
+        own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built again, for this machine
+        written = write_pair(path, engine_manifest_path(path), engine, own)
+        g.manifest = written.model_copy(update={"engine": g.manifest.engine})
+        beside = engine_source_path(source)
+        if beside.exists() and path != source:
+            write_atomic(engine_source_path(path), beside.read_bytes())
         return path
     if getattr(g.runtime, "module", None) is not None and path.suffix not in (".onnx", ".engine"):
         return save_pretrained(g, path)

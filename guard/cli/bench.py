@@ -24,7 +24,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     BenchRequest,
     artefacts=Flag(list[Path], tuple, positional=True, metavar="FILE...", help="Exported guards of one classifier."),
     batch_sizes=Flag(convert=_numbers, help="Images per run, with commas; default 1,8,64."),
-    runtime=Flag(list[str], tuple, help="What runs .onnx files: onnxruntime (the default), openvino. Repeatable."),
+    runtime=Flag(list[str], tuple, help="As in guard.load; default onnxruntime. Repeatable."),
     out=Flag(Path, names=("--out", "-o")),
 )
 def bench(asked: BenchRequest, json: Json = False, debug: Debug = False) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..heads import LastLayer
-from ..runtimes.onnx_session import open_session, resolve_device
+from ..runtimes.onnx_providers import resolve_device
+from ..runtimes.onnx_session import open_session
 from ..scores.base import Need
 from .outputs import FeatureClassifier, Outputs
 
@@ -141,7 +142,9 @@ class OnnxClassifier(FeatureClassifier):
             if place != device:
                 log.warning("this onnxruntime has no CUDA: %s runs on the CPU (ood-guard[gpu] brings it)", self.file)
             threads = torch.get_num_threads()
-            self._sessions[device] = open_session(self.graph_bytes(), device=place, threads=threads, spinning=False)
+            self._sessions[device] = open_session(
+                self.graph_bytes(), device=place, threads=threads, tuned_for="throughput"
+            )
         return self._sessions[device]
 
     def _apply(self, fn: Any, recurse: bool = True) -> OnnxClassifier:

@@ -93,7 +93,8 @@ def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]
 
 def _bare(path: Path, request: BenchRequest) -> Iterator[Contender]:
     """The first file's classifier in ONNX Runtime, where it can be cut out."""
-    from ..runtimes.onnx_session import open_session, resolve_device
+    from ..runtimes.onnx_providers import resolve_device
+    from ..runtimes.onnx_session import open_session
 
     if path.suffix != ".onnx":
         log.info("%s is no .onnx file: times are compared with its own, not with a bare classifier's", path.name)

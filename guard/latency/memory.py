@@ -45,7 +45,7 @@ def _import(path: Path, runtime: str) -> None:
         import torch  # noqa: F401
     elif runtime == "openvino":
         import openvino  # noqa: F401
-    elif path.suffix == ".onnx":
+    elif path.suffix == ".onnx" and runtime != "tensorrt":
         import onnxruntime  # noqa: F401
 
 

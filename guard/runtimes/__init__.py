@@ -29,7 +29,7 @@ class Outputs:
 
 @runtime_checkable
 class Runtime(Protocol):
-    name: str  # "onnxruntime" | "tensorrt" | "tensorrt_rtx" | "torch"
+    name: str  # "onnxruntime" | "onnxruntime-tensorrt" | "openvino" | "tensorrt" | "tensorrt_rtx" | "torch"
     device: str  # "cpu" | "cuda"
 
     def run(self, images: np.ndarray, threshold: float | None = None, **optional: np.ndarray) -> Outputs: ...

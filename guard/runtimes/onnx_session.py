@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ..cores import available_cores, cpu_quota
-from ..errors import ConfigError, RuntimeUnavailableError
+from ..artefact.places import writable_folder
+from ..errors import RuntimeUnavailableError
 from ..twins import twin
 from . import Outputs, check_images
+from .onnx_binding import BoundRuns
+from .onnx_optimised import OptimisedGraph
+from .onnx_providers import TENSORRT, check_got, providers, resolve_device
+from .onnx_settings import SessionSettings, session_options, session_settings
+
+log = logging.getLogger("ood_guard")
 
 _OUTPUTS = ["label", "probabilities", "ood_score", "is_ood"]
 
@@ -20,28 +30,56 @@ class OnnxSession:
 
     Args:
         model: bytes of the file (from `guard.artefact.files.read_onnx`) or its path.
-        device: "auto" (CUDA where this onnxruntime has it), "cpu" or "cuda".
-        threads: intra-op threads; None for ONNX Runtime's default (all cores), or as many as a CPU quota grants.
-        spinning: whether idle threads spin; faster when alone on the machine, wasteful in a server with workers.
+        device: "auto", "cpu" or "cuda", by the rules of `onnx_providers`.
+        runtime: "onnxruntime", or "onnxruntime-tensorrt" for its TensorRT provider.
+        threads: intra-op threads; None for what `tuned_for` takes.
+        tuned_for: "latency" or "throughput" (`onnx_settings`).
+        cache: folder for the optimised graph, or for the TensorRT provider's engines.
+        precision: the file's.
+        bound: whether runs use bound memory (`onnx_binding`); None: on a GPU.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        RuntimeUnavailableError: CUDA was asked for and cannot be had (ONNX Runtime itself would fall back silently),
-            or both builds of onnxruntime are installed.
+        RuntimeUnavailableError: a GPU or provider was asked for and cannot be had, both builds of onnxruntime are
+            installed, or a bf16 file would run on the CPU.
     """
 
-    name = "onnxruntime"
-
     def __init__(
-        self, model: bytes | str | Path, *, device: str = "auto", threads: int | None = None, spinning: bool = True
+        self,
+        model: bytes | str | Path,
+        *,
+        device: str = "auto",
+        runtime: str = "onnxruntime",
+        threads: int | None = None,
+        tuned_for: str = "latency",
+        cache: Path | None = None,
+        precision: str = "fp32",
+        bound: bool | None = None,
     ) -> None:
-        self.device = resolve_device(device)
-        self._session = open_session(model, device=self.device, threads=threads, spinning=spinning)
+        self.name, self.device = runtime, resolve_device(device, runtime)
+
+        def opened() -> Any:
+            if precision == "bf16" and self.device == "cpu":
+                raise RuntimeUnavailableError(_BF16)
+            more: dict[str, Any] = {"runtime": runtime, "tuned_for": tuned_for, "cache": cache, "precision": precision}
+            return open_session(model, device=self.device, threads=threads, **more)
+
+        try:
+            self._session = opened()
+        except RuntimeUnavailableError as error:
+            if device != "auto" or self.device == "cpu" or runtime == TENSORRT:
+                raise
+            log.warning("device auto: ONNX Runtime runs on the CPU, for the GPU cannot be used (%s)", error)
+            self.device = "cpu"
+            self._session = opened()
         #: outputs beside the four, of a file that explains (`guard.explanation`)
         self.extra_outputs = tuple(o.name for o in self._session.get_outputs() if o.name not in _OUTPUTS)
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
         # an input with a default is listed among the overridable initializers
         self.optional_inputs = frozenset(i.name for i in self._session.get_overridable_initializers()) - {"threshold"}
+        classes = {o.name: o.shape for o in self._session.get_outputs()}["probabilities"][1]
+        self._bound = (self.device == "cuda" if bound is None else bound) and isinstance(classes, int)
+        self._classes, self._here = classes, threading.local()  # bound memory serves one thread
 
     def run(self, images: np.ndarray, threshold: float | None = None, **optional: np.ndarray) -> Outputs:
         """See `guard.runtimes`."""
@@ -49,7 +87,11 @@ class OnnxSession:
         feed: dict[str, Any] = {"images": images, **optional}
         if threshold is not None:
             feed["threshold"] = np.array(threshold, np.float32)  # ONNX Runtime refuses numpy scalars
-        return Outputs(*self._session.run(_OUTPUTS, feed))
+        if not self._bound:
+            return Outputs(*self._session.run(_OUTPUTS, feed))
+        if not hasattr(self._here, "runs"):
+            self._here.runs = BoundRuns(self._session, twin("onnxruntime"), self.device, self._classes)
+        return Outputs(*self._here.runs.run(_OUTPUTS, {name: np.ascontiguousarray(a) for name, a in feed.items()}))
 
     def extra(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The `extra_outputs` by name."""
@@ -58,58 +100,52 @@ class OnnxSession:
         return dict(zip(names, self._session.run(names, {"images": images}), strict=True)) if names else {}
 
 
-def open_session(model: bytes | str | Path, *, device: str, threads: int | None = None, spinning: bool = True) -> Any:
+_BF16 = (
+    "the file computes in bfloat16, which ONNX Runtime does on CUDA alone; load it with runtime='openvino', or export "
+    "the guard in fp32, fp16 or int8 for the CPU"
+)
+
+
+def open_session(
+    model: bytes | str | Path,
+    *,
+    device: str,
+    runtime: str = "onnxruntime",
+    threads: int | None = None,
+    tuned_for: str = "latency",
+    cache: Path | None = None,
+    precision: str = "fp32",
+) -> Any:
     """An `onnxruntime.InferenceSession` on "cpu" or "cuda"; arguments and errors as in `OnnxSession`."""
-    ort = twin("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is None and cpu_quota() is not None:
-        threads = available_cores()  # its own default would be one for each of the host's
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads must be at least 1, got {threads}")
-        options.intra_op_num_threads = threads
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if device == "cuda":
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-        providers.insert(0, "CUDAExecutionProvider")
+    ort, settings = twin("onnxruntime"), session_settings(tuned_for, threads)
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    engines = writable_folder(cache, "cache") if cache is not None and runtime == TENSORRT else None
+    wanted = providers(runtime, device, precision=precision, tuned_for=tuned_for, cache=engines)
+    if cache is not None and runtime != TENSORRT:
+        data = model if isinstance(model, bytes) else Path(model).read_bytes()
+        return _through_cache(ort, data, settings, wanted, cache)
     source = model if isinstance(model, bytes) else str(model)
-    session = ort.InferenceSession(source, options, providers=providers)
-    got = session.get_providers()[0]
-    if got != providers[0]:
-        raise RuntimeUnavailableError(
-            f"asked ONNX Runtime for {providers[0]}, got {got}: check the CUDA and cuDNN libraries "
-            "(pip install 'ood-guard[gpu]'), or load with device='cpu'"
-        )
+    return _session(ort, source, session_options(ort, settings), wanted)
+
+
+def _session(ort: Any, source: bytes | str, options: Any, wanted: list[Any]) -> Any:
+    session = ort.InferenceSession(source, options, providers=wanted)
+    check_got(session, wanted)
     return session
 
 
-def resolve_device(device: str) -> str:
-    """ "auto" -> CUDA where this onnxruntime and this machine have it; "cuda" without support for it is an error."""
-    has_cuda = "CUDAExecutionProvider" in twin("onnxruntime").get_available_providers()
-    if device == "auto":
-        return "cuda" if has_cuda and _cuda_driver() else "cpu"
-    if device == "cuda" and not has_cuda:
-        raise RuntimeUnavailableError(
-            "this onnxruntime has no CUDA support; run: pip uninstall -y onnxruntime && pip install 'ood-guard[gpu]', "
-            "or load with device='cpu'"
-        )
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
-    return device
-
-
-def _cuda_driver() -> bool:
-    """Whether a CUDA driver is on this machine (the GPU build of onnxruntime lists CUDA without one, too)."""
-    import ctypes
-
-    for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            continue
-        return True
-    return False
+def _through_cache(ort: Any, data: bytes, settings: SessionSettings, wanted: list[Any], cache: Path) -> Any:
+    """A session on the optimised graph that is kept, or on the file's own, whose optimised graph is kept then."""
+    name = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    kept = OptimisedGraph(cache, data, ort.__version__, name)
+    graph = kept.read()
+    if graph is not None:
+        as_it_is = dataclasses.replace(settings, optimisation="none")
+        return _session(ort, graph, session_options(ort, as_it_is), wanted)
+    with TemporaryDirectory() as folder:
+        draft, options = Path(folder) / "optimised.onnx", session_options(ort, settings)
+        options.optimized_model_filepath = str(draft)
+        session = _session(ort, data, options, wanted)
+        kept.write(draft.read_bytes())
+    return session

@@ -29,6 +29,7 @@ class OpenVINOModel:
         model: bytes of the file (from `guard.artefact.files.read_onnx`) or its path.
         device: "auto" or "cpu".
         threads: of one run; None for `available_cores`.
+        tuned_for: "latency" or "throughput": OpenVINO's performance hint.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -39,11 +40,20 @@ class OpenVINOModel:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, model: bytes | str | Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes | str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        tuned_for: str = "latency",
+    ) -> None:
         if device not in ("auto", "cpu"):
             raise ConfigError(f"runtime='openvino' runs on the CPU, got device={device!r}; use device='cpu'")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
+        if tuned_for not in ("latency", "throughput"):
+            raise ConfigError(f"tuned_for must be 'latency' or 'throughput', got {tuned_for!r}")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         ov = _openvino()
         core = ov.Core()
@@ -54,7 +64,11 @@ class OpenVINOModel:
         self._defaults = _inputs_again(ov, graph, graph_inputs(data) - {"images"})
         self.optional_inputs = frozenset(self._defaults) - {"threshold"}
         self._shape = _fixed(graph.input("images"))
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or available_cores()}
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads or available_cores(),
+            "PERFORMANCE_HINT": tuned_for.upper(),
+        }
         self._compiled = core.compile_model(graph, "CPU", settings)
         self._here = threading.local()  # an inference request serves one thread
 

@@ -26,7 +26,7 @@ from ..manifest import Manifest
 from ..paths import path_given
 from ..preprocess import MAX_PIXELS
 from ..requests import ScanRequest
-from ..runtimes.onnx_session import resolve_device
+from ..runtimes.onnx_providers import resolve_device
 from .page import render, rows_shown
 from .pictures import pictures
 from .plan import Shard, alone, begin, card_of, shards_of

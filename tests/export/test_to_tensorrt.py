@@ -14,8 +14,9 @@ from export.to_onnx import onnx_bytes
 from export.to_tensorrt import build_engine, required_inputs
 from guard.artefact.files import engine_manifest_path, read_pair
 from guard.detector import Guard
-from guard.errors import ArtefactDamagedError, ConfigError, ExportError, RuntimeUnavailableError
-from guard.runtimes.tensorrt_engine import TensorRTEngine, cuda_available
+from guard.errors import ArtefactDamagedError, ConfigError, EngineMismatchError, ExportError, RuntimeUnavailableError
+from guard.runtimes.gpu import cuda_available
+from guard.runtimes.tensorrt_engine import TensorRTEngine
 from tests.random_guards import make_guard
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is in the dev extra, for platforms that have it")
@@ -85,7 +86,7 @@ def test_a_manifest_with_another_engine_version_is_refused(tmp_path) -> None:
     path = guard.export(g, tmp_path / "guard.engine", max_batch=4)
     _, manifest = read_pair(path, engine_manifest_path(path))
     other = manifest.model_copy(update={"engine": manifest.engine.model_copy(update={"version": "0.9.0"})})
-    with pytest.raises(RuntimeUnavailableError, match=r"built with tensorrt_rtx 0\.9\.0, installed is"):
+    with pytest.raises(EngineMismatchError, match=r"built with tensorrt_rtx 0\.9\.0, installed is"):
         TensorRTEngine(b"", other)
 
 

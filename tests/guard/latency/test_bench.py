@@ -115,7 +115,7 @@ def test_what_cannot_be_compared_is_said(
     for given, sentence in (
         ({"batch_sizes": [0]}, r"batch_sizes must be numbers of at least 1, like 1,8,64, got 0"),
         ({"batch_sizes": []}, "batch_sizes must be numbers of at least 1"),
-        ({"runtime": ["tflite"]}, "runtime must be of auto, onnxruntime, openvino"),
+        ({"runtime": ["tflite"]}, "runtime must be of auto, onnxruntime, onnxruntime-tensorrt, tensorrt, openvino"),
         ({"rounds": 0}, "rounds"),
     ):
         with pytest.raises(ConfigError, match=sentence):

@@ -69,7 +69,7 @@ def test_what_it_cannot_do_is_refused(by_class: tuple[guard.Guard, Path], tmp_pa
     g, path = by_class
     with pytest.raises(ConfigError, match="runs on the CPU, got device='cuda'"):
         guard.load(path, runtime="openvino", device="cuda")
-    with pytest.raises(ConfigError, match="runtime must be one of auto, onnxruntime, openvino, got 'opnvino'"):
+    with pytest.raises(ConfigError, match=r"runtime must be one of auto, onnxruntime, .*openvino, got 'opnvino'"):
         guard.load(path, runtime="opnvino")
     g.save_pretrained(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"runs \.onnx files, got .*run; export the guard"):
