@@ -69,16 +69,10 @@ def build_engine(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(required_inputs(graph)):
         raise ExportError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
-    config = builder.create_builder_config()
-    if hasattr(trt.BuilderFlag, "TF32"):  # float32 means float32: TF32 moves scores across the threshold
-        config.clear_flag(trt.BuilderFlag.TF32)
-    gpu = this_gpu() if cuda_available() else None
+    config, gpu = builder.create_builder_config(), this_gpu() if cuda_available() else None
     capabilities = _target(trt, config, gpu)
     timings = Timings(trt, config, timing_cache) if timing_cache is not None else None
-    p = manifest.preprocess
-    profile = builder.create_optimization_profile()
-    profile.set_shape("images", *((n, p.height, p.width, p.channels) for n in (min_batch, opt_batch, max_batch)))
-    config.add_optimization_profile(profile)
+    _configure(trt, builder, config, manifest, (min_batch, opt_batch, max_batch))
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ExportError(f"{trt.__name__} cannot build this graph: {'; '.join(logger.errors[:2]) or 'no reason'}")
@@ -96,6 +90,16 @@ def build_engine(
         onnx_sha256=hashlib.sha256(graph).hexdigest(),
     )
     return bytes(engine), facts
+
+
+def _configure(trt: ModuleType, builder: Any, config: Any, manifest: Manifest, batches: tuple[int, int, int]) -> None:
+    """No TF32, and one profile of the smallest, the tuned and the largest batch."""
+    if hasattr(trt.BuilderFlag, "TF32"):  # float32 means float32: TF32 moves scores across the threshold
+        config.clear_flag(trt.BuilderFlag.TF32)
+    p = manifest.preprocess
+    profile = builder.create_optimization_profile()
+    profile.set_shape("images", *((n, p.height, p.width, p.channels) for n in batches))
+    config.add_optimization_profile(profile)
 
 
 def check_batches(min_batch: int, opt_batch: int, max_batch: int) -> None:
