@@ -17,7 +17,8 @@ from ..outliers.base import Changed, OutlierMix, Synthesiser, list_synthesisers
 from ..outliers.images.adversarial_noise import AdversarialNoise
 from ..outliers.sources import weighted
 from ..runs.fine_tuning import tuned_defaults
-from ..runs.resolve import asked_backbone, asked_method, asked_score, default_batch_size
+from ..runs.request import default_batch_size
+from ..runs.resolve import asked_backbone, asked_method, asked_score
 from ..runs.train import WRITTEN_COPIES
 from .making import images_of, made_first
 from .network_cost import NetworkCost, classifier_cost, teacher_cost

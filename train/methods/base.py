@@ -145,6 +145,10 @@ class Method:
         """The stretches of training, in order."""
         raise NotImplementedError(f"{type(self).__name__} must define stages")
 
+    def peak_lr(self, batch_size: int) -> float:
+        """Of the training from scratch, where none is asked for."""
+        return self.lr
+
     @classmethod
     def unread_with(cls, outliers: Any) -> frozenset[str]:
         """Options that only say how the method makes outliers of its own, where ``outliers=`` names others."""

@@ -22,7 +22,7 @@ from guard.errors import ConfigError
 from guard.requests import TrainRequest
 
 from ..methods.base import Method, Stage
-from .request import TrainConfig
+from .request import TrainConfig, default_batch_size
 
 EPOCHS, LR, BACKBONE_LR, WARMUP_EPOCHS, VALIDATION = 10, 0.01, 0.1, 30, 0.1
 PROBE_LR = 0.05  # of a head that learns alone
@@ -38,10 +38,11 @@ def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[s
         images: of the training split.
     """
     pretrained, tuned = bool(request.pretrained), bool(request.pretrained) and not request.freeze
+    batch_size = request.batch_size or default_batch_size(images)
     share: int | float = (VALIDATION if pretrained else 0) if request.validation is None else request.validation
     return {
         "epochs": request.epochs or (EPOCHS if tuned else method.epochs),
-        "lr": request.lr or ((LR if tuned else PROBE_LR) if pretrained else method.lr),
+        "lr": request.lr or ((LR if tuned else PROBE_LR) if pretrained else method.peak_lr(batch_size)),
         "freeze": request.freeze,
         "backbone_lr": request.backbone_lr or (BACKBONE_LR if tuned else 1.0),
         "warmup_epochs": (WARMUP_EPOCHS if tuned else 0) if request.warmup_epochs is None else request.warmup_epochs,

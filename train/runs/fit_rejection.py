@@ -31,8 +31,7 @@ from ..methods.base import MethodContext
 from ..methods.rejection import OnlineTuningOptions, RejectionNetwork, RejectionOptions
 from ..outliers.base import OutlierMix, PrepareContext
 from ..outliers.sources import mix_fingerprint, outlier_mix
-from .request import TrainConfig
-from .resolve import default_batch_size
+from .request import TrainConfig, default_batch_size
 
 NAME = "rejection"
 

@@ -9,6 +9,8 @@ from pydantic import Field
 from guard.record import Record
 from guard.requests import Precision
 
+SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
+
 
 class TrainConfig(Record):
     """What decides a training's result, with every default found (`resolve.resolved`).
@@ -47,3 +49,8 @@ class TrainConfig(Record):
     data_fingerprint: str
     outliers_fingerprint: str | None = None
     mixing_fingerprint: str | None = None
+
+
+def default_batch_size(images: int) -> int:
+    """In-distribution images per step, for a training split of so many."""
+    return 128 if images >= SMALL_DATA else 32

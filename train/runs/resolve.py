@@ -24,9 +24,8 @@ from ..outliers.base import list_synthesisers
 from ..pretrained import Checkpoint, checkpoint
 from .default_score import AskedScore, of_training
 from .fine_tuning import SMALLEST_CUT, check_recipe, tuned_defaults
-from .request import TrainConfig
+from .request import TrainConfig, default_batch_size
 
-SMALL_DATA = 5000  # images; below, smaller batches give an epoch enough steps
 SMALLEST_SIDE = 4  # pixels; less is not an image
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
 
@@ -205,11 +204,6 @@ def asked_backbone(request: TrainRequest, side: int) -> str:
     if published is not None and known is None:
         raise ConfigError(f"{published.file} does not say which network it is of; name it with backbone=")
     return known or automatic_backbone(side)
-
-
-def default_batch_size(images: int) -> int:
-    """In-distribution images per step, for a training split of so many."""
-    return 128 if images >= SMALL_DATA else 32
 
 
 def _augment(request: TrainRequest, splits: Splits) -> str:
