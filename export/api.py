@@ -20,8 +20,9 @@ from guard.artefact.files import (
 from guard.artefact.load import load, opened
 from guard.artefact.places import writable_file
 from guard.data import load as load_images
+from guard.data.test_images import calibration_images
 from guard.detector import Guard
-from guard.errors import ConfigError
+from guard.errors import ConfigError, DataError, MissingDataError
 from guard.export_requests import ExportRequest
 from guard.exported import Exemplars, Parity
 from guard.manifest import Manifest
@@ -192,13 +193,21 @@ def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity
 
 
 def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
-    """(batches, labels) to verify on: the given data, else the calibration images right after training, else noise."""
+    """(batches, labels) to verify on: the given data, else the calibration images right after training, else noise.
+
+    Of the data that the guard was made from, what it held out: the rest was learned, and takes long.
+    """
     held = source.calibration_images
     if data is None and held is not None:
         return (batch for batch, _ in held.batches(64)), held.labels if held.class_names == source.class_names else None
     if data is None:
         return _noise(source.manifest), None
-    loaded = load_images(data, preprocess=source.manifest.preprocess, labelled=False)
+    try:
+        loaded, _, _ = calibration_images(source.manifest, data, labelled=False)
+    except MissingDataError:
+        raise
+    except DataError:  # all of them were trained on: the numbers can be compared all the same
+        loaded = load_images(data, preprocess=source.manifest.preprocess, labelled=False)
     return (batch for batch, _ in loaded.batches(64)), None
 
 

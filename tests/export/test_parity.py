@@ -269,3 +269,13 @@ def test_what_cannot_be_exported_is_said(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         guard.export(trained("plain"), tmp_path / path, **options)
+
+
+def test_of_the_data_it_was_made_from_an_export_verifies_on_what_was_held_out(
+    trained: Callable[[str], Any], four: Arrays, tmp_path: Path
+) -> None:
+    g = trained("plain")
+    calibration = g.manifest.calibration
+    parity = guard.load(guard.export(g, tmp_path / "guard.onnx", data=four)).manifest.parity
+    assert parity is not None
+    assert parity.images == calibration.n < len(four[0])
