@@ -5,7 +5,7 @@
 
 Everything is synthetic: random images of 16 x 16 pixels, random features. A network of one convolution stands for the
 backbone, so that what is measured is what we add. Every point runs in a process of its own, on one thread; points that
-the .json has are not measured again. docs/scale.md reasons from the curves.
+the .json has are not measured again.
 """
 
 from __future__ import annotations
@@ -296,8 +296,7 @@ def report(result: dict[str, Any]) -> str:
     return f"""# What grows with images, classes, width and bank
 
 One thread; random data; a network of one convolution ({WIDTH} features, {CLASSES} classes unless said). Scores are per
-image, in batches of {BATCH}. Peak memory is above what the process held. `benchmarks/scale.py` says more;
-[docs/scale.md](../../docs/scale.md) reasons from it.
+image, in batches of {BATCH}. Peak memory is above what the process held. `benchmarks/scale.py` says more.
 
 ![curves](scale.png)
 
