@@ -23,12 +23,12 @@ WORDS = ("this", "a", "high", "quality", "image", "of", "the", "photo", "is", *D
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def save_tiny_pipeline(folder: Path) -> Path:
-    """Make it and save it into `folder`, by diffusers' own `save_pretrained`."""
+def save_tiny_pipeline(folder: Path, tokens: tuple[str, ...] = WORDS) -> Path:
+    """Make it and save it into `folder`, by diffusers' own `save_pretrained`; `tokens` are single tokens."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    vocabulary, merges = bpe(WORDS)
+    vocabulary, merges = bpe(tokens)
     words = folder / "tokenizer"
     words.mkdir(parents=True)
     (words / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")

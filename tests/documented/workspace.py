@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import guard
 from guard.data import load
 from tests import published
-from tests.tiny_stable_diffusion import save_tiny_pipeline
+from tests.tiny_stable_diffusion import WORDS, save_tiny_pipeline
 from tests.toy_diffusion import ToyDiffusion
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def networks(folder: Path) -> None:
     example = torch.zeros(2, 3, SIDE, SIDE)
     torch.onnx.export(classifier(), (example,), str(folder / "classifier.onnx"), dynamic_shapes=shape, verbose=False)
     shutil.copy(folder / "classifier.onnx", folder / "model.onnx")
-    pipeline = save_tiny_pipeline(folder / "path/to/pipeline")
+    pipeline = save_tiny_pipeline(folder / "path/to/pipeline", (*WORDS, "aquarium", "fish", "maple", "tree", "seal"))
     shutil.copytree(pipeline, folder / "CompVis/stable-diffusion-v1-4")
     (folder / "xl.safetensors").write_bytes((teacher / "model.safetensors").read_bytes())
 
