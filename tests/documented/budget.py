@@ -35,7 +35,7 @@ UNREAD = {
 }
 
 TRAIN = {"--epochs": "1", "--batch-size": "16", "--device": "cpu"}
-#: synthesisers that are no method's namesake -> a method that trains what they draw from
+#: synthesisers under another name than the method -> a method that trains what they draw from
 MADE_BY = {"cmg": "cmg_s"}
 
 SYNTH = {"--count": "24", "--device": "cpu"}
@@ -44,7 +44,7 @@ SYNTH = {"--count": "24", "--device": "cpu"}
 ADDED: dict[str, dict[str, str]] = {
     "train": TRAIN,
     "synth": SYNTH,
-    "fit": {"--device": "cpu", "--training-set": "tune_epochs=1"},
+    "fit": {"--device": "cpu"},
     "eval": {"--bootstrap": "20"},
     "bench": {"--rounds": "1", "--no-memory": "", "--batch-sizes": "1"},
     "benchmark": {"--plan": ""},
@@ -52,7 +52,7 @@ ADDED: dict[str, dict[str, str]] = {
 
 #: of a function of Python -> arguments that are added
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "train": {"epochs": 1, "batch_size": 16, "device": "cpu", "backbone": "wrn10_2"},
+    "train": {"epochs": 1, "device": "cpu", "backbone": "wrn10_2"},
     "synth": {"count": 24, "device": "cpu"},
     "fit": {"device": "cpu"},
     "evaluate": {"bootstrap": 20, "max_images": 40},

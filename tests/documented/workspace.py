@@ -108,7 +108,7 @@ def networks(folder: Path) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
     config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=4,
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic",
         id2label=dict(enumerate(CLASSES)), label2id={name: i for i, name in enumerate(CLASSES)},
     )  # fmt: skip
     ResNetForImageClassification(config).save_pretrained(folder / "path/to/hf_folder")
@@ -122,7 +122,7 @@ def networks(folder: Path) -> None:
     (folder / "xl.safetensors").write_bytes((teacher / "model.safetensors").read_bytes())
 
 
-def classifier() -> nn.Module:
+def classifier() -> nn.Sequential:
     """Images (N, 3, H, W) -> logits of the four classes."""
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, len(CLASSES))
