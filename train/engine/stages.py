@@ -51,8 +51,7 @@ def train_stages(
     mixed_in = None if pictures is None else as_tensor(pictures)
     start = (read_progress(out, config) if out is not None and resume else None) or Progress()
     resumed = out if start.stage or start.epoch else None
-    us = processes()
-    journal = Journal(out if us.is_first else None, (start.stage, start.epoch) if resume else None)
+    journal = Journal(out if processes().is_first else None, (start.stage, start.epoch) if resume else None)
     numbers: dict[str, float] = {}
     with _folder_for_outliers(out) as folder:
         context = PrepareContext(module, feed.data, folder, config.seed, device)
@@ -66,11 +65,7 @@ def train_stages(
                 journal.write({"stage": stage.name, "stage_index": index, "epoch": epoch + 1, **numbers})
                 if epoch + 1 == stage.epochs:
                     run.finish()
-                same_state(run.modules())
-                if out is not None and us.is_first:
-                    position = _after(epoch, index, stages)
-                    save_checkpoint(out, config, position, learned(stages[:index]) | run.modules(), run.optimizers())
-                us.wait()  # no one goes on to what would be lost
+                _keep(run, out, config, _after(epoch, index, stages), learned(stages[:index]))
             start, resumed = Progress(index + 1, 0), None
     _hand_over(stages, module)
     return numbers
@@ -89,6 +84,17 @@ def check_parts(stage: Stage, context: PrepareContext) -> None:
     for part in (stage.synthesiser, *stage.regularisers):
         if part is not None:
             part.check(context)
+
+
+def _keep(
+    run: StageRun, out: Path | None, config: TrainConfig, position: Progress, before: dict[str, nn.Module]
+) -> None:
+    """Write the checkpoint of an epoch, once; no process goes on to what would be lost."""
+    us = processes()
+    same_state(run.modules())
+    if out is not None and us.is_first:
+        save_checkpoint(out, config, position, before | run.modules(), run.optimizers())
+    us.wait()
 
 
 def _after(epoch: int, index: int, stages: list[Stage]) -> Progress:
