@@ -17,7 +17,6 @@ from ..outliers.base import Changed, OutlierMix, Synthesiser, list_synthesisers
 from ..outliers.images.adversarial_noise import AdversarialNoise
 from ..outliers.sources import weighted
 from ..runs.fine_tuning import tuned_defaults
-from ..runs.request import default_batch_size
 from ..runs.resolve import asked_backbone, asked_method, asked_score
 from ..runs.train import WRITTEN_COPIES
 from .making import images_of, made_first
@@ -95,7 +94,7 @@ class Reckoner:
             class_counts=(each,) * classes,
             epochs=defaults["epochs"],
             lr=defaults["lr"],
-            batch_size=request.batch_size or default_batch_size(self.trained),
+            batch_size=defaults["batch_size"],
             seed=run.seed,
             device=torch.device("cpu"),
             outliers=self._outliers(run),

@@ -32,7 +32,7 @@ SMALLEST_CUT = 96  # pixels; a random part of a smaller image shows little
 
 
 def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[str, Any]:
-    """Fields of `TrainConfig` that depend on whether the network is pretrained, with every default found.
+    """Fields of `TrainConfig` that depend on the data's size or on a pretrained network, with every default found.
 
     Args:
         images: of the training split.
@@ -41,6 +41,7 @@ def tuned_defaults(request: TrainRequest, method: Method, images: int) -> dict[s
     batch_size = request.batch_size or default_batch_size(images)
     share: int | float = (VALIDATION if pretrained else 0) if request.validation is None else request.validation
     return {
+        "batch_size": batch_size,
         "epochs": request.epochs or (EPOCHS if tuned else method.epochs),
         "lr": request.lr or ((LR if tuned else PROBE_LR) if pretrained else method.peak_lr(batch_size)),
         "freeze": request.freeze,

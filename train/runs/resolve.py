@@ -24,7 +24,7 @@ from ..outliers.base import list_synthesisers
 from ..pretrained import Checkpoint, checkpoint
 from .default_score import AskedScore, of_training
 from .fine_tuning import SMALLEST_CUT, check_recipe, tuned_defaults
-from .request import TrainConfig, default_batch_size
+from .request import TrainConfig
 
 SMALLEST_SIDE = 4  # pixels; less is not an image
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}  # of the scores that one head is made for
@@ -157,7 +157,6 @@ def resolved(
         head_options=head_options(head, request.head_options),
         score=score.name,
         score_options=as_before(score.options.model_dump()),
-        batch_size=default_batch_size(len(splits.train)) if request.batch_size is None else request.batch_size,
         seed=request.seed,
         image_size=size_of(p),
         geometry=p.geometry(),
