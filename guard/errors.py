@@ -7,6 +7,7 @@
     │   └── MissingDataError (FileNotFoundError)   a path that is not there
     ├── ImageError (ValueError)         one image that cannot be decoded, or is too large
     ├── ModelError (ValueError)         a classifier that cannot be guarded as it is
+    ├── DivergedError (ArithmeticError) a training whose loss is no longer a number
     ├── CalibrationError (ValueError)   a false-alarm rate the calibration images cannot support
     ├── ArtefactError (OSError)         a guard file or folder that is missing or cannot be read
     │   ├── ArtefactNotFoundError (FileNotFoundError)
@@ -96,6 +97,10 @@ class ImageError(GuardError, ValueError):
 
 
 class ModelError(GuardError, ValueError):
+    pass
+
+
+class DivergedError(GuardError, ArithmeticError):
     pass
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
@@ -131,7 +132,11 @@ class Page:
             self.guard("benchmark", ["documented.yaml"])
 
     def close(self) -> None:
+        """End the service; forget the modules that were imported from its folder, whose names other tests use."""
         self.stack.close()
+        for name, module in list(sys.modules.items()):
+            if self.folder in Path(getattr(module, "__file__", None) or "/").parents:
+                del sys.modules[name]
 
 
 def form(shown: str) -> str:

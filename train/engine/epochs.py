@@ -7,6 +7,7 @@ a generator, and a run that was killed ends where an uninterrupted one does.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from guard.errors import DivergedError
 
 from .checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from .distributed import alone, processes
@@ -102,6 +105,9 @@ class Epochs:
             step: called with a batch, the generator, and the number of the step in the whole training.
             before_step: called with the share of the training that is done, in [0, 1): for learning rates.
             generator: that of `generator`, where something was drawn from it already.
+
+        Raises:
+            DivergedError: one of the sums is NaN or infinite.
         """
         generator = generator or self.generator(epoch)
         chooser = pace()
@@ -118,7 +124,17 @@ class Epochs:
                 for name, value in values.items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach()
                 advance()
-        return {name: float(total) for name, total in totals.items()}
+        sums = {name: float(total) for name, total in totals.items()}
+        self._check_finite(sums, epoch)
+        return sums
+
+    def _check_finite(self, sums: dict[str, float], epoch: int) -> None:
+        for name, value in sums.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"{self.title} diverged in epoch {epoch + 1} of {self.count}: {name} is {value}; "
+                    "train again with a smaller lr= or a smaller weight of the loss, or with precision='fp32'"
+                )
 
     def means(self, epoch: int, step: Step, *, before_step: Callable[[float], None] | None = None) -> dict[str, float]:
         """As `run`, with means over the steps."""

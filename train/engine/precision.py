@@ -11,6 +11,8 @@ import torch
 
 from guard.errors import ConfigError
 
+from .unread_taps import ExactTaps
+
 _ASKED: ContextVar[str] = ContextVar("precision", default="auto")
 
 
@@ -38,8 +40,15 @@ def mixed_precision(device: torch.device) -> Any:
     """A factory of autocast contexts: bf16 on devices that compute in it, elsewhere float32; or as `computing_in`."""
     asked = _ASKED.get()
     if asked == "bf16" or (asked == "auto" and has_bf16(device)):
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+        return lambda: _bf16(device)
     return contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def _bf16(device: torch.device) -> Iterator[None]:
+    exact = ExactTaps() if device.type == "cpu" else contextlib.nullcontext()
+    with torch.autocast(device.type, dtype=torch.bfloat16), exact:
+        yield
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -220,10 +220,14 @@ def probe(module: GuardModule, data: ImageData) -> None:
 
 
 def fit_score(module: GuardModule, data: ImageData, *, batch_size: int = 256) -> float:
-    """Fit the module's score in one pass over in-distribution data; returns the classifier's accuracy on it."""
+    """Fit the module's score in one pass over in-distribution data; returns the classifier's accuracy on it.
+
+    Raises:
+        ModelError: features that are NaN or infinite, or logits that are NaN.
+    """
     score, classifier = module.score, module.classifier
     probe(module, data)
-    correct = torch.zeros((), dtype=torch.int64, device=module.scale.device)
+    correct, broken = torch.zeros(2, dtype=torch.int64, device=module.scale.device)
     with torch.inference_mode(False), torch.no_grad():
         begun = False
         for batch in stream_features(module, data, batch_size=batch_size, title=f"fit {score.name}"):
@@ -232,6 +236,12 @@ def fit_score(module: GuardModule, data: ImageData, *, batch_size: int = 256) ->
                 begun = True
             score.update(batch.features, batch.logits, batch.labels, batch.feature_map)
             correct += (batch.logits.argmax(-1) == batch.labels).sum()
+            broken += (~batch.features.isfinite().all(-1) | batch.logits.isnan().any(-1)).sum()
+        if broken:
+            raise ModelError(
+                f"the classifier's features are NaN or infinite, or its logits NaN, for {int(broken)} of {len(data)} "
+                "images; check its weights (a training that diverged leaves such), and its mean= and std="
+            )
         score.finish()
     score.to(module.scale.device)
     return float(correct) / max(1, len(data))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from guard.errors import DivergedError
 from guard.record import Record
 from train.engine.epochs import Epochs, epochs_showing, train_in_folder
 from train.engine.seeds import epoch_seed
@@ -126,3 +127,15 @@ def test_a_killed_training_in_a_folder_ends_as_an_uninterrupted_one(tmp_path: Pa
     assert resumed.net.weight.equal(whole.net.weight)
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
     assert [record["epoch"] for record in records(tmp_path / "whole")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_training(bad: float) -> None:
+    epochs = Epochs("classifier", Numbers(4), 3, 2, 0, 0, CPU)
+
+    def step(batch: IDBatch, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+        return {"accuracy": torch.ones(()), "ce": torch.tensor(1.0 if number < 3 else bad)}
+
+    assert epochs.run(0, step)["ce"] == 2
+    with pytest.raises(DivergedError, match=r"classifier diverged in epoch 2 of 3: ce is (nan|inf); .* smaller lr="):
+        epochs.run(1, step)

@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import guard
 from guard.errors import ConfigError, ModelError
@@ -200,3 +200,25 @@ def test_a_model_that_is_no_better_than_chance_is_pointed_out(four: Arrays, capl
     text = caplog.text
     assert "right on 25.0 % of its own data, near chance" in text
     assert "mean= and std= not given: ImageNet's" in text
+
+
+class OfUnitSpread(nn.Module):
+    """A classifier that divides each image by its standard deviation: 0 / 0 where an image is of one colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean((1, 2, 3), keepdim=True)
+        return self.model(centred / centred.flatten(1).std(1)[:, None, None, None])
+
+
+@pytest.mark.parametrize("score", [name for name in FITTED if get_score(name).needs_fit])
+def test_an_image_whose_features_are_no_numbers_is_named_before_a_score_is_fitted(score: str, large: Arrays) -> None:
+    images, labels = large[0].copy(), large[1]
+    images[50] = 7
+    options = {**OPTIONS, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    few = {"k": 5} if score in ("knn", "nnguide") else None
+    with pytest.raises(ModelError, match=r"NaN .* for 1 of \d+ images; check its weights"):
+        guard.fit(OfUnitSpread(), (images, labels), score=score, calibration=large, score_options=few, **options)
