@@ -119,7 +119,7 @@ def session_call(graph: bytes, images: np.ndarray, threads: int) -> Callable[[],
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    feed = {"images": images}
+    feed = {session.get_inputs()[0].name: images}
     return lambda: session.run(None, feed)
 
 

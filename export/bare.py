@@ -33,18 +33,31 @@ def bare_classifier(graph: bytes) -> tuple[bytes, str, np.dtype]:
 
 
 def _prepared(model: ModelProto) -> str:
-    """The tensor that the network begins with: behind what prepares pixels, in float32."""
-    name = "images"
+    """The tensor that the network begins with: behind what prepares pixels, in float32.
+
+    Who asks the pixels for the size of their batch is given that tensor, whose first axis is the same.
+    """
+    name, counting = "images", []
     while True:
         readers = [node for node in model.graph.node if name in node.input]
-        if len(readers) != 1 or not _prepares(readers[0]):
+        others = [node for node in readers if not _counts_images(node)]
+        if len(others) != 1 or not _prepares(others[0]):
             break
-        name = readers[0].output[0]
+        counting += [node for node in readers if _counts_images(node)]
+        name = others[0].output[0]
+    for node in counting:
+        node.input[0] = name
     if name == "images":
         raise ExportError(
             "the graph's images are read by more than what prepares them; the bare classifier cannot be cut out"
         )
     return name
+
+
+def _counts_images(node: NodeProto) -> bool:
+    """Whether it reads nothing but the size of the first axis."""
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return node.op_type == "Shape" and ends.get("start", 0) == 0 and ends.get("end") == 1
 
 
 def _prepares(node: NodeProto) -> bool:

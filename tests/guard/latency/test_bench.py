@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+import timm
 import torch
 
 import guard
@@ -52,6 +54,32 @@ def test_the_bare_classifier_gives_the_logits(
     batch = images.reshape(prepared.shape)
     integers = run_bare(Quantiser(graph, [batch], "cpu").quantised(), prepared.transpose(0, 3, 1, 2))
     assert (integers.argmax(1) == wanted.argmax(1)).mean() > 0.9
+
+
+ARCHITECTURES = ["vit_tiny_patch16_224", "test_convnext"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_is_cut_out_of_any_architecture(architecture: str, four: Arrays, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"img_size": 32} if "vit" in architecture else {}
+    options |= {"depth": 2} if architecture.startswith("vit") else {}
+    model = timm.create_model(architecture, num_classes=4, **options).eval()
+    images = np.kron(four[0][:40], np.ones((1, 2, 2, 1), np.uint8))
+    mean = (0.5, 0.5, 0.5)
+    data = (images, four[1][:40])
+    g = guard.fit(model, data, calibration=data, score="energy", image_size=32, mean=mean, std=mean, device="cpu")
+    path = guard.export(g, tmp_path / "model.onnx")
+    graph = graph_bytes(read_onnx(path)[0])
+    inside, name, _ = bare_classifier(graph)
+    whole = onnx.load_from_string(graph)
+    whole.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = ort.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
+    (prepared,) = session.run([name], {"images": images})
+    with torch.no_grad():
+        wanted = model(torch.tensor(images.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32)).numpy()
+    (logits,) = ort.InferenceSession(inside, providers=["CPUExecutionProvider"]).run(None, {name: prepared})
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_all_take_turns_at_every_batch_size(
