@@ -22,22 +22,21 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import guard
-from export.bare import bare_classifier
-from guard.artefact.files import graph_bytes, read_onnx
 from guard.calibration.by_class import expected_flags
 from guard.data import ImageData, load
 from guard.detector import Guard
 from guard.errors import ExportError
 from guard.evaluation.metrics import auroc
+from guard.latency.bare import bare_run
 from guard.latency.interleave import Timing, interleave
 from guard.latency.machine import describe, machine
-from guard.runtimes.onnx_session import open_session
 from guard.verdict import Verdicts
 
 log = logging.getLogger("ood_guard")
@@ -163,16 +162,13 @@ def judged(network: str, run: Path, paths: dict[str, Path]) -> Iterator[Decision
 
 
 def bare(path: Path, batch: np.ndarray) -> Callable[[], Any] | None:
-    """A run of the file's classifier alone on prepared images; None where it cannot be cut out."""
-    data, _ = read_onnx(path)
+    """A run of the file's classifier alone on a batch; None where it cannot be cut out."""
     try:
-        graph, name, dtype = bare_classifier(graph_bytes(data))
+        run, _ = bare_run(path, "cpu", 1)
     except ExportError as error:
         log.warning("%s: %s", path, error)
         return None
-    session = open_session(graph, device="cpu", threads=1)
-    prepared = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype) / dtype.type(255)
-    return lambda: session.run(None, {name: prepared})
+    return partial(run, batch)
 
 
 def timed(network: str, paths: dict[str, Path], batches: tuple[int, ...], rounds: int) -> Iterator[dict[str, Any]]:

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .._siblings import sibling
-from ..artefact.files import graph_bytes, read_onnx
 from ..artefact.load import load, manifest_of
 from ..artefact.places import writable_file
 from ..errors import ConfigError, ExportError
@@ -94,31 +91,21 @@ def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]
 def _bare(path: Path, request: BenchRequest) -> Iterator[Contender]:
     """The first file's classifier in ONNX Runtime, where it can be cut out."""
     from ..runtimes.onnx_providers import resolve_device
-    from ..runtimes.onnx_session import open_session
+    from .bare import bare_run
 
     if path.suffix != ".onnx":
         log.info("%s is no .onnx file: times are compared with its own, not with a bare classifier's", path.name)
         return
-    data, manifest = read_onnx(path)
+    device = resolve_device(request.device)
     try:
-        graph, name, dtype = sibling("export.bare").bare_classifier(graph_bytes(data))
+        run, precision = bare_run(path, device, request.threads)
     except ModuleNotFoundError as error:
         log.warning("%s is not installed: no bare classifier is timed beside; pip install onnx", error.name)
         return
     except ExportError as error:
         log.warning("%s", error)
         return
-    device = resolve_device(request.device)
-    session = open_session(graph, device=device, threads=request.threads)
-    prepared: dict[int, np.ndarray] = {}
-
-    def run(images: np.ndarray) -> Any:
-        """Prepared before: not a part of what a bare classifier takes."""
-        if len(images) not in prepared:
-            prepared[len(images)] = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype) / dtype.type(255)
-        return session.run(None, {name: prepared[len(images)]})
-
-    yield Contender(BARE, "onnxruntime", device, manifest.precision, run)
+    yield Contender(BARE, "onnxruntime", device, precision, run)
 
 
 def _timed(contenders: Sequence[Contender], images: np.ndarray, rounds: int) -> Iterator[LatencyRow]:

@@ -26,20 +26,14 @@ class SessionSettings:
 
     Attributes:
         threads: of one node (intra-op); None for ONNX Runtime's own choice, a thread for every core.
-        inter_op_threads: nodes side by side; read with execution "parallel" alone.
-        execution: "sequential" or "parallel".
         optimisation: of the graph, "none" or "all"; none for a graph that was optimised before.
         spinning: whether idle threads spin: the next run begins sooner, and nobody else gets the core.
-        arena: whether memory is kept for the next run.
         memory_pattern: whether the memory of a batch size is planned once and kept.
     """
 
     threads: int | None = None
-    inter_op_threads: int = 1
-    execution: Literal["sequential", "parallel"] = "sequential"
     optimisation: Literal["none", "all"] = "all"
     spinning: bool = True
-    arena: bool = True
     memory_pattern: bool = True
 
 
@@ -66,11 +60,9 @@ def session_options(ort: Any, settings: SessionSettings) -> Any:
     options.log_severity_level = 3
     level = "ORT_ENABLE_ALL" if settings.optimisation == "all" else "ORT_DISABLE_ALL"
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.execution_mode = getattr(ort.ExecutionMode, f"ORT_{settings.execution.upper()}")
+    options.execution_mode, options.inter_op_num_threads = ort.ExecutionMode.ORT_SEQUENTIAL, 1
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
-    options.inter_op_num_threads = settings.inter_op_threads
-    options.enable_cpu_mem_arena = settings.arena
     options.enable_mem_pattern = settings.memory_pattern
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

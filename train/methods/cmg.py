@@ -22,7 +22,6 @@ from torch import Tensor
 from guard.record import Record, option
 
 from ..cache.held import Held
-from ..engine.distributed import Processes
 from ..generators.convolutions import to_pixels
 from ..generators.cvae import CVAE, CVAEOptions, trained_cvae
 from ..losses.base import Regulariser
@@ -62,6 +61,7 @@ class ClassMixed(ImageSynthesiser):
     name: ClassVar[str] = "cmg"
     source: ClassVar[str] = "CMG, Wang et al., ECML-PKDD 2022"
     prepared: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     Options: ClassVar = ClassMixedOptions
 
@@ -73,9 +73,6 @@ class ClassMixed(ImageSynthesiser):
 
     def prepare(self, context: PrepareContext) -> None:
         self._cvae.put(trained_cvae(context, self.options.cvae))
-
-    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
-        self.prepare(context)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:

@@ -32,7 +32,6 @@ from guard.record import Record, option
 
 from ..cache.held import Held
 from ..cache.keyed import model_identity
-from ..engine.distributed import Processes
 from ..generators.latent_pair import Pair, PairOptions, SamplingPair, make_pair
 from ..generators.latent_pair.arithmetic import classes_to_mix, drawn_moments, encoded_moments, marginal, mixed
 from ..generators.latent_pair.reconstructions import Reconstructions
@@ -116,6 +115,7 @@ class LatentArithmetic(ImageSynthesiser):
 
     source: ClassVar[str] = "DMR, Choi & Na 2024"
     prepared: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
     revision: ClassVar[int] = 2  # 1: latents were decoded around the generator's own 0; enlarged bilinearly
     subtracts: ClassVar[bool] = True  # mu_y, which takes an encoding of every image
     Options: ClassVar = LatentOptions
@@ -149,9 +149,6 @@ class LatentArithmetic(ImageSynthesiser):
             moments = drawn_moments(drawn, self.num_classes, context.device)
         self.means = moments.classes
         self.origin = torch.zeros_like(moments.origin) if o.own_origin else moments.origin
-
-    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
-        self.prepare(context)
 
     def _sampling(self) -> SamplingPair:
         if not isinstance(self.pair, SamplingPair):

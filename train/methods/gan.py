@@ -23,7 +23,6 @@ from guard.graph.module import GuardModule
 from guard.record import Record, option
 
 from ..cache.held import Held
-from ..engine.distributed import Processes
 from ..engine.divided import divided
 from ..engine.modes import evaluating
 from ..engine.precision import mixed_precision
@@ -41,6 +40,7 @@ class PretrainedGAN(ImageSynthesiser):
     name: ClassVar[str] = "gan"
     source: ClassVar[str] = "DCGAN, Radford et al., ICLR 2016"
     prepared: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     class Options(Record):
         gan: TrainedDCGANOptions = option(TrainedDCGANOptions(), "The DCGAN and its training.")
@@ -53,9 +53,6 @@ class PretrainedGAN(ImageSynthesiser):
 
     def prepare(self, context: PrepareContext) -> None:
         self._generator.put(trained_generator(context, self.options.gan))
-
-    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
-        self.prepare(context)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         trained = self._generator.get()

@@ -28,7 +28,6 @@ from guard.heads import unit
 from guard.record import option
 
 from ..cache.held import Held
-from ..engine.distributed import Processes
 from ..generators.diffusion import Diffusion, DiffusionOptions, make_diffusion
 from ..generators.diffusion.base import STABLE
 from ..losses.uniform_target import Divergence, UniformTargetLoss
@@ -108,6 +107,7 @@ class LabelMixupImages(ImageSynthesiser):
     name: ClassVar[str] = "label_mixup"
     source: ClassVar[str] = "Assefa Seyoum Wahd, 2024"
     prepared: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
     Options: ClassVar = LabelMixupImageOptions
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
@@ -127,9 +127,6 @@ class LabelMixupImages(ImageSynthesiser):
         model = self._model.put(make_diffusion(context, self.options.diffusion))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
         check_via(self.options.resize_via, model.own_size, self._size)
-
-    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
-        self.prepare(context)
 
     @torch.no_grad()
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:

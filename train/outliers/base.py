@@ -201,6 +201,8 @@ class ImageSynthesiser(Synthesiser):
         total: where a store is filled, how many it can hold: of all shards in `prepare`, up to its own in `sample`.
         in_distribution: whether its images are further ones of the classes, and no outliers.
         prepared: whether `prepare` trains something first (a generator), so that it is worth a store.
+        divides: whether `prepare` is made of parts that several processes divide among themselves (`train.cache`,
+            `train.engine.divided`).
         revision: raised where equal options make other images than before; a store of another one is not continued.
     """
 
@@ -209,6 +211,7 @@ class ImageSynthesiser(Synthesiser):
     source: ClassVar[str] = ""
     Options: ClassVar[type[Record]] = Record
     prepared: ClassVar[bool] = False
+    divides: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     in_distribution: ClassVar[bool] = False
 
@@ -226,9 +229,10 @@ class ImageSynthesiser(Synthesiser):
     def prepare_together(self, context: PrepareContext, us: Processes) -> None:
         """Called before `prepare` by all of several processes at once (`Processes`), to divide what takes long.
 
-        `prepare` is then called by the first alone, and by the others after it. Synthesisers whose `prepare` is made
-        of parts that divide themselves (`train.cache`, `train.engine.divided`) call it here.
+        `prepare` is then called by the first alone, and by the others after it; where it `divides`, it is called here.
         """
+        if self.divides:
+            self.prepare(context)
 
     def copies(self, context: PrepareContext) -> int:
         """How many images of a store each one that is generated becomes (by resizing it in several ways)."""

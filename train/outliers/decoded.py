@@ -14,7 +14,6 @@ from torch import Tensor
 from guard.record import option
 
 from ..cache.held import Held
-from ..engine.distributed import Processes
 from ..generators.diffusion import Diffusion, DiffusionOptions, beside_model, known_form, make_diffusion
 from .base import IDBatch, ImageSynthesiser, Outliers, PrepareContext
 from .conditioning.table import Embeddings, EmbeddingTable
@@ -54,6 +53,7 @@ class DecodedEmbeddings(ImageSynthesiser):
     """
 
     prepared: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def __init__(self, count: int, num_classes: int, **options: Any) -> None:
         super().__init__(count, num_classes, **options)
@@ -86,9 +86,6 @@ class DecodedEmbeddings(ImageSynthesiser):
         self._table.put(EmbeddingTable(found, self.num_classes))
         self._size = (context.data.preprocess.height, context.data.preprocess.width)
         check_via(self.options.resize_via, model.own_size, self._size)
-
-    def prepare_together(self, context: PrepareContext, us: Processes) -> None:
-        self.prepare(context)
 
     def first_rows(self) -> int | None:
         """How many of each class's embeddings to draw from, the first ones; None: all."""

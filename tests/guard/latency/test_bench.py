@@ -21,7 +21,7 @@ from export.precision.integers import Quantiser
 from guard import cli
 from guard.artefact.files import graph_bytes, read_onnx
 from guard.errors import ConfigError
-from guard.latency import measure
+from guard.latency import bare
 from guard.latency.memory import memory_mib
 from guard.latency.result import BARE, Latency
 from tests.conftest import Arrays
@@ -116,7 +116,7 @@ def test_without_onnx_the_first_guard_is_what_is_compared_with(
     def missing(_: str) -> Any:
         raise ModuleNotFoundError("no module named onnx", name="onnx")
 
-    monkeypatch.setattr(measure, "sibling", missing)
+    monkeypatch.setattr(bare, "sibling", missing)
     found = guard.bench(exported("plain"), batch_sizes=2, **FEW)
     assert [row.contender for row in found.rows] == ["plain.onnx"]
     assert found.compared_with == "plain.onnx"
