@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 NETWORKS: dict[str, dict[str, Any]] = {
     "wrn16_2": {"epochs": 15, "lr": 0.3},
     "resnet18_small": {"epochs": 1},
-    "vit_tiny_patch16_224": {"image_size": 64, "epochs": 3, "lr": 0.02},
+    "vit_tiny_patch16_224": {"image_size": 64, "epochs": 1, "lr": 0.02},
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 NEAR = ("tiny_imagenet", "tiny_imagenet_sharp")
