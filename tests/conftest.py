@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -24,6 +25,16 @@ def _one_thread() -> None:
     """Images of 16 pixels gain nothing from a second thread, and on a busy machine its spinning costs much."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_registry() -> None:
+    """torch lists all operators anew in every export, a third of its time: here once."""
+    if "torch" in sys.modules:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        listing = ONNXRegistry.__dict__["from_torchlib"].__func__
+        ONNXRegistry.from_torchlib = classmethod(functools.cache(listing))  # type: ignore[assignment,method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)
