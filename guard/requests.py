@@ -289,6 +289,12 @@ class ScanRequest(Request):
     data: Any = option(..., "Images in any form that guard train takes; labels are not needed.")
     out: Path = option(..., "Folder of the Parquet files and the report. A scan that was begun there goes on.")
     labelled: bool = option(False, "Read the labels too, and report likely mislabelled and off-class images.")
+    cross_fit: int | None = option(
+        None,
+        "Judge the labels in this many folds, each by the others; of a run folder, for its own training images.",
+        ge=2,
+        rule="must be at least 2 (folds; 5 is usual)",
+    )
     workers: int | None = option(
         None, "Processes that decode and score; default the number of cores, none for few images.", ge=0
     )

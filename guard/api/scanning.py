@@ -19,6 +19,7 @@ def scan(
     *,
     out: str | Path,
     labelled: bool = False,
+    cross_fit: int | None = None,
     workers: int | None = None,
     batch_size: int = 64,
     shard_size: int = 4096,
@@ -41,6 +42,9 @@ def scan(
         labelled: read the data's labels, which must be classes of the guard. The files get given_label, given_class and
             given_probability, the report likely mislabelled and off-class images (`guard.scanning.labels`). Take a
             guard that was not trained on these images: what a classifier has learned by heart it does not find wrong.
+        cross_fit: folds, e.g. 5, for images that the guard was trained on. A new last layer and score are fitted on the
+            guard's features of the other folds and asked about each; the report judges the labels by their answers, and
+            `out` has them in ``cross-fitted-*.parquet``. Needs `labelled`, and a run folder (its features; torch).
         workers: processes that decode and, for an ``.onnx`` file on a CPU, score; default one per core, none for fewer
             than 1024 images; 0 for none.
         batch_size: images per run of the graph; results do not depend on it.
@@ -53,8 +57,10 @@ def scan(
         `ScanSummary`: ``print(summary)`` shows the findings; ``summary.json`` holds the same.
 
     Raises:
-        ConfigError: `out` holds another scan, or another process scans into it.
-        DataError: no images, or with `labelled` classes that the guard does not have.
+        ConfigError: `out` holds another scan, or another process scans into it; `cross_fit` of an exported file, or
+            without `labelled`.
+        DataError: no images; with `labelled` classes that the guard does not have; with `cross_fit` a class with fewer
+            than two different images.
         MissingExtraError: pyarrow is not installed.
     """
     from ..scanning.scan import scan as run
@@ -65,6 +71,7 @@ def scan(
             data=data,
             out=path_given(out, "out"),
             labelled=labelled,
+            cross_fit=cross_fit,
             workers=workers,
             batch_size=batch_size,
             shard_size=shard_size,

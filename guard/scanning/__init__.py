@@ -8,7 +8,7 @@
     scoring.py     groups of images -> verdicts, in processes of their own or here; worker.py is such a process
     shards.py      the Parquet files: written whole, read again in parts
     summary.py     counts, rates, drift, the most OOD and most ordinary images, in constant memory
-    labels.py      likely mislabelled and off-class images
+    labels.py      likely mislabelled and off-class images; cross_fit.py asks each image's fellows instead of the guard
     result.py      `ScanSummary`, what was found; page.py a report to look at, pictures.py its images
 
 pyarrow writes Parquet. No torch for an exported guard.

@@ -20,7 +20,9 @@ conformal p-values", Annals of Statistics 51, 2023). No p-value is below 1 / (n 
 of those find few.
 
 Both hold for images that the classifier was not trained on. On its own training images probabilities are too high for
-the given label and p-values too large: fewer are found, and no rate is promised.
+the given label and p-values too large: fewer are found, and no rate is promised. There `cross_fit` judges the images by
+each other; its p-values are ranks among them, so those at or below `OFF_CLASS_LEVEL` are listed, and nothing is
+promised of them.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from .result import LabelReport, Pair
 from .shards import Columns
 
 FALSE_DISCOVERY_RATE = 0.1
+OFF_CLASS_LEVEL = 0.01  # of cross-fitted p-values
 _PAIRS = 20
 
 
@@ -77,7 +80,11 @@ def largest_discovery(counts: Mapping[float, int], rate: float) -> float | None:
 
 
 def label_report(
-    shards: Callable[[Sequence[str]], Iterator[Columns]], class_names: Sequence[str], *, calibrated: bool
+    shards: Callable[[Sequence[str]], Iterator[Columns]],
+    class_names: Sequence[str],
+    *,
+    calibrated: bool,
+    folds: int = 0,
 ) -> LabelReport:
     """Both lists, in two passes over the shards at constant memory.
 
@@ -85,6 +92,7 @@ def label_report(
         shards: gives the columns with these names, one shard after the other.
         class_names: of the guard.
         calibrated: whether there are p-values.
+        folds: of cross-fitted shards; 0 for the guard's own verdicts.
     """
     thresholds = self_confidence(shards(["given_label", "given_probability"]), len(class_names))
     worst, strangest = Largest(), Largest()
@@ -101,7 +109,7 @@ def label_report(
             values, counts = np.unique(columns["p_value"], return_counts=True)
             p_values.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
             strangest.update(-columns["p_value"], columns, among_equals=columns["ood_score"])
-    limit = largest_discovery(p_values, FALSE_DISCOVERY_RATE)
+    limit = OFF_CLASS_LEVEL if folds else largest_discovery(p_values, FALSE_DISCOVERY_RATE)
     return LabelReport(
         images=images,
         agreeing=agreeing,
@@ -111,8 +119,9 @@ def label_report(
         class_thresholds=tuple(None if np.isnan(t) else float(t) for t in thresholds),
         off_class=sum(n for p, n in p_values.items() if limit is not None and p <= limit) if calibrated else None,
         off_class_p_value=limit,
-        false_discovery_rate=FALSE_DISCOVERY_RATE,
+        false_discovery_rate=None if folds else FALSE_DISCOVERY_RATE,
         strangest=strangest.images(),
+        folds=folds,
     )
 
 

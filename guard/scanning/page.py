@@ -75,7 +75,7 @@ def _tiles(summary: ScanSummary) -> str:
     if summary.labels is not None:
         tiles["likely mislabelled"] = f"{summary.labels.mislabelled}"
         if summary.labels.off_class is not None:
-            tiles["likely of none of the classes"] = f"{summary.labels.off_class}"
+            tiles[_off_class(summary.labels).lower()] = f"{summary.labels.off_class}"
     tiles["could not be read"] = f"{summary.corrupt}"
     cards = "".join(f'<div class="card tile"><b>{n}</b><small>{escape(t)}</small></div>' for t, n in tiles.items())
     return f'<div class="tiles">{cards}</div>'
@@ -105,18 +105,21 @@ def _charts(summary: ScanSummary, sample: Sample, calibration: Calibration | Non
 
 
 def _labels(found: LabelReport, pictures: Mapping[int, Picture]) -> list[str]:
+    whose = "the features’ doing" if found.folds else "the guard’s own mistakes"
     parts = [
         f'<h2>Labels</h2><p class="lead">{escape(". ".join(label_lines(found)))}. Where few agree, most of these are '
-        "the guard’s own mistakes.</p>",
+        f"{whose}.</p>",
         _pairs(found),
         _sheet("Likely mislabelled", "given → predicted, surest first", found.worst, pictures, of=found.mislabelled),
     ]
     if found.off_class:
         shown = found.strangest[: found.off_class]
-        parts.append(
-            _sheet("Likely of none of the classes", "smallest p-value first", shown, pictures, of=found.off_class)
-        )
+        parts.append(_sheet(_off_class(found), "smallest p-value first", shown, pictures, of=found.off_class))
     return parts
+
+
+def _off_class(found: LabelReport) -> str:
+    return "Least like the others" if found.folds else "Likely of none of the classes"
 
 
 def _pairs(found: LabelReport) -> str:

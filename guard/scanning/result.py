@@ -48,7 +48,9 @@ class LabelReport(Record):
         class_thresholds: (C,) the mean probability of a class over the images that are given as it; None without such.
         off_class: how many are likely of none of the guard's classes; None where the guard is not calibrated.
         off_class_p_value: images at or below this are; None where there are none. false_discovery_rate: at most this
-            share of them is expected to be ordinary. strangest: the first `SHOWN`, smallest p-value first.
+            share of them is expected to be ordinary; None where nothing is promised, of cross-fitted p-values.
+        strangest: the first `SHOWN`, smallest p-value first.
+        folds: of a cross-fitted judgement, whose verdicts all of these are; 0 for the guard's own.
     """
 
     images: int
@@ -59,8 +61,9 @@ class LabelReport(Record):
     class_thresholds: tuple[float | None, ...]
     off_class: int | None
     off_class_p_value: float | None
-    false_discovery_rate: float
+    false_discovery_rate: float | None
     strangest: tuple[ScannedImage, ...]
+    folds: int = 0
 
 
 class ScanSummary(Record):
@@ -128,11 +131,15 @@ class ScanSummary(Record):
 def label_lines(found: LabelReport) -> list[str]:
     """What is likely wrong with the labels, a sentence each."""
     agreeing = 100 * found.agreeing / max(found.images, 1)
+    who = f"the others predict ({found.folds} folds, cross-fitted)" if found.folds else "the guard predicts"
     said = [
-        f"{agreeing:.2f} % of {found.images} given labels are what the guard predicts",
+        f"{agreeing:.2f} % of {found.images} given labels are what {who}",
         f"{found.mislabelled} are likely of another class than is given",
     ]
-    if found.off_class is not None:
+    if found.false_discovery_rate is None:
+        at_most = f"a cross-fitted p-value of at most {found.off_class_p_value}"
+        said.append(f"{found.off_class} are the least like the others: {at_most}, which of any data 1 % have")
+    elif found.off_class is not None:
         rate = f"{100 * found.false_discovery_rate:.3g} %"
         said.append(f"{found.off_class} are likely of none of the classes (false discovery rate {rate})")
     return said

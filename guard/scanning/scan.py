@@ -27,6 +27,7 @@ from ..paths import path_given
 from ..preprocess import MAX_PIXELS
 from ..requests import ScanRequest
 from ..runtimes.onnx_providers import resolve_device
+from .cross_fit import check_cross_fit, cross_fitted
 from .page import render, rows_shown
 from .pictures import pictures
 from .plan import Shard, alone, begin, card_of, shards_of
@@ -45,11 +46,12 @@ _WORTH_PROCESSES = 1024  # images; starting a process takes about half a second
 def scan(request: ScanRequest) -> ScanSummary:
     """See `guard.scan`."""
     pyarrow()
+    check_cross_fit(request)
     _check_apart(request.out, request.data)
     folder = writable_folder(request.out)
     manifest = request.g.manifest if isinstance(request.g, Guard) else manifest_of(request.g)
     source = Reading(opened_source(request.data, request.labelled, None, all_classes=False))
-    notes = [*(printable(note) for note in source.notes), *_own_labels(source, manifest)]
+    notes = [*(printable(note) for note in source.notes), *_own_labels(source, manifest, request.cross_fit)]
     for note in notes:
         log.warning("%s", note)
     look_for_depth(source, np.arange(len(source)))
@@ -66,7 +68,10 @@ def scan(request: ScanRequest) -> ScanSummary:
         absent = [shard for shard in shards if not is_whole(folder, shard)]
         if absent:
             _write(folder, absent, request, manifest, source)
-        summary, sample = summarise(folder, card, shards, manifest, seed=request.seed, notes=notes)
+        judged = cross_fitted(folder, request, source) if request.cross_fit else None
+        if judged is not None and judged.note:
+            notes.append(judged.note)
+        summary, sample = summarise(folder, card, shards, manifest, seed=request.seed, notes=notes, cross_fitted=judged)
         summary = summary.model_copy(update={"made": len(absent)})
         shown = pictures(source, rows_shown(summary), MAX_PIXELS)
         write_atomic(folder / "summary.json", summary.model_dump_json(indent=1).encode() + b"\n")
@@ -83,7 +88,7 @@ def _check_apart(out: Path, data: Any) -> None:
         raise ConfigError(f"out={str(out)!r} lies in the data, {os.fspath(data)!r}; give a folder beside it")
 
 
-def _own_labels(source: Reading, manifest: Manifest) -> Iterator[str]:
+def _own_labels(source: Reading, manifest: Manifest, folds: int | None) -> Iterator[str]:
     """Put the labels into the guard's order of classes; what the reader should know of them.
 
     Raises:
@@ -100,8 +105,9 @@ def _own_labels(source: Reading, manifest: Manifest) -> Iterator[str]:
     if note:
         yield note
     if source.fingerprint() in {card.fingerprint for card in manifest.data}:
+        learned = "features, unless frozen, were" if folds else "classifier was"
         yield (
-            f"{source.name} is the data this guard was made from: the classifier has learned most of these labels, so "
+            f"{source.name} is the data this guard was made from: its {learned} trained on most of these labels, so "
             "fewer mislabelled and off-class images are found than there are."
         )
 

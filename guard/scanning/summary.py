@@ -18,10 +18,11 @@ from ..manifest import Manifest
 from ..monitoring import DriftMonitor, DriftReport
 from ..monitoring.monitor import rate_interval
 from ..monitoring.report import ClassReport
+from .cross_fit import CrossFittedShard
 from .extremes import Largest, columns_of
 from .labels import label_report
 from .plan import ScanCard, Shard
-from .result import CorruptImage, ScanSummary
+from .result import CorruptImage, LabelReport, ScanSummary
 from .shards import Columns, read_errors, read_shards
 
 DRIFT_IMAGES = 200_000
@@ -38,13 +39,21 @@ class Sample:
 
 
 def summarise(
-    folder: Path, card: ScanCard, shards: Sequence[Shard], manifest: Manifest, *, seed: int, notes: Sequence[str]
+    folder: Path,
+    card: ScanCard,
+    shards: Sequence[Shard],
+    manifest: Manifest,
+    *,
+    seed: int,
+    notes: Sequence[str],
+    cross_fitted: CrossFittedShard | None = None,
 ) -> tuple[ScanSummary, Sample]:
     """The summary of a whole scan, and the sample that its charts are drawn from.
 
     Args:
         seed: of the random order.
         notes: what was said before.
+        cross_fitted: the file that judges the labels, in place of the guard's own verdicts.
     """
     read = partial(read_shards, folder, shards)
     most, least = Largest(), Largest()
@@ -73,10 +82,20 @@ def summarise(
         most_ordinary=least.images(),
         corrupt=corrupt,
         corrupt_images=first,
-        labels=label_report(read, manifest.class_names, calibrated=calibration is not None) if card.labelled else None,
+        labels=_labels(folder, shards, manifest, cross_fitted) if card.labelled else None,
         notes=tuple(notes),
     )
     return summary, sample
+
+
+def _labels(
+    folder: Path, shards: Sequence[Shard], manifest: Manifest, cross_fitted: CrossFittedShard | None
+) -> LabelReport:
+    if cross_fitted is None:
+        read = partial(read_shards, folder, shards)
+        return label_report(read, manifest.class_names, calibrated=manifest.calibration is not None)
+    read = partial(read_shards, folder, [cross_fitted.shard])
+    return label_report(read, manifest.class_names, calibrated=True, folds=cross_fitted.folds)
 
 
 def _counted(shards: Iterator[Columns], classes: int, most: Largest, least: Largest) -> tuple[np.ndarray, np.ndarray]:
