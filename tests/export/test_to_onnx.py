@@ -63,7 +63,7 @@ def test_a_guard_adds_eight_nodes(backbone: str) -> None:
     module, manifest = guard(backbone)
     graph = added(onnx.load_from_string(onnx_bytes(module, manifest)))
     graph -= Counter(Add=8, Reshape=1)  # residual sums; the pooling's flatten
-    around = ["Cast", "Transpose", "Sub", "ReduceLogSumExp", "Neg", "ArgMax", "Softmax", "Greater"]
+    around = ["Cast", "Sub", "Transpose", "ReduceLogSumExp", "Neg", "ArgMax", "Softmax", "Greater"]
     assert graph == Counter([*around, "ReduceMean", "Gemm"])
 
 
@@ -71,14 +71,15 @@ def test_a_cosine_head_adds_three_more() -> None:
     module, manifest = guard("wrn16_2", "cosine", "cosine")
     graph = added(onnx.load_from_string(onnx_bytes(module, manifest)))
     graph -= Counter(Add=6)
-    around = ["Cast", "Transpose", "Sub", "ReduceL2", "Clip", "Div", "ReduceMax", "Mul", "ArgMax", "Softmax", "Greater"]
+    around = ["Cast", "Sub", "Transpose", "ReduceL2", "Clip", "Div", "ReduceMax", "Mul", "ArgMax", "Softmax", "Greater"]
     assert graph == Counter([*around, "ReduceMean", "Gemm"])
 
 
 def test_the_cast_comes_before_the_transpose() -> None:
     module, manifest = guard("wrn16_2")
-    first, second = onnx.load_from_string(onnx_bytes(module, manifest)).graph.node[:2]
-    assert (first.op_type, first.input[0], second.op_type) == ("Cast", "images", "Transpose")
+    first, *others = onnx.load_from_string(onnx_bytes(module, manifest)).graph.node[:3]
+    assert (first.op_type, first.input[0]) == ("Cast", "images")
+    assert "Transpose" in [node.op_type for node in others]
 
 
 @pytest.mark.parametrize(
