@@ -7,6 +7,7 @@ SECURITY.md                security.md
 benchmarks/README.md       results/index.md
 benchmarks/notes.md        results/notes.md
 benchmarks/results/X.md    results/X.md
+(a registered method)      methods/NAME.md, with docs/methods/NAME.md inside where there is one (`method_pages`)
 
 A link is written as it works in the repository, and here turned to where its target is on the site. A link to a file
 that is no page (code, a folder) becomes its text.
@@ -19,6 +20,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import method_pages
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +35,7 @@ NAMED = {
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)|(!\[[^\]]*\])\(([^)\s]+)\)")
 OUTSIDE = re.compile(r"[a-z]+:|#")
+METHODS = "methods/"
 
 
 def elsewhere() -> dict[str, str]:
@@ -47,7 +51,17 @@ def on_files(files: Files, config: Any) -> Files:
     """Add what is elsewhere."""
     for source, target in elsewhere().items():
         files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
+    for name in method_pages.names():
+        if files.get_file_from_path(f"{METHODS}{name}.md") is None:
+            files.append(File.generated(config, f"{METHODS}{name}.md", content=f"# {name}\n"))
     return files
+
+
+def on_pre_build(config: Any) -> None:
+    """A folder of docs/methods has a page per registered method and no other."""
+    unknown = {path.stem for path in (ROOT / "docs" / METHODS).glob("*.md")} - set(method_pages.names())
+    if unknown:
+        raise PluginError(f"docs/{METHODS} has pages of methods that are not registered: {', '.join(sorted(unknown))}")
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
@@ -56,6 +70,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     back = {target: source for source, target in on_site.items()}
     here: str = page.file.src_uri
     source = back.get(here, f"docs/{here}")
+    if here.startswith(METHODS):
+        markdown = method_pages.page(here.removeprefix(METHODS).removesuffix(".md"), markdown)
 
     def turned(found: re.Match[str]) -> str:
         text, link = (found[1], found[2]) if found[2] else (found[3], found[4])

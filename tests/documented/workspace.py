@@ -164,7 +164,7 @@ def _timm_model() -> nn.Module:
 
 
 def networks_with_weights(path: str) -> tuple[Any, Any]:
-    """As docs/methods.md calls it; the weights at `path` are not read."""
+    """As docs/methods/dmr.md calls it; the weights at `path` are not read."""
     return _mapping, _synthesis
 
 

@@ -60,6 +60,14 @@ def test_every_page_of_the_repository_is_on_it(site: Path) -> None:
     assert "OOD" in (site / "index.html").read_text(encoding="utf-8")
 
 
+def test_every_method_has_a_page(site: Path) -> None:
+    """What is on it: tests/contract/test_method_pages.py."""
+    for name in guard.list_methods():
+        shown = (site / "methods" / name / "index.html").read_text(encoding="utf-8")
+        assert "guard train" in shown
+        assert 'id="options"' in shown
+
+
 def test_its_links_lead_somewhere(site: Path, pages: dict[Path, Links]) -> None:
     broken = []
     for page, found in pages.items():

@@ -40,7 +40,7 @@ class ASCOOD(Method):
     score = "energy"
 
     def default_score(self) -> str:
-        """MSP for outliers made by gradients, which may have the energies of images (docs/methods.md)."""
+        """MSP for outliers made by gradients, which may have the energies of images (docs/methods/ascood.md)."""
         return "msp" if self.options.mode == "gradient" else self.score
 
     def stages(self, context: MethodContext) -> list[Stage]:

@@ -3,8 +3,8 @@
     outlier features  mu_c +- a v,  v of small variance in class c,  a within quantiles of the class's distances
     L = CE + weight * mean relu(m + E(x) - E(outlier)),   m = q_0.95(E) - q_0.50(E) of the batch
 
-In place of VOS's draws, whose energies are those of images (docs/methods.md). Experimental: the paper is without code
-and its settings are known in part, and it has not been measured beyond digits here. Ours are the schedule and the
+In place of VOS's draws, whose energies are those of images (docs/methods/gcos.md). Experimental: the paper is without
+code and its settings are known in part, and it has not been measured beyond digits here. Ours are the schedule and the
 weight (VOS's), the shrunk covariance, the number of outliers, and the pairing in the loss
 (`train.outliers.features.class_shell`, `train.losses.energy_margin`).
 """

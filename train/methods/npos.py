@@ -14,7 +14,7 @@ proportion. (4) Each step draws around `classes` random classes: around all, as 
 their number. (5) The MLP learns on sqrt(D) z, near 1 in each coordinate: on z it stays at the base rate at any rate.
 Its own rate is 0.5 at lr 0.1, the official one, whose schedule overwrites the factor of 0.1 that the code sets. (6) A
 step sees one view of each image, officially two (``views=2``). As published, candidates leave the sphere on which every
-z lies; ``renormalise=True`` puts them back, which made no difference where it was measured (docs/methods.md).
+z lies; ``renormalise=True`` puts them back, which made no difference where it was measured (docs/methods/npos.md).
 """
 
 from __future__ import annotations

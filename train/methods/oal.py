@@ -13,7 +13,7 @@ q is fitted by likelihood, an image is paired with outliers of its class, and bo
 paper prints them. In the published code q descends on the bound (``q_update="joint"``), pairs are random, so that the
 bounds have expectation and gradient 0, and both divergences are the other way round (``direction="teacher_student"``).
 
-The defaults were decided on digits (docs/diffusion_methods.md has the table). Beside KL(teacher || student), pairs of
+The defaults were decided on digits (docs/methods/oal.md has the table). Beside KL(teacher || student), pairs of
 a class lose 1.4 points of AUROC on images nearby; beside KL(student || teacher) they lose 0.5, and gain 3 far away,
 within the spread of the seeds. Random pairs change nothing.
 """

@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ncis": {**STORE, "invariants": {"epochs": 100}},
     "fodfom": {**ENCODER, "store_size": 128, "tune_epochs": 4},
 }
-# Digits are all object, so that a blurred one is too like a digit (docs/diffusion_methods.md).
+# Digits are all object, so that a blurred one is too like a digit (docs/methods/fodfom.md).
 ACCURACY_LOST = dict.fromkeys(METHODS, 0.06) | {"fodfom": 0.08}
 
 Results = dict[str, float]

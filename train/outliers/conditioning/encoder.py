@@ -5,7 +5,7 @@ BOOD and FodFoM start from it too.
     L = -log softmax_c( cos(h(x), T(c)) / t )_y,   t = 0.1
 
 Where h is taken to unit length, that is the likelihood of one von Mises-Fisher distribution per class with mean
-direction T(y) / |T(y)| and concentration kappa = 1 / t, all classes equally likely (docs/diffusion_methods.md).
+direction T(y) / |T(y)| and concentration kappa = 1 / t, all classes equally likely (docs/methods/dream_ood.md).
 
 Published: ResNet-34 and 200 epochs (CIFAR-100), features taken of augmented images. The default net is smaller and
 sees fewer images, so that it is trained in minutes on a CPU; features are those of the images as they are. The
