@@ -21,6 +21,7 @@ def scan(
     labelled: bool = False,
     cross_fit: int | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     batch_size: int = 64,
     shard_size: int = 4096,
     device: str = "auto",
@@ -47,6 +48,9 @@ def scan(
             `out` has them in ``cross-fitted-*.parquet``. Needs `labelled`, and a run folder (its features; torch).
         workers: processes that decode and, for an ``.onnx`` file on a CPU, score; default one per core, none for fewer
             than 1024 images; 0 for none.
+        ray: the address of a Ray cluster on whose CPUs a shard is a task: ``host:6379`` of its head node,
+            ``ray://host:10001``, "auto" for the one that runs here, or "local", which starts `workers` processes here.
+            Every node needs ood-guard, and guard and images under the same paths or at a URL. Needs the extra `ray`.
         batch_size: images per run of the graph; results do not depend on it.
         shard_size: images per Parquet file, and so how many are scored again after a kill, at most.
         device: "auto", "cpu" or "cuda", for a guard that is given by its path.
@@ -61,7 +65,8 @@ def scan(
             without `labelled`.
         DataError: no images; with `labelled` classes that the guard does not have; with `cross_fit` a class with fewer
             than two different images.
-        MissingExtraError: pyarrow is not installed.
+        MissingExtraError: pyarrow, or with `ray` ray, is not installed.
+        RuntimeUnavailableError: no Ray cluster answers at the address.
     """
     from ..scanning.scan import scan as run
 
@@ -73,6 +78,7 @@ def scan(
             labelled=labelled,
             cross_fit=cross_fit,
             workers=workers,
+            ray=ray,
             batch_size=batch_size,
             shard_size=shard_size,
             device=device,

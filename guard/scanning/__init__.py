@@ -6,6 +6,7 @@
     plan.py        which images, in which shards; what makes a scan the same one (scan.json)
     reading.py     a data set whose broken parts are named and never stop the scan
     scoring.py     groups of images -> verdicts, in processes of their own or here; worker.py is such a process
+    cluster.py     shards -> verdicts, as tasks of a Ray cluster
     shards.py      the Parquet files: written whole, read again in parts
     summary.py     counts, rates, drift, the most OOD and most ordinary images, in constant memory
     labels.py      likely mislabelled and off-class images; cross_fit.py asks each image's fellows instead of the guard

@@ -27,6 +27,7 @@ from ..paths import path_given
 from ..preprocess import MAX_PIXELS
 from ..requests import ScanRequest
 from ..runtimes.onnx_providers import resolve_device
+from .cluster import Task, ray_package, root_of, scored_on_ray
 from .cross_fit import check_cross_fit, cross_fitted
 from .page import render, rows_shown
 from .pictures import pictures
@@ -46,6 +47,7 @@ _WORTH_PROCESSES = 1024  # images; starting a process takes about half a second
 def scan(request: ScanRequest) -> ScanSummary:
     """See `guard.scan`."""
     pyarrow()
+    _check_ray(request)
     check_cross_fit(request)
     _check_apart(request.out, request.data)
     folder = writable_folder(request.out)
@@ -125,7 +127,10 @@ def _write(folder: Path, absent: Sequence[Shard], request: ScanRequest, manifest
     """Score the absent shards; each is written as soon as it is complete."""
     count = sum(map(len, absent))
     groups = (rows for shard in absent for rows in shard.groups(request.batch_size))
-    stream = _stream(request, manifest, source, groups, count)
+    if request.ray is None:
+        stream = _stream(request, manifest, source, groups, count)
+    else:
+        stream = scored_on_ray(request.ray, _task(request, manifest), source, absent, workers=request.workers)
     with closing(with_progress(stream, count, f"scanning {source.name}")) as scored:
         for shard in absent:
             parts = [next(scored) for _ in shard.groups(request.batch_size)]
@@ -146,6 +151,34 @@ def _stream(
     if not isinstance(g, Guard):
         g = load(g, device=request.device, runtime=request.runtime)
     return scored_here(g, source, groups, source.labels, workers=workers, max_pixels=MAX_PIXELS)
+
+
+def _check_ray(request: ScanRequest) -> None:
+    """Before the work.
+
+    Raises:
+        MissingExtraError: ray is not installed.
+        ConfigError: a guard that is not in a file, or another device than a CPU.
+    """
+    if request.ray is None:
+        return
+    ray_package()
+    if _path_of(request) is None:
+        raise ConfigError("ray= needs a guard that every node can open; export this one, or give its folder's path")
+    if request.device not in ("auto", "cpu"):
+        raise ConfigError(f"ray= scores on CPUs, got device={request.device!r}; omit one of the two")
+
+
+def _path_of(request: ScanRequest) -> Path | None:
+    return request.g.path if isinstance(request.g, Guard) else path_given(request.g)
+
+
+def _task(request: ScanRequest, manifest: Manifest) -> Task:
+    """What the nodes of a cluster are told."""
+    path = _path_of(request)
+    assert path is not None  # `_check_ray`
+    job = Job(path.resolve(), manifest.model_dump_json(), _runtime_name(request, manifest), MAX_PIXELS)
+    return Task(job, request.batch_size, root_of(request.data))
 
 
 def _file_for_processes(request: ScanRequest, manifest: Manifest) -> Path | None:

@@ -34,14 +34,19 @@ def main() -> None:
 
 def _answer(asked: Connection, answers: Connection) -> None:
     job: Job = asked.recv()
-    g = _opened(job)
+    g = opened_job(job)
     while True:
         items, given = asked.recv()
         decoded = decode_items(items, g.manifest.preprocess, job.max_pixels)
         answers.send(verdicts_of(g, decoded, given))
 
 
-def _opened(job: Job) -> Guard:
+def opened_job(job: Job) -> Guard:
+    """The guard of a job, on one thread.
+
+    Raises:
+        ArtefactDamagedError: its file is another one by now.
+    """
     manifest = Manifest.model_validate_json(job.manifest)
     g = load(job.path, device="cpu", runtime=job.runtime, threads=1)
     if g.manifest.weights_sha256 != manifest.weights_sha256:
