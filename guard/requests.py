@@ -298,9 +298,7 @@ class ScanRequest(Request):
     workers: int | None = option(
         None, "Processes that decode and score; default the number of cores, none for few images.", ge=0
     )
-    ray: str | None = option(
-        None, "Score on the Ray cluster at this address (host:6379, ray://host:10001, auto; local starts one here)."
-    )
+    ray: str | None = option(None, "Score on the Ray cluster at this address (host:6379, auto; local starts one here).")
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")
     shard_size: int = option(4096, "Images per Parquet file.", ge=1, rule="must be at least 1")
     device: str = option("auto", "auto, cpu or cuda.")

@@ -48,8 +48,8 @@ def scan(
             `out` has them in ``cross-fitted-*.parquet``. Needs `labelled`, and a run folder (its features; torch).
         workers: processes that decode and, for an ``.onnx`` file on a CPU, score; default one per core, none for fewer
             than 1024 images; 0 for none.
-        ray: the address of a Ray cluster on whose CPUs a shard is a task: ``host:6379`` of its head node,
-            ``ray://host:10001``, "auto" for the one that runs here, or "local", which starts `workers` processes here.
+        ray: the address of a Ray cluster on whose CPUs a shard is a task: ``host:6379`` of its head node, "auto"
+            for the one that runs here, or "local", which starts `workers` processes here.
             Every node needs ood-guard, and guard and images under the same paths or at a URL. Needs the extra `ray`.
         batch_size: images per run of the graph; results do not depend on it.
         shard_size: images per Parquet file, and so how many are scored again after a kill, at most.

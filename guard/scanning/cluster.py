@@ -13,6 +13,8 @@ import collections
 import functools
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ from .worker import opened_job
 
 _RETRIES = 3  # of a task whose process ended
 _CONNECT_S = 5.0
-_ADDRESSES = "a head node's host:6379, ray://host:10001, auto (the cluster of this machine) or local (starts one here)"
+_PROBE_S = 60.0  # an import and a connection; seconds, and more on a busy machine
+_ADDRESSES = "a head node's host:6379, auto (the cluster of this machine) or local (starts one here)"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         asked |= {"num_cpus": workers or available_cores(), "include_dashboard": False}
     else:
         _check_listens(address)
+        _check_is_ray(address)
     try:
         ray.init(**asked)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError: by version and kind of address
@@ -116,13 +120,33 @@ def _check_listens(address: str) -> None:
     """
     if address == "auto":
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 2**16):
+    host, colon, port = address.rpartition(":")
+    if not (host and "/" not in host and colon and port.isdecimal() and int(port) < 2**16):
         raise ConfigError(f"ray must be {_ADDRESSES}, got {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise _unreachable(address, str(error)) from error
+
+
+def _check_is_ray(address: str) -> None:
+    """Connect in a process that can be ended: to what is not Ray, it tries for minutes, and may end the process.
+
+    Raises:
+        RuntimeUnavailableError: it cannot, or not in time.
+    """
+    code = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='error'); ray.shutdown()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, address], capture_output=True, text=True, timeout=_PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _unreachable(address, f"something listens, and does not answer within {_PROBE_S:g} s") from None
+    if "AuthenticationError" in done.stderr:
+        raise _unreachable(address, "it asks for a token, which Ray reads where RAY_AUTH_MODE=token is set")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise _unreachable(address, lines[-1][:300] if lines else f"exit code {done.returncode}")
 
 
 def _unreachable(address: str, why: str) -> RuntimeUnavailableError:

@@ -182,13 +182,27 @@ def test_an_address_where_nothing_is_is_refused_soon(colours: Path, folder: Path
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     begun = time.perf_counter()
-    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-        with pytest.raises(RuntimeUnavailableError, match=f"no Ray cluster answers at '{address}' .*ray start --head"):
-            guard.scan(colours, folder, out=tmp_path / "out", ray=address, **SMALL)
+    with pytest.raises(
+        RuntimeUnavailableError, match=f"no Ray cluster answers at '127.0.0.1:{port}' .*ray start --head"
+    ):
+        guard.scan(colours, folder, out=tmp_path / "out", ray=f"127.0.0.1:{port}", **SMALL)
     assert time.perf_counter() - begun < 60
-    with pytest.raises(ConfigError, match=r"ray must be a head node's host:6379, .* got 'cluster'"):
-        guard.scan(colours, folder, out=tmp_path / "out", ray="cluster", **SMALL)
+    for address in ("cluster", "127.0.0.1:99999", "ray://127.0.0.1:10001"):
+        with pytest.raises(ConfigError, match=f"ray must be a head node's host:6379, .* got '{address}'"):
+            guard.scan(colours, folder, out=tmp_path / "out", ray=address, **SMALL)
     assert list((tmp_path / "out").glob("part-*")) == []
+
+
+def test_a_port_of_something_else_is_refused_in_time(
+    colours: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for minutes."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "_PROBE_S", 3)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(RuntimeUnavailableError, match="something listens, and does not answer within 3 s"):
+            guard.scan(colours, folder, out=tmp_path / "out", ray=address, **SMALL)
 
 
 def test_without_the_package_the_extra_is_named(
