@@ -86,7 +86,7 @@ def _find(graph: GraphProto) -> _Chain | None:
 def _columns(graph: GraphProto) -> int:
     """The width of the images (N, H, W, C), 1 where it is not fixed."""
     (images,) = (value for value in graph.input if value.name == "images")
-    return max(1, images.type.tensor_type.shape.dim[2].dim_value)
+    return max(1, int(images.type.tensor_type.shape.dim[2].dim_value))
 
 
 def _pads(conv: NodeProto) -> bool:

@@ -30,8 +30,8 @@ class PrecisionChange(Record):
         target: whose int8 ("cpu", "tensorrt"); the other precisions are the same for both.
         images: in-distribution images.
         accuracy: None where they have no labels.
-        auroc: of ood_score, against `ood_images` images of `ood`; "scrambled" are the same images cut into blocks that
-            were put into another order.
+        auroc: of ood_score, against `ood_images` images of `ood`; "synthetic" are the same images cut into blocks that
+            were put into another order, and smooth noise.
         false_alarm_rate: share of them that is flagged.
         flag_flips: images whose is_ood or label changed. label_changes: those whose label changed.
         layers: convolutions and matrix products that could be in int8. layers_in_fp32: those that were left in float32.

@@ -30,14 +30,14 @@ from guard.verdict import Verdicts
 from ..optional_inputs import recalibrated
 from .floats import in_half, rounded
 from .integers import Quantiser
+from .stand_ins import stand_ins
 
 log = logging.getLogger("ood_guard")
 
 BATCH = 32
 RANGES = 512  # images that the ranges of activations are chosen by
 ALONE = 128  # images on which single layers are compared
-PIECES = 2000  # at most so many scrambled images
-BLOCKS = 4  # per side, of a scrambled image
+STAND_INS = 2000  # at most so many, in place of OOD images
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Lowering:
                 float(auroc(exact.ood_score, exact_far)),
                 float(auroc(verdicts.ood_score, self._finite(guard.predict_batches(self._ood())).ood_score)),
             ),
-            ood="scrambled" if self.far is None else self.far.name,
+            ood="synthetic" if self.far is None else self.far.name,
             ood_images=len(exact_far),
             false_alarm_rate=(float(exact.is_ood.mean()), float(flagged.mean())),
             flag_flips=int(((exact.is_ood != flagged) | (exact.label != verdicts.label)).sum()),
@@ -233,21 +233,7 @@ class _Lowering:
         return [np.array(batch) for batch in itertools.islice(self._all(), -(-count // BATCH))]
 
     def _ood(self) -> Iterator[np.ndarray]:
-        """Images that are none of the classes: those given, else held-out ones in pieces."""
+        """Images that are none of the classes: those given, else what stands for them."""
         if self.far is not None:
             return (batch for batch, _ in self.far.batches(BATCH))
-        return map(scrambled, itertools.islice(self._all(), -(-PIECES // BATCH)))
-
-
-def scrambled(images: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
-    """uint8 (n, H, W, channels) with the blocks of each image in another order; a rest at the right and below stays."""
-    n, height, width, channels = images.shape
-    rows, columns = min(blocks, height), min(blocks, width)
-    h, w = height // rows, width // columns
-    part = images[:, : h * rows, : w * columns].reshape(n, rows, h, columns, w, channels).swapaxes(2, 3)
-    pieces = part.reshape(n, rows * columns, h, w, channels)
-    order = np.random.default_rng(0).permutation(rows * columns)
-    moved = pieces[:, order].reshape(n, rows, columns, h, w, channels).swapaxes(2, 3)
-    out = images.copy()
-    out[:, : h * rows, : w * columns] = moved.reshape(n, h * rows, w * columns, channels)
-    return out
+        return map(stand_ins, itertools.islice(self._all(), -(-STAND_INS // BATCH)))

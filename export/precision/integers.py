@@ -10,6 +10,7 @@ both s8 and symmetric, biases in float32, and the weights' own pair of nodes, wh
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class Quantiser:
         self._batches = batches
         self._target = target
         self.body = body(self._model)
+        self._kinds = self._kinds_of(self._chosen(list(self.body.weighted)))
+        self._kept = TemporaryDirectory(prefix="ranges-")  # ranges are the same whichever layers are quantised
 
     def quantised(self, kept: Collection[str] = ()) -> bytes:
         """The serialised graph, with the layers `kept` (of `layers`) in float32."""
@@ -63,13 +66,18 @@ class Quantiser:
                 chosen.append(node.name)
         return chosen
 
+    def _kinds_of(self, names: list[str]) -> list[str]:
+        wanted = set(names)
+        return sorted({node.op_type for node in self._model.graph.node if node.name in wanted})
+
     def _written(self, names: list[str]) -> bytes:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         if not names:  # which the quantiser would take for all of them
             return bytes(self._model.SerializeToString())
         tensorrt = self._target == "tensorrt"
-        kinds = sorted({node.op_type for node in self._model.graph.node if node.name in set(names)})
+        has_cache = "calibration_cache_path" in inspect.signature(quantize_static).parameters  # ONNX Runtime 1.32
+        cache = {"calibration_cache_path": Path(self._kept.name) / "ranges.json"} if has_cache else {}
         with TemporaryDirectory() as folder, _quiet():
             source, target = Path(folder) / "guard.onnx", Path(folder) / "int8.onnx"
             onnx.save(self._model, source)
@@ -82,7 +90,7 @@ class Quantiser:
                 activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=names,
-                op_types_to_quantize=kinds,
+                op_types_to_quantize=self._kinds,
                 extra_options={
                     "ActivationSymmetric": tensorrt,
                     "WeightSymmetric": True,
@@ -90,6 +98,7 @@ class Quantiser:
                     "AddQDQPairToWeight": tensorrt,
                     "CalibTensorRangeSymmetric": tensorrt,
                 },
+                **cache,
             )
             return _tidied(onnx.load(target), self._model)
 

@@ -110,7 +110,8 @@ def export(
         target: whose int8: "cpu" (u8 activations, s8 weights), "tensorrt" (both s8, symmetric), or "auto": by `path`.
         data: in-distribution images to verify on, and below fp32 to calibrate on (of the guard's own data only what it
             held out); default the calibration images where they are at hand, else, in fp32, random images.
-        ood: images whose AUROC is held, too; default the in-distribution images cut into blocks in another order.
+        ood: images whose AUROC is held, too; default the in-distribution images cut into blocks in another order, and
+            smooth noise.
         max_flag_flips: how many images may change label or flag before the export fails; default 0 in fp32, and any
             number below it.
         max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1].

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import guard
-from export.precision.calibrated import scrambled
+from export.precision.calibrated import BATCH
+from export.precision.stand_ins import scrambled, smooth, stand_ins
 from guard.errors import ConfigError, ExportError, RuntimeUnavailableError
 from guard.exported import PrecisionChange
 from tests.conftest import Arrays
@@ -64,7 +65,7 @@ def test_the_manifest_says_what_it_changes(
         ((a.label == held.labels).mean(), (b.label == held.labels).mean()), abs=slack
     )
     assert change.false_alarm_rate == pytest.approx((a.is_ood.mean(), b.is_ood.mean()), abs=slack)
-    pieces = scrambled(batch)
+    pieces = np.concatenate([stand_ins(part) for part, _ in held.batches(BATCH)])
 
     def auroc(mine: Any, verdicts: Any) -> float:
         other = mine.predict_batches([pieces]).ood_score
@@ -219,14 +220,27 @@ def test_what_it_needs_is_said(files: dict[str, Path], trained: Callable[[str], 
 
 def test_scrambled_images_keep_their_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 13, 18, 3), dtype=np.uint8)
-    moved = scrambled(images)
+    moved = scrambled(images, 4)
     assert moved.shape == images.shape
     assert (moved != images).any()
     np.testing.assert_array_equal(np.sort(moved, axis=None), np.sort(images, axis=None))
     np.testing.assert_array_equal(moved[:, 12:], images[:, 12:])
-    np.testing.assert_array_equal(moved, scrambled(images))
+    np.testing.assert_array_equal(moved, scrambled(images, 4))
     blocks = {images[0, 3 * r : 3 * r + 3, 4 * c : 4 * c + 4].tobytes() for r in range(4) for c in range(4)}
     assert blocks == {moved[0, 3 * r : 3 * r + 3, 4 * c : 4 * c + 4].tobytes() for r in range(4) for c in range(4)}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stand_ins_are_of_three_kinds(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 24, channels), dtype=np.uint8)
+    made = stand_ins(images)
+    assert (made.shape, made.dtype) == (images.shape, np.uint8)
+    np.testing.assert_array_equal(made[0::3], scrambled(images[0::3], 4))
+    np.testing.assert_array_equal(made[1::3], scrambled(images[1::3], 8))
+    np.testing.assert_array_equal(made[2::3], smooth((2, 16, 24, channels)))
+    steps = np.abs(np.diff(made[2::3].astype(int), axis=2)).mean()
+    assert 0 < steps < np.abs(np.diff(images.astype(int), axis=2)).mean() / 2
+    assert stand_ins(images[:1]).shape == images[:1].shape
 
 
 def test_exemplars_and_triton_take_it(trained: Callable[[str], Any], tmp_path: Path) -> None:
