@@ -49,6 +49,7 @@ WHAT = {
     "bank": ("score exact", "score inverted_file", "fit inverted_file", "load exact", "load inverted_file"),
 }
 MOST = {"train an epoch": 100_000, "scan": 100_000}  # images: beyond, time is a multiple of this
+LEAST = {"seconds": 0.0, "peak_mib": 1.0}  # what is less is drawn here
 SIDE, BATCH, FITTED = 16, 32, 20_000  # pixels; images per call; features that a score is fitted on
 WIDTH, CLASSES = 128, 10
 
@@ -280,7 +281,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for line, (key, label) in enumerate((("seconds", "seconds"), ("peak_mib", "peak memory, MiB"))):
             place = axes[line][column]
             for what in WHAT[axis]:
-                points = sorted((r["size"], max(r[key], 1e-6)) for r in rows if r["axis"] == axis and r["what"] == what)
+                here = [r for r in rows if (r["axis"], r["what"]) == (axis, what) and r["seconds"]]
+                points = sorted((r["size"], max(r[key], LEAST[key])) for r in here)
                 if points:
                     place.plot(*zip(*points, strict=True), marker="o", markersize=4, label=what)
             place.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
@@ -296,8 +298,8 @@ def report(result: dict[str, Any]) -> str:
     body = "\n\n".join(parts)
     return f"""# What grows with images, classes, width and bank
 
-CPU time on one thread; random data; a network of one convolution ({WIDTH} features, {CLASSES} classes unless said). Scores are per
-image, in batches of {BATCH}. Peak memory is above what the process held. `benchmarks/scale.py` says more.
+CPU time on one thread; random data; a network of one convolution ({WIDTH} features, {CLASSES} classes unless said).
+Scores are per image, in batches of {BATCH}. Peak memory is above what was held. `benchmarks/scale.py` says more.
 
 ![curves](scale.png)
 
