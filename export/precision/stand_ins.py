@@ -1,6 +1,6 @@
 """Images that stand for out-of-distribution ones where none are given: made of in-distribution images, or drawn.
 
-A third each: blocks of 4 x 4 and of 8 x 8 per side in another order, and smooth noise. What a network loses in less than
+A third each: images of 4 x 4 and of 8 x 8 blocks in another order, and smooth noise. What a network loses in less than
 float32 shows on some and not on others: a vision transformer whose patches are as large as the blocks hardly notices
 their order.
 """
