@@ -134,9 +134,8 @@ class Page:
     def close(self) -> None:
         """End the service; forget the modules that were imported from its folder, whose names other tests use."""
         self.stack.close()
-        for name, module in list(sys.modules.items()):
-            if self.folder in Path(getattr(module, "__file__", None) or "/").parents:
-                del sys.modules[name]
+        for name, _ in workspace.MODULES.values():
+            sys.modules.pop(Path(name).stem, None)
 
 
 def form(shown: str) -> str:
