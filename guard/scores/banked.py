@@ -20,8 +20,8 @@ from .nearest.inverted_file import InvertedFile, closest_in_parts, enough, inver
 
 log = logging.getLogger("ood_guard")
 
-EXACT_UP_TO = 100_000  # rows, with search="auto"
-GOOD = 0.99  # recall below which the log warns
+EXACT_UP_TO = 500_000  # rows, with search="auto"
+GOOD = 0.98  # recall below which the log warns
 How = Literal["auto", "exact", "inverted_file"]
 
 
@@ -36,7 +36,7 @@ def search_option() -> Any:
 
 def probes_option() -> Any:
     """The field `probes` of such a score's options."""
-    return option(16, "Lists of the inverted file that are read, of about 4 sqrt(rows).", ge=1)
+    return option(80, "Lists of the inverted file that are read, of about 4 sqrt(rows).", ge=1)
 
 
 class BankScore(Score):

@@ -3,7 +3,7 @@
     ood_score = |z - z_(k)|^2,   z = h / |h|  (or h itself),   z_(k) the k-th nearest to z in the bank
 
 The search is exact (`guard/scores/nearest`): in the graph one matrix product and a TopK, in torch whatever is fastest
-on the machine. Banks above 100,000 rows are searched by an inverted file (`banked.py`). The distance is taken from the
+on the machine. Banks above 500,000 rows are searched by an inverted file (`banked.py`). The distance is taken from the
 difference of the two vectors, so it agrees with float64 to float32's relative precision, but where rounding picks
 another of two neighbours that are equally far to about 1e-6.
 

@@ -4,9 +4,9 @@
     search     the `probes` lists with the largest  x.m - |m|^2 / 2  (so the nearest centroids m), and in them the exact
                closeness of every row
 
-A query compares L centroids and about 1.25 probes M / L rows in place of M: at M = 1e6 a fiftieth, and unlike a matrix
-product over the bank it does not read the whole of it for a single image. What it finds is exact among the rows it
-reads: a neighbour in another list is missed. `recall` says how many are found.
+A query compares L centroids and about 1.25 probes M / L rows in place of M: with 80 probes at M = 1e6 a thirtieth, and
+unlike a matrix product over the bank it does not read the whole of it for a single image. What it finds is exact among
+the rows it reads: a neighbour in another list is missed. `recall` says how many are found.
 
 Lists hold at most 1.25 M / L rows (`ROOM`), so that a graph gathers blocks of one shape; rows beyond go to the next
 nearest list. Those with few rows are given up. Source: Sivic & Zisserman, ICCV 2003; Jegou, Douze & Schmid, TPAMI 2011.
