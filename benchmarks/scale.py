@@ -301,8 +301,8 @@ def report(result: dict[str, Any]) -> str:
 
 CPU time on one thread; random data; a network of one convolution ({WIDTH} features, {CLASSES} classes unless said).
 Scores are per image, in batches of {BATCH}. Peak memory is above what was held.
-The inverted file reads {PROBES} lists ([inverted_file.md](inverted_file.md) has the default). `benchmarks/scale.py` says
-more.
+The inverted file reads {PROBES} lists ([inverted_file.md](inverted_file.md) has the default).
+`benchmarks/scale.py` says more.
 
 ![curves](scale.png)
 
