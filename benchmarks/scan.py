@@ -45,7 +45,7 @@ def exported(data: Path, folder: Path) -> Path:
     images = load(data)
     rows = np.arange(0, len(images), max(1, len(images) // 2000))
     assert images.labels is not None  # a labelled file is asked for
-    some = np.ascontiguousarray(images.take(rows)), images.labels[rows]
+    some = np.ascontiguousarray(images.take(rows)), np.array(images.class_names)[images.labels[rows]]
     g = guard.train(some, backbone="wrn16_2", epochs=1, score="energy", device="cpu")
     return guard.export(g, folder / "guard.onnx")
 

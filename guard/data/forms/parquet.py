@@ -37,7 +37,7 @@ class ParquetSource:
         opener: Callable[[PurePath], IO[bytes]] | None = None,
     ) -> None:
         self.name = name
-        self.paths = list(paths)
+        self.paths, self._opener = list(paths), opener
         self._files = [_open(path, opener) for path in paths]
         schema = self._files[0].schema_arrow
         features = _features(schema.metadata)
@@ -62,6 +62,14 @@ class ParquetSource:
             self.labels, self.class_names = labels_and_names(
                 values, names_of_feature(features.get(column)), len(self), name
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files, for another process."""
+        return {**self.__dict__, "_files": None, "_cached": (-1, [])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._files = [_open(path, self._opener) for path in self.paths]
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -5,6 +5,7 @@ fsspec is imported when such a URL is given; the file system's own package (s3fs
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections import Counter
@@ -48,16 +49,17 @@ def open_url(url: str, *, labelled: bool, name: str | None) -> Source:
     if not found:
         raise MissingDataError(f"nothing is at {url}; accepted: a folder of images, Parquet or WebDataset tar files")
     name = name or PurePosixPath(root.rstrip("/")).name or url
-
-    def opened(path: PurePath) -> IO[bytes]:
-        file: IO[bytes] = fs.open(str(path), "rb")
-        return file
-
+    opened = functools.partial(_open_there, fs)
     if shards := _ending_in(found, PARQUET_SUFFIXES):
         return ParquetSource(shards, labelled=labelled, name=name, opener=opened)
     if shards := _ending_in(found, TAR_SUFFIXES):
         return TarSource(shards, labelled=labelled, name=name, opener=opened)
     return RemoteFolder(fs, root, found, labelled=labelled, name=name)
+
+
+def _open_there(fs: Any, path: PurePath) -> IO[bytes]:
+    file: IO[bytes] = fs.open(str(path), "rb")
+    return file
 
 
 def _file_system(url: str) -> tuple[Any, str]:

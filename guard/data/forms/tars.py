@@ -72,6 +72,14 @@ class TarSource:
         if labelled:
             self.labels, self.class_names = labels_and_names(self._texts(labels), None, len(self), name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, for another process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open, self._lock = None, threading.Lock()
+
     def _texts(self, labels: Sequence[bytes | None]) -> list[str]:
         missing = next((row for row, label in enumerate(labels) if label is None), None)
         if missing is not None:
