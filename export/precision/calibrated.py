@@ -236,4 +236,4 @@ class _Lowering:
         """Images that are none of the classes: those given, else what stands for them."""
         if self.far is not None:
             return (batch for batch, _ in self.far.batches(BATCH))
-        return map(stand_ins, itertools.islice(self._all(), -(-STAND_INS // BATCH)))
+        return map(stand_ins, itertools.islice(self._all(), -(-STAND_INS // BATCH)), itertools.count())

@@ -14,12 +14,13 @@ BLOCKS = (4, 8)  # per side
 CELLS = 4  # per side, of smooth noise before it is enlarged
 
 
-def stand_ins(images: np.ndarray) -> np.ndarray:
-    """As many, uint8 (n, H, W, channels): of the first, fourth ... image its large blocks, and so on."""
+def stand_ins(images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """As many, uint8 (n, H, W, channels): of the first, fourth ... image its large blocks, and so on; noise
+    by the seed."""
     made = np.array(images)
     for first, blocks in enumerate(BLOCKS):
         made[first::3] = scrambled(images[first::3], blocks)
-    made[2::3] = smooth(images[2::3].shape)
+    made[2::3] = smooth(images[2::3].shape, seed)
     return made
 
 
@@ -37,12 +38,12 @@ def scrambled(images: np.ndarray, blocks: int) -> np.ndarray:
     return out
 
 
-def smooth(shape: tuple[int, ...]) -> np.ndarray:
+def smooth(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """uint8 of `shape` (n, H, W, channels): a few random colours, enlarged bicubically."""
     n, height, width, channels = shape
-    cells = np.random.default_rng(0).integers(0, 256, (n, channels, CELLS, CELLS), dtype=np.uint8)
+    cells = np.random.default_rng(seed).integers(0, 256, (n, channels, CELLS, CELLS), dtype=np.uint8)
     enlarged = [
         [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in image]
         for image in cells
     ]
-    return np.array(enlarged, np.uint8).reshape(n, channels, height, width).transpose(0, 2, 3, 1).copy()
+    return np.array(enlarged, np.uint8).reshape(n, channels, height, width).transpose(0, 2, 3, 1)

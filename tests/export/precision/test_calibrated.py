@@ -65,7 +65,7 @@ def test_the_manifest_says_what_it_changes(
         ((a.label == held.labels).mean(), (b.label == held.labels).mean()), abs=slack
     )
     assert change.false_alarm_rate == pytest.approx((a.is_ood.mean(), b.is_ood.mean()), abs=slack)
-    pieces = np.concatenate([stand_ins(part) for part, _ in held.batches(BATCH)])
+    pieces = np.concatenate([stand_ins(part, number) for number, (part, _) in enumerate(held.batches(BATCH))])
 
     def auroc(mine: Any, verdicts: Any) -> float:
         other = mine.predict_batches([pieces]).ood_score
@@ -241,6 +241,7 @@ def test_stand_ins_are_of_three_kinds(channels: int) -> None:
     steps = np.abs(np.diff(made[2::3].astype(int), axis=2)).mean()
     assert 0 < steps < np.abs(np.diff(images.astype(int), axis=2)).mean() / 2
     assert stand_ins(images[:1]).shape == images[:1].shape
+    assert (stand_ins(images, 1)[2::3] != made[2::3]).any()  # a batch after another has other noise
 
 
 def test_exemplars_and_triton_take_it(trained: Callable[[str], Any], tmp_path: Path) -> None:

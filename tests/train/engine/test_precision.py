@@ -70,4 +70,6 @@ def test_only_where_a_tap_meets_nothing_is_float32_taken() -> None:
         kept = functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3), stride=2, padding=1)
         exact = functional.conv2d(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 3, 3), stride=2, padding=1)
         after = functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3), padding="same")
+        small = functional.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 7, 7), padding="same")
     assert (kept.dtype, exact.dtype, after.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert small.dtype == torch.float32
