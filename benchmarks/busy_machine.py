@@ -1,6 +1,6 @@
 """A training beside busy processes: with torch's threads, with one, and with the count that the clock chooses.
 
-    python -m benchmarks.busy_machine                  # 3 busy processes per core; some 10 minutes on two cores
+    python -m benchmarks.busy_machine                  # 3 busy processes per core; some 25 minutes on two cores
     python -m benchmarks.busy_machine --busy 0         # alone
 
 The demo's training (digits 0 to 7, default network), for `--epochs`. Each way is run in turn, `--rounds` times, as a

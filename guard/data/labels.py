@@ -186,5 +186,7 @@ def check_names(class_names: Sequence[str], name: str) -> None:
 
 def printable(text: str) -> str:
     """Text that can be written anywhere: what is not UTF-8, and control characters, as escapes."""
+    if text.isprintable() and text.isascii():  # nearly every name
+        return text
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c >= " " and c != "\x7f" else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Shards -> verdicts, in the order given, as tasks of a Ray cluster; one shard is one task.
+"""Shards -> verdicts, in the order given, as tasks of a Ray cluster: pieces of shards, so that all nodes end together.
 
 A task opens the guard's file, reads and decodes its own images, and gives their verdicts back; the files are written
 here, whole or absent, as by every other scan. A task whose process or node ends is done again elsewhere, so nothing is
@@ -32,6 +32,8 @@ from .scoring import Scored, verdicts_of
 from .worker import opened_job
 
 _RETRIES = 3  # of a task whose process ended
+_PIECE = 512  # images of a task
+_AHEAD = 3  # tasks given to a core before the oldest answer is waited for
 _CONNECT_S = 5.0
 _PROBE_S = 60.0  # an import and a connection; seconds, and more on a busy machine
 _ADDRESSES = "a head node's host:6379, auto (the cluster of this machine) or local (starts one here)"
@@ -71,16 +73,23 @@ def scored_on_ray(
         GuardError: what a task raised.
     """
     with connected(address, workers) as ray:
-        remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(score_shard)
-        shared = ray.put(source)
-        ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(score_piece)
+        shared = [ray.put(source)]  # in a list, so that a process fetches it once and not for every task
+        ahead = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting: collections.deque[tuple[Shard, Any]] = collections.deque()
-        for shard in shards:
+        for piece in (piece for shard in shards for piece in pieces(shard, task.batch_size)):
             if len(waiting) >= ahead:
                 yield from _answer(ray, *waiting.popleft())
-            waiting.append((shard, remote.remote(task, shared, shard)))
+            waiting.append((piece, remote.remote(task, shared, piece)))
         while waiting:
             yield from _answer(ray, *waiting.popleft())
+
+
+def pieces(shard: Shard, batch_size: int) -> Iterator[Shard]:
+    """The shard in parts of whole batches, of about `_PIECE` images."""
+    size = batch_size * max(1, _PIECE // batch_size)
+    for start in range(shard.start, shard.stop, size):
+        yield Shard(shard.name, start, min(start + size, shard.stop))
 
 
 @contextmanager
@@ -156,8 +165,8 @@ def _unreachable(address: str, why: str) -> RuntimeUnavailableError:
     )
 
 
-def _answer(ray: Any, shard: Shard, asked: Any) -> list[Scored]:
-    rows = f"the images {shard.start} to {shard.stop - 1}"
+def _answer(ray: Any, piece: Shard, asked: Any) -> list[Scored]:
+    rows = f"the images {piece.start} to {piece.stop - 1}"
     kept = "what is done is kept, and the same scan goes on from there"
     try:
         found = ray.get(asked)
@@ -180,8 +189,18 @@ def _answer(ray: Any, shard: Shard, asked: Any) -> list[Scored]:
 # ---------------------------------------------------------------------------------------------------------- on a node
 
 
-def score_shard(task: Task, source: Reading, shard: Shard) -> list[Scored] | GuardError:
-    """The verdicts of each group of one shard; or what went wrong, where the user can mend it."""
+def score_piece(task: Task, shared: list[Any], piece: Shard) -> list[Scored] | GuardError:
+    """As `verdicts_of_piece`; `shared` holds Ray's reference to the data set."""
+    return verdicts_of_piece(task, _fetched(shared[0]), piece)
+
+
+@functools.lru_cache(1)
+def _fetched(reference: Any) -> Reading:
+    return ray_package().get(reference)  # type: ignore[no-any-return]
+
+
+def verdicts_of_piece(task: Task, source: Reading, piece: Shard) -> list[Scored] | GuardError:
+    """The verdicts of each group of a piece; or what went wrong, where the user can mend it."""
     try:
         for path in (str(task.job.path), task.root):
             if path and not os.path.exists(path):
@@ -191,7 +210,7 @@ def score_shard(task: Task, source: Reading, shard: Shard) -> list[Scored] | Gua
                 )
         g = _opened(task.job)
         found = []
-        for rows in shard.groups(task.batch_size):
+        for rows in piece.groups(task.batch_size):
             decoded = decode_items(source.items(rows), g.manifest.preprocess, task.job.max_pixels)
             found.append(verdicts_of(g, decoded, None if source.labels is None else source.labels[rows]))
         return found

@@ -60,13 +60,13 @@ def _apart(knots: Tensor) -> Tensor:
 
 
 def surprise(scores: Tensor, table: Tensor) -> Tensor:
-    """-log p of scores (N,) by `surprise_table` (2, K + 1): linear between knots and beyond the last, 0 slope below."""
-    knots, values = table[0], table[1]
-    rise = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])
-    above = (scores[:, None] >= knots[None, 1:-1]).sum(-1)  # the segment; the last one has no end
-    start = knots.index_select(0, above)
-    offset = (scores - start).clamp_min(0)
-    return values.index_select(0, above) + rise.index_select(0, above) * offset
+    """-log p of scores (..., N), each row by its own `surprise_table` (..., 2, K + 1): linear between knots and beyond
+    the last, 0 slope below."""
+    knots, values = table[..., 0, :], table[..., 1, :]
+    rise = (values[..., 1:] - values[..., :-1]) / (knots[..., 1:] - knots[..., :-1])
+    above = (scores[..., :, None] >= knots[..., None, 1:-1]).sum(-1)  # the segment; the last one has no end
+    offset = (scores - knots.gather(-1, above)).clamp_min(0)
+    return values.gather(-1, above) + rise.gather(-1, above) * offset
 
 
 @register_score
@@ -184,8 +184,7 @@ class Combined(Score):
         """-log p_j (J, N) of each part."""
         if not self.tables.numel():
             raise unfitted(self)
-        scored = self._scores(features, logits, feature_map)
-        return torch.stack([surprise(s, self.tables[j]) for j, s in enumerate(scored)])
+        return surprise(torch.stack(self._scores(features, logits, feature_map)), self.tables)
 
     def joined(self, surprises: Tensor) -> Tensor:
         """ood_score (N,) of `surprises` (J, N)."""

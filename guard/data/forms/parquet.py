@@ -76,7 +76,8 @@ class ParquetSource:
 
     def items(self, rows: np.ndarray) -> list[Any]:
         groups = np.searchsorted(self._starts, rows, side="right") - 1
-        return [self._group(int(g))[int(row - self._starts[g])] for g, row in zip(groups, rows, strict=True)]
+        places = rows - self._starts[groups]
+        return [self._group(g)[place] for g, place in zip(groups.tolist(), places.tolist(), strict=True)]
 
     def where(self, row: int) -> str:
         file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
@@ -103,7 +104,8 @@ class ParquetSource:
         if self._cached[0] != group:
             file, index = self._groups[group]
             column = self._files[file].read_row_group(index, columns=[self._image]).column(0)
-            self._cached = (group, [_encoded(value, self.paths[file].parent) for value in column.to_pylist()])
+            folder = self.paths[file].parent
+            self._cached = (group, [_encoded(value, folder) for value in column.to_pylist()])
         return self._cached[1]
 
 

@@ -53,7 +53,7 @@ class Killer(threading.Thread):
                 continue
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if process.cmdline()[:1] == ["ray::score_shard"]:
+                    if process.cmdline()[:1] == ["ray::score_piece"]:
                         process.kill()
                         self.killed = process.pid
                         return
@@ -82,7 +82,7 @@ class Ray:
     """What `cluster` uses of the package, in this process; `fails` is raised in place of every answer."""
 
     def __init__(self, fails: Exception | None = None) -> None:
-        self.fails, self.most, self.left = fails, 0, 0
+        self.fails, self.most, self.left, self.fetched = fails, 0, 0, 0
         self.exceptions = type("E", (), {"RayError": RayError, "RayTaskError": RayTaskError})
         self.asked: dict[str, Any] = {}
 
@@ -99,7 +99,7 @@ class Ray:
         return {"CPU": 1.0}
 
     def put(self, value: Any) -> Any:
-        return value
+        return Put(value)
 
     def remote(self, **_: Any) -> Any:
         def task(function: Any) -> Any:
@@ -113,10 +113,20 @@ class Ray:
         return task
 
     def get(self, asked: Any) -> Any:
+        if isinstance(asked, Put):
+            self.fetched += 1
+            return asked.value
         self.left -= 1
         if self.fails is not None:
             raise self.fails
         return asked()
+
+
+class Put:
+    """A reference."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 class RayError(Exception):
@@ -140,7 +150,8 @@ def test_shards_are_tasks_and_their_files_those_of_a_local_scan(
     assert found.made == 5
     assert ray.asked["num_cpus"] == 3
     assert ray.asked["ended"]
-    assert ray.most == 2  # twice the CPUs, however many shards
+    assert ray.most == 3  # for one CPU, however many shards
+    assert ray.fetched == 1  # by one process
 
 
 @pytest.mark.parametrize(
@@ -167,14 +178,24 @@ def test_a_node_without_the_images_says_so(colours: Path, folder: Path, tmp_path
     source = Reading(opened_source(folder, False, None, all_classes=False))
     job = Job(colours, manifest.model_dump_json(), "onnxruntime", 10**8)
     shard = Shard("part-00000.parquet", 0, 20)
-    here = cluster.score_shard(cluster.Task(job, 8, str(folder)), source, shard)
+    here = cluster.verdicts_of_piece(cluster.Task(job, 8, str(folder)), source, shard)
     assert isinstance(here, list)
     assert [part.count for part in here] == [8, 8, 4]
-    there = cluster.score_shard(cluster.Task(job, 8, str(tmp_path / "elsewhere")), source, shard)
+    there = cluster.verdicts_of_piece(cluster.Task(job, 8, str(tmp_path / "elsewhere")), source, shard)
     assert isinstance(there, GuardError)
     assert "elsewhere is not on the Ray node" in str(there)
     other = manifest.model_copy(update={"name": "other"}).model_dump_json()
-    assert isinstance(cluster.score_shard(cluster.Task(Job(colours, other, "x", 1), 8, ""), source, shard), GuardError)
+    task = cluster.Task(Job(colours, other, "x", 1), 8, "")
+    assert isinstance(cluster.verdicts_of_piece(task, source, shard), GuardError)
+
+
+@pytest.mark.parametrize(("start", "stop", "batch"), [(0, 4096, 64), (4096, 5000, 64), (0, 10, 64), (7, 5000, 700)])
+def test_the_pieces_of_a_shard_are_its_batches_in_order(start: int, stop: int, batch: int) -> None:
+    shard = Shard("part-00000.parquet", start, stop)
+    pieces = list(cluster.pieces(shard, batch))
+    assert max(map(len, pieces)) <= max(batch, cluster._PIECE)
+    found = [rows.tolist() for piece in pieces for rows in piece.groups(batch)]
+    assert found == [rows.tolist() for rows in shard.groups(batch)]
 
 
 def test_an_address_where_nothing_is_is_refused_soon(colours: Path, folder: Path, tmp_path: Path) -> None:
