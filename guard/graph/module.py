@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..manifest import Normalisation
 from ..scores.base import Score
 from .layer_maps import with_layers
+from .mirror import with_mirror
 from .outputs import FeatureClassifier, Outputs
 from .turns import with_turns
 
@@ -55,9 +56,11 @@ class GuardModule(nn.Module):
 
     def look(self, x: Tensor) -> Outputs:
         """`outputs` of normalised images; the map of a score that reads layers is its summary of them, and that of one
-        that needs turned images is their features."""
+        that needs turned images is their features. With ``mirror=True`` all is the mean of image and mirror image."""
         if "turned images" in self.score.needs:
             return with_turns(self.classifier, x)
+        if "mirror image" in self.score.needs:
+            return with_mirror(self.classifier, x)
         return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
 
     def shown(self, images: Tensor) -> tuple[Outputs, Outputs]:

@@ -67,7 +67,9 @@ class FeatureClassifier(nn.Module):
 
     def shows(self) -> frozenset[Need]:
         """Which of the things that scores need this classifier can give."""
-        always: frozenset[Need] = frozenset(("logits", "features", "layer maps", "input gradient", "turned images"))
+        always: frozenset[Need] = frozenset(
+            ("logits", "features", "layer maps", "input gradient", "turned images", "mirror image")
+        )
         return always if self.last_layer() is None else always | {"weights"}
 
     def why_not(self, need: Need) -> str:

@@ -19,7 +19,7 @@ from ..errors import DataError, ModelError
 from ..heads import LastLayer
 from ..heads.boundary import boundary_distance, inverse_gaps
 from ..record import Record, option
-from .base import Need, NoOptions, Score, register_score, unfitted
+from .base import Need, NoOptions, Score, ScoreOptions, register_score, unfitted
 from .relogits import flat_layer, layer_input
 
 TINY = 1e-12  # a length below it is none
@@ -102,7 +102,7 @@ class NCI(CentredScore):
     source: ClassVar[str] = "Liu & Qin, CVPR 2025"
     weight: Tensor
 
-    class Options(Record):
+    class Options(ScoreOptions):
         alpha: float = option(
             0.0,
             "Factor of the features' L1 norm; published values, 1e-4 to 0.1, were chosen on OOD images.",

@@ -10,11 +10,11 @@ from torch import Tensor
 from ..errors import DataError
 from ..heads import LastLayer, unit
 from ..record import Record, option
-from .base import Need, Score
+from .base import Need, Score, ScoreOptions
 from .moments import ClassMoments, whitening_matrix
 
 
-class CovarianceOptions(Record):
+class CovarianceOptions(ScoreOptions):
     """How features are normalised, and how far covariances are shrunk."""
 
     normalise: float = option(

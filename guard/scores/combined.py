@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError
 from ..heads import LastLayer
-from ..record import Record, option
-from .base import Need, Score, create_score, get_score, register_score, unfitted
+from ..record import option
+from .base import Need, Score, ScoreOptions, create_score, get_score, register_score, unfitted
 from .reservoir import Reservoir
 
 TAIL = 0.05  # share of the held-out images above which the tail begins
@@ -80,7 +80,7 @@ class Combined(Score):
     needs_fit: ClassVar[bool] = True
     takes_held_out: ClassVar[bool] = True
 
-    class Options(Record):
+    class Options(ScoreOptions):
         parts: tuple[str, ...] = option(
             ("energy", "vim"),
             "Names of the scores that are combined, at least two; score='energy+vim' is short for it.",
@@ -110,7 +110,13 @@ class Combined(Score):
                 raise ConfigError(f"score 'combined' cannot have {name!r} as a part; it combines {usable}")
         parts = [create_score(name, **o.part_options.get(name, {})) for name in o.parts]
         self.scores = nn.ModuleList(parts)
-        self.needs = tuple(dict.fromkeys(need for part in parts for need in part.needs))
+        for part in parts:
+            if part.mirrored:
+                raise ConfigError(f"score 'combined': mirror=True is for all parts, not for {part.name!r} alone")
+            if self.mirrored and not isinstance(part.options, ScoreOptions):
+                raise ConfigError(f"score 'combined' cannot have mirror=True with {part.name!r}; leave one of them out")
+        own = ("mirror image",) if self.mirrored else ()
+        self.needs = tuple(dict.fromkeys(need for part in parts for need in (*part.needs, *own)))
         if {"feature map", "turned images"} <= set(self.needs):
             raise ConfigError(
                 "score 'combined' cannot have both 'rotation' with passes=4, which reads turned images, and a score of "

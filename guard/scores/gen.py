@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..record import Record, option
-from .base import Need, Score, register_score
+from ..record import option
+from .base import Need, Score, ScoreOptions, register_score
 
 
 def generalised_entropy(logits: Tensor, gamma: float, m: int) -> Tensor:
@@ -40,7 +40,7 @@ class GEN(Score):
     source: ClassVar[str] = "Liu et al., CVPR 2023"
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
-    class Options(Record):
+    class Options(ScoreOptions):
         gamma: float = option(
             0.1, "Exponent, above 0; the smaller, the more the smallest probabilities count.", common=True, gt=0
         )

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..record import Record, option
+from ..record import option
 from .banked import BankScore, How, probes_option, search_option
-from .base import Need, register_score, unfitted
+from .base import Need, ScoreOptions, register_score, unfitted
 from .k_centre import k_centre
 from .nearest import Nearest
 from .reservoir import Reservoir
@@ -43,7 +43,7 @@ class KNN(BankScore):
     centre: Tensor
     offsets: Tensor
 
-    class Options(Record):
+    class Options(ScoreOptions):
         k: int = option(
             50, "Which nearest training feature, counted from 1; TensorRT takes at most 3840.", common=True, ge=1
         )

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..record import Record, option
-from .base import Need, Score, register_score
+from ..record import option
+from .base import Need, Score, ScoreOptions, register_score
 
 
 def msp(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -26,7 +26,7 @@ class MSP(Score):
     source: ClassVar[str] = "Hendrycks & Gimpel, ICLR 2017"
     needs: ClassVar[tuple[Need, ...]] = ("logits",)
 
-    class Options(Record):
+    class Options(ScoreOptions):
         temperature: float = option(1.0, "T, above 0, in units of the logits.", common=True, gt=0)
 
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..heads import LastLayer, unit
-from ..record import Record, option
+from ..record import option
 from .banked import BankScore, How, probes_option, search_option
-from .base import Need, register_score, unfitted
+from .base import Need, ScoreOptions, register_score, unfitted
 from .reservoir import Reservoir
 
 
@@ -52,7 +52,7 @@ class NNGuide(BankScore):
     needs: ClassVar[tuple[Need, ...]] = ("logits", "features")
     needs_fit: ClassVar[bool] = True
 
-    class Options(Record):
+    class Options(ScoreOptions):
         k: int = option(
             100,
             "How many nearest training images guide, up to the 3840 that TensorRT takes.",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..errors import ModelError
 from ..heads import LastLayer, unit
 from ..record import Record, option
-from .base import Need, Score
+from .base import Need, Score, ScoreOptions
 from .energy import energy
 from .max_logit import max_logit
 from .msp import msp
@@ -51,7 +51,7 @@ def relogits(features: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None
     return gain.sign() * F.linear(unit(features), weight)
 
 
-class RelogitsOptions(Record):
+class RelogitsOptions(ScoreOptions):
     """Which score reads the new logits, and its temperature."""
 
     base: Literal["energy", "msp", "max_logit"] = option("energy", "The score that reads the new logits.")

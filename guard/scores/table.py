@@ -22,6 +22,7 @@ _NEEDED: dict[Need, str] = {
     "layer maps": "maps of intermediate layers",
     "input gradient": "the gradient of the input",
     "turned images": "turned copies of the image",
+    "mirror image": "the mirror image",
 }
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import ConfigError, DataError, ModelError
 from ..heads import LastLayer
 from ..record import Record, option
-from .base import Need, Score, register_score, unfitted
+from .base import Need, Score, ScoreOptions, register_score, unfitted
 from .moments import second_moment
 from .reservoir import Reservoir
 
@@ -43,7 +43,7 @@ def default_dim(num_features: int) -> int:
     return max(1, num_features // 2)
 
 
-class ResidualOptions(Record):
+class ResidualOptions(ScoreOptions):
     """How large the principal space is."""
 
     dim: int | None = option(

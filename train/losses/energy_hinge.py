@@ -108,8 +108,8 @@ def sample_energies(context: PrepareContext, synthesiser: Synthesiser, batch_siz
         for images_np, labels_np in data.batches(batch_size, order=rows):
             images = torch.from_numpy(np.ascontiguousarray(images_np)).to(context.device)
             labels = torch.from_numpy(np.asarray(labels_np)).to(context.device)
-            inside.append(energy(module.outputs(images).logits))
+            inside.append(energy(module.classifier(module.normalise(images)).logits))
             made = synthesiser.sample(IDBatch(images, labels), generator)
-            logits = module.outputs(made.data).logits
+            logits = module.classifier(module.normalise(made.data)).logits
             outside.append(energy(logits if made.labels is None else logits[made.labels < 0]))
     return torch.cat(inside), torch.cat(outside)

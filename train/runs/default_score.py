@@ -20,6 +20,7 @@ from guard.requests import FitRequest, TrainRequest
 from guard.scores import Score, create_score
 from guard.scores.table import why_not
 
+from ..augmentations.base import chain
 from ..classifiers import hugging_face
 from ..features.copies import unwrapped
 from ..methods.base import Method
@@ -95,3 +96,13 @@ def say(asked: AskedScore) -> None:
     """Log which default was taken, and why."""
     if asked.why:
         log.info("score: %s, because %s; score= chooses another", PRETRAINED_NAME, asked.why)
+
+
+def say_where_no_mirror_was(score: Score, augment: str) -> None:
+    """Log it where the score looks at mirror images and the training shows none."""
+    if score.mirrored and not {kind.name for kind in chain(augment)} & {"flip", "resized_crop"}:
+        log.warning(
+            "mirror=True looks at mirror images too, and with augment=%r the network is trained on none: it may not "
+            "know them",
+            augment,
+        )

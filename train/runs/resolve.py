@@ -95,7 +95,7 @@ def asked_head(request: TrainRequest, method: Method, score: Score) -> str:
 
 
 #: Options that came to heads and scores later, with their defaults.
-ADDED = (("label_smoothing", 0.0), ("search", "auto"), ("probes", 80))
+ADDED = (("label_smoothing", 0.0), ("search", "auto"), ("probes", 80), ("mirror", False))
 
 
 def head_options(head: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import OutlierMix
 from ..outliers.sources import mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, run_folder
-from .default_score import say
+from .default_score import say, say_where_no_mirror_was
 from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .rehearse import rehearse
 from .request import TrainConfig
@@ -78,6 +78,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)
     mixed_in = None if pictures is None else pictures.fingerprint
     config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
+    say_where_no_mirror_was(score, config.augment)
     module, normalisation = fresh_module(config, splits.train, score, device)
     learned, validation, stages = _parts(config, method, module, splits.train, outliers, device)
     rehearse(module, splits.train)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guard.scores import Score, get_score, list_scores
+from guard.scores.base import ScoreOptions
 
 PAGE = Path(__file__).parents[3] / "docs" / "scores.md"
 COLUMNS = ["score", "`ood_score`", "needs", "fit", "exports", "default options", "source"]
@@ -36,7 +37,8 @@ def rows() -> dict[str, dict[str, str]]:
 
 def expected(score: type[Score]) -> dict[str, str]:
     """What the row must say, but for its last cell."""
-    options = ", ".join(f"`{name}={field.default!r}`" for name, field in score.Options.model_fields.items())
+    own = {n: field for n, field in score.Options.model_fields.items() if n not in ScoreOptions.model_fields}
+    options = ", ".join(f"`{name}={field.default!r}`" for name, field in own.items())
     fit = "no"
     if score.trained_by:
         fit = f"trained by `{score.trained_by}`"
