@@ -184,6 +184,13 @@ class Scorer:
                 found.append(self.module(x, threshold)[2].float().cpu().numpy())
         return np.concatenate(found)
 
+    def accuracy(self, images: ImageData) -> float:
+        """The share of labelled images that the guard names right."""
+        if not self.score.mirrored:
+            return self.network.accuracy(images)
+        shown = outputs_of(self.module, images_of(images), maps=False)
+        return float((shown.logits.argmax(-1).numpy() == images.labels).mean())
+
     def threshold(self, alpha: float) -> float:
         """That flags `alpha` of in-distribution images."""
         return calibrate(self.of(self.calibration), alpha=alpha).threshold
@@ -201,8 +208,6 @@ def measured(plan: Plan, run: Run, missing: Mapping[str, Iterable[str]]) -> list
     scorers = {score.label: network.fitted(score) for score in wanted}
     test = network.parts.test
     cost = costs({label: scorer.module for label, scorer in scorers.items()}, _batch(network))
-    accuracy = network.accuracy(test)
-    shifted = {name: network.accuracy(images) for name, images in plan.sets.shifted.items()}
     rows = []
     for score in wanted:
         scorer = scorers[score.label]
@@ -210,8 +215,9 @@ def measured(plan: Plan, run: Run, missing: Mapping[str, Iterable[str]]) -> list
         inside, threshold = scorer.of(test), scorer.threshold(plan.asked.alpha)
         outside = {name: scorer.of(plan.sets.ood[name]) for name in missing[score.label]}
         theirs = _theirs(plan, network, scorer, outside)
+        shifted = {name: scorer.accuracy(images) for name, images in plan.sets.shifted.items()}
         row |= {
-            "accuracy": accuracy,
+            "accuracy": scorer.accuracy(test),
             **({"accuracies": shifted} if shifted else {}),
             "false_alarm_rate": float((inside > threshold).mean()),
             "train_seconds": training.seconds(plan, run),

@@ -100,6 +100,11 @@ def test_a_run_keeps_it_and_its_file_decides_the_same(
     np.testing.assert_allclose(again.predict(flipped).ood_score, g.predict(images).ood_score, rtol=1e-4, atol=1e-5)
     exported = guard.load(guard.export(again, tmp_path / "guard.onnx"), device="cpu")
     np.testing.assert_array_equal(exported.predict(images).is_ood, g.predict(images).is_ood)
+    lowered = guard.load(guard.export(again, tmp_path / "int8.onnx", precision="int8", data=four), device="cpu")
+    np.testing.assert_allclose(
+        lowered.predict(flipped).ood_score, lowered.predict(images).ood_score, rtol=1e-4, atol=1e-5
+    )
+    assert (lowered.predict(images).label == g.predict(images).label).mean() > 0.8
 
 
 def test_a_training_without_mirror_images_says_so(four: Arrays, caplog: pytest.LogCaptureFixture) -> None:

@@ -197,3 +197,23 @@ def test_scores_of_layers_and_gradients_and_another_library(whole: Path, small: 
     found = guard.evaluate(g, id="digits:0-2", ood={"digit 8": "digits:8-9"}, bootstrap=0, max_images=None)
     kept = read_scores(out, next(row for row in results.rows if row["score"] == "gram"))
     assert set(np.round(kept[""], 3)) <= set(np.round(found.id.verdicts.ood_score, 3))
+
+
+def test_a_guard_that_looks_at_mirror_images_is_measured_as_such(
+    whole: Path, small: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its labels too, which are not the network's own."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    mirrored = {"name": "energy", "mirror": True, "label": "energy, mirror"}
+    small |= {"scores": ["energy", mirrored], "max_images": None}
+    rows = {(row["method"], row["seed"], row["score"]): row for row in guard.benchmark(small, out=out).rows}
+    run, held_out = out / "runs" / "wrn10_2" / "plain-s0", {"calibration": 60, "test": 60, "device": "cpu"}
+    for label, mirror in (("energy", False), ("energy, mirror", True)):
+        g = guard.fit(run, "digits:0-2", score="energy", score_options={"mirror": mirror}, **held_out)
+        found = guard.evaluate(g, id="digits:0-2", ood={"digit 8": "digits:8-9"}, bootstrap=0)
+        row = rows["plain", 0, label]
+        assert row["accuracy"] == pytest.approx(found.id.accuracy)
+        assert row["ood"]["digit 8"]["auroc"] == pytest.approx(found.ood[0].metrics.auroc, abs=1e-6)
+    runs = {(method, seed) for method, seed, _ in rows}
+    assert any(rows[*of, "energy"]["accuracy"] != rows[*of, "energy, mirror"]["accuracy"] for of in runs)
