@@ -104,8 +104,14 @@ def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:
     return math.floor(max(FLIPS[g.manifest.precision] for g in guards) * images)
 
 
+def may_be_lost(most: float, images: int) -> float:
+    """Of the accuracy on so many images: `most`, or one image where that is more; nothing where `most` is 0."""
+    return max(most, 1 / images) if most and images else most
+
+
 def _keeps_accuracy(report: ParityReport, most: float) -> None:
-    """Raises: ParityError: the exported guard is right less often, by more than `most`."""
+    """Raises: ParityError: the exported guard is right less often, by more than `may_be_lost`."""
+    most = may_be_lost(most, report.images)
     if report.accuracy is not None and report.accuracy[0] - report.accuracy[1] > most + 1e-9:
         raise ParityError(
             f"accuracy falls from {report.accuracy[0]:.4f} in {report.source_runtime} to {report.accuracy[1]:.4f} in "

@@ -3,8 +3,10 @@
     x ~ scale (q - zero_point), q in 8 bits     scale and zero point of activations: their smallest and largest value on
                                                 calibration images; of weights: symmetric, per output channel
 
-Two targets. "cpu": activations u8, weights s8, what ONNX Runtime's kernels for VNNI take; biases are int32. "tensorrt":
-both s8 and symmetric, biases in float32, and the weights' own pair of nodes, which is what TensorRT fuses.
+Two targets. "cpu": activations u8, weights s8, what ONNX Runtime's kernels for VNNI take; biases are int32. Weights
+have 7 of the 8 bits: x86 processors without VNNI add two products in 16 bits, where 2 x 255 x 127 does not fit and
+2 x 255 x 64 does. With all 8 bits they decide otherwise than processors with VNNI. "tensorrt": both s8 and symmetric,
+biases in float32, and the weights' own pair of nodes, which is what TensorRT fuses.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ class Quantiser:
                 _Reader(self._batches),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=not tensorrt,
                 activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=names,

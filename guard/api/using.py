@@ -114,7 +114,8 @@ def export(
             smooth noise.
         max_flag_flips: how many images may change label or flag before the export fails; default 0 in fp32, and any
             number below it.
-        max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1].
+        max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1]; of the
+            accuracy one image in any case, unless it is 0.
         max_batch: largest batch of a TensorRT engine, or that Triton makes; ONNX has no limit.
         min_batch, opt_batch: smallest batch of an engine, and the one it is tuned for; default 1, and 8 or `max_batch`
             where that is less. Engines only.

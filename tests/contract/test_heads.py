@@ -173,13 +173,27 @@ class TestEveryHead:
 SAME_STAGES = {"mlm", "dmr", "dmr_kirby"}  # as dmr_mlm: the outliers differ, not what is trained on them
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what does not depend on the head is kept for all heads."""
+    return tmp_path_factory.mktemp("models")
+
+
+def sharing(recipe: dict[str, Any], models: Path) -> dict[str, Any]:
+    """The recipe with its diffusion model (and the encoder beside it) or pair in a folder of `models`."""
+    places = {"diffusion": "of labels" if recipe.get("method") == "label_mixup" else "of tokens", "pair": "pair"}
+    given = {key: recipe[key] for key in places if isinstance(recipe.get(key), dict)}
+    return recipe | {key: {**value, "folder": str(models / places[key])} for key, value in given.items()}
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("method", sorted(set(list_methods()) - SAME_STAGES))
-def test_every_method_trains_every_head(method: str, head: str, four: Arrays, tiny: dict[str, Any]) -> None:
+def test_every_method_trains_every_head(
+    method: str, head: str, four: Arrays, tiny: dict[str, Any], models: Path
+) -> None:
     outliers = "patch_shuffle" if get_method(method).wants_outliers == "required" else None
-    own = {
-        key: value for key, value in RECIPES.get(method, {}).items() if key not in ("method", "score", "head_options")
-    }
+    recipe = sharing(RECIPES.get(method, {}), models)
+    own = {key: value for key, value in recipe.items() if key not in ("method", "score", "head_options")}
     options = {**tiny, "outliers": outliers, **own, "backbone": "wrn10_2", "epochs": 1, "lr": 0.02, "head": head}
     options |= {key: 1 for key in ("tune_epochs", "finetune_epochs") if key in own}
     data = (four[0][:160], four[1][:160])

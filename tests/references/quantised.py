@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 
-def weights_in_8_bits(weight: np.ndarray) -> np.ndarray:
-    """(out, ...) rounded to 255 levels per output channel, symmetric around 0."""
+def rounded_weights(weight: np.ndarray, largest: int) -> np.ndarray:
+    """(out, ...) rounded to levels -largest .. largest per output channel, symmetric around 0."""
     out = np.empty_like(weight)
     for channel in range(len(weight)):
-        scale = np.float32(np.abs(weight[channel]).max()) / np.float32(127)
-        out[channel] = np.clip(np.round(weight[channel] / scale), -127, 127) * scale
+        scale = np.float32(np.abs(weight[channel]).max()) / np.float32(largest)
+        out[channel] = np.clip(np.round(weight[channel] / scale), -largest, largest) * scale
     return out
 
 

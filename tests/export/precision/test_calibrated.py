@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import guard
+from export.parity import may_be_lost
 from export.precision.calibrated import BATCH
 from export.precision.stand_ins import scrambled, smooth, stand_ins
 from guard.errors import ConfigError, ExportError, RuntimeUnavailableError
@@ -43,10 +44,10 @@ def test_it_is_calibrated_on_its_own_scores(
     assert own.threshold != was.threshold
     held = np.concatenate([batch for batch, _ in source.calibration_images.batches(64)])
     scores = np.sort(g.predict_batches([held]).ood_score)
-    tolerance = {"fp16": 0.02, "bf16": 0.1, "int8": 1e-5}[precision]  # ONNX Runtime and OpenVINO round less often
+    tolerance = {"fp16": 0.02, "bf16": 0.3, "int8": 1e-5}[precision]  # ONNX Runtime and OpenVINO round less often
     np.testing.assert_allclose(own.scores, scores, atol=tolerance)
     assert g.manifest.precision == precision
-    assert abs(g.predict_batches([held]).is_ood.mean() - own.alpha) < 0.02
+    assert own.rate_low < g.predict_batches([held]).is_ood.mean() < own.rate_high
 
 
 @pytest.mark.parametrize("precision", BELOW)
@@ -129,7 +130,7 @@ def test_layers_come_back_to_float32_until_the_budget_holds(
 
     def harmed(self: Any, kept: Any = ()) -> bytes:
         spoilt = [layer for layer in self.layers[3:5] if layer not in kept]
-        return spoil(original(self, kept), len(spoilt))
+        return spoil(original(self, kept), 4 * len(spoilt))
 
     monkeypatch.setattr(calibrated.Quantiser, "quantised", harmed)
     path = guard.export(trained("plain"), tmp_path / "g.onnx", precision="int8")
@@ -161,6 +162,15 @@ def spoil(graph: bytes, by: int) -> bytes:
             noise = np.random.default_rng(by).normal(0, by * weight.std(), weight.shape)
             initializer.CopyFrom(numpy_helper.from_array((weight + noise).astype(np.float32), initializer.name))
     return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("most", "images", "expected"),
+    [(0.005, 100, 0.01), (0.005, 1000, 0.005), (0.0, 100, 0.0), (0.3, 2, 0.5), (0.2, 0, 0.2)],
+)
+def test_one_image_may_be_lost_unless_none_may(most: float, images: int, expected: float) -> None:
+    """Of 100 images one is a hundredth, and says nothing of half a hundredth."""
+    assert may_be_lost(most, images) == expected
 
 
 def test_a_loss_beyond_the_budget_is_refused(

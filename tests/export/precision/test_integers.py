@@ -15,7 +15,7 @@ from export.precision.integers import Quantiser
 from guard.runtimes.onnx_session import OnnxSession
 from tests.export.precision.test_floats import images, run, small_graph
 from tests.random_guards import EVERY, exported
-from tests.references.quantised import activations_in_8_bits, convolution, weights_in_8_bits
+from tests.references.quantised import activations_in_8_bits, convolution, rounded_weights
 
 
 def constants(graph: bytes) -> dict[str, np.ndarray]:
@@ -31,13 +31,24 @@ def test_one_convolution_is_the_slow_formula() -> None:
     x = given.transpose(0, 3, 1, 2).astype(np.float32) / 255
     exact = convolution(x, weight.numpy())
     x8 = activations_in_8_bits(x, float(x.min()), float(x.max()))
-    positive = np.maximum(convolution(x8, weights_in_8_bits(weight.numpy())), 0)
+    positive = np.maximum(convolution(x8, rounded_weights(weight.numpy(), 64)), 0)
     expected = activations_in_8_bits(positive, 0.0, float(np.maximum(exact, 0).max())).mean((2, 3))
     (logits,) = run(Quantiser(graph, [given], "cpu").quantised(), given, "logits")
     np.testing.assert_allclose(
         logits, expected, atol=2e-3
     )  # a product on the edge between two levels may go either way
     assert np.abs(logits - np.maximum(exact, 0).mean((2, 3))).max() > 1e-3
+
+
+@pytest.mark.parametrize("score", ["energy", "energy_logistic", "gram", "vim"])
+def test_two_products_fit_into_16_bits(score: str) -> None:
+    """Else processors without VNNI, which add pairs of them so, decide otherwise than those with it."""
+    model = onnx.load_from_string(Quantiser(exported(score, "linear")[1], [images(32)], "cpu").quantised())
+    of_int8 = [numpy_helper.to_array(i) for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT8]
+    weights = [values.astype(int) for values in of_int8 if values.ndim > 1]
+    assert len(weights) > 10
+    assert max(2 * 255 * np.abs(values).max() for values in weights) < 2**15
+    assert max(np.abs(values).max() for values in weights) == 64
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
