@@ -58,8 +58,8 @@ def launched(*command: str, processes: int, fails: bool = False) -> subprocess.C
 
 
 def assert_same(one: Path, two: Path, loss: float = LOSS, weights: float = WEIGHTS) -> None:
-    """Losses of all steps, those after the first 20 to less; weights, batch-norm statistics, what the score learned, and
-    the calibrated threshold. Rounding differs with the number of processes, and grows from step to step."""
+    """Losses, those after the first 20 steps less exactly; weights, batch-norm statistics, what the score learned, the
+    calibrated threshold. Rounding differs with the number of processes, and grows from step to step."""
     first, second = (json.loads((folder / "losses.json").read_text()) for folder in (one, two))
     assert len(first) == len(second) >= 20
     for step, (a, b) in enumerate(zip(first, second, strict=True)):
