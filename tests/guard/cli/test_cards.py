@@ -47,7 +47,8 @@ def test_a_name_shows_the_options_with_their_defaults(run: Command) -> None:
     shown = run("methods", "vos").out
     assert all(name in shown for name in defaults)
     assert json.loads(run("scores", "knn", "--json").out)["options"]["k"]["default"] == 50
-    assert "no options" in run("scores", "max_logit").out
+    assert "mirror" in run("scores", "max_logit").out
+    assert "no options" in run("methods", "plain").out
     assert json.loads(run("heads", "arcface", "--json").out)["options"]["margin"]["default"] == 0.5
     assert "--head-set" in run("heads", "arcface").out
 
