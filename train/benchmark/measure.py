@@ -18,7 +18,7 @@ from guard.detector import Guard
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
 from guard.heads import LastLayer
-from guard.scores import Score
+from guard.scores import Score, create_score
 
 from ..cache.keyed import digest, images_identity
 from ..features.extract import fit_score
@@ -33,7 +33,7 @@ from .plan import Plan, Run
 from .results import Row, write_scores
 from .sets import TEST
 
-FROM_FEATURES = {"logits", "features", "weights", "extra class"}
+FROM_FEATURES = {"logits", "features", "weights", "extra class", "mirror image"}
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,15 @@ class Network:
         self.method: Method = asked_method(self.request)
         self.parts = parts_of(plan, g)
         self.learned = copy.deepcopy(g.module.score).cpu()
-        self._outputs: dict[int, Outputs] = {}
+        self._outputs: dict[tuple[int, bool], Outputs] = {}
 
-    def outputs(self, images: ImageData) -> Outputs:
-        """Features and logits, on the CPU."""
-        if id(images) not in self._outputs:
-            self._outputs[id(images)] = outputs_of(self.guard, images_of(images), maps=False)
-        return self._outputs[id(images)]
-
-    def accuracy(self, images: ImageData) -> float:
-        """The share of labelled images that are named right."""
-        return float((self.outputs(images).logits.argmax(-1).numpy() == images.labels).mean())
+    def outputs(self, images: ImageData, mirrored: bool) -> Outputs:
+        """Features and logits, on the CPU; `mirrored` as of a score with ``mirror=True``."""
+        key = (id(images), mirrored)
+        if key not in self._outputs:
+            module = self.module(create_score("energy", mirror=mirrored))
+            self._outputs[key] = outputs_of(module, images_of(images), maps=False)
+        return self._outputs[key]
 
     @property
     def labels(self) -> Tensor:
@@ -153,7 +151,7 @@ class Scorer:
                 fit_score(self.module, parts.fitting)
             self.score = self.module.score
         elif fit:
-            taken = network.outputs(parts.fitting)
+            taken = self.outputs(parts.fitting)
             score.fit(taken.features, taken.logits, network.labels, network.last)
         if score.takes_held_out and len(parts.settling):
             self._settle(parts.settling)
@@ -163,7 +161,7 @@ class Scorer:
 
     def _settle(self, images: ImageData) -> None:
         if not self.through:
-            taken = self.network.outputs(images)
+            taken = self.outputs(images)
             self.score.settle(taken.features, taken.logits)
             return
         taken = outputs_of(self.module, images_of(images), maps=self.score.uses_map)
@@ -174,7 +172,7 @@ class Scorer:
     def of(self, images: ImageData) -> np.ndarray:
         """ood_score (N,)."""
         if not self.through:
-            return scores_of(self.score, self.network.outputs(images))
+            return scores_of(self.score, self.outputs(images))
         device = self.module.scale.device
         threshold = torch.zeros((), device=device)
         found = []
@@ -184,12 +182,13 @@ class Scorer:
                 found.append(self.module(x, threshold)[2].float().cpu().numpy())
         return np.concatenate(found)
 
+    def outputs(self, images: ImageData) -> Outputs:
+        """What the network shows to a score that looks at images as this one does."""
+        return self.network.outputs(images, self.score.mirrored)
+
     def accuracy(self, images: ImageData) -> float:
-        """The share of labelled images that the guard names right."""
-        if not self.score.mirrored:
-            return self.network.accuracy(images)
-        shown = outputs_of(self.module, images_of(images), maps=False)
-        return float((shown.logits.argmax(-1).numpy() == images.labels).mean())
+        """The share of labelled images that are named right."""
+        return float((self.outputs(images).logits.argmax(-1).numpy() == images.labels).mean())
 
     def threshold(self, alpha: float) -> float:
         """That flags `alpha` of in-distribution images."""
@@ -254,10 +253,10 @@ def _theirs(plan: Plan, network: Network, scorer: Scorer, outside: Iterable[str]
     """The numbers of the other library's detector by OOD set; empty where it has no such score."""
     if plan.asked.compare is None or scorer.through:
         return {}
-    taken = network.outputs(network.parts.fitting)
+    taken = scorer.outputs(network.parts.fitting)
     other = counterparts.counterpart(scorer.score, taken, network.labels, network.last)
     if other is None:
         return {}
-    inside = other(network.outputs(network.parts.test))
-    found = {name: detection_numbers(inside, other(network.outputs(plan.sets.ood[name]))) for name in outside}
+    inside = other(scorer.outputs(network.parts.test))
+    found = {name: detection_numbers(inside, other(scorer.outputs(plan.sets.ood[name]))) for name in outside}
     return {name: {"theirs": numbers} for name, numbers in found.items()}  # type: ignore[dict-item]
