@@ -223,7 +223,7 @@ class _Lowering:
         return by_file if self.request.target == "auto" else self.request.target
 
     def _guard(self, graph: bytes) -> Guard:
-        return Guard(self.manifest, OnnxSession(graph, device="cpu"))
+        return Guard(self.manifest, OnnxSession(graph, device="cpu", integers=self.target == "cpu"))
 
     def _all(self) -> Iterator[np.ndarray]:
         """The held-out images, a batch at a time: there may be more than memory holds."""

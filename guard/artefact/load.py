@@ -78,7 +78,9 @@ def _onnx(path: Path, device: str, runtime: str, threads: int | None, tuned_for:
     if runtime == "openvino":
         from ..runtimes.openvino_model import OpenVINOModel
 
-        return Guard(manifest, OpenVINOModel(data, device=device, threads=threads, tuned_for=tuned_for), path=path)
+        integers = manifest.cpu_integers
+        model = OpenVINOModel(data, device=device, threads=threads, tuned_for=tuned_for, integers=integers)
+        return Guard(manifest, model, path=path)
     from ..runtimes.onnx_session import OnnxSession
 
     if runtime == "onnxruntime-tensorrt" and cache is not None:  # its engines do not say what they were made of
@@ -91,6 +93,7 @@ def _onnx(path: Path, device: str, runtime: str, threads: int | None, tuned_for:
         tuned_for=tuned_for,
         cache=cache,
         precision=manifest.precision,
+        integers=manifest.cpu_integers,
     )
     return Guard(manifest, session, path=path)
 

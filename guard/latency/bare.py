@@ -23,7 +23,7 @@ def bare_run(path: Path, device: str, threads: int | None) -> tuple[Callable[[np
     """
     data, manifest = read_onnx(path)
     graph, name, dtype = sibling("export.bare").bare_classifier(graph_bytes(data))
-    session = open_session(graph, device=device, threads=threads)
+    session = open_session(graph, device=device, threads=threads, integers=manifest.cpu_integers)
     prepared: dict[int, np.ndarray] = {}
 
     def run(images: np.ndarray) -> Any:

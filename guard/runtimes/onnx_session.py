@@ -36,6 +36,7 @@ class OnnxSession:
         tuned_for: "latency" or "throughput" (`onnx_settings`).
         cache: folder for the optimised graph, or for the TensorRT provider's engines.
         precision: the file's.
+        integers: on a CPU, whether int8 kernels may be used (`guard.manifest.Manifest.cpu_integers`).
         bound: whether runs use bound memory (`onnx_binding`); None: on a GPU.
 
     Raises:
@@ -54,6 +55,7 @@ class OnnxSession:
         tuned_for: str = "latency",
         cache: Path | None = None,
         precision: str = "fp32",
+        integers: bool = True,
         bound: bool | None = None,
     ) -> None:
         self.name, self.device = runtime, resolve_device(device, runtime)
@@ -62,7 +64,7 @@ class OnnxSession:
             if precision == "bf16" and self.device == "cpu":
                 raise RuntimeUnavailableError(_BF16)
             more: dict[str, Any] = {"runtime": runtime, "tuned_for": tuned_for, "cache": cache, "precision": precision}
-            return open_session(model, device=self.device, threads=threads, **more)
+            return open_session(model, device=self.device, threads=threads, integers=integers, **more)
 
         try:
             self._session = opened()
@@ -115,9 +117,11 @@ def open_session(
     tuned_for: str = "latency",
     cache: Path | None = None,
     precision: str = "fp32",
+    integers: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on "cpu" or "cuda"; arguments and errors as in `OnnxSession`."""
     ort, settings = twin("onnxruntime"), session_settings(tuned_for, threads)
+    settings = dataclasses.replace(settings, integers=integers or device != "cpu")
     if device == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     engines = writable_folder(cache, "cache") if cache is not None and runtime == TENSORRT else None

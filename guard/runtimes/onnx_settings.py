@@ -29,12 +29,15 @@ class SessionSettings:
         optimisation: of the graph, "none" or "all"; none for a graph that was optimised before.
         spinning: whether idle threads spin: the next run begins sooner, and nobody else gets the core.
         memory_pattern: whether the memory of a batch size is planned once and kept.
+        integers: whether int8 kernels take the place of QuantizeLinear and DequantizeLinear nodes; without, what lies
+            between them is computed in float32.
     """
 
     threads: int | None = None
     optimisation: Literal["none", "all"] = "all"
     spinning: bool = True
     memory_pattern: bool = True
+    integers: bool = True
 
 
 def session_settings(tuned_for: str = "latency", threads: int | None = None) -> SessionSettings:
@@ -64,6 +67,8 @@ def session_options(ort: Any, settings: SessionSettings) -> Any:
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     options.enable_mem_pattern = settings.memory_pattern
+    if not settings.integers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

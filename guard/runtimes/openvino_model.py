@@ -30,6 +30,7 @@ class OpenVINOModel:
         device: "auto" or "cpu".
         threads: of one run; None for `available_cores`.
         tuned_for: "latency" or "throughput": OpenVINO's performance hint.
+        integers: whether int8 kernels may be used (`guard.manifest.Manifest.cpu_integers`).
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -47,6 +48,7 @@ class OpenVINOModel:
         device: str = "auto",
         threads: int | None = None,
         tuned_for: str = "latency",
+        integers: bool = True,
     ) -> None:
         if device not in ("auto", "cpu"):
             raise ConfigError(f"runtime='openvino' runs on the CPU, got device={device!r}; use device='cpu'")
@@ -69,6 +71,8 @@ class OpenVINOModel:
             "INFERENCE_NUM_THREADS": threads or available_cores(),
             "PERFORMANCE_HINT": tuned_for.upper(),
         }
+        if not integers:
+            settings["LP_TRANSFORMS_MODE"] = "NO"
         self._compiled = core.compile_model(graph, "CPU", settings)
         self._here = threading.local()  # an inference request serves one thread
 

@@ -21,7 +21,7 @@ def test_it_holds_the_network_and_no_vector(score: str, head: str) -> None:
     by_output = {node.output[0]: node for node in model.graph.node}
     convolutions = {name for name, node in by_output.items() if node.op_type == "Conv"}
     assert set(found.weighted) == convolutions
-    assert len(convolutions) == 16  # of wrn16_2
+    assert len(convolutions) == 10  # of wrn10_2
     assert all(found.ranks[name] >= 3 for name in found.nodes)
     assert not KEPT & {by_output[name].op_type for name in found.nodes}
     read = {name for node in model.graph.node if not found.has(node) for name in node.input}

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 import guard
-from export.parity import may_be_lost
+from export.parity import _allowed, may_be_lost
 from export.precision.calibrated import BATCH
 from export.precision.stand_ins import scrambled, smooth, stand_ins
 from guard.errors import ConfigError, ExportError, RuntimeUnavailableError
+from guard.export_requests import VerifyRequest
 from guard.exported import PrecisionChange
 from tests.conftest import Arrays
 
@@ -86,6 +88,19 @@ def test_verify_allows_what_the_precision_may_change(
     assert report.images == len(four[0])
     assert report.accuracy[1] > report.accuracy[0] - 0.005
     assert report.flag_flips <= {"fp16": 0.01, "bf16": 0.02, "int8": 0.05}[precision] * report.images
+
+
+@pytest.mark.parametrize(
+    ("precision", "images", "expected"),
+    [("fp32", 10_000, 0), ("fp16", 30, 1), ("fp16", 250, 2), ("bf16", 250, 5), ("int8", 10, 1), ("int8", 250, 12)],
+)
+def test_of_few_images_one_may_change_below_float32(
+    precision: str, images: int, expected: int, trained: Callable[[str], Any]
+) -> None:
+    exact = trained("plain")
+    g = guard.detector.Guard(exact.manifest.model_copy(update={"precision": precision}), exact.runtime)
+    request = VerifyRequest(path="a", against="b", data="c")
+    assert _allowed(request, images, exact, g) == expected
 
 
 def test_a_file_of_float32_will_do_with_data(files: dict[str, Path], four: Arrays, tmp_path: Path) -> None:
@@ -266,3 +281,19 @@ def test_exemplars_and_triton_take_it(trained: Callable[[str], Any], tmp_path: P
 def test_the_card_travels(files: dict[str, Path]) -> None:
     change = guard.load(files["int8"], device="cpu").manifest.precision_change
     assert PrecisionChange.model_validate_json(change.model_dump_json()) == change
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_for_tensorrt_computes_on_a_cpu_what_its_graph_says(
+    runtime: Any, trained: Callable[[str], Any], four: Arrays, tmp_path: Path
+) -> None:
+    """Its weights have 8 bits, whose products int8 kernels of x86 without VNNI do not hold; its thresholds come from
+    such a run."""
+    path = guard.export(trained("plain"), tmp_path / "int8.onnx", precision="int8", target="tensorrt")
+    unfused = ort.SessionOptions()
+    unfused.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, unfused, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(["ood_score"], {"images": four[0]})
+    g = guard.load(path, device="cpu", runtime=runtime)
+    found = g.predict(four[0]).ood_score
+    assert np.abs(found - expected).mean() < 0.005 * expected.std()  # some values are rounded to the next level
