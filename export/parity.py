@@ -98,10 +98,12 @@ def _opened(what: Any, request: VerifyRequest) -> Guard:
 
 
 def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:
-    """How many images may change: what was asked for, or the share of the lower precision."""
+    """How many images may change: what was asked for, or the share of the lower precision, which is one image at least
+    where it is any."""
     if request.max_flag_flips is not None:
         return request.max_flag_flips
-    return math.floor(max(FLIPS[g.manifest.precision] for g in guards) * images)
+    share = max(FLIPS[g.manifest.precision] for g in guards)
+    return max(1, math.floor(share * images)) if share else 0
 
 
 def may_be_lost(most: float, images: int) -> float:

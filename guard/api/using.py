@@ -172,7 +172,7 @@ def verify(
         against: its source: a `Guard` or a path.
         data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
         max_flag_flips: how many images may change label or flag; default by the lower precision of the two: none in
-            fp32, 1 % in fp16, 2 % in bf16, 5 % in int8.
+            fp32, 1 % in fp16, 2 % in bf16, 5 % in int8, one image at least.
         max_accuracy_loss: how much accuracy the exported guard may lose, where the data has labels.
         runtime, device: what runs the exported guard and where, as in `load`.
         against_runtime, against_device: the same of its source: one file can be compared with itself.
