@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def drift(
     verdicts: Annotated[
-        Path, typer.Argument(help="Parquet or CSV with a row per image: ood_score or p_value, maybe is_ood, time ...")
+        Path,
+        typer.Argument(
+            help="Parquet or CSV with a row per image (ood_score or p_value, is_ood, time ...), or a folder."
+        ),
     ],
     guard: Annotated[
         Path | None, typer.Option(help="The guard that gave the verdicts (ood_score needs it).", show_default=False)

@@ -1,4 +1,4 @@
-"""Verdicts that were kept: a Parquet or CSV file with a row per image.
+"""Verdicts that were kept: a Parquet or CSV file with a row per image, or a folder of them, such as guard scan's.
 
 ood_score    the score, to be compared with the guard's calibration scores; or
 p_value      (1 + #{calibration scores >= ood_score}) / (n + 1), whose rank is n + 1 times it
@@ -21,6 +21,7 @@ from .monitor import ALPHA, DriftMonitor
 from .report import DriftReport
 
 _READ = ("ood_score", "p_value", "is_ood", "class_name", "label", "time")
+_PARQUET = (".parquet", ".pq")
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 
 
@@ -36,17 +37,15 @@ class Table:
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a file of verdicts.
+    """Read a file of verdicts, or a folder's files in the order of their names.
 
     Raises:
-        MissingDataError, DataError: no such file; neither Parquet nor CSV; neither of the columns; a value that is no
-            number, with its row.
+        MissingDataError, DataError: no such file; neither Parquet nor CSV; files of other columns than the first;
+            neither of the columns; a value that is not a number, with its row.
         MissingExtraError: Parquet without pyarrow.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"no such file of verdicts: {path}")
-    columns = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    columns = _together(path) if path.is_dir() else _columns(path)
     if not columns or not {"ood_score", "p_value"} & set(columns):
         raise DataError(f"{path} has neither a column 'ood_score' nor 'p_value'; a drift test needs one of them")
     n = len(next(iter(columns.values())))
@@ -117,6 +116,26 @@ def _ranks(table: Table, n: int | None) -> tuple[np.ndarray, int]:
             f"k / {n + 1}; check --calibration-images, or name the guard (--guard), which a class-conditional one needs"
         )
     return n - at_least.round() - 0.5, n
+
+
+def _together(folder: Path) -> dict[str, list[Any]]:
+    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in (*_PARQUET, ".csv"))
+    if not files:
+        raise MissingDataError(f"{folder} has no file of verdicts: accepted are .parquet, .pq and .csv")
+    columns = _columns(files[0])
+    for file in files[1:]:
+        more = _columns(file)
+        if more.keys() != columns.keys():
+            raise DataError(f"{file} has the columns {sorted(more)}, and {files[0].name} {sorted(columns)}")
+        for name, values in more.items():
+            columns[name] += values
+    return columns
+
+
+def _columns(path: Path) -> dict[str, list[Any]]:
+    if not path.is_file():
+        raise MissingDataError(f"no such file of verdicts: {path}")
+    return _parquet(path) if path.suffix.lower() in _PARQUET else _csv(path)
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:

@@ -147,3 +147,22 @@ def test_a_quiet_stream_is_said_to_be(manifest: Manifest) -> None:
     report = DriftMonitor.of(manifest).update(np.random.default_rng(4).choice(REFERENCE, 50))
     assert headline(report).startswith("No drift found in 50 images")
     assert 'class="verdict good"' in render(report)
+
+
+def test_a_folder_is_its_files_one_after_the_other(tmp_path: Path) -> None:
+    whole = {name: values for name, values in columns().items() if name != "time"}
+    pq.write_table(pa.table(whole), tmp_path / "whole.parquet")
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    (folder / "report.html").write_text("not read")
+    with pytest.raises(MissingDataError, match="scan has no file of verdicts"):
+        read_table(folder)
+    pq.write_table(pa.table(whole).slice(0, 150), folder / "part-00000.parquet")
+    pq.write_table(pa.table(whole).slice(150), folder / "part-00001.parquet")
+    one, two = (read_table(path) for path in (tmp_path / "whole.parquet", folder))
+    np.testing.assert_array_equal(one.ood_score, two.ood_score)
+    np.testing.assert_array_equal(one.is_ood, two.is_ood)
+    assert one.class_name == two.class_name
+    pq.write_table(pa.table({"ood_score": [1.0]}), folder / "part-00002.parquet")
+    with pytest.raises(DataError, match=r"part-00002\.parquet has the columns"):
+        read_table(folder)
