@@ -105,8 +105,8 @@ class TrainRequest(Geometry, HeldOut):
     method: str = option("plain", "How outliers are made and used; see: guard methods.")
     backbone: str = option(
         "auto",
-        "wrn10_2, wrn16_2, wrn40_2, resnet18_small, resnet34_small, resnet50_small, densenet121_small, any timm name, "
-        "or auto.",
+        "wrn16_2, wrn28_10 (any wrnD_W), resnet18_small, resnet34_small, resnet50_small, densenet121_small, any timm "
+        "name, or auto.",
     )
     head: str | None = option(None, "See: guard heads; default the method's.")
     head_options: Mapping[str, Any] = option(

@@ -1,14 +1,16 @@
 """Backbones: timm by name, and small-image nets.
 
-wrn10_2, wrn16_2, wrn40_2           wide residual nets (Zagoruyko & Komodakis 2016), D = 128
-resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, D = 512
-resnet50_small                      the same, D = 2048
-densenet121_small                   timm's DenseNet-121 with a 3x3 stem and no max-pooling, D = 1024
+wrn16_2, wrn28_10, any wrnD_W       wide residual nets (Zagoruyko & Komodakis 2016) of depth D = 6 n + 4 and width W,
+                                    64 W features
+resnet18_small, resnet34_small      timm's ResNets with a 3x3 stem and no max-pooling, 512 features
+resnet50_small                      the same, 2048
+densenet121_small                   timm's DenseNet-121 with a 3x3 stem and no max-pooling, 1024 features
 any timm name                       pooled features; published weights by `train.pretrained`
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,20 @@ from guard.manifest import Normalisation
 
 from .pretrained import WITHOUT_HUB, check_is_of, checkpoint, impatient, overlay
 
-WIDE = ("wrn10_2", "wrn16_2", "wrn40_2")
+WIDE = ("wrn10_2", "wrn16_2", "wrn28_10", "wrn40_2")  # examples
 SMALL_STEM = ("resnet18_small", "resnet34_small", "resnet50_small", "densenet121_small")
 SMALL = (*WIDE, *SMALL_STEM)
+
+
+def depth_and_width(name: str) -> tuple[int, int] | None:
+    """(depth, width) of "wrn28_10"; None for a name of another kind or a depth that is not 6 n + 4."""
+    found = re.fullmatch(r"wrn([1-9]\d{1,2})_([1-9]\d?)", name)
+    return (int(found[1]), int(found[2])) if found and int(found[1]) % 6 == 4 else None
+
+
+def is_ours(name: str) -> bool:
+    """Whether the net is one for small images, and not timm's."""
+    return name in SMALL_STEM or depth_and_width(name) is not None
 
 
 def automatic_backbone(side: int) -> str:
@@ -130,10 +143,11 @@ def create_backbone(
         UnknownNameError: neither one of ours nor timm's (near matches shown).
         ConfigError: pretrained weights of a net that has none, or that cannot be reached.
     """
-    if name in WIDE:
+    wide = depth_and_width(name)
+    if wide is not None:
         if pretrained:
             raise ConfigError(f"backbone {name!r} has no published weights; use pretrained=False or a timm backbone")
-        return WideResNet(int(name[3:5]), int(name[6:]), in_chans, dropout)
+        return WideResNet(*wide, in_chans, dropout)
     import timm
 
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "drop_rate": dropout}
@@ -182,8 +196,9 @@ def check_backbone(name: str) -> None:
     """Raises UnknownNameError (near matches shown) for a name that is neither ours nor timm's."""
     import timm
 
-    if name not in SMALL and not timm.is_model(name):
-        raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], "Any timm model name works.")
+    if not is_ours(name) and not timm.is_model(name):
+        hint = "Any timm model name works, and wrnD_W of a depth D = 6 n + 4 (10, 16, 22, 28 ...)."
+        raise UnknownNameError("backbone", name, [*SMALL, *_near_timm(name)], hint)
 
 
 def pretrained_normalisation(backbone: Backbone, in_chans: int) -> Normalisation | None:
@@ -220,7 +235,7 @@ def takes_img_size(name: str) -> bool:
 def published_side(name: str) -> int | None:
     """The side in pixels of the images that a timm model was published for, where it takes no others (vision
     transformers); None for all others, and for ours."""
-    if name in SMALL:
+    if is_ours(name):
         return None
     import timm
 

@@ -68,9 +68,9 @@ def train(
             Hugging Face image convention; a Hugging Face dataset id or `datasets.Dataset`; a map-style torch data set
             of (PIL image or uint8 array, int); a pair (uint8 NHWC array, labels); "digits".
         method: how outliers are made and used in training; see `list_methods`.
-        backbone: "wrn10_2", "wrn16_2", "wrn40_2", "resnet18_small", "resnet34_small", "resnet50_small",
-            "densenet121_small" (small-image stems) or any timm name; "auto" is wrn16_2 up to 64 pixels and timm's
-            resnet18 above.
+        backbone: a wide residual net "wrn16_2", "wrn28_10" (any depth 6 n + 4 and width), "resnet18_small",
+            "resnet34_small", "resnet50_small", "densenet121_small" (small-image stems) or any timm name; "auto" is
+            wrn16_2 up to 64 pixels and timm's resnet18 above.
         head: "linear", "cosine", "adacos", "arcface", "cosface", "sphereface", "c_plus_1" or "hypersphere"; default
             the method's own.
         head_options: the head's own options, e.g. ``{"margin": 0.3}``; see `guard heads NAME`.

@@ -13,6 +13,7 @@ from train.backbones import (
     SMALL,
     automatic_backbone,
     automatic_teacher,
+    check_backbone,
     create_backbone,
     pretrained_normalisation,
 )
@@ -33,13 +34,26 @@ def test_features_are_pooled_from_the_map(name: str, in_chans: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "side"), [("wrn16_2", 691_674 - 1290, 8), ("wrn40_2", 2_243_546 - 1290, 8)]
+    ("name", "parameters", "features"),
+    [
+        ("wrn16_2", 691_674, 128),
+        ("wrn40_2", 2_243_546, 128),
+        ("wrn40_4", 8_949_210, 256),
+        ("wrn28_10", 36_479_194, 640),
+    ],
 )
-def test_wide_residual_nets_have_the_published_size(name: str, parameters: int, side: int) -> None:
-    """Zagoruyko & Komodakis' nets for ten classes, less their 128 x 10 + 10 classifier."""
-    backbone = create_backbone(name)
-    assert sum(p.numel() for p in backbone.parameters()) == parameters
-    assert backbone.forward_map(torch.randn(1, 3, 32, 32)).shape == (1, 128, side, side)
+def test_wide_residual_nets_have_the_published_size(name: str, parameters: int, features: int) -> None:
+    """Zagoruyko & Komodakis' nets for ten classes, less their classifier."""
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+        assert sum(p.numel() for p in backbone.parameters()) == parameters - (10 * features + 10)
+        assert backbone.forward_map(torch.randn(1, 3, 32, 32)).shape == (1, features, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["wrn17_2", "wrn4_1", "wrn16_0", "wrn16-2", "wrn016_2", "wrn16_2_", "WRN16_2"])
+def test_other_depths_and_spellings_are_unknown(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"depth D = 6 n \+ 4 \(10, 16"):
+        check_backbone(name)
 
 
 def test_small_stems_keep_the_resolution() -> None:
@@ -88,8 +102,8 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_unknown_names_and_weights_that_are_not_there() -> None:
-    with pytest.raises(UnknownNameError, match=r"backbone 'wrn16_4'; did you mean 'wrn16_2'.*Any timm model name"):
-        create_backbone("wrn16_4")
+    with pytest.raises(UnknownNameError, match=r"backbone 'wrn17_2'; did you mean 'wrn.*Any timm model name"):
+        create_backbone("wrn17_2")
     with pytest.raises(ConfigError, match="'wrn40_2' has no published weights"):
         create_backbone("wrn40_2", pretrained=True)
 

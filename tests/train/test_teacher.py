@@ -143,7 +143,7 @@ def test_teachers_that_do_not_fit_are_refused(
     ("teacher", "message"),
     [
         ("runs/none", "teacher='runs/none' is not a folder; give a run folder"),
-        ("wrn10_3", "unknown backbone 'wrn10_3'; did you mean 'wrn10_2'"),
+        ("wrn11_2", "unknown backbone 'wrn11_2'; did you mean 'wrn1"),
     ],
 )
 def test_what_is_no_teacher_is_said_before_anything_is_trained(

@@ -144,6 +144,6 @@ def test_anchors_that_are_the_same_are_refused_before_anything_is_trained(
 
 @pytest.mark.parametrize("method", ["dream_ood", "dream_id", "bood", "fodfom"])
 def test_an_unknown_backbone_is_named_before_anything_is_trained(method: str, four: Arrays, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown backbone 'wrn16_3'; did you mean .*wrn16_2"):
-        guard.train(four, method=method, out=tmp_path / "run", encoder={"backbone": "wrn16_3"})
+    with pytest.raises(ConfigError, match=r"unknown backbone 'wrn16_x'; did you mean .*wrn16_2"):
+        guard.train(four, method=method, out=tmp_path / "run", encoder={"backbone": "wrn16_x"})
     assert not (tmp_path / "run").exists()
