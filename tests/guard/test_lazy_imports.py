@@ -17,7 +17,10 @@ from guard.artefact.files import write_onnx
 from tests.serving.conftest import colour_graph, colour_manifest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "onnx", "onnxruntime", "pyarrow", "sklearn", "scipy", "datasets", "matplotlib", "timm", "bentoml")
+HEAVY = (
+    *("torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "accelerate", "ray", "faiss"),
+    *("onnx", "onnxruntime", "pyarrow", "sklearn", "scipy", "matplotlib", "bentoml"),
+)
 NEED_TORCH = ("guard.graph.", "guard.heads.", "guard.scores.", "guard.runtimes.torch_module")
 SIBLINGS = ("train", "export", "serving", "guard._train", "guard._export")
 
@@ -61,6 +64,11 @@ def test_every_module_of_the_runtime_imports_without_heavy_packages() -> None:
     light = [module for module in modules if not module.startswith(NEED_TORCH)]
     assert len(light) > 60
     assert _loaded_by("\n".join(f"import {module}" for module in light)) == set()
+
+
+def test_import_train_loads_torch_alone() -> None:
+    """torchvision, which imports torch's compiler, doubles the start of every command that trains."""
+    assert _loaded_by("import train") - {*SIBLINGS} == {"torch"}
 
 
 def test_an_onnx_prediction_loads_onnxruntime_and_nothing_else(model: Path, image: Path) -> None:

@@ -7,7 +7,6 @@ translate=(0.2, 0.2)), nearest pixels. Choi & Na, AAAI 2024 workshop.
 from __future__ import annotations
 
 import torch
-from torchvision.transforms import ColorJitter, RandomAffine
 
 from .base import Changed, IDBatch, Outliers, Synthesiser
 
@@ -19,6 +18,8 @@ class Jittered(Changed):
     """
 
     def __init__(self, synthesiser: Synthesiser) -> None:
+        from torchvision.transforms import ColorJitter, RandomAffine  # a second to import
+
         super().__init__(synthesiser)
         self.jitter, self.affine = ColorJitter(0.5, 0.3, 0.3, 0.3), RandomAffine(90, translate=(0.2, 0.2))
 
