@@ -3,8 +3,9 @@
     python -m benchmarks.precision --root ../../shared/data    # results/precision.json and .md
     python -m benchmarks.precision --networks wrn16_2 --only fp32,int8
 
-A network whose run is not under --runs is trained first (`NETWORKS`; some 25 minutes for a WRN-16-2 on one core, ten
-each for the others, which are not trained to their end: it is the file that is judged here, not the network).
+A network whose run is not under --runs is trained first (`NETWORKS`; some 25 minutes for a WRN-16-2 on one core with
+AMX, ten each for the others, which are not trained to their end: it is the file that is judged here, not the network).
+A run that is there is taken as it is.
 
 fp32    against torch: largest differences, changed labels and flags
 others  against the fp32 file: accuracy, AUROC against near and far OOD images, changed labels and flags; false alarms
@@ -241,6 +242,7 @@ def report(result: dict[str, Any]) -> str:
 Percent. Against torch for fp32, against the fp32 file for the others, each at its own threshold.
 Near: {", ".join(NEAR)}; far: {", ".join(FAR)}; means of AUROC.
 Allowed below fp32: {100 * LOST_ACCURACY:g} points of accuracy, {100 * LOST_AUROC:g} of AUROC.
+{result["about"]}
 
 {decided_table(rows)}
 
@@ -265,11 +267,13 @@ def main() -> None:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "rounds": ARGS.rounds,
+        "about": ARGS.about,
         "decisions": [],
         "times": [],
     }
     if (kept := ARGS.out.with_suffix(".json")).exists():  # of other networks, measured before
         before = json.loads(kept.read_text())
+        result["about"] = ARGS.about or before["about"]
         for key in ("decisions", "times"):
             result[key] = [row for row in before[key] if row["network"] not in names]
     for name in names:
@@ -290,6 +294,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(PRECISIONS), help="precisions; fp32 among them")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--about", default="", help="a line for the .md, such as how these runs were trained")
     parser.add_argument("--out", type=Path, default=RESULTS / "precision.json")
     return parser.parse_args()
 
