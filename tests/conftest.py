@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import published
+from tests import once, published
 
 SIDE = 16
 
@@ -59,6 +59,13 @@ def _published_teacher() -> Iterator[None]:
     shutil.rmtree(published.FOLDER, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `once` keeps lies beside the folders of the workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        once.folder = tmp_path_factory.getbasetemp().parent
+
+
 @pytest.fixture(scope="session")
 def digits() -> Callable[[str], Arrays]:
     """digits("0-3") -> (uint8 (N, 16, 16, 3), int64 (N,)): scikit-learn's digits at half the package's size."""
@@ -91,7 +98,7 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (64, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-TINY: dict[str, Any] = {"backbone": "wrn16_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
+TINY: dict[str, Any] = {"backbone": "wrn10_2", "epochs": 4, "batch_size": 32, "device": "cpu", "augment": "none"}
 
 PAIR: dict[str, Any] = {"pair": {"epochs": 1, "width": 4, "latent": 8, "batch_size": 32}}  # encoder and generator
 HEAD: dict[str, Any] = {"store_size": 64, "hidden": 16, "tune_epochs": 2}  # a rejection network on a store

@@ -16,6 +16,7 @@ from guard.heads import list_heads
 from guard.manifest import Manifest, Normalisation, Preprocess
 from guard.runtimes.torch_module import TorchModule
 from guard.scores import create_score, get_score, list_scores
+from tests.once import once
 from train.classifiers.fresh import build_classifier
 from train.classifiers.rebuild import score_shapes
 from train.features.choose_layers import watch_layers
@@ -31,13 +32,13 @@ EVERY += [("energy", h) for h in list_heads() if h not in ("linear", "cosine")] 
 def exported(score: str, head: str) -> tuple[Guard, bytes]:
     """A guard and its serialised graph."""
     g = make_guard(score, head)
-    return g, onnx_bytes(g.module, g.manifest)
+    return g, once(f"{score}_{head}.onnx", lambda: onnx_bytes(g.module, g.manifest))
 
 
 def make_guard(score_name: str, head: str, score_options: dict[str, Any] | None = None) -> Guard:
     """A small random guard with fitted state."""
     torch.manual_seed(0)
-    classifier = build_classifier("wrn16_2", head, 4, in_chans=3, image_size=16).eval()
+    classifier = build_classifier("wrn10_2", head, 4, in_chans=3, image_size=16).eval()
     features = torch.randn(200, classifier.num_features).abs()
     labels = torch.arange(200) % 4
     score = create_score(score_name, **(score_options or {}))
@@ -65,7 +66,7 @@ def make_guard(score_name: str, head: str, score_options: dict[str, Any] | None 
         normalisation=normalisation,
         method="plain",
         score_options=score_options or {},
-        backbone="wrn16_2",
+        backbone="wrn10_2",
         head=head,
         score=score_name,
         score_shapes=score_shapes(score),

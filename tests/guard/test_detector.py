@@ -110,7 +110,7 @@ def test_a_view_that_is_not_contiguous_is_read_right(g: guard.Guard, four: Array
 
 
 def test_repr_says_what_it_is(g: guard.Guard) -> None:
-    assert "4 classes, wrn16_2, score energy, threshold " in repr(g)
+    assert "4 classes, wrn10_2, score energy, threshold " in repr(g)
     assert f"{g.runtime.name} on cpu" in repr(g)
 
 

@@ -26,6 +26,6 @@ def test_the_name_is_taken_and_the_folder_named(
         guard.fit("resnet10t", four, device="cpu")
     assert "'resnet10t' is taken as timm's model; what has that name here is './resnet10t'" in caplog.text
     caplog.clear()
-    assert guard.fit("./resnet10t", four, device="cpu").manifest.backbone == "wrn16_2"
-    assert guard.fit(Path("resnet10t"), four, device="cpu").manifest.backbone == "wrn16_2"
+    assert guard.fit("./resnet10t", four, device="cpu").manifest.backbone == "wrn10_2"
+    assert guard.fit(Path("resnet10t"), four, device="cpu").manifest.backbone == "wrn10_2"
     assert "is taken as" not in caplog.text

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import guard
 from guard.errors import ArtefactDamagedError, ConfigError
 from tests.conftest import RECIPES, Arrays
+from tests.train.engine.killed_run import killed
 from tests.train.engine.runs import Tiny, assert_equal, short
 from train.engine.checkpoint import NAME as CHECKPOINT
-
-ROOT = Path(__file__).parents[3]
 
 RESUMED = {
     "plain": {"method": "plain", "epochs": 4, "ema": 0.9, "augment": "crop+flip"},
@@ -41,73 +36,33 @@ RESUMED = {
     "hypersphere": {"head": "hypersphere", "epochs": 3, "ema": 0.9},
 }
 
-KILLED = """
-import os, signal, sys
-import numpy as np, torch
-torch.set_num_threads(1)
-import guard
-from train.engine.stage_run import StageRun
-
-stage, epoch, after = (int(v) for v in sys.argv[2].split(","))
-step, steps = StageRun.step, 0
-
-def until_killed(self, *arguments):
-    global steps
-    losses = step(self, *arguments)
-    at = len([l for l in open(out + "/metrics.jsonl")]) if os.path.exists(out + "/metrics.jsonl") else 0
-    if self.index == stage and at == epoch:
-        steps += 1
-        if steps == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return losses
-
-StageRun.step = until_killed
-data = np.load(sys.argv[1])
-out, options = sys.argv[3], eval(sys.argv[4])
-guard.train((data["images"], data["labels"]), out=out, **options)
-raise SystemExit("it was not killed")
-"""
-
-
-def killed(arrays: Arrays, tmp_path: Path, out: Path, where: str, options: Tiny) -> None:
-    """A real process that gets SIGKILL within an epoch; `where` is "stage,epochs done,steps into the next"."""
-    np.savez(tmp_path / "data.npz", images=arrays[0], labels=arrays[1])
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "data.npz"), where, str(out), repr(options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
 
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("plain", "0,2,1"),  # stage 0, after the first step of its third epoch
-        ("vos", "0,3,2"),
-        ("gcos", "0,3,2"),
-        ("npos", "0,3,2"),
-        ("energy_ft", "1,3,1"),
-        ("rejection", "1,3,1"),  # in the second epoch of the second stage
-        ("rotpred", "0,2,1"),
-        ("mim", "1,2,2"),  # at the end of the second stage's first epoch, before its checkpoint
-        ("ascood", "0,2,2"),
-        ("pixmix", "0,2,1"),
-        ("cutmix", "0,2,1"),
-        ("adacos", "0,2,1"),
-        ("sphereface", "0,2,1"),
-        ("hypersphere", "0,2,1"),
+        ("plain", (0, 2, 1)),  # stage, epochs done, steps into the next
+        ("vos", (0, 3, 2)),
+        ("gcos", (0, 3, 2)),
+        ("npos", (0, 3, 2)),
+        ("energy_ft", (1, 3, 1)),
+        ("rejection", (1, 3, 1)),  # in the second epoch of the second stage
+        ("rotpred", (0, 2, 1)),
+        ("mim", (1, 2, 2)),  # at the end of the second stage's first epoch, before its checkpoint
+        ("ascood", (0, 2, 2)),
+        ("pixmix", (0, 2, 1)),
+        ("cutmix", (0, 2, 1)),
+        ("adacos", (0, 2, 1)),
+        ("sphereface", (0, 2, 1)),
+        ("hypersphere", (0, 2, 1)),
     ],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(
-    name: str, where: str, four: Arrays, tiny: Tiny, tmp_path: Path
+    name: str, where: tuple[int, int, int], four: Arrays, tiny: Tiny, tmp_path: Path
 ) -> None:
     options = {**tiny, **RESUMED[name]}
     whole = guard.train(short(four), out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
-    killed(short(four), tmp_path, out, where, options)
+    killed(*short(four), where, out, options)
     assert not (out / "guard.json").exists()
     before = (out / "metrics.jsonl").read_text().splitlines()
     resumed = guard.train(short(four), out=out, resume=True, **options)

@@ -154,7 +154,7 @@ class TestGram:
     ) -> None:
         g = guard.train(four, score="gram", out=tmp_path / "run", **tiny)
         loaded = guard.load(tmp_path / "run", device="cpu")
-        assert loaded.module.score.layers == ("backbone.blocks.1", "backbone.blocks.3", "backbone.blocks.5")
+        assert loaded.module.score.layers == ("backbone.blocks.0", "backbone.blocks.1", "backbone.blocks.2")
         np.testing.assert_array_equal(loaded.predict(noise).ood_score, g.predict(noise).ood_score)
         assert loaded.predict(noise).is_ood.mean() > 0.9
         path = guard.export(g, tmp_path / "guard.onnx")

@@ -126,7 +126,7 @@ def test_another_score_for_a_trained_guard(trained: Callable[[str], Any], four: 
     again = guard.fit(g, four, score="mahalanobis", device="cpu")
     np.testing.assert_array_equal(again.predict(four[0][:30]).probabilities, g.predict(four[0][:30]).probabilities)
     assert all(torch.equal(before[key], value) for key, value in g.module.state_dict().items())
-    assert (again.manifest.backbone, again.manifest.score) == ("wrn16_2", "mahalanobis")
+    assert (again.manifest.backbone, again.manifest.score) == ("wrn10_2", "mahalanobis")
     folder = g.save_pretrained(tmp_path / "plain")
     from_folder = guard.fit(folder, four, score="mahalanobis", device="cpu", out=tmp_path / "mahalanobis")
     np.testing.assert_array_equal(from_folder.predict(four[0][:30]).ood_score, again.predict(four[0][:30]).ood_score)

@@ -36,7 +36,7 @@ def test_every_method_learns_and_is_calibrated(name: str, trained: Callable[[str
 
 def test_the_manifest_says_what_was_done(trained: Callable[[str], Any]) -> None:
     m = trained("vos").manifest
-    assert (m.method, m.backbone, m.head, m.score) == ("vos", "wrn16_2", "linear", "energy_logistic")
+    assert (m.method, m.backbone, m.head, m.score) == ("vos", "wrn10_2", "linear", "energy_logistic")
     assert m.method_options["queue"] == 20
     assert m.method_options["weight"] == 0.1  # a default is written down too
     assert m.class_names == ("0", "1", "2", "3")
@@ -154,7 +154,7 @@ def test_a_run_can_start_from_another(trained: Callable[[str], Any], four: Array
     for key, value in plain.module.classifier.state_dict().items():
         assert torch.equal(value, g.module.classifier.state_dict()[key]), key
     with pytest.raises(
-        ConfigError, match=r"wrn16_2 with a linear head, 4 classes .*does not fit wrn16_2 with a cosine"
+        ConfigError, match=r"wrn10_2 with a linear head, 4 classes .*does not fit wrn10_2 with a cosine"
     ):
         guard.train(four, init=tmp_path / "plain", head="cosine", **tiny)
 
@@ -195,7 +195,7 @@ def test_a_linear_head_starts_one_with_an_extra_class(four: Arrays, tiny: Tiny, 
     data = load(four)
     guard.train(four, method="plain", out=tmp_path, **tiny)
     sizes = {"image_size": 16, "calibration": 100, "test": 100, "epochs": 1, "lr": 0.1}
-    named = {"backbone": "wrn16_2", "head": "c_plus_1", "score": "energy", "data_fingerprint": data.fingerprint}
+    named = {"backbone": "wrn10_2", "head": "c_plus_1", "score": "energy", "data_fingerprint": data.fingerprint}
     config = TrainConfig(method="fodfom", init=str(tmp_path), **named, **sizes)
     ours, _ = fresh_module(config, data, create_score("energy"), torch.device("cpu"))
     first = guard.load(tmp_path).module
