@@ -19,7 +19,7 @@ def demo(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Train, export, verify, evaluate and serve a guard for handwritten digits, in about two minutes."""
+    """Train, export, verify, evaluate and serve a guard for handwritten digits, in one to three minutes."""
     from ..demo import run
 
     run.run(out, keep_serving=keep_serving, console=console())
