@@ -146,7 +146,7 @@ class TrainRequest(Geometry, HeldOut):
         "else 0, which keeps the last epoch.",
         ge=0,
     )
-    init: Path | None = option(None, "Run folder to start the network from.")
+    init: Path | None = option(None, "Run folder to start the network from, with its backbone, head and image size.")
     ema: float | None = option(None, "Decay of averaged weights, e.g. 0.999.", gt=0, lt=1)
     augment: str = option(
         "auto",

@@ -118,7 +118,8 @@ def train(
         validation: how many training images (int), or which share of them (float), choose the epoch by accuracy where
             nothing but the labels is learned; never images that calibrate, and never OOD ones. Default a tenth
             with `pretrained`, else 0: the last epoch is kept.
-        init: a run folder to start the network from (its backbone and head must match).
+        init: a run folder to start the network from. Backbone, head and the size of images are those of the run, where
+            nothing else is asked for.
         calibration: how many images (int) or which share (float) of `data` to hold out for the threshold, or a data
             set of its own (its labels are not needed); default min(2000, max(10 %, min(400, 25 %))).
         test: the same for the test split, on which accuracy and false-alarm rate are measured; a data set of its own

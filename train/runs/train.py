@@ -41,6 +41,7 @@ from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .rehearse import rehearse
 from .request import TrainConfig
 from .resolve import asked_method, asked_score, check_before_loading, named_score, resolved
+from .start import as_there, preprocess_of, start_of
 
 WRITTEN_COPIES = (
     10  # of the weights: two checkpoints with momentum, average and best epoch, while one replaces the other; the guard
@@ -59,6 +60,9 @@ def train(request: TrainRequest) -> Guard:
 
 def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guard:
     method = asked_method(request)
+    start = start_of(request)
+    if start is not None:
+        request = as_there(request, method, start)
     score = asked_score(request, method)
     say(named_score(request, method))
     check_precision(request.precision, device)
@@ -66,6 +70,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     out = run_folder(request.out, request.data, resume=request.resume)
     source = load(
         request.data,
+        preprocess=preprocess_of(request, start),
         image_size=request.image_size,
         channels=request.in_chans,
         geometry=request,
