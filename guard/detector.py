@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .calibration.by_class import calibrate_by_class, check_asked
+from .calibration.by_class import asked_or_own, calibrate_by_class, check_asked
 from .calibration.conformal import calibrate, check_spread, p_values
 from .calibration.decision_rule import Decision
 from .calibration.temperature import Labelled, checked_labels, fit_temperature
@@ -140,10 +140,10 @@ class Guard:
         self,
         images: Any,
         *,
-        alpha: float = 0.05,
+        alpha: float | None = None,
         batch_size: int = 64,
         labels: Any = None,
-        class_conditional: bool = False,
+        class_conditional: bool | None = None,
         min_class_images: int | None = None,
         temperature_scaling: bool = False,
     ) -> Guard:
@@ -151,10 +151,10 @@ class Guard:
 
         Args:
             images: what `predict` takes; in-distribution, and not the images the classifier was trained on.
-            alpha: target false-alarm rate in (0, 1); needs alpha >= 1 / (n + 1).
+            alpha: target false-alarm rate in (0, 1); needs alpha >= 1 / (n + 1). By default the guard's own, or 0.05.
             labels: (n,) true class indices of the images; only temperature scaling needs them.
             class_conditional: a threshold for every predicted class, so that each class is flagged at most at `alpha`
-                (`guard.calibration.by_class`); by default one for all.
+                (`guard.calibration.by_class`), or one for all; by default as the guard has it.
             min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
                 needs where that is more.
             temperature_scaling: fit the temperature of the probabilities anew (`guard.calibration.temperature`); by
@@ -163,6 +163,7 @@ class Guard:
         Returns:
             A new `Guard` over the same runtime. `save` it, or export it, to keep the calibration.
         """
+        alpha, class_conditional = asked_or_own(alpha, class_conditional, self.manifest.calibration)
         check_asked(alpha, class_conditional, min_class_images)  # before the work
         if temperature_scaling and labels is None:
             raise ConfigError("temperature_scaling needs labels=: the true class index of every image")
@@ -180,13 +181,14 @@ class Guard:
         self,
         verdicts: Verdicts,
         *,
-        alpha: float = 0.05,
+        alpha: float | None = None,
         labels: Any = None,
-        class_conditional: bool = False,
+        class_conditional: bool | None = None,
         min_class_images: int | None = None,
         temperature_scaling: bool = False,
     ) -> Guard:
         """`calibrate` from what `untempered` said about the images already."""
+        alpha, class_conditional = asked_or_own(alpha, class_conditional, self.manifest.calibration)
         if labels is not None:
             labels = checked_labels(labels, len(verdicts), len(self.class_names))
         predicted = verdicts.label if class_conditional else None

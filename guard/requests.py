@@ -274,8 +274,12 @@ class CalibrateRequest(Request):
     g: Any = option(..., "A guard, or the path of one.")
     data: Any = option(..., "In-distribution images in any form that guard train takes.")
     out: Path | None = option(None, "Where to write the guard; its own path replaces it.")
-    alpha: float = option(0.05, "Target false-alarm rate on in-distribution images, between 0 and 1.", **ALPHA)
-    class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
+    alpha: float | None = option(
+        None, "Target false-alarm rate on in-distribution images, between 0 and 1; default the guard's own.", **ALPHA
+    )
+    class_conditional: bool | None = option(
+        None, "A threshold per predicted class, each holding the target, or one for all; default as the guard has it."
+    )
     min_class_images: int | None = option(None, "A class with fewer images keeps the pooled threshold; default 50.")
     temperature_scaling: bool = option(False, "Fit the temperature of the probabilities anew; needs labels.")
     batch_size: int = option(64, "Images per run.", ge=1, rule="must be at least 1")

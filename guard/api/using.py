@@ -254,8 +254,8 @@ def calibrate(
     data: Any,
     *,
     out: str | Path | None = None,
-    alpha: float = 0.05,
-    class_conditional: bool = False,
+    alpha: float | None = None,
+    class_conditional: bool | None = None,
     min_class_images: int | None = None,
     temperature_scaling: bool = False,
     batch_size: int = 64,
@@ -267,8 +267,9 @@ def calibrate(
         data: in-distribution images, in any form that `train` takes. Where this is the data the guard was trained on
             (same fingerprint), only the images it held out for calibration are used.
         out: where to write the guard, of the same kind as `g`; the path of `g` itself replaces it. None writes nothing.
-        alpha: target false-alarm rate on in-distribution images.
-        class_conditional: a threshold for every predicted class; see `Guard.calibrate`.
+        alpha: target false-alarm rate on in-distribution images; by default the guard's own.
+        class_conditional: a threshold for every predicted class (see `Guard.calibrate`), or one for all; by default as
+            the guard has it.
         min_class_images: a class with fewer of the images keeps the pooled threshold; default 50, or what `alpha`
             needs where that is more.
         temperature_scaling: fit the temperature of the probabilities anew; `data` needs labels then.

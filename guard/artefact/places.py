@@ -51,6 +51,26 @@ def writable_file(path: str | Path, option: str = "out") -> Path:
     return file
 
 
+def report_file(path: str | Path, option: str = "out") -> Path:
+    """The page NAME.html of a report whose numbers go to NAME.json beside it, once both could be written.
+
+    Raises:
+        ConfigError: another ending, a place that cannot be written to, or a NAME.json that no page lies beside: it is
+            something else's, as a run folder's guard.json is.
+    """
+    page = Path(path)
+    if page.suffix not in (".html", ".htm"):
+        raise ConfigError(f"{option} must end in .html (the numbers go into a .json beside it), got {_shown(page)}")
+    writable_file(page, option)
+    numbers = page.with_suffix(".json")
+    if numbers.exists() and not page.exists():
+        raise ConfigError(
+            f"{option}={_shown(page)} writes its numbers to {numbers.name}, which is there and belongs to no report; "
+            "choose another name"
+        )
+    return page
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Raises: ConfigError: less than `needed` bytes, and a little more, are free on the disk of `folder`."""
     needed += _SPARE_BYTES

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from .._siblings import sibling
 from ..calibration.decision_rule import Decision
-from ..errors import ConfigError, MissingExtraError
+from ..errors import ArtefactDamagedError, ConfigError, MissingExtraError
 from ..manifest import Manifest
+from ..runtimes import Runtime
 from .files import (
     engine_manifest_path,
     engine_source_path,
@@ -26,18 +28,32 @@ if TYPE_CHECKING:
     from ..detector import Guard
 
 
+#: Of each runtime: the digests of the files that hold what it runs, as it was opened and as it was saved since.
+_ITS_FILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
+
+
 def save(g: Guard, path: Path) -> Path:
-    """`Guard.save`: the same weights with the guard's current manifest (its new calibration)."""
+    """`Guard.save`: the same weights with the guard's current manifest (its new calibration).
+
+    Raises:
+        ArtefactDamagedError: the guard's file was replaced by another since it was opened.
+        ConfigError: a format that the guard is not in.
+    """
     source = g.path
     if source is not None and source.suffix == path.suffix == ".onnx":
+        data, there = read_onnx(source)
+        known = _known(g, there, source)
         alone = g.manifest.model_copy(update={"engine": None})  # of a file that runs in TensorRT: another file
-        written = write_onnx(path, _recalibrated(graph_bytes(read_onnx(source)[0]), alone), alone)
+        written = write_onnx(path, _recalibrated(graph_bytes(data), alone), alone)
+        known.add(written.weights_sha256)
         g.manifest = written.model_copy(update={"engine": g.manifest.engine})
         return path
     if source is not None and source.suffix == path.suffix == ".engine":
         engine, before = read_pair(source, engine_manifest_path(source))
+        known = _known(g, before, source)
         own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built again, for this machine
         written = write_pair(path, engine_manifest_path(path), engine, own)
+        known.add(written.weights_sha256)
         g.manifest = written.model_copy(update={"engine": g.manifest.engine})
         beside = engine_source_path(source)
         if beside.exists() and path != source:
@@ -48,6 +64,17 @@ def save(g: Guard, path: Path) -> Path:
     raise ConfigError(
         f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
     )
+
+
+def _known(g: Guard, there: Manifest, source: Path) -> set[str]:
+    """The digests of the guard's files, once the file at `source` is seen to be one of them."""
+    known = _ITS_FILES.setdefault(g.runtime, {g.manifest.weights_sha256})
+    built_again = g.manifest.engine != there.engine  # an engine for this machine: what runs is another file
+    if there.weights_sha256 not in known and not built_again:
+        raise ArtefactDamagedError(
+            f"{source} was replaced since this guard was opened, and its thresholds are not that file's; load it again"
+        )
+    return known
 
 
 def _recalibrated(graph: bytes, manifest: Manifest) -> bytes:

@@ -32,6 +32,7 @@ from .conformal import (
 )
 
 MIN_CLASS_IMAGES = 50  # with 50, a 5 % target realises 0.5 to 10.6 %; a threshold from fewer says little
+ALPHA = 0.05  # the target of a guard that has none
 _MOST_CLASSES = 2**16  # labels are stored in 16 bits
 
 
@@ -78,6 +79,14 @@ def calibrate_by_class(
             "min_class_images": least,
             "labels_base64": base64.b64encode(predicted.astype("<u2").tobytes()).decode("ascii"),
         }
+    )
+
+
+def asked_or_own(alpha: float | None, class_conditional: bool | None, own: Calibration | None) -> tuple[float, bool]:
+    """The target and whether each class has a threshold: what was asked for, else the guard's own, else 5 % and no."""
+    return (
+        alpha if alpha is not None else own.alpha if own is not None else ALPHA,
+        class_conditional if class_conditional is not None else own is not None and own.class_conditional,
     )
 
 

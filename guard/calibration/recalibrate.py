@@ -9,7 +9,7 @@ from ..artefact.places import writable_file
 from ..data.test_images import calibration_images
 from ..detector import Guard
 from ..requests import CalibrateRequest
-from .by_class import check_asked
+from .by_class import asked_or_own, check_asked
 
 log = logging.getLogger("ood_guard")
 
@@ -17,7 +17,8 @@ log = logging.getLogger("ood_guard")
 def calibrate(request: CalibrateRequest) -> Guard:
     """See `guard.calibrate`."""
     g = opened(request.g)
-    check_asked(request.alpha, request.class_conditional, request.min_class_images)  # before any image is decoded
+    alpha, by_class = asked_or_own(request.alpha, request.class_conditional, g.manifest.calibration)
+    check_asked(alpha, by_class, request.min_class_images)  # before any image is decoded
     if request.out is not None and request.out.suffix:  # a run folder is made where it is written
         writable_file(request.out)
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
@@ -26,9 +27,9 @@ def calibrate(request: CalibrateRequest) -> Guard:
     verdicts = g.untempered().predict_batches(batch for batch, _ in images.batches(request.batch_size))
     calibrated = g.calibrate_by(
         verdicts,
-        alpha=request.alpha,
+        alpha=alpha,
         labels=labels,
-        class_conditional=request.class_conditional,
+        class_conditional=by_class,
         min_class_images=request.min_class_images,
         temperature_scaling=request.temperature_scaling,
     )

@@ -36,4 +36,4 @@ def bench(asked: BenchRequest, json: Json = False, debug: Debug = False) -> None
         return
     typer.echo(f"{found}\nratios are of time, to {found.compared_with} in the same round")
     if asked.out is not None:
-        typer.echo(f"report: {asked.out.with_suffix('.html')}")
+        typer.echo(f"report: {asked.out}")

@@ -16,6 +16,7 @@ from .flags import DATA, GUARD, Debug, Device, Flag, Json, call, from_request
     CalibrateRequest,
     g=GUARD,
     data=DATA,
+    class_conditional=Flag(bool, names=("--class-conditional/--no-class-conditional",)),
     out=Flag(Path, names=("--out", "-o"), help="Where to write; default over MODEL."),
 )
 def calibrate(asked: CalibrateRequest, device: Device = "auto", json: Json = False, debug: Debug = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..artefact.places import writable_file
+from ..artefact.places import report_file
 from . import output
 from .flags import Debug, Json
 
@@ -19,7 +19,7 @@ def drift(
     verdicts: Annotated[
         Path,
         typer.Argument(
-            help="Parquet or CSV with a row per image (ood_score or p_value, is_ood, time ...), or a folder."
+            help="Parquet or CSV with a row per image (ood_score or p_value, is_ood, time ...); or a scan's folder."
         ),
     ],
     guard: Annotated[
@@ -29,7 +29,7 @@ def drift(
         int | None, typer.Option(help="Without --guard: how many gave the p-values.", show_default=False)
     ] = None,
     alpha: Annotated[float, typer.Option(help="Chance of a false alarm, ever.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Of the order among equal scores.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order among equal scores, and of a scan's images.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write a page (.html) and its numbers (.json).")
     ] = None,
@@ -42,18 +42,18 @@ def drift(
     from ..monitoring.page import write_page
 
     if out is not None:
-        writable_file(out, "the report")
+        report_file(out)
     manifest = None if guard is None else manifest_of(guard)
-    read = table.read_table(verdicts)
+    read = table.read_table(verdicts, seed=seed)
     report = table.drift(read, manifest=manifest, n=calibration_images, alpha=alpha, seed=seed)
     if out is not None:
-        write_page(report, out.with_suffix(".html"))
+        write_page(report, out)
     if json:
         output.print_json(report)
         return
     _print(report, read.is_ood is not None)
     if out is not None:
-        typer.echo(f"report: {out.with_suffix('.html')}")
+        typer.echo(f"report: {out}")
 
 
 def _print(report: DriftReport, with_flags: bool) -> None:

@@ -142,11 +142,12 @@ def _parameter(name: str, field: FieldInfo, flag: Flag) -> inspect.Parameter:
     """A field as the parameter of a command, for typer."""
     required = field.is_required()
     plain = isinstance(field.default, int | float | str) and flag.kind is not bool
-    default = inspect.Parameter.empty if required else field.default if plain else False if flag.kind is bool else None
+    switch = flag.kind is bool and isinstance(field.default, bool)
+    default = inspect.Parameter.empty if required else field.default if plain else False if switch else None
     meaning = flag.help or field.description or ""
     if flag.kind == list[str] and "Repeatable" not in meaning:
         meaning = f"{meaning} Repeatable."
     words: dict[str, Any] = {"help": meaning, "metavar": flag.metavar}
     info = typer.Argument(**words) if flag.positional else typer.Option(*flag.names, **words)
-    kind = flag.kind if required or plain or flag.kind is bool else flag.kind | None
+    kind = flag.kind if required or plain or switch else flag.kind | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..artefact.load import opened
-from ..artefact.places import writable_file
+from ..artefact.places import report_file
 from ..calibration.by_class import expected_flags
 from ..data.test_images import id_test_images, ood_images
 from ..detector import Guard
-from ..errors import ConfigError, UnknownNameError
+from ..errors import UnknownNameError
 from ..manifest import Calibration
 from ..requests import EvaluateRequest
 from ..verdict import Verdicts
@@ -34,10 +34,8 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
     for name in request.near:
         if name not in request.ood:
             raise UnknownNameError("near-OOD set", name, request.ood, "near= names some of the sets in ood=.")
-    if request.out is not None and request.out.suffix not in (".html", ".htm"):
-        raise ConfigError(f"out must end in .html (the numbers go into a .json beside it), got {str(request.out)!r}")
     if request.out is not None:
-        writable_file(request.out)
+        report_file(request.out)
     g = opened(request.g)
     test = id_test_images(g.manifest, request.id, request.max_images, request.seed)
     most, seed = request.max_images, request.seed

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artefact.load import load, manifest_of
-from ..artefact.places import writable_file
+from ..artefact.places import report_file
 from ..errors import ConfigError, ExportError
 from ..export_requests import BenchRequest
 from ..manifest import Preprocess
@@ -42,7 +42,7 @@ class Contender:
 def bench(request: BenchRequest) -> Latency:
     """See `guard.bench`."""
     if request.out is not None:
-        writable_file(request.out, "the report")
+        report_file(request.out)
     paths = [Path(path) for path in request.artefacts]
     manifests = [manifest_of(path) for path in paths]
     prepared = {manifest.preprocess for manifest in manifests}

@@ -13,9 +13,9 @@ from .result import Latency, LatencyRow
 
 
 def write_page(found: Latency, path: Path) -> Path:
-    """``NAME.html``, and its numbers beside it, ``NAME.json``."""
+    """Write ``<name>.html`` and ``<name>.json``; returns the path of the first."""
     write_atomic(path.with_suffix(".json"), found.model_dump_json(indent=1).encode())
-    return write_atomic(path.with_suffix(".html"), page(found).encode())
+    return write_atomic(path, page(found).encode())
 
 
 def page(found: Latency) -> str:

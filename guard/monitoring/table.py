@@ -1,5 +1,7 @@
 """Verdicts that were kept: a Parquet or CSV file with a row per image, or a folder of them, such as guard scan's.
 
+A scan's rows lie as its data did, one class after the other; unless they have a time, they are taken in a random order.
+
 ood_score    the score, to be compared with the guard's calibration scores; or
 p_value      (1 + #{calibration scores >= ood_score}) / (n + 1), whose rank is n + 1 times it
 is_ood       the flag; class_name (or label), the predicted class; time, by which rows are sorted: where they are there
@@ -22,6 +24,7 @@ from .report import DriftReport
 
 _READ = ("ood_score", "p_value", "is_ood", "class_name", "label", "time")
 _PARQUET = (".parquet", ".pq")
+SHARDS = "part-*.parquet"  # of a scan, whose folder may hold cross-fitted judgements too, which are not the guard's
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 
 
@@ -36,8 +39,12 @@ class Table:
     class_name: list[str] | None
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a file of verdicts, or a folder's files in the order of their names.
+def read_table(path: str | Path, *, seed: int = 0) -> Table:
+    """Read a file of verdicts, a folder's files in the order of their names, or the shards of a `guard scan`.
+
+    Args:
+        path: the file or the folder.
+        seed: of the order of a scan's rows that have no time.
 
     Raises:
         MissingDataError, DataError: no such file; neither Parquet nor CSV; files of other columns than the first;
@@ -45,7 +52,8 @@ def read_table(path: str | Path) -> Table:
         MissingExtraError: Parquet without pyarrow.
     """
     path = Path(path)
-    columns = _together(path) if path.is_dir() else _columns(path)
+    shards = sorted(path.glob(SHARDS)) if path.is_dir() else []
+    columns = _together(shards or _tables(path)) if path.is_dir() else _columns(path)
     if not columns or not {"ood_score", "p_value"} & set(columns):
         raise DataError(f"{path} has neither a column 'ood_score' nor 'p_value'; a drift test needs one of them")
     n = len(next(iter(columns.values())))
@@ -54,6 +62,8 @@ def read_table(path: str | Path) -> Table:
     order = np.arange(n)
     if "time" in columns:
         order = np.argsort(_times(path, columns["time"]), kind="stable")
+    elif shards:
+        order = np.random.default_rng(seed).permutation(n)
     names = columns.get("class_name", columns.get("label"))
     return Table(
         path=path,
@@ -79,7 +89,7 @@ def drift(
         ConfigError: neither manifest nor n, or a column that the one given cannot do without.
         DataError: p-values that do not come from n calibration images.
     """
-    names = tuple(dict.fromkeys(table.class_name or ()))
+    names = _names(table)
     if manifest is not None:
         if table.ood_score is None:
             raise ConfigError(f"{table.path} has no column 'ood_score' to compare with the guard's calibration scores")
@@ -90,8 +100,16 @@ def drift(
     labels = None
     if table.class_name is not None:
         at = {name: i for i, name in enumerate(names)}
-        labels = np.array([at[name] for name in table.class_name])
+        labels = np.array([at.get(name, 0) for name in table.class_name])  # 0: unscored, which no class counts
     return monitor.update(scores, labels=labels, flagged=table.is_ood)
+
+
+def _names(table: Table) -> tuple[str, ...]:
+    """The classes of the images that have a verdict: one that could not be read has none."""
+    scores = table.p_value if table.ood_score is None else table.ood_score
+    if table.class_name is None or scores is None:
+        return ()
+    return tuple(dict.fromkeys(np.array(table.class_name, dtype=object)[~np.isnan(scores)]))
 
 
 def _ranks(table: Table, n: int | None) -> tuple[np.ndarray, int]:
@@ -118,10 +136,14 @@ def _ranks(table: Table, n: int | None) -> tuple[np.ndarray, int]:
     return n - at_least.round() - 0.5, n
 
 
-def _together(folder: Path) -> dict[str, list[Any]]:
+def _tables(folder: Path) -> list[Path]:
     files = sorted(one for one in folder.iterdir() if one.suffix.lower() in (*_PARQUET, ".csv"))
     if not files:
         raise MissingDataError(f"{folder} has no file of verdicts: accepted are .parquet, .pq and .csv")
+    return files
+
+
+def _together(files: list[Path]) -> dict[str, list[Any]]:
     columns = _columns(files[0])
     for file in files[1:]:
         more = _columns(file)

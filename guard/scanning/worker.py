@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from ..artefact.load import load
 from ..data.decoding import decode_items
@@ -48,7 +49,8 @@ def opened_job(job: Job) -> Guard:
         ArtefactDamagedError: its file is another one by now.
     """
     manifest = Manifest.model_validate_json(job.manifest)
-    g = load(job.path, device="cpu", runtime=job.runtime, threads=1)
+    runtime = job.runtime if Path(job.path).suffix == ".onnx" else "auto"  # others have one, which load does not name
+    g = load(job.path, device="cpu", runtime=runtime, threads=1)
     if g.manifest.weights_sha256 != manifest.weights_sha256:
         raise ArtefactDamagedError(f"{job.path} was replaced while it was in use; start the scan again")
     return Guard(manifest, g.runtime, path=job.path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guard.artefact.load import manifest_of
-from guard.errors import ConfigError, UnknownNameError
+import numpy as np
+
+from guard.data.classes import ClassOrder, listed, matched, nameless
+from guard.detector import Guard
+from guard.errors import ConfigError, ModelError, UnknownNameError
 from guard.heads import CPlus1Head, head_class
 from guard.manifest import Manifest, Preprocess
 from guard.requests import TrainRequest
@@ -20,8 +24,21 @@ def start_of(request: TrainRequest) -> Manifest | None:
 
     Raises:
         ArtefactNotFoundError, ArtefactDamagedError: it is not a run, or not a whole one.
+        ConfigError: it is a file, or a network that is not made by its name.
     """
-    return None if request.init is None else manifest_of(request.init)
+    if request.init is None:
+        return None
+    if request.init.is_file():
+        raise ConfigError(f"init={str(request.init)!r} is a file; give the run folder that it was exported from")
+    try:
+        start = Guard.from_pretrained(request.init, device="cpu").manifest
+        check_backbone(start.backbone)
+        head_class(start.head)
+    except (ModelError, UnknownNameError):
+        raise ConfigError(
+            f"init={str(request.init)!r} is a network that is not made by its name; init= takes a run of guard.train"
+        ) from None
+    return start
 
 
 def as_there(request: TrainRequest, method: Method, start: Manifest) -> TrainRequest:
@@ -30,33 +47,41 @@ def as_there(request: TrainRequest, method: Method, start: Manifest) -> TrainReq
     Raises:
         ConfigError: another backbone, head or number of channels was asked for.
     """
-    _check_is_built(request, start)
     found: dict[str, Any] = {"backbone": start.backbone} if request.backbone == "auto" else {}
     if _takes_head(request, method, start):
         found |= {"head": start.head, "head_options": {**start.head_options, **request.head_options}}
     made = request.model_copy(update=found)
     head = made.head or OWN_HEAD.get(made.score or "", method.head)
-    channels = 1 if request.in_chans == 1 else 3
-    asked, there = (made.backbone, head, channels), (start.backbone, start.head, start.preprocess.channels)
     widened = start.head == "linear" and issubclass(head_class(head), CPlus1Head)
-    if asked != (there if not widened else (there[0], head, there[2])):
+    asked = {"backbone": made.backbone, "head": head, "in_chans": 1 if request.in_chans == 1 else 3}
+    there = {"backbone": start.backbone, "head": head if widened else start.head, "in_chans": start.preprocess.channels}
+    wrong = [name for name, value in there.items() if value != asked[name]]
+    if wrong:
         raise ConfigError(
-            f"init={str(request.init)!r} is {there[0]} with a {there[1]} head and {there[2]} channels, which does not "
-            f"fit {asked[0]} with a {asked[1]} head and {asked[2]} channels; drop backbone=, head= and in_chans=, or "
-            "train a network of your own"
+            f"init={str(request.init)!r} has {_listed(there, wrong)}, and this training {_listed(asked, wrong)}; "
+            f"give {_listed(there, wrong)}, or train a network of your own"
         )
     return made
 
 
-def _check_is_built(request: TrainRequest, start: Manifest) -> None:
-    try:
-        check_backbone(start.backbone)
-        head_class(start.head)
-    except UnknownNameError:
-        raise ConfigError(
-            f"init={str(request.init)!r} is {start.backbone} with head {start.head!r}, a network that is not made by "
-            "its name; init= takes a run of guard.train"
-        ) from None
+def order_of(request: TrainRequest, data_names: tuple[str, ...], start: Manifest) -> ClassOrder:
+    """Which of the run's logits each class of the data is, by name; by index where one of them has no names.
+
+    Raises:
+        ConfigError: other classes.
+    """
+    names, indices = start.class_names, np.arange(len(data_names))
+    if len(names) == len(data_names):
+        if (found := matched(data_names, names)) is not None:
+            return ClassOrder(names, found, data_names, by_name=True)
+        if nameless(data_names):
+            return ClassOrder(names, indices, data_names)
+        if nameless(names):
+            return ClassOrder(data_names, indices, data_names, named=False)
+    raise ConfigError(
+        f"init={str(request.init)!r} knows {len(names)} classes ({listed(names, 5)}), and the data has "
+        f"{len(data_names)} ({listed(data_names, 5)}); name the data's as the run has them, or train without init="
+    )
 
 
 def preprocess_of(request: TrainRequest, start: Manifest | None) -> Preprocess | None:
@@ -64,6 +89,10 @@ def preprocess_of(request: TrainRequest, start: Manifest | None) -> Preprocess |
     if start is None or request.image_size is not None or request.given():
         return None
     return start.preprocess
+
+
+def _listed(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={values[name]!r}" for name in names)
 
 
 def _takes_head(request: TrainRequest, method: Method, start: Manifest) -> bool:

@@ -41,7 +41,7 @@ from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .rehearse import rehearse
 from .request import TrainConfig
 from .resolve import asked_method, asked_score, check_before_loading, named_score, resolved
-from .start import as_there, preprocess_of, start_of
+from .start import as_there, order_of, preprocess_of, start_of
 
 WRITTEN_COPIES = (
     10  # of the weights: two checkpoints with momentum, average and best epoch, while one replaces the other; the guard
@@ -78,6 +78,8 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     )
     draw = Draw(request.seed, request.calibration, request.test)
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
+    if start is not None:
+        splits = splits.in_order(order_of(request, source.class_names, start))
     ood_val = ood_sets(request.ood_val, splits, request.workers)
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers)
     pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)

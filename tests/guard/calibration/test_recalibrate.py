@@ -39,6 +39,18 @@ def test_the_images_it_was_trained_on_are_left_out(trained: Callable[[str], Any]
     assert by_class.manifest.calibration.class_conditional
 
 
+def test_target_and_thresholds_per_class_stay_the_guards_own(trained: Callable[[str], Any], four: Arrays) -> None:
+    """Whoever asks for nothing gets the guard that there was, on other images."""
+    first = guard.calibrate(trained("plain"), four, class_conditional=True, min_class_images=9, alpha=0.1)
+    images = four[0][:120]
+    for again in (guard.calibrate(first, images), first.calibrate(images)):
+        assert (again.manifest.calibration.alpha, again.manifest.calibration.class_conditional) == (0.1, True)
+    other = guard.calibrate(first, images, alpha=0.2, class_conditional=False).manifest.calibration
+    assert (other.alpha, other.class_conditional) == (0.2, False)
+    bare = first._with(first.manifest.model_copy(update={"calibration": None}))
+    assert bare.calibrate(images).manifest.calibration.alpha == 0.05
+
+
 def test_images_that_a_score_learned_from_are_left_out_too(trained: Callable[[str], Any], four: Arrays) -> None:
     """A combined score's p-values are of half of the held-out images; its threshold is of the other half."""
     g = guard.fit(trained("plain"), four, score="energy+vim")
@@ -173,9 +185,14 @@ def test_the_command_replaces_a_run_folder_and_says_that_its_export_is_old(
     assert code == 0, error
     assert f"note: {path / 'guard.onnx'} keeps its own calibration" in text
     assert guard.load(path, device="cpu").manifest.calibration.alpha == 0.2
-    code, text, _ = run("calibrate", path, folder, "--json")
+    code, text, _ = run("calibrate", path, folder, "--class-conditional", "--json")
+    read = json.loads(text)
+    assert (read["before"]["alpha"], read["after"]["alpha"]) == (0.2, 0.2)
+    assert guard.load(path, device="cpu").manifest.calibration.class_conditional
+    code, text, _ = run("calibrate", path, folder, "--no-class-conditional", "--alpha", "0.05", "--json")
     read = json.loads(text)
     assert (read["before"]["alpha"], read["after"]["alpha"]) == (0.2, 0.05)
+    assert not guard.load(path, device="cpu").manifest.calibration.class_conditional
     assert read["after"]["threshold"] == guard.load(path, device="cpu").threshold
 
 

@@ -152,17 +152,39 @@ def test_a_quiet_stream_is_said_to_be(manifest: Manifest) -> None:
 def test_a_folder_is_its_files_one_after_the_other(tmp_path: Path) -> None:
     whole = {name: values for name, values in columns().items() if name != "time"}
     pq.write_table(pa.table(whole), tmp_path / "whole.parquet")
-    folder = tmp_path / "scan"
+    folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "report.html").write_text("not read")
-    with pytest.raises(MissingDataError, match="scan has no file of verdicts"):
+    with pytest.raises(MissingDataError, match="kept has no file of verdicts"):
         read_table(folder)
-    pq.write_table(pa.table(whole).slice(0, 150), folder / "part-00000.parquet")
-    pq.write_table(pa.table(whole).slice(150), folder / "part-00001.parquet")
+    pq.write_table(pa.table(whole).slice(0, 150), folder / "monday.parquet")
+    pq.write_table(pa.table(whole).slice(150), folder / "tuesday.parquet")
     one, two = (read_table(path) for path in (tmp_path / "whole.parquet", folder))
     np.testing.assert_array_equal(one.ood_score, two.ood_score)
     np.testing.assert_array_equal(one.is_ood, two.is_ood)
     assert one.class_name == two.class_name
-    pq.write_table(pa.table({"ood_score": [1.0]}), folder / "part-00002.parquet")
-    with pytest.raises(DataError, match=r"part-00002\.parquet has the columns"):
+    pq.write_table(pa.table({"ood_score": [1.0]}), folder / "wednesday.parquet")
+    with pytest.raises(DataError, match=r"wednesday\.parquet has the columns"):
         read_table(folder)
+
+
+def test_the_images_of_a_scan_are_taken_in_a_random_order(tmp_path: Path, manifest: Manifest) -> None:
+    """A folder comes one class after the other, and one class's scores may all be higher: that is no drift."""
+    scores = np.sort(np.random.default_rng(5).choice(REFERENCE, 4000))
+    table = pa.table({"ood_score": scores, "class_name": [f"class {i // 2000}" for i in range(4000)]})
+    pq.write_table(table, tmp_path / "part-00000.parquet")
+    assert not drift(read_table(tmp_path), manifest=manifest).alarm
+    assert drift(read_table(tmp_path / "part-00000.parquet"), manifest=manifest).alarm  # a file's order is kept
+    np.testing.assert_array_equal(np.sort(read_table(tmp_path, seed=1).ood_score), scores)
+    assert (read_table(tmp_path, seed=1).ood_score != read_table(tmp_path).ood_score).any()
+    pq.write_table(table.append_column("time", pa.array(np.arange(4000.0))), tmp_path / "part-00000.parquet")
+    np.testing.assert_array_equal(read_table(tmp_path).ood_score, scores)
+
+
+def test_of_a_scan_only_the_verdicts_of_the_guard_are_read(tmp_path: Path, manifest: Manifest) -> None:
+    verdicts = {"ood_score": [0.5, None], "is_ood": [False, None], "class_name": ["cat", None], "error": [None, "cut"]}
+    pq.write_table(pa.table(verdicts), tmp_path / "part-00000.parquet")
+    pq.write_table(pa.table({"ood_score": [9.0]}), tmp_path / "cross-fitted-5-0.parquet")
+    report = drift(read_table(tmp_path), manifest=manifest)
+    assert (report.images, report.unscored) == (1, 1)
+    assert [(c.class_name, c.images) for c in report.classes] == [("cat", 1)]

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
+from PIL import Image
 
 import guard
 from guard.errors import ArtefactNotFoundError, ConfigError
@@ -63,11 +65,14 @@ def test_an_extra_class_is_added_to_a_linear_head(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"backbone": "wrn10_2"}, "which does not fit wrn10_2 with a cosface head and 3 channels; drop backbone="),
-        ({"head": "linear"}, "which does not fit wrn10_1 with a linear head"),
-        ({"in_chans": 1}, "which does not fit wrn10_1 with a cosface head and 1 channels"),
-        ({"method": "npos"}, "which does not fit wrn10_1 with a hypersphere head"),
-        ({"score": "cosine"}, "which does not fit wrn10_1 with a cosine head"),
+        (
+            {"backbone": "wrn10_2"},
+            "has backbone='wrn10_1', and this training backbone='wrn10_2'; give backbone='wrn10_1'",
+        ),
+        ({"head": "linear"}, "has head='cosface', and this training head='linear'"),
+        ({"in_chans": 1}, "has in_chans=3, and this training in_chans=1; give in_chans=3"),
+        ({"method": "npos"}, "and this training head='hypersphere'"),
+        ({"score": "cosine"}, "and this training head='cosine'"),
     ],
 )
 def test_what_does_not_fit_is_said_before_an_image_is_decoded(
@@ -75,6 +80,44 @@ def test_what_does_not_fit_is_said_before_an_image_is_decoded(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         guard.train(tmp_path / "no images", init=started, device="cpu", **asked)
+
+
+def named(arrays: Arrays, names: list[str], path: Path) -> Path:
+    """Parquet with the names of the labels, in their order."""
+    images, labels = arrays
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [Image.fromarray(image) for image in images], "label": labels.tolist()}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return path
+
+
+def test_classes_are_matched_by_name(trained: Callable[[str], Any], four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """A rejection network leaves the classifier as it is: its classes in another order would all be wrong."""
+    plain = trained("plain")
+    run = plain.save_pretrained(tmp_path / "plain")
+    options = {**tiny, **RECIPES["rejection"], "init": run}
+    backwards = named((four[0], 3 - four[1]), ["3", "2", "1", "0"], tmp_path / "backwards.parquet")
+    g = guard.train(backwards, **options)
+    assert g.manifest.class_names == plain.manifest.class_names
+    assert g.manifest.metrics["test_accuracy"] > 0.9
+    birds = named(four, ["crow", "owl", "robin", "wren"], tmp_path / "birds.parquet")  # the run had numbers alone
+    assert guard.train(birds, **options).manifest.class_names == ("crow", "owl", "robin", "wren")
+    guard.train(birds, out=tmp_path / "birds", **{**tiny, "epochs": 1})
+    assert guard.train(four, **{**options, "init": tmp_path / "birds"}).manifest.class_names[0] == "crow"
+    other = named(four, ["crow", "owl", "robin", "tit"], tmp_path / "other.parquet")
+    with pytest.raises(
+        ConfigError, match=r"knows 4 classes \(crow, owl, robin, wren\), and the data has 4 \(crow.*tit"
+    ):
+        guard.train(other, **{**options, "init": tmp_path / "birds"})
+    few = four[1] < 3
+    with pytest.raises(ConfigError, match=r"knows 4 classes .*and the data has 3"):
+        guard.train((four[0][few], four[1][few]), **options)
+
+
+def test_a_file_is_not_a_run(started: Path, tmp_path: Path) -> None:
+    (tmp_path / "guard.onnx").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"guard\.onnx' is a file; give the run folder that it was exported from"):
+        guard.train(tmp_path / "no images", init=tmp_path / "guard.onnx", device="cpu")
 
 
 def test_a_run_that_is_not_there_is_said_before_an_image_is_decoded(tmp_path: Path) -> None:
@@ -88,5 +131,5 @@ def test_a_network_that_is_not_built_by_name_is_said(four: Arrays, tmp_path: Pat
 
     net = Net(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     guard.fit(net, four, score="energy", out=tmp_path / "fitted", device="cpu", image_size=16)
-    with pytest.raises(ConfigError, match=r"init=.*fitted.* is .*, a network that is not made by its name"):
+    with pytest.raises(ConfigError, match=r"init=.*fitted.* is a network that is not made by its name"):
         guard.train(four, init=tmp_path / "fitted", device="cpu")
