@@ -24,6 +24,12 @@ def available_cores() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+def limited_cores() -> int | None:
+    """`available_cores` where a quota or an affinity mask leaves fewer than the machine has; else None."""
+    cores = available_cores()
+    return cores if cores < (os.cpu_count() or 1) else None
+
+
 def cpu_quota() -> float | None:
     """Processors' worth of time that the process's control groups grant; None where nothing limits it.
 

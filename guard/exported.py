@@ -34,6 +34,7 @@ class PrecisionChange(Record):
             were put into another order, and smooth noise.
         false_alarm_rate: share of them that is flagged.
         flag_flips: images whose is_ood or label changed. label_changes: those whose label changed.
+        weight_bits: of the weights that are in int8; 8 where a file does not say it.
         layers: convolutions and matrix products that could be in int8. layers_in_fp32: those that were left in float32.
     """
 
@@ -46,6 +47,7 @@ class PrecisionChange(Record):
     false_alarm_rate: tuple[float, float]
     flag_flips: int
     label_changes: int
+    weight_bits: int = 8
     layers: int = 0
     layers_in_fp32: tuple[str, ...] = ()
 

@@ -258,12 +258,6 @@ class Manifest(Record):
         return self.calibration.threshold if self.calibration else float("inf")
 
     @property
-    def cpu_integers(self) -> bool:
-        """Whether a CPU's int8 kernels compute what the graph says: x86 without VNNI adds two products in 16 bits,
-        where those of the 8-bit weights for TensorRT do not fit."""
-        return self.precision_change is None or self.precision_change.target == "cpu"
-
-    @property
     def data_class_names(self) -> tuple[str, ...]:
         """(C,) what the guard's own data calls its classes, where that is something else; empty otherwise."""
         return next((card.class_names for card in self.data if card.class_names), ())

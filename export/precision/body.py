@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from guard.errors import ExportError
-from guard.graph.onnx_nodes import producers
+from guard.graph.onnx_nodes import producers, reads, subgraphs
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Sums of squares, exponentials and the like overflow or cancel in 16 bits: they stay in float32 inside the body.
@@ -68,7 +68,7 @@ def body(model: ModelProto) -> Body:
         if not heavy and not any(name in reached for name in node.input):
             continue
         reached.update(node.output)
-        if node.op_type not in KEPT and node.op_type not in NAMED:
+        if node.op_type not in KEPT and node.op_type not in NAMED and not any(subgraphs(node)):
             nodes.append(first)
             weighted += [first] if heavy else []
     if not weighted:
@@ -101,5 +101,5 @@ def _ancestors(model: ModelProto, name: str) -> set[str]:
         node = makers.get(waiting.pop())
         if node is not None and not found.issuperset(node.output):
             found.update(node.output)
-            waiting.extend(node.input)
+            waiting.extend(reads(node))
     return found

@@ -146,6 +146,7 @@ class _Lowering:
             false_alarm_rate=(float(exact.is_ood.mean()), float(flagged.mean())),
             flag_flips=int(((exact.is_ood != flagged) | (exact.label != verdicts.label)).sum()),
             label_changes=int((exact.label != verdicts.label).sum()),
+            weight_bits=7 if self.target == "cpu" else 8,
             layers=layers,
             layers_in_fp32=kept,
         )

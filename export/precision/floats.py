@@ -13,7 +13,7 @@ import onnx
 import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from guard.graph.onnx_nodes import opset
+from guard.graph.onnx_nodes import opset, reads
 
 from .body import Body, body
 
@@ -128,11 +128,11 @@ class _Halved:
 
     def read(self, node: NodeProto) -> list[str]:
         """What a node outside of the body needs in float32."""
-        return [] if node.op_type in ("Shape", "Size") else list(node.input)
+        return [] if node.op_type in ("Shape", "Size") else sorted(reads(node))
 
     def _drop_unread(self) -> None:
         graph = self.model.graph
-        read = {name for node in graph.node for name in node.input} | {i.name for i in graph.input}
+        read = {name for node in graph.node for name in reads(node)} | {i.name for i in graph.input}
         kept = [i for i in graph.initializer if i.name in read]
         del graph.initializer[:]
         graph.initializer.extend(kept)

@@ -13,6 +13,7 @@ from ..errors import ArtefactDamagedError, ArtefactNotFoundError, ConfigError
 from ..manifest import Manifest
 from ..paths import path_given
 from ..runtimes import Runtime
+from ..runtimes.int8_kernels import exact_in_int8
 from .files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, read_onnx, read_pair
 
 RUNTIMES = ("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "openvino")
@@ -78,8 +79,9 @@ def _onnx(path: Path, device: str, runtime: str, threads: int | None, tuned_for:
     if runtime == "openvino":
         from ..runtimes.openvino_model import OpenVINOModel
 
-        integers = manifest.cpu_integers
-        model = OpenVINOModel(data, device=device, threads=threads, tuned_for=tuned_for, integers=integers)
+        model = OpenVINOModel(
+            data, device=device, threads=threads, tuned_for=tuned_for, integers=exact_in_int8(manifest)
+        )
         return Guard(manifest, model, path=path)
     from ..runtimes.onnx_session import OnnxSession
 
@@ -93,7 +95,7 @@ def _onnx(path: Path, device: str, runtime: str, threads: int | None, tuned_for:
         tuned_for=tuned_for,
         cache=cache,
         precision=manifest.precision,
-        integers=manifest.cpu_integers,
+        integers=exact_in_int8(manifest),
     )
     return Guard(manifest, session, path=path)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._siblings import sibling
 from ..artefact.files import graph_bytes, read_onnx
+from ..runtimes.int8_kernels import exact_in_int8
 from ..runtimes.onnx_session import open_session
 
 
@@ -23,7 +24,7 @@ def bare_run(path: Path, device: str, threads: int | None) -> tuple[Callable[[np
     """
     data, manifest = read_onnx(path)
     graph, name, dtype = sibling("export.bare").bare_classifier(graph_bytes(data))
-    session = open_session(graph, device=device, threads=threads, integers=manifest.cpu_integers)
+    session = open_session(graph, device=device, threads=threads, integers=exact_in_int8(manifest))
     prepared: dict[int, np.ndarray] = {}
 
     def run(images: np.ndarray) -> Any:

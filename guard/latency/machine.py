@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": details.get("model name") or platform.processor() or platform.machine(),
         "cores": available_cores(),
-        "flags": [flag for flag in FLAGS if flag in (details.get("flags") or details.get("Features") or "").split()],
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "memory_gib": _memory_gib(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -55,6 +55,12 @@ def describe(facts: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     parts = [facts["cpu"], cores, " ".join(facts["flags"]), facts["gpu"], f"Python {facts['python']}", packages]
     return "; ".join(part for part in parts if part)
+
+
+def cpu_flags() -> frozenset[str]:
+    """What /proc/cpuinfo says that the first processor can do; empty where there is none."""
+    details = _cpuinfo()
+    return frozenset((details.get("flags") or details.get("Features") or "").split())
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +49,8 @@ def bench(request: BenchRequest) -> Latency:
     prepared = {manifest.preprocess for manifest in manifests}
     if len(prepared) > 1:
         raise ConfigError("the guards take images of different sizes; compare those of one classifier")
-    contenders = [*_bare(paths[0], request), *_guards(paths, request)]
+    contenders = _largest_first([*_bare(paths[0], request), *_guards(paths, request)])
+    _check_sizes(request.batch_sizes, contenders[0])
     rows: list[LatencyRow] = []
     for batch in request.batch_sizes:
         able = [one for one in contenders if one.largest is None or batch <= one.largest]
@@ -63,6 +65,24 @@ def bench(request: BenchRequest) -> Latency:
     if request.out is not None:
         write_page(found, request.out)
     return found
+
+
+def _largest_first(contenders: list[Contender]) -> list[Contender]:
+    """What the ratios are over takes every batch that another takes."""
+    first = max(contenders, key=lambda one: math.inf if one.largest is None else one.largest)
+    if contenders[0].largest is None or contenders[0].largest == first.largest:
+        return contenders
+    return [first, *(one for one in contenders if one is not first)]
+
+
+def _check_sizes(sizes: Sequence[int], first: Contender) -> None:
+    """Raises: ConfigError: a batch that no contender takes."""
+    above = [size for size in sizes if first.largest is not None and size > first.largest]
+    if above:
+        raise ConfigError(
+            f"batch size {above[0]} is above {first.largest}, the largest that {first.name} was built for; drop it, or "
+            "build the engine with a larger max_batch"
+        )
 
 
 def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]:

@@ -1,28 +1,37 @@
-"""Memory of one guard in a process of its own: ``python -m guard.latency.memory FILE RUNTIME DEVICE THREADS BATCH``.
+"""Memory of one guard in a process of its own.
 
-Prints by how many MiB the largest resident size grew from the runtime's import to the last of a few runs.
+It prints by how many MiB the largest resident size grew from the runtime's import to the last of a few runs.
 """
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+log = logging.getLogger("ood_guard")
+
 RUNS = 3
 
 
 def memory_mib(path: Path, *, runtime: str, device: str, threads: int | None, batch: int) -> float | None:
-    """Of the guard at `path`; None where this system does not tell."""
+    """Of the guard at `path`; None where this system does not tell, or its process did not get so far."""
     try:
         import resource  # noqa: F401  (not on Windows)
     except ImportError:
         return None
-    command = [sys.executable, "-m", "guard.latency.memory", str(path), runtime, device, str(threads or 0), str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    # the same modules as here; -P: not first of all those of the working folder
+    code = f"import sys; sys.path[:] = {sys.path!r}; from guard.latency.memory import main; main(*sys.argv[1:])"
+    command = [sys.executable, "-P", "-c", code, str(path), runtime, device, str(threads or 0), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        log.warning("the memory of %s at batch %d was not measured: %s", path.name, batch, last[0])
+        return None
+    return float(done.stdout.split()[-1])
 
 
 def grown(path: Path, runtime: str, device: str, threads: int | None, batch: int) -> float:
@@ -59,6 +68,6 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes
 
 
-if __name__ == "__main__":
-    file, runtime_name, device_name, thread_count, batch_size = sys.argv[1:]
-    print(grown(Path(file), runtime_name, device_name, int(thread_count) or None, int(batch_size)))
+def main(path: str, runtime: str, device: str, threads: str, batch: str) -> None:
+    """What the process prints."""
+    print(grown(Path(path), runtime, device, int(threads) or None, int(batch)))

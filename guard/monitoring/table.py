@@ -10,8 +10,9 @@ is_ood       the flag; class_name (or label), the predicted class; time, by whic
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -219,14 +220,24 @@ def _times(path: Path, values: list[Any]) -> np.ndarray:
     found = np.empty(len(values))
     for i, value in enumerate(values):
         try:
-            if isinstance(value, datetime):
-                found[i] = value.timestamp()
-            elif isinstance(value, str) and not value.replace(".", "", 1).lstrip("-").isdigit():
-                found[i] = datetime.fromisoformat(value).timestamp()
-            else:
-                found[i] = float(value)
+            found[i] = _seconds(value)
         except (TypeError, ValueError):
             raise DataError(
                 f"{path} has {value!r} in column 'time', row {i + 1}: neither ISO 8601 nor seconds"
             ) from None
     return found
+
+
+def _seconds(value: Any) -> float:
+    """Raises: TypeError, ValueError: neither a number, a date nor ISO 8601; or not finite."""
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day).timestamp()
+    try:
+        seconds = float(value)
+    except ValueError:
+        return datetime.fromisoformat(value.strip()).timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError("not finite")
+    return seconds

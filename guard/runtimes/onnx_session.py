@@ -36,7 +36,7 @@ class OnnxSession:
         tuned_for: "latency" or "throughput" (`onnx_settings`).
         cache: folder for the optimised graph, or for the TensorRT provider's engines.
         precision: the file's.
-        integers: on a CPU, whether int8 kernels may be used (`guard.manifest.Manifest.cpu_integers`).
+        integers: on a CPU, whether int8 kernels may be used (`int8_kernels`).
         bound: whether runs use bound memory (`onnx_binding`); None: on a GPU.
 
     Raises:

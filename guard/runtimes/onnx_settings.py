@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..cores import available_cores, cpu_quota
+from ..cores import limited_cores
 from ..errors import ConfigError
 
 TunedFor = Literal["latency", "throughput"]
@@ -52,8 +52,8 @@ def session_settings(tuned_for: str = "latency", threads: int | None = None) -> 
         raise ConfigError(f"threads must be at least 1, got {threads}")
     if tuned_for == "throughput":
         return SessionSettings(threads=threads or 1, spinning=False, memory_pattern=False)
-    if threads is None and cpu_quota() is not None:
-        threads = available_cores()  # its own default would be one for each of the host's
+    if threads is None:
+        threads = limited_cores()  # its own default would be one for each of the host's
     return SessionSettings(threads=threads)
 
 

@@ -30,7 +30,7 @@ class OpenVINOModel:
         device: "auto" or "cpu".
         threads: of one run; None for `available_cores`.
         tuned_for: "latency" or "throughput": OpenVINO's performance hint.
-        integers: whether int8 kernels may be used (`guard.manifest.Manifest.cpu_integers`).
+        integers: whether int8 kernels may be used (`int8_kernels`).
 
     Raises:
         MissingExtraError: openvino is not installed.

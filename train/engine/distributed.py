@@ -41,11 +41,18 @@ class Processes:
 
     def first_says(self, value: bool) -> bool:
         """What the first process finds, in all of them; they wait for each other."""
+        return value if self.world == 1 else self._any(value and self.is_first)
+
+    def all_say(self, value: bool) -> bool:
+        """Whether every process finds so; they wait for each other."""
+        return not self._any(not value)
+
+    def _any(self, value: bool) -> bool:
         if self.world == 1:
             return value
         import torch
 
-        found = torch.tensor([float(value and self.is_first)])
+        found = torch.tensor([float(value)])
         torch.distributed.all_reduce(found)  # on the host: a device that waits for days is in nobody's way
         return bool(found.item())
 

@@ -35,6 +35,7 @@ class Feed:
     def __init__(self, data: ImageData) -> None:
         self.data = data
         self._resident: tuple[Tensor, Tensor] | None = None
+        self._fits: dict[torch.device, bool] = {}
 
     def __len__(self) -> int:
         return len(self.data)
@@ -83,7 +84,10 @@ class Feed:
         array = self.data.array
         if array is None or isinstance(array, np.memmap):
             return None
-        if device.type == "cuda" and array.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        if device not in self._fits:  # once, and for all processes alike: what is not resident is read together
+            room = device.type != "cuda" or array.nbytes <= _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+            self._fits[device] = processes().all_say(room)
+        if not self._fits[device]:
             return None
         array = array if array.flags.writeable else array.copy()  # torch wants memory it may write to
         self._resident = torch.from_numpy(array).to(device), self._labels().to(device)

@@ -154,6 +154,7 @@ def test_layers_come_back_to_float32_until_the_budget_holds(
     assert set(layers[3:5]) <= set(change.layers_in_fp32)
     assert len(change.layers_in_fp32) in (2, 4)
     assert change.layers == len(layers)
+    assert change.weight_bits == 7  # target "cpu"
 
 
 def graph_of(g: Any) -> bytes:

@@ -133,3 +133,56 @@ def small_graph(weight: torch.Tensor, bias: torch.Tensor) -> bytes:
     return bytes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
     )
+
+
+def with_a_branch(within: bool) -> bytes:
+    """Convolution c -> If, whose branches read c from outside -> (y + c) -> energy; or y alone."""
+    node, value, kept = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "g": rng.normal(size=(4, 5)).astype(np.float32),
+        "yes": np.array(True),
+        "two": np.float32(2),
+        "axis": np.int64([1]),
+        "threshold": np.float32(0),
+    }
+    of_branch = [value("t", TensorProto.FLOAT, ["N", 4, 6, 6]), value("e", TensorProto.FLOAT, ["N", 4, 6, 6])]
+    then = onnx.helper.make_graph([node("Mul", ["c", "two"], ["t"])], "then", [], of_branch[:1])
+    other = onnx.helper.make_graph([node("Neg", ["c"], ["e"])], "other", [], of_branch[1:])
+    nodes = [
+        node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        node("Transpose", ["x"], ["maps"], perm=[0, 3, 1, 2]),
+        node("Conv", ["maps", "w"], ["c"]),
+        node("If", ["yes"], ["y"], then_branch=then, else_branch=other),
+        node("Add", ["y", "c" if within else "y"], ["z"]),
+        node("GlobalAveragePool", ["z"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("MatMul", ["f", "g"], ["logits"]),
+        node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0),
+        node("Softmax", ["logits"], ["probabilities"]),
+        node("ReduceMax", ["logits", "axis"], ["ood_score"], keepdims=0),
+        node("Greater", ["ood_score", "threshold"], ["is_ood"]),
+    ]
+    outputs = [("label", TensorProto.INT64), ("ood_score", TensorProto.FLOAT), ("is_ood", TensorProto.BOOL)]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "guard",
+        [value("images", TensorProto.UINT8, ["N", 8, 8, 3])],
+        [value("probabilities", TensorProto.FLOAT, ["N", 5]), *(value(name, kind, ["N"]) for name, kind in outputs)],
+        [kept(array, name) for name, array in constants.items()],
+    )
+    return bytes(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+        ).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_what_a_branch_reads_from_outside_is_there_in_float32(within: bool) -> None:
+    graph = with_a_branch(within)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    exact = OnnxSession(graph, device="cpu").run(pixels).ood_score
+    for lowered in (in_half(graph, "fp16"), rounded(graph, "fp16"), rounded(graph, "bf16")):
+        np.testing.assert_allclose(OnnxSession(lowered, device="cpu").run(pixels).ood_score, exact, rtol=0.02)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from guard.artefact.places import check_room, writable_file, writable_folder
+from guard import cli
+from guard.artefact.places import check_room, report_file, writable_file, writable_folder
 from guard.errors import ConfigError
 
 BAD = ["file/x", "x" * 300, "a\0b", "/proc/x/y"]
@@ -22,6 +23,32 @@ def test_a_folder_that_cannot_be_is_one_sentence(name: str, tmp_path: Path) -> N
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
     with pytest.raises(ConfigError, match=r"cannot be written"):
         writable_file(tmp_path / name / "report.html")
+
+
+def test_the_numbers_of_a_report_replace_nothing_but_a_report(tmp_path: Path) -> None:
+    """NAME.json beside NAME.html: in a run folder guard.json is the guard's."""
+    (tmp_path / "guard.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"guard\.html' writes its numbers to guard\.json, which is there"):
+        report_file(tmp_path / "guard.html")
+    (tmp_path / "old.json").write_text("{}")
+    (tmp_path / "old.html").write_text("<p>")
+    for name in ("old.html", "new.html", "more/new.htm"):
+        assert report_file(tmp_path / name) == tmp_path / name
+    for name in ("guard.json", "guard.onnx", "guard", "new.pdf"):
+        with pytest.raises(ConfigError, match=r"^out must end in \.html .*" + name):
+            report_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("command", ["bench", "eval", "drift"])
+def test_every_report_is_refused_before_the_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "guard.json").write_text("{}")
+    inputs = {"bench": ["x.onnx"], "eval": ["x.onnx", "--id", "digits"], "drift": ["v.csv"]}[command]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, *inputs, "--out", str(tmp_path / "guard.html")])
+    assert "writes its numbers to guard.json" in capsys.readouterr().err
+    assert (tmp_path / "guard.json").read_text() == "{}"
 
 
 def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

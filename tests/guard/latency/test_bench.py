@@ -22,6 +22,7 @@ from guard import cli
 from guard.artefact.files import graph_bytes, read_onnx
 from guard.errors import ConfigError
 from guard.latency import bare
+from guard.latency.measure import Contender, _check_sizes, _largest_first
 from guard.latency.memory import memory_mib
 from guard.latency.result import BARE, Latency
 from tests.conftest import Arrays
@@ -131,6 +132,30 @@ def test_memory_is_of_a_process_of_its_own(exported: Callable[[str], Path]) -> N
     assert large is not None
     assert large - small > 2048 * 16 * 16 * 3 / 2**20  # the images themselves, at least
     assert large < 1000
+
+
+def test_memory_that_was_not_measured_stops_nothing(
+    exported: Callable[[str], Path], tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a module of the working folder that is called as ours, nor a process that is killed."""
+    (tmp_path / "guard.py").write_text("raise SystemExit('the wrong guard')")
+    monkeypatch.chdir(tmp_path)
+    assert memory_mib(exported("plain"), runtime="auto", device="cpu", threads=1, batch=1) is not None
+    assert memory_mib(tmp_path / "gone.onnx", runtime="auto", device="cpu", threads=1, batch=1) is None
+    assert "the memory of gone.onnx at batch 1 was not measured: " in caplog.text
+
+
+def test_ratios_are_over_what_takes_every_batch() -> None:
+    def one(name: str, largest: int | None) -> Contender:
+        return Contender(name, "tensorrt", "cuda", "fp16", len, largest)
+
+    small, large, free = one("small", 8), one("large", 64), one("free", None)
+    assert _largest_first([small, large]) == [large, small]
+    assert _largest_first([small, large, free]) == [free, small, large]
+    assert _largest_first([free, large]) == [free, large]
+    _check_sizes([1, 64], large)
+    with pytest.raises(ConfigError, match="batch size 65 is above 64, the largest that large was built for"):
+        _check_sizes([1, 65], large)
 
 
 def test_what_cannot_be_compared_is_said(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_rows_are_taken_in_the_order_of_time(tmp_path: Path, manifest: Manifest)
     assert drift(read_table(written(tmp_path / "b.parquet", mixed)), manifest=manifest).alarm_at == straight.alarm_at
 
 
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (["1.7e9", "1700000060 ", "1_700_000_120"], "v.csv"),
+        (["2023-11-14", "2023-11-14 22:13:20", " 2023-11-15T00:00:00Z"], "v.csv"),
+        ([date(2023, 11, 14), date(2023, 11, 15), date(2023, 11, 16)], "v.parquet"),
+    ],
+)
+def test_times_are_numbers_dates_or_iso(values: list[Any], name: str, tmp_path: Path) -> None:
+    backwards = {"ood_score": [2.0, 1.0, 0.0], "time": values[::-1]}
+    assert read_table(written(tmp_path / name, backwards)).ood_score.tolist() == [0, 1, 2]
+
+
 def test_p_values_rank_as_the_scores_did(tmp_path: Path, manifest: Manifest) -> None:
     table = read_table(written(tmp_path / "v.csv", columns()))
     by_p, by_score = drift(table, n=99), drift(table, manifest=manifest)
@@ -91,6 +105,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(tmp_path: Path) -> None:
     refuse(tmp_path, DataError, "neither a column 'ood_score' nor 'p_value'", ood_score=None, p_value=None)
     refuse(tmp_path, DataError, "'much' in column 'ood_score', row 2", ood_score=[1, "much", 3, 4])
     refuse(tmp_path, DataError, "'perhaps' in column 'is_ood', row 3", is_ood=[True, False, "perhaps", True])
+    refuse(tmp_path, DataError, "'nan' in column 'time', row 1", time=["nan", 2, 3, 4])
     refuse(tmp_path, DataError, "'noon' in column 'time', row 1", time=["noon", 2, 3, 4])
     refuse(tmp_path, DataError, "p_value 0.123, which 99 calibration images cannot give", p_value=[0.1, 0.123, 0.2, 1])
     refuse(tmp_path, DataError, "p_value 0, which 99", p_value=[0.1, 0, 0.2, 1], name="v.parquet")

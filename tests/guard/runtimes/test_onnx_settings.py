@@ -37,7 +37,7 @@ def spins(options: Any) -> bool:
 def test_each_purpose_has_its_settings(
     given: dict[str, Any], threads: int, spinning: bool, pattern: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_settings, "cpu_quota", lambda: None)
+    monkeypatch.setattr(onnx_settings, "limited_cores", lambda: None)
     options = session_options(ort, session_settings(**given))
     assert options.intra_op_num_threads == threads
     assert spins(options) == spinning
@@ -48,11 +48,13 @@ def test_each_purpose_has_its_settings(
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
-def test_a_cpu_quota_sets_the_threads_of_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_settings, "cpu_quota", lambda: 2.0)
-    monkeypatch.setattr(onnx_settings, "available_cores", lambda: 2)
+def test_fewer_cores_than_the_hosts_set_the_threads_of_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota or an affinity mask: ONNX Runtime itself looks at neither."""
+    monkeypatch.setattr(onnx_settings, "limited_cores", lambda: 2)
     assert session_settings("latency").threads == 2
     assert session_settings("throughput").threads == 1
+    monkeypatch.setattr(onnx_settings, "limited_cores", lambda: None)
+    assert session_settings("latency").threads is None
 
 
 def test_an_optimised_graph_is_not_optimised_again() -> None:
