@@ -33,7 +33,7 @@ GRACE_S = 15.0  # for requests under way; a KeyboardInterrupt may also be lost, 
 def serve(
     model: str | Path | None = None,
     *,
-    host: str = "127.0.0.1",
+    host: str | None = None,
     port: int = 3000,
     workers: int | None = None,
     device: str | None = None,
@@ -47,7 +47,7 @@ def serve(
         model: an .onnx file, an .engine file or a run folder; None for GUARD_MODEL, else runs/latest/guard.onnx.
         host: an IP address to listen on; "0.0.0.0" is reachable from other machines.
         port: 1 .. 65535.
-        workers, device, log, access_log, keep_flagged: as in `serving.settings`; None leaves the environment's.
+        host, workers, device, log, access_log, keep_flagged: as in `serving.settings`; None leaves the environment's.
 
     Returns:
         The exit code of the service: 0 when it was told to stop, 2 when it cannot serve the guard (stderr says why).
@@ -58,6 +58,7 @@ def serve(
     """
     given = {"workers": workers, "device": device, "log": log, "access_log": access_log, "keep_flagged": keep_flagged}
     environment = _environment(model, **given)
+    host = read_settings(host=host).host
     _check_port(host, port)
     process: subprocess.Popen[bytes] | None = None
     told: list[int] = []

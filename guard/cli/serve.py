@@ -17,7 +17,13 @@ def serve(
             help="guard.onnx, guard.engine or a run folder; default $GUARD_MODEL, then runs/latest/guard.onnx."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="IP address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="IP address to listen on; 0.0.0.0 for every network; default $GUARD_HOST, then 127.0.0.1.",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default $GUARD_WORKERS, then 1.", show_default=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from guard.errors import ArtefactNotFoundError, ConfigError
+from serving import runner
 from serving.settings import Settings, read_settings
 
 
@@ -67,3 +68,22 @@ def test_workers_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(workers=3).worker_threads == 2
     assert Settings(workers=100).worker_threads == 1
     assert Settings(workers=3, threads=5).worker_threads == 5
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "host"), [(None, None, "127.0.0.1"), (None, "::1", "::1"), ("::1", "0.0.0.0", "::1")]
+)
+def test_guard_serve_listens_where_it_is_told(
+    flag: str | None, variable: str | None, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the flag, else by GUARD_HOST."""
+    if variable is not None:
+        monkeypatch.setenv("GUARD_HOST", variable)
+
+    def looked_at(found: str, port: int) -> None:
+        raise ConfigError(f"{found}:{port}")
+
+    monkeypatch.setattr(runner, "_environment", lambda *_, **__: {})
+    monkeypatch.setattr(runner, "_check_port", looked_at)
+    with pytest.raises(ConfigError, match=f"^{host}:80$"):
+        runner.serve(host=flag, port=80)

@@ -232,6 +232,6 @@ def test_serve_returns_the_exit_code_of_the_service(run: Command, monkeypatch: p
     monkeypatch.setattr(runner, "serve", serve)
     assert run("serve", "g.onnx", "--port", 8080).code == 7
     unset = dict.fromkeys(("workers", "device", "log", "access_log", "keep_flagged"))
-    assert given == {"model": Path("g.onnx"), "host": "127.0.0.1", "port": 8080, **unset}
+    assert given == {"model": Path("g.onnx"), "host": None, "port": 8080, **unset}
     assert run("serve", "g.onnx", "--log", "json", "--access-log", "--keep-flagged", "kept").code == 7
     assert (given["log"], given["access_log"], given["keep_flagged"]) == ("json", True, Path("kept"))
