@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from guard.data.classes import ClassOrder, listed, matched, nameless
+from guard.data.class_names import listed
+from guard.data.classes import ClassOrder, matched, nameless
 from guard.detector import Guard
 from guard.errors import ConfigError, ModelError, UnknownNameError
 from guard.heads import CPlus1Head, head_class
