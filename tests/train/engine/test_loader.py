@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from guard.data import ImageData, load
+from train.engine import loader
+from train.engine.distributed import Processes
 from train.engine.loader import Feed
 
 CPU = torch.device("cpu")
@@ -56,3 +58,19 @@ def test_unlabelled_images_have_labels_of_zero(numbered: ImageData) -> None:
     assert numbered.array is not None
     feed = Feed(load(np.array(numbered.array), labelled=False))
     assert next(iter(feed.batches(torch.arange(5), 5, CPU))).labels.tolist() == [0] * 5
+
+
+def test_images_are_resident_in_all_processes_or_in_none(numbered: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who read together wait for all: another process whose GPU is fuller decides for this one too, and once."""
+    asked: list[bool] = []
+
+    class Two(Processes):
+        def all_say(self, value: bool) -> bool:
+            asked.append(value)
+            return False
+
+    monkeypatch.setattr(loader, "processes", lambda: Two(rank=0, world=2))
+    feed = Feed(numbered)
+    assert feed._on_device(CPU) is None
+    assert feed._on_device(CPU) is None
+    assert asked == [True]
