@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..detector import Guard
 
 
+_FILES = (".onnx", ".engine")
 #: Of each runtime: the digests of the files that hold what it runs, as it was opened and as it was saved since.
 _ITS_FILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
 
@@ -59,11 +60,19 @@ def save(g: Guard, path: Path) -> Path:
         if beside.exists() and path != source:
             write_atomic(engine_source_path(path), beside.read_bytes())
         return path
-    if getattr(g.runtime, "module", None) is not None and path.suffix not in (".onnx", ".engine"):
-        return save_pretrained(g, path)
-    raise ConfigError(
-        f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
-    )
+    check_saveable(g, path)
+    return save_pretrained(g, path)
+
+
+def check_saveable(g: Guard, path: Path) -> None:
+    """Raises: ConfigError: `save` cannot write the guard to this path, for it is of another kind."""
+    source = g.path
+    same_file = source is not None and source.suffix == path.suffix and path.suffix in _FILES
+    folder = getattr(g.runtime, "module", None) is not None and path.suffix not in _FILES
+    if not same_file and not folder:
+        raise ConfigError(
+            f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
+        )
 
 
 def _known(g: Guard, there: Manifest, source: Path) -> set[str]:

@@ -6,6 +6,7 @@ import logging
 
 from ..artefact.load import opened
 from ..artefact.places import writable_file
+from ..artefact.save import check_saveable
 from ..data.test_images import calibration_images
 from ..detector import Guard
 from ..requests import CalibrateRequest
@@ -19,6 +20,8 @@ def calibrate(request: CalibrateRequest) -> Guard:
     g = opened(request.g)
     alpha, by_class = asked_or_own(request.alpha, request.class_conditional, g.manifest.calibration)
     check_asked(alpha, by_class, request.min_class_images)  # before any image is decoded
+    if request.out is not None:
+        check_saveable(g, request.out)
     if request.out is not None and request.out.suffix:  # a run folder is made where it is written
         writable_file(request.out)
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)

@@ -51,6 +51,14 @@ def test_target_and_thresholds_per_class_stay_the_guards_own(trained: Callable[[
     assert bare.calibrate(images).manifest.calibration.alpha == 0.05
 
 
+def test_a_place_of_another_kind_is_refused_before_an_image_is_read(
+    exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for name in ("guard.engine", "guard.json", "run"):
+        with pytest.raises(ConfigError, match=f"cannot be saved as {name}; use guard.export"):
+            guard.calibrate(exported("plain"), tmp_path / "no images", out=tmp_path / name)
+
+
 def test_images_that_a_score_learned_from_are_left_out_too(trained: Callable[[str], Any], four: Arrays) -> None:
     """A combined score's p-values are of half of the held-out images; its threshold is of the other half."""
     g = guard.fit(trained("plain"), four, score="energy+vim")
