@@ -62,7 +62,15 @@ def routes(worker: Worker) -> Routes:
         async with worker.body(request, _MOST_BYTES, "which is enough for this") as body:
             asked = _parsed(body)
         before = worker.models.get(asked.model)
-        source = asked.path or source_of(worker.control, worker.settings, before.name)
+        if asked.path is not None and not asked.path.expanduser().is_absolute():
+            raise Refusal(
+                422, f"path {str(asked.path)!r} is relative, to a folder that nobody sees here; give it from / on"
+            )
+        source = (
+            asked.path.expanduser()
+            if asked.path is not None
+            else source_of(worker.control, worker.settings, before.name)
+        )
         try:
             # not ended by the request's own time: a large guard takes its while, and a swap must not be half done
             generation = await asyncio.shield(

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from guard.artefact.files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, write_atomic
+from guard.artefact.files import FOLDER_MANIFEST, FOLDER_WEIGHTS, engine_manifest_path, engine_source_path, write_atomic
 from guard.errors import ArtefactDamagedError, ArtefactNotFoundError
 from guard.record import Record
 
@@ -94,8 +94,9 @@ class Control:
             )
         if source.is_dir():
             return _run_folder_copied(source, folder / (source.name or name))
-        if engine_manifest_path(source).exists():
-            shutil.copy(engine_manifest_path(source), folder)
+        for beside in (engine_manifest_path(source), engine_source_path(source)):  # of a .engine file
+            if beside.exists():
+                shutil.copy(beside, folder)
         return Path(shutil.copy(source, folder))
 
     def publish(self, name: str, served: Served) -> Generation:

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ logger = logging.getLogger("guard.serving")
 
 MANIFEST = "manifest.jsonl"
 _WAITING, _WAITING_BYTES = 256, 64 * 1024 * 1024  # images and their bytes; beyond either they are not kept
+_OURS = re.compile(r"[0-9a-f]{64}\.(jpg|png|webp|gif|bmp)")  # of other files none is counted, and none makes room
 _ENDINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 
 
@@ -120,37 +122,41 @@ class FlaggedFolder:
         """Drop the oldest until no more than `most` bytes and nine tenths of the limit are left; how many that are."""
         goal = min(most, self._most_bytes * 9 // 10)
         held = {entry.name: entry.stat() for entry in self._images()}
-        lines = [(name, line) for name, line in self._lines() if name in held]
+        written = list(self._lines())
+        others = b"".join(line for name, line in written if not _OURS.fullmatch(name))
+        lines = [(name, line) for name, line in written if name in held]
         if sum(len(line) for _, line in lines) > goal // 2:  # an image that comes again and again: its last line
             last = {name: i for i, (name, _) in enumerate(lines)}
             lines = [(name, line) for i, (name, line) in enumerate(lines) if last[name] == i]
         sizes = {name: found.st_size for name, found in held.items()}
         for name, line in lines:
             sizes[name] += len(line)
-        left = sum(sizes.values())
+        left = sum(sizes.values()) + len(others)
         for name in sorted(held, key=lambda name: held[name].st_mtime_ns):
             if left <= goal:
                 break
             left -= sizes.pop(name)
             (self.folder / name).unlink()
-        _write(self.folder / MANIFEST, b"".join(line for name, line in lines if name in sizes))
+        _write(self.folder / MANIFEST, others + b"".join(line for name, line in lines if name in sizes))
         return left
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
-        """(file, line) of the manifest, in its order."""
+        """(file, line) of the manifest, in its order; file is "" in a line that another program wrote."""
         try:
             written = (self.folder / MANIFEST).read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return
         for line in written:
             try:
-                yield json.loads(line)["file"], line
-            except (ValueError, KeyError, TypeError):  # cut short by a kill
+                said = json.loads(line)
+            except ValueError:  # cut short by a kill
                 continue
+            name = said.get("file") if isinstance(said, dict) else None
+            yield name if isinstance(name, str) else "", line
 
     def _images(self) -> list[os.DirEntry[str]]:
         with os.scandir(self.folder) as entries:
-            return [entry for entry in entries if entry.name.partition(".")[2] in _ENDINGS.values()]
+            return [entry for entry in entries if _OURS.fullmatch(entry.name)]
 
     def _measured(self) -> int:
         manifest = self.folder / MANIFEST

@@ -198,6 +198,10 @@ def paths_environment(settings: Settings) -> dict[str, str]:
     """The variables by which a process in another folder uses the same files; raises as `model_paths` does."""
     paths = settings.model_paths()
     if settings.models:
+        if cut := next((path for path in paths.values() if "," in str(path)), None):
+            raise ConfigError(
+                f"GUARD_MODELS: {cut} has a comma, which ends a path there; move the guard, or link to it"
+            )
         found = {"GUARD_MODELS": ",".join(f"{name}={path}" for name, path in paths.items())}
     else:
         found = {"GUARD_MODEL": str(paths[ONLY_MODEL])}

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ..detector import Guard
 
 
-_FILES = (".onnx", ".engine")
+FILES = (".onnx", ".engine")  # all else is the name of a run folder
 #: Of each runtime: the digests of the files that hold what it runs, as it was opened and as it was saved since.
-_ITS_FILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
+_ITSFILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
 
 
 def save(g: Guard, path: Path) -> Path:
@@ -67,8 +67,8 @@ def save(g: Guard, path: Path) -> Path:
 def check_saveable(g: Guard, path: Path) -> None:
     """Raises: ConfigError: `save` cannot write the guard to this path, for it is of another kind."""
     source = g.path
-    same_file = source is not None and source.suffix == path.suffix and path.suffix in _FILES
-    folder = getattr(g.runtime, "module", None) is not None and path.suffix not in _FILES
+    same_file = source is not None and source.suffix == path.suffix and path.suffix in FILES
+    folder = getattr(g.runtime, "module", None) is not None and path.suffix not in FILES
     if not same_file and not folder:
         raise ConfigError(
             f"a guard running on {g.runtime.name} cannot be saved as {path.name}; use guard.export to change the format"
@@ -77,7 +77,7 @@ def check_saveable(g: Guard, path: Path) -> None:
 
 def _known(g: Guard, there: Manifest, source: Path) -> set[str]:
     """The digests of the guard's files, once the file at `source` is seen to be one of them."""
-    known = _ITS_FILES.setdefault(g.runtime, {g.manifest.weights_sha256})
+    known = _ITSFILES.setdefault(g.runtime, {g.manifest.weights_sha256})
     built_again = g.manifest.engine != there.engine  # an engine for this machine: what runs is another file
     if there.weights_sha256 not in known and not built_again:
         raise ArtefactDamagedError(

@@ -6,7 +6,7 @@ import logging
 
 from ..artefact.load import opened
 from ..artefact.places import writable_file
-from ..artefact.save import check_saveable
+from ..artefact.save import FILES, check_saveable
 from ..data.test_images import calibration_images
 from ..detector import Guard
 from ..requests import CalibrateRequest
@@ -22,8 +22,8 @@ def calibrate(request: CalibrateRequest) -> Guard:
     check_asked(alpha, by_class, request.min_class_images)  # before any image is decoded
     if request.out is not None:
         check_saveable(g, request.out)
-    if request.out is not None and request.out.suffix:  # a run folder is made where it is written
-        writable_file(request.out)
+        if request.out.suffix in FILES:  # a run folder is made where it is written
+            writable_file(request.out)
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
     if note:
         log.info("%s", note)

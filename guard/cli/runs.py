@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,10 +28,23 @@ def run_folder(out: Path | None, what: str) -> Path:
 
 
 def new_run_folder(what: str) -> Path:
-    """A folder name of this second that nobody has, e.g. ``runs/20250131-142501-vos``; not made yet."""
+    """A new folder, named by this second, e.g. ``runs/20250131-142501-vos``: made here, so that nobody else takes it.
+
+    Where none can be made its name is returned all the same, and refused where it is written to.
+    """
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{what}"
-    candidates = (RUNS / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
-    return next(folder for folder in candidates if not folder.exists())
+    for n in itertools.count(1):
+        folder = RUNS / (stem if n == 1 else f"{stem}-{n}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not RUNS.is_dir():
+                break
+            continue
+        except OSError:
+            break
+        break
+    return folder
 
 
 @contextmanager
@@ -41,6 +55,8 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
     except BaseException:
         with suppress(OSError):  # not there, or not empty: a checkpoint to continue from
             folder.rmdir()
+            if folder.parent == RUNS:
+                RUNS.rmdir()
         raise
 
 

@@ -233,15 +233,18 @@ def match_classes(
     labels = np.asarray(labels)
     if names == guard_names:
         return labels, ""
+    used = np.unique(labels) if nameless(names) else np.arange(len(names))  # "0" is no name where nothing has label 0
     for known in (guard_names, also):
-        if (positions := matched(names, known)) is not None:
-            by_name = nameless(names) and not np.array_equal(positions, np.arange(len(names)))
+        if (positions := matched(tuple(names[i] for i in used), known)) is not None:
+            by_name = nameless(names) and not np.array_equal(positions, used)
             note = f"the labels of {data_name} are taken as the guard's class names, not as indices." if by_name else ""
-            return positions[labels], note
+            at = np.zeros(len(names), np.int64)
+            at[used] = positions
+            return at[labels], note
     if nameless(names) and len(names) <= len(guard_names):
         return labels, f"{data_name} has no class names; its labels are taken as the guard's class indices."
     known_names = {plain(name) for name in guard_names}
-    unknown = [name for name in names if plain(name) not in known_names]
+    unknown = [names[i] for i in used if plain(names[i]) not in known_names]
     raise DataError(
         f"{data_name} has classes that the guard does not know: {listed(unknown)}; the guard's are: "
         f"{listed(guard_names)}. Rename the classes, or give these images as an OOD set"

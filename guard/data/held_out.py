@@ -102,6 +102,7 @@ class Splits:
         calibration: without copies among them, which would count as more evidence than they are.
         renamed: what `source` calls the classes, where a model calls them otherwise (`ClassOrder.renamed`).
         settled: held-out images that a score learned from; they are no longer in `calibration`.
+        by_index: parts given apart without names of classes, whose labels are the guard's own indices.
     """
 
     source: ImageData
@@ -111,6 +112,7 @@ class Splits:
     rows: Rows
     renamed: tuple[str, ...] = ()
     settled: int = 0
+    by_index: frozenset[str] = frozenset()
 
     @classmethod
     def draw(cls, source: ImageData, draw: Draw, *, alpha: float, labelled_calibration: bool = False) -> Splits:
@@ -125,28 +127,37 @@ class Splits:
         """
         rows, own = draw.rows(source), draw.own()
         calibration = source.subset(rows["calibration"])
+        by_index = set()
         if "calibration" in own and labelled_calibration:
-            calibration = _named_like(source, own["calibration"])
+            calibration, indices = _named_like(source, own["calibration"])
+            by_index |= {"calibration"} if indices else set()
         elif "calibration" in own:
             calibration = load(own["calibration"], preprocess=source.preprocess, labelled=False)
         calibration = one_of_each(calibration)
         test = source.subset(rows["test"]) if len(rows["test"]) else None
         if "test" in own:
-            test = _named_like(source, own["test"])
+            test, indices = _named_like(source, own["test"])
+            by_index |= {"test"} if indices else set()
         for name, part in (("calibration", calibration), ("test", test)):
             if name in own and part is not None:
                 _warn_if_among(source, part, name)
         reachable_rank(len(calibration), alpha)  # before training
-        return cls(source, source.subset(rows["train"]), calibration, test, rows)
+        return cls(source, source.subset(rows["train"]), calibration, test, rows, by_index=frozenset(by_index))
 
     def in_order(self, order: ClassOrder) -> Splits:
         """The same images with labels in the order of a model's logits."""
-        test = self.test and order.reordered(self.test)
+
+        def part(name: str, images: ImageData) -> ImageData:
+            if name not in self.by_index or images.labels is None:
+                return order.reordered(images)
+            _check_indices(images, order)
+            return replace(images, class_names=order.names)
+
         return replace(
             self,
             train=order.reordered(self.train),
-            calibration=order.reordered(self.calibration),
-            test=test,
+            calibration=part("calibration", self.calibration),
+            test=self.test and part("test", self.test),
             renamed=order.renamed,
         )
 
@@ -226,11 +237,20 @@ def is_amount(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _named_like(source: ImageData, given: Any) -> ImageData:
-    """Images with their labels in the order of the source's classes, matched by name."""
+def _check_indices(images: ImageData, order: ClassOrder) -> None:
+    """Raises: DataError: a label that is not the index of one of the guard's classes."""
+    assert images.labels is not None
+    if len(images.labels) and int(images.labels.max()) >= len(order.names):
+        raise DataError(f"{images.name} has label {int(images.labels.max())}, and the guard {len(order.names)} classes")
+
+
+def _named_like(source: ImageData, given: Any) -> tuple[ImageData, bool]:
+    """Images with their labels in the order of the source's classes, matched by name; and whether they came without
+    names, so that their labels are indices."""
     part = load(given, preprocess=source.preprocess, all_classes=False)
     assert part.labels is not None  # loaded as labelled
     labels, note = match_classes(part.labels, part.class_names, source.class_names, part.name)
     if note:
         log.info("%s", note)
-    return replace(part, labels=labels, class_names=source.class_names)
+    by_index = bool(note) and np.array_equal(labels, part.labels)
+    return replace(part, labels=labels, class_names=source.class_names), by_index

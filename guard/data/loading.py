@@ -80,10 +80,11 @@ def load(
         DataError: no images, unusable labels, or more than 1 % corrupt (the first ten are named).
         ConfigError: an option that is not accepted.
     """
-    if isinstance(data, ImageData):
-        return _as_it_is(data, preprocess, labelled)
     if max_images is not None and max_images < 1:
         raise ConfigError(f"max_images must be at least 1, got {max_images}")
+    if isinstance(data, ImageData):
+        images = _as_it_is(data, preprocess, labelled)
+        return images if max_images is None else images.subset(first_or_drawn(len(images), max_images, draw))
     source = opened_source(data, labelled, name, all_classes)
     rows = first_or_drawn(len(source), max_images, draw)
     config = preprocess or _own_preprocess(source, rows, image_size, channels, geometry or Geometry())
@@ -265,9 +266,10 @@ def _ready(source: Source, rows: np.ndarray, config: Preprocess) -> np.ndarray |
     whole = whole_array(source)
     if whole is None or whole.shape[1:3] != (config.height, config.width) or not config.keeps_own_size:
         return None
-    if whole.shape[3] == config.channels:
-        return whole[: len(rows)]
-    return np.repeat(whole[: len(rows)], config.channels, axis=3) if whole.shape[3] == 1 else None
+    if whole.shape[3] not in (1, config.channels):
+        return None
+    asked = whole if len(rows) == len(whole) else whole[rows]  # all of them need no copy
+    return asked if whole.shape[3] == config.channels else np.repeat(asked, config.channels, axis=3)
 
 
 def _consume(

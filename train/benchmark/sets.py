@@ -13,7 +13,6 @@ from guard.benchmark_file import BenchmarkFile
 from guard.data import ImageData, load
 from guard.data.classes import match_classes
 from guard.data.left_out import leave_out
-from guard.data.loading import first_or_drawn
 from guard.data.noise import is_noise, noise_images
 from guard.demo import images as demo_images
 from guard.errors import ConfigError, MissingDataError
@@ -113,8 +112,8 @@ def _without(every: Sets, names: tuple[str, ...], most: int | None) -> Sets:
     test = None
     if every.test is not None:
         test, near = leave_out(every.test, names)
-        test = _at_most(test, {"max_images": most, "draw": 0})
-    near = _at_most(near, {"max_images": most, "draw": 0})
+        test = load(test, max_images=most, draw=0)
+    near = load(near, max_images=most, draw=0)
     return Sets(source, test, {LEFT_OUT: near, **every.ood}, (LEFT_OUT, *every.near), every.far, names)
 
 
@@ -134,7 +133,7 @@ class _saying_where:
 
 def _test(given: Any, source: ImageData, most: dict[str, Any]) -> ImageData:
     """Labelled test images, with their labels in the order of the source's classes."""
-    images = _at_most(load(given, preprocess=source.preprocess, all_classes=False, **most), most)
+    images = load(given, preprocess=source.preprocess, all_classes=False, **most)
     assert images.labels is not None  # loaded as labelled
     labels, _ = match_classes(images.labels, images.class_names, source.class_names, images.name)
     return replace(images, labels=labels, class_names=source.class_names)
@@ -146,10 +145,4 @@ def _ood(name: str, given: Any, preprocess: Preprocess, most: dict[str, Any]) ->
     if isinstance(given, str) and given in MADE:
         side = max(preprocess.height, preprocess.width)
         given = MADE[given](most["max_images"] or COUNT, side)
-    return _at_most(load(given, preprocess=preprocess, labelled=False, name=name, **most), most)
-
-
-def _at_most(images: ImageData, most: dict[str, Any]) -> ImageData:
-    """Of images that were loaded before, which `load` leaves as they are, no more than asked for."""
-    kept = first_or_drawn(len(images), most["max_images"], most["draw"])
-    return images if len(kept) == len(images) else images.subset(kept)
+    return load(given, preprocess=preprocess, labelled=False, name=name, **most)

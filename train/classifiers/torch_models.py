@@ -107,7 +107,13 @@ def timm_by_name(name: str, request: FitRequest) -> nn.Module:
         raise ModelError(
             f"{name!r} is a backbone without trained weights; train it: guard.train(..., backbone={name!r})"
         )
-    classes = len(load(request.data, image_size=request.image_size, workers=request.workers).class_names)
+    published = timm.get_pretrained_cfg(name)
+    classes = 0 if published is None else published.num_classes
+    if not classes:
+        raise ModelError(
+            f"timm publishes no classifier under the name {name!r}, only features; train one: "
+            f"guard.train(..., backbone={name!r}, pretrained=True)"
+        )
     try:
         with impatient():
             return timm_model(name, classes, request.in_chans or 3, request.image_size or 224, pretrained=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from guard.artefact.places import writable_folder
 from guard.calibration.by_class import expected_flags
 from guard.calibration.temperature import Labelled
 from guard.data import ImageData
+from guard.data.forms.parquet import SUFFIXES as PARQUET_SUFFIXES
+from guard.data.forms.tars import TAR_SUFFIXES
 from guard.data.held_out import Splits, shared_with_score
 from guard.detector import Guard
 from guard.errors import CalibrationError, ConfigError
@@ -204,7 +207,22 @@ def own_folder(out: str | Path, data: Any, example: str) -> Path:
     Raises:
         ConfigError: it cannot be written to, or is the folder of the images; `example` is what to give instead.
     """
-    path = writable_folder(out)
-    if isinstance(data, (str, Path)) and Path(data).is_dir() and Path(data).resolve() == path.resolve():
-        raise ConfigError(f"out={str(path)!r} is the folder of the images; choose another, e.g. out={example!r}")
-    return path
+    images = Path(data) if isinstance(data, (str, Path)) and Path(data).is_dir() else None
+    if images is not None and Path(out).resolve() == images.resolve():
+        raise ConfigError(f"out={os.fspath(out)!r} is the folder of the images; choose another, e.g. out={example!r}")
+    if images is not None and _would_be_a_class(Path(out), images):
+        raise ConfigError(
+            f"out={os.fspath(out)!r} lies in the folder of the images, where it would be taken for a class; choose "
+            "another, outside of it"
+        )
+    return writable_folder(out)
+
+
+def _would_be_a_class(out: Path, images: Path) -> bool:
+    """Whether a folder of classes would have one more: tables and hidden folders have none."""
+    try:
+        first = out.resolve().relative_to(images.resolve()).parts[0]
+    except ValueError:
+        return False
+    tables = (*PARQUET_SUFFIXES, *TAR_SUFFIXES)
+    return not first.startswith(".") and not any(file.suffix.lower() in tables for file in images.iterdir())

@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from ...errors import DataError
 
@@ -47,10 +47,10 @@ class Nesting:
         return {name.casefold() for name in self.names}
 
 
-def nesting(folder: Path, images: Sequence[Path]) -> Nesting:
+def nesting(folder: PurePath, images: Sequence[PurePath]) -> Nesting:
     """Where the images of a folder lie."""
     start = len(os.fspath(folder)) + 1
-    ways = [os.fspath(image)[start:].split(os.sep)[:-1] for image in images]
+    ways = [os.fspath(image)[start:].replace(os.sep, "/").split("/")[:-1] for image in images]
     inner: list[str] = []
     while ways and all(ways) and len({way[0] for way in ways}) == 1:
         inner.append(ways[0][0])
@@ -66,7 +66,7 @@ def is_split(name: str) -> bool:
     return bool(set(words) & _SPLIT_WORDS) and set(words) <= _SPLIT_WORDS | _FILLERS
 
 
-def check_nesting(root: Path, folders: Mapping[str, Nesting]) -> str:
+def check_nesting(root: PurePath, folders: Mapping[str, Nesting]) -> str:
     """Refuse folders that are splits, or that may be.
 
     Args:
@@ -138,7 +138,7 @@ def _best(names: Sequence[str]) -> str:
     return next((name for name in names if "train" in name.lower()), names[0])
 
 
-def _way(root: Path, name: str, folders: Mapping[str, Nesting]) -> str:
+def _way(root: PurePath, name: str, folders: Mapping[str, Nesting]) -> str:
     inner = folders[name].inner
     return os.fspath(root / name / inner) if inner and folders[name].names else os.fspath(root / name)
 

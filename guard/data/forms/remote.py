@@ -10,7 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -18,8 +18,10 @@ import numpy as np
 from ...errors import ConfigError, DataError, ImageError, MissingDataError, MissingExtraError
 from ..fingerprint import fingerprint
 from .listing import SUFFIXES, counted, is_aside
+from .nesting import check_nesting, is_split, nesting
 from .parquet import SUFFIXES as PARQUET_SUFFIXES
 from .parquet import ParquetSource
+from .shards import one_split_of, split_name
 from .source import Source
 from .tars import TAR_SUFFIXES, TarSource
 
@@ -50,11 +52,14 @@ def open_url(url: str, *, labelled: bool, name: str | None) -> Source:
         raise MissingDataError(f"nothing is at {url}; accepted: a folder of images, Parquet or WebDataset tar files")
     name = name or PurePosixPath(root.rstrip("/")).name or url
     opened = functools.partial(_open_there, fs)
-    if shards := _ending_in(found, PARQUET_SUFFIXES):
-        return ParquetSource(shards, labelled=labelled, name=name, opener=opened)
-    if shards := _ending_in(found, TAR_SUFFIXES):
-        return TarSource(shards, labelled=labelled, name=name, opener=opened)
-    return RemoteFolder(fs, root, found, labelled=labelled, name=name)
+    try:
+        if shards := _shards(found, root, PARQUET_SUFFIXES):
+            return ParquetSource(shards, labelled=labelled, name=name, opener=opened)
+        if shards := _shards(found, root, TAR_SUFFIXES):
+            return TarSource(shards, labelled=labelled, name=name, opener=opened)
+        return RemoteFolder(fs, root, found, labelled=labelled, name=name)
+    except DataError as error:  # it names places in the bucket: as they are typed
+        raise type(error)(str(error).replace(_above(root), _above(url))) from None
 
 
 def _open_there(fs: Any, path: PurePath) -> IO[bytes]:
@@ -87,11 +92,34 @@ def _listed(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
     return {path: info for path, info in sorted(found.items()) if info.get("type") != "directory"}
 
 
+def _above(root: str) -> str:
+    """The folder that was given: of a pattern, the one before its first star."""
+    return root.split("*")[0].rpartition("/")[0] if "*" in root else root.rstrip("/")
+
+
+def _shards(found: Mapping[str, Any], root: str, suffixes: tuple[str, ...]) -> list[PurePosixPath]:
+    """The files with these suffixes of one split, as a folder's and a pattern's of this machine are found.
+
+    Raises:
+        DataError: several splits or configurations.
+    """
+    files, folder = _ending_in(found, suffixes), PurePosixPath(_above(root))
+    if root in found:  # one file
+        return files
+    if "*" not in root:
+        files = [file for file in files if file.parent == folder] or files
+    elif not any(is_split(split_name(file.stem)) for file in files):
+        return files
+    one_split_of(Path(folder), [Path(file) for file in files])
+    return files
+
+
 def _ending_in(found: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[PurePosixPath]:
     """All files with these suffixes, where there are no images beside them."""
     if any(path.lower().endswith(SUFFIXES) for path in found):
         return []
-    return [PurePosixPath(path) for path in found if path.lower().endswith(suffixes)]
+    files = (PurePosixPath(path) for path in found if path.lower().endswith(suffixes))
+    return [file for file in files if not file.name.startswith(".")]
 
 
 class RemoteFolder:
@@ -108,7 +136,7 @@ class RemoteFolder:
         self, fs: Any, root: str, found: Mapping[str, Mapping[str, Any]], *, labelled: bool, name: str
     ) -> None:
         self.name, self._fs = name, fs
-        above = root.split("*")[0].rpartition("/")[0] if "*" in root else root.rstrip("/")
+        above = _above(root)
         images = {path: path.removeprefix(above).lstrip("/") for path in found if path.lower().endswith(SUFFIXES)}
         images = {path: key for path, key in images.items() if not any(map(is_aside, key.split("/")[:-1]))}
         self.not_read = Counter(PurePosixPath(path).suffix.lower() for path in found if path not in images)
@@ -125,6 +153,13 @@ class RemoteFolder:
         if loose is not None:
             raise DataError(f"{loose} lies directly in {root}; labelled images need one sub-folder per class")
         folders = [key.partition("/")[0] for key in self._keys]
+        inside: dict[str, list[PurePosixPath]] = {}
+        for folder, key in zip(folders, self._keys, strict=True):
+            inside.setdefault(folder, []).append(PurePosixPath(key))
+        note = check_nesting(
+            PurePosixPath(_above(root)), {one: nesting(PurePosixPath(one), keys) for one, keys in inside.items()}
+        )
+        self.notes = (*self.notes, note) if note else self.notes
         self.class_names = tuple(sorted(set(folders)))
         at = {folder: number for number, folder in enumerate(self.class_names)}
         self.labels = np.array([at[folder] for folder in folders], np.int64)

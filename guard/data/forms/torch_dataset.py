@@ -32,9 +32,11 @@ class TorchSource:
         names = getattr(_unwrapped(dataset), "classes", None) if labelled else None
         self._items: list[Any] | None = []
         digest, kept, labels, channels = hashlib.sha256(), 0, [], 0
+        broken: list[int] = []
         for row in range(len(dataset)):
             item, label = self._read(row, labelled)
             labels.append(label)
+            broken += [row] if isinstance(item, ImageError) else []
             part = content(item) if not isinstance(item, ImageError) else str(item).encode()
             digest.update(len(part).to_bytes(8, "little") + part)
             if isinstance(item, np.ndarray):
@@ -52,6 +54,8 @@ class TorchSource:
         self.labels: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if labelled:
+            sound = next((label for row, label in enumerate(labels) if row not in set(broken)), 0)
+            labels = [sound if row in set(broken) else label for row, label in enumerate(labels)]  # skipped later
             known = None if names is None else names_in_order(names, f"{self.name}.classes", unique=False)
             self.labels, self.class_names = labels_and_names(labels, known, len(self), self.name)
 
@@ -74,8 +78,7 @@ class TorchSource:
         try:
             item = self._dataset[row]
         except (OSError, SyntaxError, ImageError) as error:  # what Pillow raises for broken files
-            # a label that cannot be read with its image; the row is skipped with the image
-            return ImageError(str(error)), 0
+            return ImageError(str(error)), None  # its label cannot be read either
         pair = isinstance(item, (tuple, list)) and len(item) >= 2
         if labelled and not pair:
             raise DataError(

@@ -13,6 +13,7 @@ import pytest
 
 from guard.data import load
 from guard.data.forms import open_source
+from guard.data.forms.nesting import SplitsError
 from guard.data.forms.remote import is_url
 from guard.errors import ConfigError, DataError, ImageError, MissingDataError, MissingExtraError
 from tests.guard.data.test_tars import samples, write_tar
@@ -115,3 +116,28 @@ def test_the_package_of_a_kind_of_url_is_named() -> None:
 )
 def test_what_is_a_url(text: str, wanted: bool) -> None:
     assert is_url(text) == wanted
+
+
+def test_splits_are_not_taken_for_classes(bucket: Any) -> None:
+    """As those of a folder of this machine are not."""
+    for i, label in enumerate(LABELS):
+        bucket.pipe(f"/split/{'train' if i % 2 else 'test'}/{NAMES[label]}/{i:02d}.png", png(IMAGES[i]))
+    with pytest.raises(
+        SplitsError, match=r"memory://split looks like splits.*give one of them, e\.g\. memory://split/train"
+    ):
+        load("memory://split")
+    assert load("memory://split/train").class_names == NAMES
+    assert len(open_source("memory://split", labelled=False)) == 12  # what is scored has no classes
+
+
+def test_splits_of_shards_are_not_put_together(bucket: Any, tmp_path: Path) -> None:
+    table = write_parquet(tmp_path / "a.parquet").read_bytes()
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        bucket.pipe(f"/shards/data/{name}.parquet", table)
+    for url in ("memory://shards", "memory://shards/data/*.parquet"):
+        with pytest.raises(SplitsError, match=r"holds several splits \(test, train\); give one, e\.g\. memory:.*train"):
+            load(url)
+    for url in ("memory://shards/data/train-00000-of-00001.parquet", "memory://shards/data/train-*.parquet"):
+        assert len(load(url)) == 12
+    bucket.pipe("/shards/data/.train.parquet", b"half written")
+    assert len(load("memory://shards/data/train-*.parquet")) == 12

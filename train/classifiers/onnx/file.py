@@ -82,6 +82,8 @@ def open_graph(path: Path, request: FitRequest) -> Opened:
         preprocess, source = preprocess_for(images, request)
 
         def classes() -> int:
+            if request.class_names is not None:
+                return len(request.class_names)
             return len((source or load(request.data, preprocess=preprocess, workers=request.workers)).class_names)
 
         noise = images.noise(2 * (images.batch or 1), preprocess)

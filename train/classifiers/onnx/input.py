@@ -85,7 +85,10 @@ def preprocess_for(images: Images, request: FitRequest) -> tuple[Preprocess, Ima
             f"image_size={request.image_size}, but the ONNX graph takes {height} x {width} pixels; omit it"
         )
     if height is None or width is None:
-        source = load(request.data, channels=images.channels, geometry=request, workers=request.workers)
+        named = request.class_names is not None  # some of which may have no images
+        source = load(
+            request.data, channels=images.channels, geometry=request, workers=request.workers, all_classes=not named
+        )
         size = source.preprocess
         log.info("image_size not given: %d pixels (the images' own where all are alike and small)", size.height)
         return size, source
