@@ -176,15 +176,19 @@ class StageRun:
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in logged.items()}}
 
     def _draw(self, batch: IDBatch, generator: torch.Generator, active: bool) -> tuple[IDBatch, Outliers]:
-        """The batch as the network sees it, and image outliers made of it (K = 0 where there are none)."""
-        seen = IDBatch(self._augmented(batch.images, generator), batch.labels, batch.rows)
+        """The batch as the network sees it, and image outliers made of it (K = 0 where there are none).
+
+        Everything is augmented once, and last: outliers (`_augmented_outliers`) like the images that they are made of.
+        """
+        shown = batch
+        if self.stage.inliers is not None:
+            shown = self.stage.inliers.shown(shown, generator)
+        if self.stage.match_inliers:
+            shown = match_half(shown, self.stage.match_inliers, generator)
+        seen = IDBatch(self._augmented(shown.images, generator), shown.labels, shown.rows)
         outliers = _none(seen)
         if active and self.synthesiser.space == "image":
-            outliers = self.synthesiser.sample(seen, generator)
-        if self.stage.inliers is not None:
-            seen = self.stage.inliers.shown(seen, generator)
-        if self.stage.match_inliers:
-            seen = match_half(seen, self.stage.match_inliers, generator)
+            outliers = self.synthesiser.sample(batch._replace(seen=seen.images), generator)
         return seen, outliers
 
     def _outputs(

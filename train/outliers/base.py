@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 
 
 class IDBatch(NamedTuple):
-    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,)."""
+    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,).
+
+    seen: the same images as the network is shown them, augmented; None where they are shown as they are.
+    """
 
     images: Tensor
     labels: Tensor
     rows: Tensor | None = None
+    seen: Tensor | None = None
+
+    def source(self, *, augmented: bool) -> Tensor:
+        """The images to make outliers of: as they are where the outliers are augmented like them afterwards, so that
+        nothing is augmented twice; else as the network is shown them."""
+        return self.images if augmented or self.seen is None else self.seen
 
 
 class Outliers(NamedTuple):
@@ -91,11 +100,12 @@ class Synthesiser(Learner):
 
     Attributes:
         space: what is made, features or images.
-        augmented: whether its images are shifted and mirrored like the in-distribution ones.
+        augmented: whether its images are shifted and mirrored like the in-distribution ones, after `sample`; where not,
+            it makes them of `IDBatch.source(augmented=False)`.
     """
 
     space: ClassVar[Literal["feature", "image"]]
-    augmented: ClassVar[bool] = True
+    augmented: bool = True
 
     def prepare(self, context: PrepareContext) -> None:
         """Called when its stage begins, and again where a run is resumed in it: train a generator, fill a store.
@@ -114,7 +124,8 @@ class Synthesiser(Learner):
         """Called before each epoch in which `sample` may be called."""
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        """Outliers for this step. No host synchronisation: everything stays on the batch's device."""
+        """Outliers for this step, of a batch that is not augmented yet. No host synchronisation: everything stays on
+        the batch's device."""
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:
@@ -139,6 +150,7 @@ class Changed(Synthesiser):
     def __init__(self, synthesiser: Synthesiser) -> None:
         super().__init__()
         self.wrapped = synthesiser
+        self.augmented = synthesiser.augmented
 
     def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
         """What becomes of the outliers that were made for this step."""
@@ -184,7 +196,7 @@ class NoOutliers(Synthesiser):
     """K = 0 outliers in every step: what a stage has that trains without any."""
 
     space: ClassVar = "image"
-    augmented: ClassVar[bool] = False
+    augmented = False
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         return Outliers(batch.images[:0], "none")

@@ -223,5 +223,5 @@ class Matched(Changed):
         self.names = checked(names, online=True)
 
     def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        data = match(made.data, batch.images, self.names, generator)
+        data = match(made.data, batch.source(augmented=self.augmented), self.names, generator)
         return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution")

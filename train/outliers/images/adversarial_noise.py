@@ -80,7 +80,7 @@ class AdversarialNoise(LowPassNoise):
     name: ClassVar[str] = "adversarial_noise"
     source: ClassVar[str] = "ACET, Hein et al., CVPR 2019"
     Options: ClassVar[type[LowPassOptions]] = AdversarialOptions
-    augmented: ClassVar[bool] = False  # an image found pixel by pixel is another one when it is shifted
+    augmented = False  # an image found pixel by pixel is another one when it is shifted
 
     @classmethod
     def needs_classifier(cls, options: Any) -> bool:

@@ -116,7 +116,7 @@ class SalientPixels(ImageSynthesiser):
     name: ClassVar[str] = "salient_pixels"
     source: ClassVar[str] = "ASCOOD, Regmi, CVPR 2026"
     Options: ClassVar[type[Record]] = SalientOptions
-    augmented: ClassVar[bool] = False  # made of images that are augmented already
+    augmented = False  # made of images that are augmented already
     started: Tensor
     moved: Tensor
 
@@ -150,7 +150,7 @@ class SalientPixels(ImageSynthesiser):
         o: SalientOptions = self.options
         (module,) = self._network
         rows = self._rows(batch, generator)
-        images, labels = batch.images[rows], batch.labels[rows]
+        images, labels = batch.source(augmented=False)[rows], batch.labels[rows]
         gradient = true_logit_gradient(module, images, labels)
         if o.mode == "shuffle":
             pixels = images.shape[1] * images.shape[2]
