@@ -29,7 +29,8 @@ class Batch:
     Feature-space outliers have logits from the classifier's last layer and no map. `outlier_labels` are
     `Outliers.labels`; `head` gives the logits of an extra class (`Head.all_logits`). `images` are the uint8
     in-distribution images as the network saw them, augmented, for a network beside it; all that a loss draws comes
-    from `generator`. `rows` (N,) are theirs in the training data. `further` are the outputs of the regulariser's own
+    from `generator`. `rows` (N,) are theirs in the training data. `ready` is `Outliers.ready`: where False,
+    nothing counts and nothing is to be learned of the outliers. `further` are the outputs of the regulariser's own
     images (`Regulariser.further`), with their labels.
     """
 
@@ -43,6 +44,7 @@ class Batch:
     further: Outputs | None = None
     further_labels: Tensor | None = None
     rows: Tensor | None = None
+    ready: Tensor | None = None
 
 
 class Regulariser(Learner):

@@ -86,8 +86,11 @@ class EnergyHingeLoss(Regulariser):
         inside, outside = sample_energies(context, synthesiser)
         quantiles = [energies.quantile(q) for energies, q in zip((inside, outside), QUANTILES, strict=True)]
         found = torch.where(missing, torch.stack(quantiles), self.margins)
-        # where the network finds outliers the more certain, the lower of the two is still for what is in-distribution
-        self.margins.copy_(found.sort().values)
+        if missing.all():  # where the network finds outliers the more certain, the lower is still for in-distribution
+            found = found.sort().values
+        elif found[0] > found[1]:  # one is given, and the other's quantile lies on its wrong side: no gap then
+            found = torch.where(missing, found.flip(0), found)
+        self.margins.copy_(found)
         log.info("energy margins: %.3f for in-distribution images, %.3f for outliers", *self.margins.tolist())
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ log = logging.getLogger("ood_guard")
 UNITS = 512
 MLP_LR = 0.01  # times the stage's: the official code trains 512 units at lr 0.001
 MEMORY = 0.99  # of the running means of the energies
-READERS = frozenset({"energy", "max_logit", "react", "ash", "dice"})  # scores that fall as the raw energy g rises
+#: Scores that fall as the raw energy g rises.
+READERS = frozenset({"energy", "max_logit", "react", "ash", "dice", "scale", "vim", "nnguide"})
 
 LinkEnergy = Literal["plain", "weighted"]
 Link = Literal["linear", "mlp"]
@@ -138,22 +139,24 @@ class EnergyLogisticLoss(Regulariser):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         inliers, outliers = self.energies(batch.inliers.logits), self.energies(batch.outliers.logits)
+        counts = self.means.new_ones((), dtype=torch.bool) if batch.ready is None else batch.ready
         if self.centred:
-            self._centre(inliers.detach())
-        self._remember(inliers.detach(), outliers.detach())
+            self._centre(inliers.detach(), counts)
+        self._remember(inliers.detach(), outliers.detach(), counts)
         return {"energy": self.weight * told_apart(self.log_odds(inliers), self.log_odds(outliers))}
 
     @torch.no_grad()
-    def _centre(self, inliers: Tensor) -> None:
-        """b -= mean phi(g) where nothing was seen yet."""
-        first = self.means.isnan().any()
+    def _centre(self, inliers: Tensor, counts: Tensor) -> None:
+        """b -= mean phi(g) in the first step that counts."""
+        first = self.means.isnan().any() & counts
         self.offset.sub_(torch.where(first, self.log_odds(inliers).mean(), 0.0))
 
     @torch.no_grad()
-    def _remember(self, inliers: Tensor, outliers: Tensor) -> None:
+    def _remember(self, inliers: Tensor, outliers: Tensor, counts: Tensor) -> None:
         if len(inliers) and len(outliers):
             now = torch.stack([inliers.mean(), outliers.mean()])
-            self.means.copy_(torch.where(self.means.isnan(), now, self.means.lerp(now, 1 - MEMORY)))
+            after = torch.where(self.means.isnan(), now, self.means.lerp(now, 1 - MEMORY))
+            self.means.copy_(torch.where(counts, after, self.means))
 
     @torch.no_grad()
     def falls(self) -> bool:

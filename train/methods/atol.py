@@ -82,7 +82,7 @@ class AuxiliaryLatents(Synthesiser):
     """
 
     space: ClassVar = "image"
-    augmented: ClassVar[bool] = False  # officially, generated images go in as they are
+    augmented = False  # officially, generated images go in as they are
     means: Tensor
 
     def __init__(self, classes: int, count: int, num_classes: int, options: LatentOptions) -> None:

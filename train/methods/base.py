@@ -98,6 +98,10 @@ class MethodContext:
         """Images per step for `ratio` of them per in-distribution image; at least 1."""
         return max(1, round(ratio * self.batch_size))
 
+    def epoch_at(self, share: float) -> int:
+        """The epoch at this share of them, rounded down: 0.29 of 100 is 29, though 0.29 * 100 is a little less."""
+        return int(share * self.epochs + 1e-9)
+
     def after_classifier(self, *stages: Stage) -> list[Stage]:
         """The stage of a plain classifier, unless the network starts from a trained run, and then these."""
         return list(stages) if self.initialised else [Stage("classifier", self.epochs, self.lr), *stages]

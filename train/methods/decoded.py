@@ -105,7 +105,7 @@ class EnergyOnDecoded(Decoded):
         regulariser = EnergyLogisticLoss(
             context.num_classes, weight=o.weight, init=o.link_init, energy=o.energy, link=o.link
         )
-        start = int(o.start * context.epochs)
+        start = context.epoch_at(o.start)
         outliers = self.outliers(context)
         shown = shown_inliers(self.name, o, self.total(context))
         return [Stage("classifier", context.epochs, context.lr, outliers, (regulariser,), start_epoch=start, **shown)]

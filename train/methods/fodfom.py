@@ -46,7 +46,7 @@ from ..outliers.conditioning.encoder import EncoderOptions, trained_encoder, tra
 from ..outliers.conditioning.table import Embeddings
 from ..outliers.decoded import PER_DECODING, DecodedEmbeddings, DecodedImageOptions
 from ..outliers.images.blurred_object import BlurredObjectOptions
-from ..outliers.sources import Mixture
+from ..outliers.sources import Mixture, looking_sources
 from ..outliers.store.drawing import Stored
 from .base import Method, MethodContext, Stage, register
 from .decoded import InlierOptions, shown_inliers
@@ -181,7 +181,9 @@ class FodFoM(Method):
     def needs_no_classifier(self, context: MethodContext) -> bool:
         """Whether the outliers can be made before anything is trained."""
         o: FodFoMOptions = self.options
-        return bool(context.outliers) or o.kinds == "decoded" or o.blurred.detector is not None
+        if context.outliers:
+            return not looking_sources(context.outliers)
+        return o.kinds == "decoded" or o.blurred.detector is not None
 
     def outliers(self, context: MethodContext) -> Synthesiser:
         """What ``outliers=`` names, or both kinds (or one), each from a store of its own."""

@@ -47,6 +47,6 @@ class GCOS(Method):
             )
         sized = o.model_copy(update={"queue": min(o.queue, *context.class_counts)})
         shells = ClassShell(context.per_step(o.ratio), context.num_classes, context.num_features, sized)
-        start = int(o.start * context.epochs)
+        start = context.epoch_at(o.start)
         loss = EnergyMarginLoss(o.weight)
         return [Stage("classifier", context.epochs, context.lr, shells, (loss,), start_epoch=start)]

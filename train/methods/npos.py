@@ -107,7 +107,7 @@ class NPOS(Method):
         )
         network = self._network(context)
         losses = (RejectionLoss(network, o.weight, o.lr_factor, unit_variance=o.unit_variance),)
-        start = int(o.start * context.epochs)
+        start = context.epoch_at(o.start)
         return [Stage("classifier", context.epochs, context.lr, synthesiser, losses, start_epoch=start, views=o.views)]
 
     def _network(self, context: MethodContext) -> Rejection:

@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from guard.record import option
+from guard.errors import ConfigError
+from guard.record import changed, option
 from guard.scores.rejection import Rejection
 
 from ..losses.rejection_bce import RejectionLoss
@@ -136,12 +137,26 @@ class FrozenRejection(Method):
         )
 
     def _network(self, context: MethodContext) -> Rejection:
+        options = self.score_options()
+        for score in context.score.parts():
+            if isinstance(score, Rejection):  # the network that is trained here
+                options = {
+                    name: self._agreed(name, ours, getattr(score.options, name)) for name, ours in options.items()
+                }
         width = context.num_features
-        if self.options.tap == "map":
+        if options["tap"] == "map":
             width = math.prod(context.map_shape or (context.num_features,))
-        network = Rejection(**self.score_options())
+        network = Rejection(**options)
         network.build(width, 1 if self.options.head_kind == "binary" else context.num_classes + 1)
         return network
+
+    def _agreed(self, name: str, ours: Any, asked: Any) -> Any:
+        if ours != asked and name in changed(self.options):
+            raise ConfigError(
+                f"method {self.name!r} has {name}={ours!r}, and its score 'rejection' {name}={asked!r}: they are one "
+                "network; give one of the two"
+            )
+        return asked
 
 
 @register

@@ -62,5 +62,5 @@ class VOS(Method):
             link=o.link,
             centred=o.link_init == "positive",
         )
-        start = int(o.start * context.epochs)
+        start = context.epoch_at(o.start)
         return [Stage("classifier", context.epochs, context.lr, synthesiser, (regulariser,), start_epoch=start)]

@@ -126,6 +126,14 @@ def image_source(outliers: OutlierMix | None, count: int, num_classes: int) -> S
     return Mixture(outliers, count, source)
 
 
+def looking_sources(outliers: OutlierMix) -> list[str]:
+    """Those of ``outliers=`` that are made, once, of what a trained classifier looks at."""
+    named = [what for what in outliers if isinstance(what, str)]
+    return [
+        name for name in named if (kind := get_synthesiser(name)).prepared and kind.needs_classifier(kind.Options())
+    ]
+
+
 def shares(weights: list[float], count: int) -> list[int]:
     """`count` divided in proportion to `weights` (> 0), each at least 1, by largest remainders.
 

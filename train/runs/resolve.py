@@ -66,7 +66,7 @@ def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Sc
     """
     name, options = asked or method.default_score(), dict(given)
     if name == method.score:
-        options = {**method.score_options(), **options}
+        options = _merged(method.score_options(), options)
     elif method.score in (name.split("+") if "+" in name else options.get("parts", ())):
         own = {**method.score_options(), **options.get("part_options", {}).get(method.score, {})}
         options["part_options"] = {**options.get("part_options", {}), method.score: own}
@@ -78,6 +78,15 @@ def score_for(method: Method, asked: str | None, given: Mapping[str, Any]) -> Sc
                 f"use method={part.trained_by!r}, or score={method.score!r}"
             )
     return score
+
+
+def _merged(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options of its score with those that were asked for in their place, and of each part likewise."""
+    merged, of_parts = {**own, **asked}, asked.get("part_options", {})
+    if "part_options" in own:
+        kept = {part: given for part, given in own["part_options"].items() if part in merged["parts"]}
+        merged["part_options"] = {**of_parts, **{part: {**kept[part], **of_parts.get(part, {})} for part in kept}}
+    return merged
 
 
 def asked_head(request: TrainRequest, method: Method, score: Score) -> str:

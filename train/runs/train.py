@@ -34,7 +34,7 @@ from ..engine.threads import paced
 from ..features.extract import fit_score
 from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import OutlierMix
-from ..outliers.sources import mix_fingerprint, outlier_mix
+from ..outliers.sources import looking_sources, mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, run_folder
 from .default_score import say, say_where_no_mirror_was
 from .fine_tuning import chooses_epoch, divided, tuned_stages
@@ -135,10 +135,21 @@ def _parts(
         return tuned_stages(method.stages(_context(config, module, of, outliers, device)), config)
 
     made = stages(images)
+    _check_taught(config, made[0], outliers)
     if not config.validation or not chooses_epoch(made):
         return images, None, made
     learned, validation = divided(images, config.validation, config.seed)
     return learned, validation, stages(learned)
+
+
+def _check_taught(config: TrainConfig, first: Stage, outliers: OutlierMix | None) -> None:
+    """Raises: ConfigError: outliers of what a classifier looks at, before there is one that has learned."""
+    looking = [] if outliers is None or first.synthesiser is None else looking_sources(outliers)
+    if looking and not config.init and not config.pretrained:
+        raise ConfigError(
+            f"outliers={looking[0]!r} are made of what a trained classifier looks at, and method {config.method!r} begins "
+            "with none; give init= a run, or a store that guard synth made with one"
+        )
 
 
 def ood_sets(given: Any, splits: Splits, workers: int | None) -> dict[str, ImageData]:

@@ -97,8 +97,7 @@ class ClassShell(Synthesiser):
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         self.queue.resum()
         self.found = self.queue.full()
-        every = round(1 / self.options.held)
-        held = torch.arange(self.queue.size, device=self.vectors.device) % every == 0
+        held = spread(self.queue.size, self.options.held).to(self.vectors.device)
         for c, features in enumerate(self.queue.features):
             vectors, inner, outer = shell(features[~held].double(), features[held].double(), self.options)
             first = inner.isnan().sum()  # the directions off the manifold are the last ones
@@ -116,3 +115,9 @@ class ClassShell(Synthesiser):
         means = (self.queue.class_sum / counts[:, None]).float()
         data = means[c] + length[:, None] * self.vectors[c, v]
         return Outliers(data, "off a class's manifold, in its shell", ready=self.found, parents=c[:, None])
+
+
+def spread(size: int, share: float) -> Tensor:
+    """bool (size,): `share` of the places, evenly: the first one, and each where the count of share * place goes up."""
+    place = torch.arange(size, dtype=torch.float64) * share + 1e-9
+    return place.floor().diff(prepend=torch.tensor([-1.0], dtype=torch.float64)) > 0
