@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import guard
+from guard.cli.runs import new_run_folder, removed_if_unused
 from guard.errors import GuardError
 from tests.conftest import Arrays
 from tests.train.models import Answering, Unfound, sequential
@@ -226,3 +227,27 @@ def test_what_needs_no_image_is_refused_before_any_is_decoded(
 def test_the_folder_of_the_images_is_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(GuardError, match="is the folder of the images; choose another"):
         guard.train(str(tmp_path), out=tmp_path)
+
+
+@pytest.mark.parametrize("out", ["run", "runs/a"])
+def test_a_run_folder_among_the_classes_is_refused_and_not_made(out: str, tmp_path: Path) -> None:
+    """It would be a class without images, in this run and in every later one."""
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(GuardError, match="lies in the folder of the images, where it would be taken for a class"):
+        guard.train(str(tmp_path), out=tmp_path / out)
+    assert [path.name for path in tmp_path.iterdir()] == ["cat"]
+    with pytest.raises(GuardError, match=r"class folder .*cat holds no images"):
+        guard.train(str(tmp_path), out=tmp_path / ".runs" / "a")
+
+
+def test_a_new_run_folder_is_one_commands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the same second get two; one that failed leaves nothing, not even runs/, which would be a class."""
+    monkeypatch.chdir(tmp_path)
+    first, second = new_run_folder("vos"), new_run_folder("vos")
+    assert first != second
+    assert first.is_dir()
+    assert second.is_dir()
+    for folder in (first, second):
+        with pytest.raises(KeyboardInterrupt), removed_if_unused(folder):
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

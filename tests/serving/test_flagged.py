@@ -169,3 +169,19 @@ def test_a_files_ending_is_that_of_its_content(tmp_path: Path, encode: Callable[
     ((name, data),) = images(tmp_path).items()
     assert name.endswith({"JPEG": ".jpg"}.get(format, f".{format.lower()}"))
     assert Image.open(io.BytesIO(data)).format == format
+
+
+def test_what_others_keep_in_the_folder_is_theirs(tmp_path: Path) -> None:
+    """Pictures of the user's own, and lines of another program, are neither counted nor removed."""
+    photos = {f"holiday{i}.jpg": os.urandom(5000) for i in range(5)}
+    for name, data in photos.items():
+        (tmp_path / name).write_bytes(data)
+    theirs = [json.dumps({"file": "holiday0.jpg", "note": "beach"}), json.dumps(["a", "list"])]
+    (tmp_path / MANIFEST).write_text("\n".join(theirs) + "\n")
+    folder = FlaggedFolder(tmp_path, 9000)
+    for i in range(6):
+        assert folder.keep(Flagged(b"\xff\xd8\xff" + bytes([i]) * 3000, LINE))
+    assert {name: (tmp_path / name).read_bytes() for name in photos} == photos
+    lines = (tmp_path / MANIFEST).read_text().splitlines()
+    assert lines[:2] == theirs
+    assert 1 <= len(lines) - 2 <= 2  # as many as fit

@@ -101,12 +101,10 @@ def test_what_cannot_be_served_leaves_the_old_one(
     artefact.write_bytes(whole)
     missing = {"path": str(tmp_path / "none.onnx")}
     refused(http.post("/admin/reload", json=missing), 422, "stays: no such guard: .*none.onnx")
-    for folder in ("", str(tmp_path)):  # neither is copied to find out
-        refused(
-            http.post("/admin/reload", json={"path": folder}),
-            422,
-            "stays: .* is not a run folder: it has no guard.json",
-        )
+    folder = {"path": str(tmp_path)}  # which is not copied to find out
+    refused(http.post("/admin/reload", json=folder), 422, "stays: .* is not a run folder: it has no guard.json")
+    for relative in ("", "none.onnx", "../guard.onnx"):
+        refused(http.post("/admin/reload", json={"path": relative}), 422, "is relative, to a folder that nobody sees")
     other = tmp_path / "larger.onnx"
     other.write_bytes(whole)
     renamed(other, "larger", preprocess=Preprocess(height=16, width=16))

@@ -7,7 +7,8 @@ import pytest
 
 from guard.errors import ArtefactNotFoundError, ConfigError
 from serving import runner
-from serving.settings import Settings, read_settings
+from serving.control import Control
+from serving.settings import Settings, paths_environment, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,25 @@ def test_guard_serve_listens_where_it_is_told(
     monkeypatch.setattr(runner, "_check_port", looked_at)
     with pytest.raises(ConfigError, match=f"^{host}:80$"):
         runner.serve(host=flag, port=80)
+
+
+def test_a_comma_in_a_folders_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths get the folder's name, and a comma ends a path in GUARD_MODELS."""
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "a,b" / "pets.onnx").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "a,b")
+    monkeypatch.setenv("GUARD_MODELS", "pets=pets.onnx")
+    with pytest.raises(ConfigError, match=r"GUARD_MODELS: .*a,b/pets\.onnx has a comma, which ends a path there"):
+        paths_environment(read_settings())
+
+
+def test_a_copy_of_an_engine_can_be_built_again(tmp_path: Path) -> None:
+    """On another GPU: of the ONNX file beside it."""
+    for name in ("guard.engine", "guard.engine.json", "guard.engine.onnx"):
+        (tmp_path / name).write_text(name)
+    control = Control()
+    with control.changing():
+        copy = control.copy("guard", tmp_path / "guard.engine")
+    assert {path.name: path.read_text() for path in copy.parent.iterdir()} == {
+        name: name for name in ("guard.engine", "guard.engine.json", "guard.engine.onnx")
+    }

@@ -224,4 +224,7 @@ class Matched(Changed):
 
     def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
         data = match(made.data, batch.source(augmented=self.augmented), self.names, generator)
+        if made.as_is is not None:  # those are not augmented afterwards
+            seen = match(made.data, batch.source(augmented=False), self.names, generator)
+            data = torch.where(made.as_is[:, None, None, None], seen, data)
         return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution")

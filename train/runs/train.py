@@ -147,7 +147,7 @@ def _check_taught(config: TrainConfig, first: Stage, outliers: OutlierMix | None
     looking = [] if outliers is None or first.synthesiser is None else looking_sources(outliers)
     if looking and not config.init and not config.pretrained:
         raise ConfigError(
-            f"outliers={looking[0]!r} are made of what a trained classifier looks at, and method {config.method!r} begins "
+            f"outliers={looking[0]!r} shows what a trained classifier looks at, and method {config.method!r} begins "
             "with none; give init= a run, or a store that guard synth made with one"
         )
 

@@ -142,7 +142,7 @@ def test_arrays_without_names_are_class_indices_and_it_is_said() -> None:
 @pytest.mark.parametrize("names", [("cat", "wolf"), ("0", "1", "2", "3")])
 def test_unknown_classes_are_refused_with_both_lists(names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=rf"zoo has classes .*{names[-1]}.*the guard's are: cat, dog, eel"):
-        match_classes(np.zeros(1, int), names, GUARD, "zoo")
+        match_classes(np.arange(len(names)), names, GUARD, "zoo")
 
 
 def test_a_guard_knows_the_names_of_its_own_data_too() -> None:
@@ -155,4 +155,13 @@ def test_numbered_labels_are_the_names_of_a_guard_that_has_such() -> None:
     text = tuple(sorted(str(i) for i in range(11)))
     labels, note = match_classes(np.arange(11), tuple(map(str, range(11))), text, "arrays")
     assert [text[label] for label in labels] == [str(i) for i in range(11)]
+    assert "class names, not as indices" in note
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3, 4], [1, 2, 3], [2, 4]])
+def test_labels_from_1_are_names_where_the_guard_has_them(labels: list[int]) -> None:
+    """Nothing has the label 0, so it is no class of the data."""
+    guard = ("1", "2", "3", "4")
+    found, note = match_classes(np.array(labels), tuple(map(str, range(max(labels) + 1))), guard, "arrays")
+    assert [guard[i] for i in found] == [str(label) for label in labels]
     assert "class names, not as indices" in note

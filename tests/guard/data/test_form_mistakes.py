@@ -128,3 +128,24 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     )
     root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], [0, 1]])
+def test_an_item_that_cannot_be_read_is_skipped_whatever_its_labels_are(
+    names: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Listed:
+        def __len__(self) -> int:
+            return 300
+
+        def __getitem__(self, row: int) -> tuple[Any, Any]:
+            if row == 7:
+                raise OSError("broken")
+            return np.full((8, 8, 3), row % 256, np.uint8), names[row % 2]
+
+    data = load(Listed())
+    assert len(data) == 299
+    assert 7 not in data.rows
+    assert data.class_names == tuple(map(str, names))
+    assert data.labels is not None
+    np.testing.assert_array_equal(data.labels, data.rows % 2)

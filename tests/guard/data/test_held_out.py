@@ -6,12 +6,14 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from guard.data import load
+from guard.data.classes import ClassOrder, class_order
 from guard.data.held_out import Draw, Splits
 from guard.data.image_data import ImageData
 from guard.data.test_images import calibration_images, id_test_images
@@ -120,3 +122,22 @@ def test_reading_images_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1797 400 []"
+
+
+def test_labels_without_names_are_the_guards_indices_in_any_order(four: Arrays) -> None:
+    """guard.fit(class_names=...) puts the data's classes into another order than its own: not those of the test set."""
+    names = ("d", "c", "b", "a")
+    source = replace(load(four), class_names=("a", "b", "c", "d"))
+    assert source.labels is not None
+    for test in ((four[0][:40], 3 - four[1][:40]), load((four[0][:40], 3 - four[1][:40]))):
+        splits = Splits.draw(source, Draw(0, test, test), alpha=0.05, labelled_calibration=True)
+        ordered = splits.in_order(class_order(4, source.class_names, (), names))
+        for part in (ordered.test, ordered.calibration):
+            assert part is not None
+            assert part.class_names == names
+        assert ordered.test is not None
+        np.testing.assert_array_equal(ordered.test.labels, 3 - four[1][:40])
+        np.testing.assert_array_equal(ordered.train.labels, 3 - four[1][ordered.train.rows])
+    few = Splits.draw(source, Draw(0, 40, (four[0][:40], four[1][:40])), alpha=0.05)
+    with pytest.raises(DataError, match="has label 3, and the guard 2 classes"):
+        few.in_order(ClassOrder(("x", "y"), np.array([0, 1, 0, 1])))

@@ -210,3 +210,21 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     assert data.array is not None
     with pytest.raises(ValueError, match="read-only"):
         data.array[0] = 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("again", [False, True])
+def test_drawn_arrays_keep_their_labels_beside_them(channels: int, again: bool) -> None:
+    """Every image of an array is its number: rows, pixels, labels and digests are of the same ones."""
+    images = np.arange(60, dtype=np.uint8).repeat(64).reshape(60, 8, 8, 1)
+    given: object = (images, np.arange(60) % 4)
+    if again:
+        given = load(given, channels=channels)  # which is taken as it is, but for the number
+    data = load(given, channels=channels, max_images=20, draw=3)
+    assert data.array is not None
+    np.testing.assert_array_equal(data.array[:, 0, 0, 0], data.rows)
+    np.testing.assert_array_equal(data.labels, data.rows % 4)
+    assert len(data) == len(set(data.rows.tolist())) == 20
+    assert data.rows.max() > 20  # not the first ones
+    whole = load((images, np.arange(60) % 4), channels=channels)
+    np.testing.assert_array_equal(data.digests, whole.digests[data.rows])

@@ -301,3 +301,13 @@ def test_run_folders_hold_the_graph(tmp_path: Path, four: Arrays) -> None:
     assert (again.manifest.backbone, again.manifest.score) == ("mine", "knn")
     exported = guard.export(tmp_path / "knn", tmp_path / "guard.onnx")
     assert guard.verify(exported, against=again, data=four).flag_flips == 0
+
+
+@pytest.mark.parametrize("sides", [(16, 16), ("h", "w")])
+def test_classes_that_are_named_may_lack_images(sides: tuple[Any, Any], tmp_path: Path, four: Arrays) -> None:
+    """As they may with a torch module, whether or not the graph says the size of its images."""
+    there = four[1] != 1
+    path = saved(build(FILES["gemm"]._replace(shape=("n", 3, *sides))), tmp_path)
+    names = ["a", "b", "c", "d"]
+    g = guard.fit(path, (four[0][there], four[1][there]), class_names=names, score="energy", device="cpu", **NORMALISED)
+    assert g.manifest.class_names == tuple(names)

@@ -151,3 +151,21 @@ def test_outliers_that_the_network_is_surer_of_do_not_swap_the_sides(context: Pr
 def test_crossed_margins_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"margin_in must be below margin_out, got -5\.0 and -20\.0; swap the two"):
         EnergyHingeLoss(Margins(-5.0, -20.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "energy", "wanted"),
+    [
+        (Margins(inside=-23.0), -25.0, (-23.0, -23.0)),
+        (Margins(outside=-5.0), -3.0, (-5.0, -5.0)),
+        (Margins(inside=-23.0), -5.0, (-23.0, -5.0)),
+    ],
+)
+def test_a_margin_that_is_given_never_takes_the_others_place(
+    given: Margins, energy: float, wanted: tuple[float, float], context: PrepareContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other one's quantile lies on its wrong side, it is moved, and the given one is not."""
+    monkeypatch.setattr("train.losses.energy_hinge.sample_energies", lambda *_: (torch.full((3,), energy),) * 2)
+    loss = EnergyHingeLoss(given, Flat(0, 120))
+    loss.prepare(context)
+    assert tuple(loss.margins.tolist()) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_a_falling_link_takes_the_place_of_the_raw_energy(link: Any, caplog: pyt
 
 
 def test_other_scores_of_the_raw_energy_are_refused_under_a_falling_link() -> None:
-    for name in ("max_logit", "react", "energy+knn"):
+    for name in ("max_logit", "react", "scale", "vim", "nnguide", "energy+knn", "vim+knn"):
         with pytest.raises(ConfigError, match=r"the learned link falls.*link_init='positive'"):
             fallen().takes_over(create_score(name))
     for name in ("knn", "energy_logistic"):
@@ -187,3 +188,17 @@ def test_a_rising_link_or_one_that_never_learned_leaves_the_energy_alone() -> No
         idle.slope.neg_()
     idle.loss(batch_of(9 + random(4, 3).float(), random(4, 3).float()))
     assert idle.takes_over(score) is score
+
+
+def test_outliers_that_are_not_ready_teach_the_link_nothing() -> None:
+    """VOS's queue is still filling: neither the link's start nor its memory is of such a step."""
+    loss = EnergyLogisticLoss(3, init="positive", energy="plain", centred=True)
+    before, (near, far) = loss.offset.clone(), (random(5, 3).float() + 7, random(5, 3).float())
+    step = {"labels": torch.zeros(5, dtype=torch.int64)}
+    waiting = Batch(Outputs(near, near, None), outliers=Outputs(far, far, None), ready=torch.tensor(False), **step)
+    loss.loss(waiting)
+    assert loss.offset.equal(before)
+    assert loss.means.isnan().all()
+    loss.loss(dataclasses.replace(waiting, ready=torch.tensor(True)))
+    assert loss.log_odds(near.logsumexp(-1)).mean().item() == pytest.approx(0, abs=1e-5)
+    assert not loss.means.isnan().any()

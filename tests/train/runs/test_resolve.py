@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import guard
 from guard.data import load
 from guard.data.held_out import Draw, Splits
 from guard.errors import ConfigError
 from guard.requests import TrainRequest
+from guard.scores import create_score
+from tests.composition import stages_of
 from tests.conftest import Arrays
+from train.losses.rejection_bce import RejectionLoss
 from train.runs.request import TrainConfig
 from train.runs.resolve import asked_head, asked_method, asked_score, check_before_loading, resolved
 
@@ -68,3 +72,39 @@ def test_a_score_brings_its_head() -> None:
     other = TrainRequest(data=None, score="reject_class", head="linear")
     with pytest.raises(ConfigError, match="reads the extra class of head='c_plus_1'"):
         asked_head(other, method, asked_score(other, method))
+
+
+def test_an_option_of_one_part_leaves_the_methods_others() -> None:
+    request = TrainRequest(
+        data="digits", method="recommended", score_options={"part_options": {"knn": {"k": 10}, "fdbd": {}}}
+    )
+    score = asked_score(request, asked_method(request))
+    of = {part.name: part.options for part in score.parts()}
+    assert (of["knn"].k, of["knn"].max_bank, of["mahalanobis"].normalise) == (10, 5000, 1.0)
+    request = TrainRequest(data="digits", method="recommended", score_options={"parts": ("energy", "knn")})
+    assert [part.name for part in asked_score(request, asked_method(request)).parts()] == ["energy", "knn"]
+
+
+@pytest.mark.parametrize(("name", "asked", "other"), [("hidden", 24, 48), ("tap", "pooled", "map")])
+@pytest.mark.parametrize("method", ["rejection", "dmr", "kirby", "mlm"])
+def test_the_rejection_network_is_the_one_that_the_score_says(method: str, name: str, asked: Any, other: Any) -> None:
+    score = create_score("rejection", **{name: asked})
+    (loss,) = stages_of(method, score=score)[-1].regularisers
+    assert isinstance(loss, RejectionLoss)
+    assert getattr(loss.network.options, name) == asked
+    with pytest.raises(ConfigError, match=rf"method '{method}' has {name}=.*they are one network"):
+        stages_of(method, score=score, **{name: other})
+
+
+def test_what_a_trained_classifier_looks_at_is_not_made_before_there_is_one(four: Arrays) -> None:
+    for method, outliers in (("oe", "kirby"), ("rotpred", {"phase_mix": 1, "kirby": 1}), ("oe", "blurred_object")):
+        with pytest.raises(
+            ConfigError, match=rf"a trained classifier looks at, and method '{method}' begins with none"
+        ):
+            guard.train(four, method=method, outliers=outliers, backbone="wrn10_1", epochs=1, device="cpu")
+
+
+@pytest.mark.parametrize(("share", "epochs", "epoch"), [(0.29, 100, 29), (0.57, 100, 57), (0.58, 50, 29), (0.4, 3, 1)])
+def test_a_share_of_the_epochs_is_the_epoch_that_it_says(share: float, epochs: int, epoch: int) -> None:
+    (stage,) = stages_of("vos", start=share, epochs=epochs)
+    assert stage.start_epoch == epoch

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tests.references import naive_shell as reference
 from train.outliers.base import IDBatch
-from train.outliers.features.class_shell import ClassShell, ShellOptions, shell
+from train.outliers.features.class_shell import ClassShell, ShellOptions, shell, spread
 
 NOTHING = IDBatch(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 WIDTH = 8
@@ -131,3 +131,16 @@ def test_a_checkpoint_holds_the_queue_alone_and_finds_the_same_shells() -> None:
 def test_a_shell_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"low must be below high, got 0\.99 and 0\.95; swap the two"):
         ShellOptions(low=0.99, high=0.95)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.25, 0.3, 0.4, 0.45, 0.5])
+def test_the_share_that_is_held_out_is_the_one_that_was_asked_for(share: float) -> None:
+    held = spread(1000, share)
+    assert held.sum().item() == pytest.approx(1000 * share, abs=1)
+    gaps = held.nonzero().flatten().diff()
+    assert gaps.max() - gaps.min() <= 1  # evenly
+
+
+def test_a_half_and_a_quarter_are_every_second_and_every_fourth() -> None:
+    assert spread(8, 0.5).tolist() == [True, False] * 4
+    assert spread(8, 0.25).tolist() == [True, False, False, False] * 2

@@ -85,7 +85,7 @@ def true_logits(module: GuardModule, pixels: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_the_gradient_is_the_eval_mode_logits_of_the_normalised_image(order: str) -> None:
-    module, (images, labels, _) = toy(order=order), batch(2)
+    module, (images, labels, *_) = toy(order=order), batch(2)
     found = true_logit_gradient(module, images, labels)
     network = copy.deepcopy(module.classifier).eval().double()
     x = module.normalise(images).double()
