@@ -186,20 +186,19 @@ class StageRun:
         return {"loss": loss.detach() * n, "accuracy": correct, **{k: v.detach() * n for k, v in logged.items()}}
 
     def _draw(self, batch: IDBatch, generator: torch.Generator, active: bool) -> tuple[IDBatch, Outliers]:
-        """The batch as the network sees it, and image outliers made of it (K = 0 where there are none).
-
-        Everything is augmented once, and last: outliers (`_augmented_outliers`) like the images that they are made of.
-        """
-        shown = batch
+        """The batch as the network sees it, and image outliers made of it (K = 0 where there are none)."""
+        seen = IDBatch(self._augmented(batch.images, generator), batch.labels, batch.rows)
+        outliers = _none(seen)
+        if active and self.synthesiser.space == "image":
+            outliers = self.synthesiser.sample(seen, generator)
+        if self.stage.inliers is None and not self.stage.match_inliers:
+            return seen, outliers
+        shown = batch  # treated first and then augmented, as outliers are
         if self.stage.inliers is not None:
             shown = self.stage.inliers.shown(shown, generator)
         if self.stage.match_inliers:
             shown = match_half(shown, self.stage.match_inliers, generator)
-        seen = IDBatch(self._augmented(shown.images, generator), shown.labels, shown.rows)
-        outliers = _none(seen)
-        if active and self.synthesiser.space == "image":
-            outliers = self.synthesiser.sample(batch._replace(seen=seen.images), generator)
-        return seen, outliers
+        return IDBatch(self._augmented(shown.images, generator), shown.labels, shown.rows), outliers
 
     def _outputs(
         self, batch: IDBatch, outliers: Outliers, further: list[IDBatch | None], generator: torch.Generator

@@ -24,20 +24,11 @@ if TYPE_CHECKING:
 
 
 class IDBatch(NamedTuple):
-    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,).
-
-    seen: the same images as the network is shown them, augmented; None where they are shown as they are.
-    """
+    """The in-distribution batch before the network: uint8 (N, H, W, channels), int64 (N,); rows of the data (N,)."""
 
     images: Tensor
     labels: Tensor
     rows: Tensor | None = None
-    seen: Tensor | None = None
-
-    def source(self, *, augmented: bool) -> Tensor:
-        """The images to make outliers of: as they are where the outliers are augmented like them afterwards, so that
-        nothing is augmented twice; else as the network is shown them."""
-        return self.images if augmented or self.seen is None else self.seen
 
 
 class Outliers(NamedTuple):
@@ -100,8 +91,7 @@ class Synthesiser(Learner):
 
     Attributes:
         space: what is made, features or images.
-        augmented: whether its images are shifted and mirrored like the in-distribution ones, after `sample`; where not,
-            it makes them of `IDBatch.source(augmented=False)`.
+        augmented: whether its images are shifted and mirrored like the in-distribution ones.
     """
 
     space: ClassVar[Literal["feature", "image"]]
@@ -124,8 +114,8 @@ class Synthesiser(Learner):
         """Called before each epoch in which `sample` may be called."""
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        """Outliers for this step, of a batch that is not augmented yet. No host synchronisation: everything stays on
-        the batch's device."""
+        """Outliers for this step, in training of the augmented images (docs/augmentations.md says why). No host
+        synchronisation: everything stays on the batch's device."""
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
     def learn(self, batch: IDBatch, module: GuardModule, generator: torch.Generator) -> dict[str, Tensor]:

@@ -223,8 +223,5 @@ class Matched(Changed):
         self.names = checked(names, online=True)
 
     def change(self, made: Outliers, batch: IDBatch, generator: torch.Generator) -> Outliers:
-        data = match(made.data, batch.source(augmented=self.augmented), self.names, generator)
-        if made.as_is is not None:  # those are not augmented afterwards
-            seen = match(made.data, batch.source(augmented=False), self.names, generator)
-            data = torch.where(made.as_is[:, None, None, None], seen, data)
+        data = match(made.data, batch.images, self.names, generator)
         return made._replace(data=data, origin=f"{made.origin}, {', '.join(self.names)} as in-distribution")

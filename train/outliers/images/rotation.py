@@ -1,7 +1,8 @@
 """Images turned by 90, 180 or 270 degrees (CSI, Tack et al., NeurIPS 2020, takes such images for outliers).
 
-Every statistic that has no direction stays exactly as it is, so none can be learned from them; but where
-in-distribution images may be turned (textures, cells, aerial views) they are in-distribution: do not use it there.
+Every statistic that has no direction stays exactly as it is, but for the border of a second crop
+(docs/augmentations.md), so little else can be learned from them; but where in-distribution images may be turned
+(textures, cells, aerial views) they are in-distribution: do not use it there.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class SalientPixels(ImageSynthesiser):
         o: SalientOptions = self.options
         (module,) = self._network
         rows = self._rows(batch, generator)
-        images, labels = batch.source(augmented=False)[rows], batch.labels[rows]
+        images, labels = batch.images[rows], batch.labels[rows]
         gradient = true_logit_gradient(module, images, labels)
         if o.mode == "shuffle":
             pixels = images.shape[1] * images.shape[2]

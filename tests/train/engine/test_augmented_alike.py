@@ -1,8 +1,8 @@
-"""Outliers go through the augmentation once, as the images that they are made of: its traces tell nothing apart."""
+"""What is shown beside each other is augmented alike: decoded and matched images, and what is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ from train.classifiers.fresh import build_classifier
 from train.engine.loader import Feed
 from train.engine.stage_run import StageRun
 from train.methods.base import Stage
-from train.outliers.base import IDBatch, Inliers, Outliers
-from train.outliers.images.salient_pixels import SalientPixels
+from train.outliers.base import SYNTHESISERS, IDBatch, Inliers, Outliers
 from train.outliers.matching import Matched
 from train.outliers.sources import image_source
 from train.runs.request import TrainConfig
@@ -51,39 +50,22 @@ def shown(run: StageRun, batch: IDBatch) -> tuple[Tensor, Tensor]:
     return seen.images, run._augmented_outliers(outliers, generator)
 
 
-OF_IMAGES = ("phase_mix", "patch_shuffle", "pixel_average", "mask_mix", "patch_mix", "warp", "rotation")
-
-
-@pytest.mark.parametrize("name", OF_IMAGES)
-@pytest.mark.parametrize("match", [(), ("spectrum",)])
-def test_flat_images_make_outliers_with_the_border_of_one_crop(name: str, match: Sequence[str]) -> None:
-    """What is not of the image's grey is the border that a crop adds, once."""
-    source = image_source({name: 1.0}, 200, 4)
-    stage = Stage("classifier", 1, 0.1, Matched(source, match) if match else source)
-    images, outliers = shown(run(stage), flat())
-    borders = [(part.float() - 100).abs().amax(-1).gt(30).float().mean().item() for part in (images, outliers)]
-    assert borders[0] > 0.05
-    assert borders[1] == pytest.approx(borders[0], abs=0.06)
-
-
-@pytest.mark.parametrize("sources", [{"salient_pixels": 1.0}, {"salient_pixels": 1.0, "rotation": 1.0}])
 @pytest.mark.parametrize("match", [(), ("colour",)])
-def test_what_is_not_augmented_afterwards_is_made_of_augmented_images(
-    sources: Mapping[str, float], match: Sequence[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["salient_pixels", "rotation"])
+def test_what_is_not_to_be_augmented_is_not_through_a_wrapper_either(
+    name: str, match: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part of a mixture is augmented once: either before or after."""
+    def kept(self: Any, batch: IDBatch, generator: torch.Generator) -> Any:
+        return Outliers(batch.images[: self.count], "as it is")
 
-    def kept(self: SalientPixels, batch: IDBatch, generator: torch.Generator) -> Any:
-        return Outliers(batch.source(augmented=False)[: self.count], "as it is")
-
-    monkeypatch.setattr(SalientPixels, "sample", kept)
-    source = image_source(dict(sources), 16, 4)
+    monkeypatch.setattr(SYNTHESISERS.get(name), "sample", kept)
+    source = image_source({name: 1.0}, 16, 4)
     of = run(Stage("classifier", 1, 0.1, Matched(source, match) if match else source))
     monkeypatch.setattr(of, "augment", lambda images, generator: images + 1)
     monkeypatch.setattr(of, "_mixed", lambda images, generator: None)
     images, outliers = shown(of, flat())
     assert images.unique().tolist() == [101]
-    assert outliers.unique().tolist() == [101]
+    assert outliers.unique().tolist() == [101 if name == "salient_pixels" else 102]
 
 
 def test_decoded_in_distribution_images_are_augmented_like_decoded_outliers() -> None:
