@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..artefact.load import opened
-from ..artefact.places import writable_file
+from ..artefact.places import writable_file, writable_folder
 from ..artefact.save import FILES, check_saveable
 from ..data.test_images import calibration_images
 from ..detector import Guard
@@ -22,8 +22,10 @@ def calibrate(request: CalibrateRequest) -> Guard:
     check_asked(alpha, by_class, request.min_class_images)  # before any image is decoded
     if request.out is not None:
         check_saveable(g, request.out)
-        if request.out.suffix in FILES:  # a run folder is made where it is written
+        if request.out.suffix in FILES:
             writable_file(request.out)
+        else:  # a run folder is made where it is written
+            writable_folder(request.out.parent)
     images, labels, note = calibration_images(g.manifest, request.data, labelled=request.temperature_scaling)
     if note:
         log.info("%s", note)

@@ -35,6 +35,7 @@ def small(name: str) -> dict[str, Any]:
 def stages(name: str, *, initialised: bool = False, **options: Any) -> list[Stage]:
     """The method's stages for ten classes of 30 images and a network of 16 features; default options unless given."""
     method = get_method(name)
+    made = method(method.Options(**options))
     context = MethodContext(
         num_classes=10,
         num_features=16,
@@ -47,9 +48,9 @@ def stages(name: str, *, initialised: bool = False, **options: Any) -> list[Stag
         device=torch.device("cpu"),
         outliers={"patch_shuffle": 1.0} if method.wants_outliers == "required" else None,
         initialised=initialised,
-        score=create_score(method.score),
+        score=create_score(made.score, **made.score_options()),
     )
-    return method(method.Options(**options)).stages(context)
+    return made.stages(context)
 
 
 @pytest.fixture

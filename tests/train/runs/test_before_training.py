@@ -111,4 +111,4 @@ def test_a_report_is_refused_before_it_is_measured(out: str, trained: Any, four:
     with pytest.raises(GuardError, match=r"out=.* cannot be written|out: has a NUL character"):
         guard.evaluate(trained("plain"), id=four, out=out)
     with pytest.raises(GuardError, match=r"out=.* cannot be written|out: has a NUL character"):
-        guard.calibrate(trained("plain"), four, out=out.replace(".html", ".onnx"))
+        guard.calibrate(trained("plain"), four, out=out.replace(".html", ""))
