@@ -113,7 +113,7 @@ def _without(every: Sets, names: tuple[str, ...], most: int | None) -> Sets:
     if every.test is not None:
         test, near = leave_out(every.test, names)
         test = load(test, max_images=most, draw=0)
-    near = load(near, max_images=most, draw=0)
+    near = load(near, labelled=False, max_images=most, draw=0)
     return Sets(source, test, {LEFT_OUT: near, **every.ood}, (LEFT_OUT, *every.near), every.far, names)
 
 
