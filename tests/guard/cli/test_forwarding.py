@@ -137,7 +137,7 @@ def test_a_run_that_fails_before_it_wrote_anything_leaves_no_folder(
     result = run("train", "absent/folder/of/images")
     assert result.code == 2
     assert "absent/folder/of/images" in result.err
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_run_keeps_its_checkpoint(
