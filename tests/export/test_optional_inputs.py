@@ -171,7 +171,7 @@ def test_an_exported_file_is_calibrated_in_memory_and_then_kept(
     decides_alike(g, path, images)
     # back to one threshold: the graph keeps its inputs, with defaults that do nothing
     loaded = guard.load(path, device="cpu")
-    pooled = loaded.calibrate(four[0], alpha=0.1)
+    pooled = loaded.calibrate(four[0], alpha=0.1, class_conditional=False)
     assert pooled.manifest.temperature == g.manifest.temperature  # left as it is
     flags = pooled.predict(images).is_ood
     np.testing.assert_array_equal(flags, pooled.predict(images).ood_score > np.float32(pooled.threshold))

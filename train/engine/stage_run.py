@@ -165,16 +165,9 @@ class StageRun:
         if self.synthesiser.space == "feature":  # of these features, after the head's own loss
             outliers, outside = self._draw_features(seen, inliers, outside, generator, active)
         head: Head | None = getattr(self.classifier, "head", None)
+        images, ready = seen.images, outliers.ready
         shown = Batch(
-            inliers,
-            batch.labels,
-            outside,
-            outliers.labels,
-            head,
-            seen.images,
-            generator,
-            rows=batch.rows,
-            ready=outliers.ready,
+            inliers, batch.labels, outside, outliers.labels, head, images, generator, rows=batch.rows, ready=ready
         )
         batches = [_with_further(shown, *pair) for pair in zip(further, own, strict=True)]
         losses |= _outlier_losses(batches, outliers.ready, regularisers)

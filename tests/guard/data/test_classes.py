@@ -160,7 +160,7 @@ def test_numbered_labels_are_the_names_of_a_guard_that_has_such() -> None:
 
 @pytest.mark.parametrize("labels", [[1, 2, 3, 4], [1, 2, 3], [2, 4]])
 def test_labels_from_1_are_names_where_the_guard_has_them(labels: list[int]) -> None:
-    """Nothing has the label 0, so it is no class of the data."""
+    """Nothing has the label 0, so it is not a class of the data."""
     guard = ("1", "2", "3", "4")
     found, note = match_classes(np.array(labels), tuple(map(str, range(max(labels) + 1))), guard, "arrays")
     assert [guard[i] for i in found] == [str(label) for label in labels]
