@@ -139,8 +139,11 @@ def units(file: Path) -> None:
 
 if __name__ == "__main__":
     command, place, *rest = sys.argv[1:]
+    teacher = Path(f"{place}-teacher")  # one folder for all processes: `published.FOLDER` is each one's own
+    RECIPES["tgt"]["teacher"] = str(teacher)
     if is_first_process():
-        published.write(published.FOLDER)
+        teacher.parent.mkdir(parents=True, exist_ok=True)
+        published.write(teacher)
     processes().wait()
     if command in ("train", "exact", "kill"):
         train(Path(place), *rest, kill=command == "kill")
