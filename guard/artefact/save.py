@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FILES = (".onnx", ".engine")  # all else is the name of a run folder
 #: Of each runtime: the digests of the files that hold what it runs, as it was opened and as it was saved since.
-_ITSFILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
+_ITS_FILES: WeakKeyDictionary[Runtime, set[str]] = WeakKeyDictionary()
 
 
 def save(g: Guard, path: Path) -> Path:
@@ -40,8 +40,12 @@ def save(g: Guard, path: Path) -> Path:
         ArtefactDamagedError: the guard's file was replaced by another since it was opened.
         ConfigError: a format that the guard is not in.
     """
+    check_saveable(g, path)
+    if path.suffix not in FILES:
+        return save_pretrained(g, path)
     source = g.path
-    if source is not None and source.suffix == path.suffix == ".onnx":
+    assert source is not None  # a file is saved as one
+    if path.suffix == ".onnx":
         data, there = read_onnx(source)
         known = _known(g, there, source)
         alone = g.manifest.model_copy(update={"engine": None})  # of a file that runs in TensorRT: another file
@@ -49,19 +53,16 @@ def save(g: Guard, path: Path) -> Path:
         known.add(written.weights_sha256)
         g.manifest = written.model_copy(update={"engine": g.manifest.engine})
         return path
-    if source is not None and source.suffix == path.suffix == ".engine":
-        engine, before = read_pair(source, engine_manifest_path(source))
-        known = _known(g, before, source)
-        own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built again, for this machine
-        written = write_pair(path, engine_manifest_path(path), engine, own)
-        known.add(written.weights_sha256)
-        g.manifest = written.model_copy(update={"engine": g.manifest.engine})
-        beside = engine_source_path(source)
-        if beside.exists() and path != source:
-            write_atomic(engine_source_path(path), beside.read_bytes())
-        return path
-    check_saveable(g, path)
-    return save_pretrained(g, path)
+    engine, before = read_pair(source, engine_manifest_path(source))
+    known = _known(g, before, source)
+    own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built again, for this machine
+    written = write_pair(path, engine_manifest_path(path), engine, own)
+    known.add(written.weights_sha256)
+    g.manifest = written.model_copy(update={"engine": g.manifest.engine})
+    beside = engine_source_path(source)
+    if beside.exists() and path != source:
+        write_atomic(engine_source_path(path), beside.read_bytes())
+    return path
 
 
 def check_saveable(g: Guard, path: Path) -> None:
@@ -77,7 +78,7 @@ def check_saveable(g: Guard, path: Path) -> None:
 
 def _known(g: Guard, there: Manifest, source: Path) -> set[str]:
     """The digests of the guard's files, once the file at `source` is seen to be one of them."""
-    known = _ITSFILES.setdefault(g.runtime, {g.manifest.weights_sha256})
+    known = _ITS_FILES.setdefault(g.runtime, {g.manifest.weights_sha256})
     built_again = g.manifest.engine != there.engine  # an engine for this machine: what runs is another file
     if there.weights_sha256 not in known and not built_again:
         raise ArtefactDamagedError(

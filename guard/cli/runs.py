@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,18 +32,18 @@ def new_run_folder(what: str) -> Path:
     Where none can be made its name is returned all the same, and refused where it is written to.
     """
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{what}"
-    for n in itertools.count(1):
+    n = 1
+    while True:
         folder = RUNS / (stem if n == 1 else f"{stem}-{n}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if not RUNS.is_dir():
-                break
-            continue
+            if RUNS.is_dir():
+                n += 1
+                continue
         except OSError:
-            break
-        break
-    return folder
+            pass
+        return folder
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def machine() -> dict[str, Any]:
         cpu, cores (that this process may use), flags (of `FLAGS`), memory_gib, gpu ("" without one), system, python,
         packages (name -> version), load (over one minute; -1 where the system does not tell).
     """
-    details = _cpuinfo()
+    details, there = _cpuinfo(), cpu_flags()
     return {
         "cpu": details.get("model name") or platform.processor() or platform.machine(),
         "cores": available_cores(),
-        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
+        "flags": [flag for flag in FLAGS if flag in there],
         "memory_gib": _memory_gib(),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}",

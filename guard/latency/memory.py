@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+
+from ..own_python import own_python
 
 log = logging.getLogger("ood_guard")
 
@@ -23,9 +24,7 @@ def memory_mib(path: Path, *, runtime: str, device: str, threads: int | None, ba
         import resource  # noqa: F401  (not on Windows)
     except ImportError:
         return None
-    # the same modules as here; -P: not first of all those of the working folder
-    code = f"import sys; sys.path[:] = {sys.path!r}; from guard.latency.memory import main; main(*sys.argv[1:])"
-    command = [sys.executable, "-P", "-c", code, str(path), runtime, device, str(threads or 0), str(batch)]
+    command = own_python("guard.latency.memory", str(path), runtime, device, str(threads or 0), str(batch))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]

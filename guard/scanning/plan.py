@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ..artefact.files import write_atomic
 from ..errors import ConfigError
 from ..manifest import Manifest
+from ..monitoring.table import SHARDS
 from ..record import Record
 from .reading import Reading
 
@@ -100,7 +101,7 @@ def begin(folder: Path, card: ScanCard) -> None:
     """
     path = folder / CARD
     if not path.exists():
-        if found := next(folder.glob("part-*.parquet"), None):
+        if found := next(folder.glob(SHARDS), None):
             raise ConfigError(f"{folder} holds {found.name} and no {CARD}, so it is no scan; give another out=")
         write_atomic(path, card.model_dump_json(indent=1).encode() + b"\n")
         return

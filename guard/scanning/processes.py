@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, GuardError
+from ..own_python import own_python
 from .reading import Reading
 from .scoring import Scored
 
@@ -106,9 +106,7 @@ class Process:
     """One of them: see `worker`."""
 
     def __init__(self, job: Job) -> None:
-        # the same modules as here, as multiprocessing does it; -P: not first of all those of the working folder
-        code = f"import sys; sys.path[:] = {sys.path!r}; from guard.scanning.worker import main; main()"
-        command = [sys.executable, "-P", "-c", code]
+        command = own_python("guard.scanning.worker")
         self._running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._running.stdin is not None  # pipes
         assert self._running.stdout is not None

@@ -32,11 +32,12 @@ class TorchSource:
         names = getattr(_unwrapped(dataset), "classes", None) if labelled else None
         self._items: list[Any] | None = []
         digest, kept, labels, channels = hashlib.sha256(), 0, [], 0
-        broken: list[int] = []
+        broken: set[int] = set()
         for row in range(len(dataset)):
             item, label = self._read(row, labelled)
             labels.append(label)
-            broken += [row] if isinstance(item, ImageError) else []
+            if isinstance(item, ImageError):
+                broken.add(row)
             part = content(item) if not isinstance(item, ImageError) else str(item).encode()
             digest.update(len(part).to_bytes(8, "little") + part)
             if isinstance(item, np.ndarray):
@@ -54,8 +55,8 @@ class TorchSource:
         self.labels: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if labelled:
-            sound = next((label for row, label in enumerate(labels) if row not in set(broken)), 0)
-            labels = [sound if row in set(broken) else label for row, label in enumerate(labels)]  # skipped later
+            sound = next((label for row, label in enumerate(labels) if row not in broken), 0)
+            labels = [sound if row in broken else label for row, label in enumerate(labels)]  # skipped later
             known = None if names is None else names_in_order(names, f"{self.name}.classes", unique=False)
             self.labels, self.class_names = labels_and_names(labels, known, len(self), self.name)
 
