@@ -6,6 +6,7 @@ What they share in every step of a training is in `divided`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -114,4 +115,13 @@ def _join() -> None:
     # both, whatever there is: networks may be asked to train on the CPU of a machine with GPUs
     backend = "cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
+    atexit.register(_leave)
     PartialState()
+
+
+def _leave() -> None:
+    """End the group's threads before Python ends: one that finds it gone aborts the process, whose work was done."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

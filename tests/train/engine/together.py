@@ -12,6 +12,7 @@ Of guards it trains those of the recipes NAMES, each in FOLDER, with the terms o
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -137,7 +138,14 @@ def units(file: Path) -> None:
         file.write_text(json.dumps(found))
 
 
+def left() -> None:
+    """Fail where threads of the group outlive the program: now and then one of them aborts it."""
+    if torch.distributed.is_initialized():
+        os._exit(9)
+
+
 if __name__ == "__main__":
+    atexit.register(left)  # before the processes meet, so after whatever they register
     command, place, *rest = sys.argv[1:]
     teacher = Path(f"{place}-teacher")  # one folder for all processes: `published.FOLDER` is each one's own
     RECIPES["tgt"]["teacher"] = str(teacher)
