@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from guard.artefact.files import FOLDER_MANIFEST
@@ -35,6 +36,7 @@ from ..engine.checkpoint import NAME as CHECKPOINT
 from ..features.extract import stream_outputs
 
 log = logging.getLogger("ood_guard")
+FITTED = "fit"  # the method of a classifier that `guard.fit` was given
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def assembled(
     runtime = TorchModule(module, manifest.preprocess, str(device))
     g = Guard(manifest, runtime, splits=splits.rows, calibration_images=splits.calibration)
     held_out = g.predict_batches(images for images, _ in splits.calibration.batches(256))
+    if made.method != FITTED:
+        _warn_near_chance(held_out.label, splits.calibration)
     g = g.with_calibration(
         held_out.ood_score, alpha=asked.alpha, predicted=held_out.label if asked.class_conditional else None
     )
@@ -107,6 +111,23 @@ def settled(module: GuardModule, splits: Splits, alpha: float) -> Splits:
     features, logits = torch.cat([t.features for t in outputs]), torch.cat([t.logits for t in outputs])
     module.score.settle(features, logits, torch.cat(maps) if maps else None)
     return replace(splits, calibration=splits.calibration.subset(kept), settled=len(given))
+
+
+def near_chance(accuracy: float, classes: int) -> bool:
+    """Whether an accuracy in [0, 1] is about what guessing among so many classes has."""
+    return accuracy < min(1.5 / classes, 0.5)
+
+
+def _warn_near_chance(labels: np.ndarray, held_out: ImageData) -> None:
+    """Of a training that taught nothing; its guard is made all the same."""
+    accuracy = float((labels == held_out.labels).mean())
+    if near_chance(accuracy, len(held_out.class_names)):
+        log.warning(
+            "the trained classifier is right on %.1f %% of %d held-out images, near chance, and a guard of it tells "
+            "little: train for more epochs, with another lr= or a smaller weight of the outliers",
+            100 * accuracy,
+            len(held_out),
+        )
 
 
 def _manifest(module: GuardModule, splits: Splits, made: Made) -> Manifest:

@@ -39,7 +39,7 @@ from ..classifiers.input import example_batch, normalised
 from ..engine.distributed import first_speaks, processes
 from ..engine.threads import paced
 from ..features.extract import fit_score, hook_features
-from .assemble import Made, assembled, run_folder
+from .assemble import FITTED, Made, assembled, near_chance, run_folder
 from .default_score import of_given, that_applies
 from .fit_rejection import asked_training, learned
 from .rehearse import rehearse
@@ -91,7 +91,7 @@ def _fitted(request: FitRequest, device: torch.device) -> Guard:
     made = Made(
         name=printable(request.name or (out.resolve().name if out else f"{given.backbone}-{score.name}")),
         normalisation=given.normalisation,
-        method="fit",
+        method=FITTED,
         method_options=taught,
         backbone=given.backbone,
         backbone_options=_backbone_options(classifier, given),
@@ -137,7 +137,7 @@ def _with_features(
 
 
 def _warn_near_chance(accuracy: float, names: tuple[str, ...]) -> None:
-    if accuracy < min(1.5 / len(names), 0.5):
+    if near_chance(accuracy, len(names)):
         log.warning(
             "the classifier is right on %.1f %% of its own data, near chance: check mean, std, image_size and the "
             "order of the classes (%s ...)",

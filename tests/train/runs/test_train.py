@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,15 @@ def test_a_linear_head_starts_one_with_an_extra_class(four: Arrays, tiny: Tiny, 
         outputs, before = (m.classifier.eval()(m.normalise(pixels)) for m in (ours, first))
     torch.testing.assert_close(outputs.logits, before.logits)
     assert ours.classifier.head.all_logits(outputs.features).shape == (20, 5)
+
+
+def test_a_training_that_taught_nothing_is_pointed_out(
+    four: Arrays, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        guard.train(four, **{**tiny, "epochs": 1, "lr": 10.0})
+    assert "% of 100 held-out images, near chance" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        guard.train(four, **tiny)
+    assert "near chance" not in caplog.text
