@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -93,8 +94,24 @@ def _opened(what: Any, request: VerifyRequest) -> Guard:
         from guard.client.blocking import Client
         from guard.client.served import served
 
-        return served(Client(what, request.token))
+        address, model = _address(what)
+        return served(Client(address, request.token), model)
     return opened(what, device=request.device, runtime=request.runtime)
+
+
+def _address(url: str) -> tuple[str, str | None]:
+    """The service, and the model that ``?model=`` names there.
+
+    Raises:
+        ConfigError: the address asks for something else.
+    """
+    address, _, query = url.partition("?")
+    if not query:
+        return address, None
+    name, _, model = query.partition("=")
+    if name != "model" or not model or "&" in model:
+        raise ConfigError(f"a service is given as http://HOST:PORT or http://HOST:PORT?model=NAME, got {url!r}")
+    return address, unquote(model)
 
 
 def _allowed(request: VerifyRequest, images: int, *guards: Guard) -> int:

@@ -12,7 +12,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, of Linux and macOS
 
 
 def path_given(given: Any, what: str = "path") -> Path:
-    """What was given as the path.
+    """What was given as the path, ``~`` replaced by the home folder.
 
     Raises:
         ConfigError: it is none, or no file can be called so.
@@ -21,7 +21,22 @@ def path_given(given: Any, what: str = "path") -> Path:
         raise ConfigError(f"{what} must be a path, got {given!r}")
     if why := unusable(given):
         raise ConfigError(f"{what}={os.fspath(given)!r} {why}")
-    return Path(given)
+    return expanded(given)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """With ``~`` replaced by the home folder that it stands for.
+
+    Raises:
+        ConfigError: of a user that this machine does not know.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = os.fspath(path).partition("/")[0]
+        raise ConfigError(
+            f"{os.fspath(path)!r}: this machine has no home folder for {user!r}; give the path from / on"
+        ) from None
 
 
 def unusable(given: str | os.PathLike[str]) -> str:

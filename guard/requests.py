@@ -18,7 +18,7 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validato
 
 from .errors import ConfigError
 from .geometry import Geometry
-from .paths import unusable
+from .paths import expanded, unusable
 from .record import Record, one_sentence, option
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -51,7 +51,7 @@ class Request(Record):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers of numpy and torch are numbers, a torch device is its name; True is not a number."""
+        """Numbers of numpy and torch are numbers, a torch device is its name; True is not a number; ~ is a folder."""
         accepted = str(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) and ("int" in accepted or "float" in accepted):
             raise ValueError("a number is needed")
@@ -59,6 +59,8 @@ class Request(Record):
             return str(value)
         if isinstance(value, (str, os.PathLike)) and (why := unusable(value)):
             raise ValueError(why)
+        if isinstance(value, (str, os.PathLike)) and "Path" in accepted:
+            return expanded(value)
         alone = isinstance(value, np.generic) or (getattr(value, "ndim", None) == 0 and hasattr(value, "item"))
         return value.item() if alone else value
 

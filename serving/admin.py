@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from guard.errors import GuardError
+from guard.errors import ConfigError, GuardError
+from guard.paths import expanded
 
 from .answers import json_answer
 from .errors import Refusal
@@ -62,17 +63,10 @@ def routes(worker: Worker) -> Routes:
         async with worker.body(request, _MOST_BYTES, "which is enough for this") as body:
             asked = _parsed(body)
         before = worker.models.get(asked.model)
-        if asked.path is not None and not asked.path.expanduser().is_absolute():
-            raise Refusal(
-                422, f"path {str(asked.path)!r} is relative, to a folder that nobody sees here; give it from / on"
-            )
-        source = (
-            asked.path.expanduser()
-            if asked.path is not None
-            else source_of(worker.control, worker.settings, before.name)
-        )
+        request.state.time.reschedule(None)  # a large guard takes its while, and the answer says what came of it
         try:
-            # not ended by the request's own time: a large guard takes its while, and a swap must not be half done
+            source = _source(asked) or source_of(worker.control, worker.settings, before.name)
+            # not ended where the client leaves: a swap must not be half done
             generation = await asyncio.shield(
                 asyncio.to_thread(stage, worker.control, worker.settings, before.name, source, before.guard)
             )
@@ -92,6 +86,16 @@ def routes(worker: Worker) -> Routes:
         )
 
     return {"/admin/reload": Route(reload)}
+
+
+def _source(asked: Reload) -> Path | None:
+    """Raises: ConfigError: a path that means something else in the service than where it was written."""
+    if asked.path is None:
+        return None
+    path = expanded(asked.path)
+    if not path.is_absolute():
+        raise ConfigError(f"path {str(path)!r} is relative, to a folder that nobody sees here; give it from / on")
+    return path
 
 
 def _parsed(body: bytes) -> Reload:

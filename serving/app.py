@@ -98,8 +98,8 @@ class App:
     async def _answer(self, request: Request) -> Response:
         """Every request: find its handler, hold its time, turn what goes wrong into a status and a sentence."""
         started = time.perf_counter()
-        identity = request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
-        logs.current_id.set(identity)
+        request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
+        logs.current_id.set(request.state.request_id)
         path = request.scope["path"].rstrip("/") or "/"
         found = self._router.find(path)
         endpoint = "other" if found is None else found[0]
@@ -116,6 +116,19 @@ class App:
         except Exception:
             logger.exception("%s %s failed", request.method, endpoint)
             response = error_answer(Refusal(500, "the service failed on this request; its log says why"))
+        return self._marked(request, endpoint, response, started)
+
+    async def refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+        """Answer a request without looking at it; marked, counted and logged as every other is."""
+        started = time.perf_counter()
+        request = Request(scope, receive, send)
+        request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
+        found = self._router.find(scope["path"].rstrip("/") or "/")
+        endpoint = "other" if found is None else found[0]
+        await self._marked(request, endpoint, error_answer(refusal), started)(scope, receive, send)
+
+    def _marked(self, request: Request, endpoint: str, response: Response, started: float) -> Response:
+        identity = request.state.request_id
         self._origins.mark(request, response)
         protect(response)
         response.headers["X-Request-Id"] = identity
@@ -141,7 +154,7 @@ class App:
         request.state.body_read = False
         timeout_s = self.worker.settings.timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as request.state.time:
                 return await route.handler(request)
         except TimeoutError:
             seconds = f"{timeout_s:g} seconds (GUARD_TIMEOUT_S)"

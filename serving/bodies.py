@@ -100,7 +100,8 @@ def multipart_boundary(content_type: str | None) -> bytes | None:
 
 
 def form_images(body: bytes, boundary: bytes, fields: tuple[str, ...], *, most: int) -> list[Part]:
-    """The parts of a multipart body, each of which must be in one of `fields`, in the order sent.
+    """The parts of a multipart body, each of which must be in one of `fields`, in the order sent; where there may be
+    several, each is called by its number.
 
     Raises:
         Refusal: 400 malformed, no part, or a part in another field; 413 more than `most` parts.
@@ -117,7 +118,7 @@ def form_images(body: bytes, boundary: bytes, fields: tuple[str, ...], *, most: 
         raise Refusal(400, f"the multipart body is malformed or cut short; send each image in the field {accepted}")
     if not form.parts:
         raise Refusal(400, f"the multipart body has no parts; send the image in the field {accepted}")
-    if len(form.parts) == 1:
+    if most == 1:
         return [Part(form.parts[0][2])]
     return [Part(data, f"image {i} ({file[:100]!r}): ") for i, (_, file, data) in enumerate(form.parts)]
 

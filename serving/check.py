@@ -24,12 +24,15 @@ HOME = Path(__file__).resolve().parent.parent  # where `serving` and `guard` are
 def main() -> int:
     """`python -m serving.check`."""
     from .control import Control
+    from .flagged import FlaggedFolder
     from .reload import stage
 
     try:
         settings, control = read_settings(), Control()
         for name, path in settings.model_paths().items():
             stage(control, settings, name, path)
+        if settings.keep_flagged is not None:
+            FlaggedFolder(settings.keep_flagged, settings.keep_flagged_bytes)
     except GuardError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@
     <folder>/3-guard/guard.onnx      the copy: whatever happens to the source meanwhile, also a worker that is started
                                      again serves what was verified
     <folder>/worker-<pid>.json       the generation that this worker serves
+    <folder>/metrics, drift          what the workers count
 
 The supervisor makes the folder and hands it to its workers in the environment; each looks at the file twice a second.
 """
@@ -11,7 +12,6 @@ The supervisor makes the folder and hands it to its workers in the environment; 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import shutil
@@ -25,6 +25,7 @@ from guard.errors import ArtefactDamagedError, ArtefactNotFoundError
 from guard.record import Record
 
 FOLDER = "OOD_GUARD_CONTROL"  # environment variable
+FAILED = "failed"  # in the folder: a worker could not start, and stopped the service
 POLL_S = 0.5
 
 
@@ -50,10 +51,10 @@ class Generation(Record):
 
 
 class Control:
-    """The folder; made where the environment names none."""
+    """The folder; the environment's by default, made where it names none."""
 
-    def __init__(self) -> None:
-        named = os.environ.get(FOLDER)
+    def __init__(self, folder: Path | None = None) -> None:
+        named = folder or os.environ.get(FOLDER)
         self._own = None if named else tempfile.TemporaryDirectory(prefix="ood-guard-")
         self.folder = Path(named or self._own.name)  # type: ignore[union-attr]
 
@@ -78,6 +79,8 @@ class Control:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """One change at a time, over all workers."""
+        import fcntl  # not on every system that can import the service
+
         with open(self.folder / "lock", "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

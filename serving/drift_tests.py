@@ -9,11 +9,10 @@ reads.
 from __future__ import annotations
 
 import asyncio
-import atexit
+import hashlib
 import logging
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -52,7 +51,7 @@ class DriftTests:
     def test(self, model: Model) -> SharedMonitor | None:
         """The test of a guard; None where none runs: it is switched off, the guard is not calibrated, or the file
         cannot be written, which is logged once."""
-        key = model.name, model.identity
+        key = model.name, _decision(model)
         if key not in self._tests:
             self._tests[key] = self._opened(model)
         return self._tests[key]
@@ -91,7 +90,7 @@ class DriftTests:
             return None
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="ood-guard-drift-"))
-        file = re.sub(r"[^\w.@-]", "_", f"{model.name}-{model.identity}") + ".drift"
+        file = re.sub(r"[^\w.@-]", "_", f"{model.name}-{_decision(model)}") + ".drift"
         try:
             return SharedMonitor(self._folder / file, DriftMonitor.of(model.manifest, alpha=self._settings.drift_alpha))
         except GuardError as error:
@@ -112,17 +111,21 @@ class DriftTests:
                 test.take()
 
 
-def share_drift_state(settings: Settings) -> None:
-    """In the supervisor: one folder for all its workers, also those that it starts later, for as long as it runs; or
-    the one of the settings, as an absolute path."""
+def _decision(model: Model) -> str:
+    """Which weights answer, and by which calibration: a guard that is calibrated again keeps its identity."""
+    calibration = model.manifest.calibration
+    told = "" if calibration is None else calibration.model_dump_json()
+    return f"{model.identity}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def share_drift_state(settings: Settings, folder: Path) -> None:
+    """In the supervisor: one folder for all its workers, also those that it starts later: `folder`, which goes with
+    the service; or the one of the settings, as an absolute path."""
     if not settings.drift:
         return
-    folder = settings.drift_folder
-    if folder is None:
-        made = tempfile.mkdtemp(prefix="ood-guard-drift-")
-        atexit.register(shutil.rmtree, made, ignore_errors=True)
-        folder = Path(made)
-    os.environ["GUARD_DRIFT_FOLDER"] = str(folder.expanduser().absolute())
+    if settings.drift_folder is None:
+        folder.mkdir(exist_ok=True)
+    os.environ["GUARD_DRIFT_FOLDER"] = str((settings.drift_folder or folder).absolute())
 
 
 #: Metric -> what it is.

@@ -9,6 +9,7 @@ holds more than GUARD_KEEP_FLAGGED_BYTES: the oldest images make room, with thei
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -263,8 +264,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
+    """Whole or not at all; under the folder's lock."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(descriptor, line)
+        size = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) != len(line):  # the disk, or a quota, is full
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)

@@ -13,17 +13,11 @@ from _bentoml_sdk import Service
 
 from .app import HEALTH, App
 from .bodies import Budget
-from .protection import DATA_HEADERS
+from .errors import overloaded
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
-_BUSY = b'{"error":"too many requests are open; send it again in a second"}'
-_BUSY_HEADERS = [
-    (b"content-type", b"application/json"),
-    (b"content-length", str(len(_BUSY)).encode()),
-    (b"retry-after", b"1"),
-    (b"connection", b"close"),
-    *DATA_HEADERS,
-]
+_BUSY = overloaded("too many requests are open; send it again in a second")
+_BUSY.headers["Connection"] = "close"  # its body is not read
 
 
 class Front:
@@ -45,8 +39,7 @@ class Front:
         if health:
             await self._theirs(scope, receive, send)
         elif self._open.full:
-            await send({"type": "http.response.start", "status": 503, "headers": _BUSY_HEADERS})
-            await send({"type": "http.response.body", "body": _BUSY})
+            await self._app.refuse(scope, receive, send, _BUSY)
         else:
             self._open.take(1, "requests")
             try:

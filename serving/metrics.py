@@ -38,22 +38,30 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # environment variable: BentoML's workers have it
 Facts = Callable[[], Iterable["Metric"]]
 
 
 class Metrics:
-    """This worker's counters. Made in a worker only: importing prometheus_client fixes where its files lie.
+    """This worker's counters. Made in a worker only: importing prometheus_client fixes whether there are files.
+
+    Args:
+        in_work: how many images are.
+        folder: where the workers of a service count together, if there are several processes.
 
     Attributes:
         facts: called when somebody reads the metrics; each gives metrics that hold for the whole service.
     """
 
-    def __init__(self, in_work: Callable[[], int]) -> None:
+    def __init__(self, in_work: Callable[[], int], folder: Path | None = None) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._shared = MULTIPROCESS in os.environ
         if self._shared:
-            _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+            if folder is not None:  # BentoML's is one for all services of a user, and each empties it when it starts
+                folder.mkdir(exist_ok=True)
+                os.environ[MULTIPROCESS] = str(folder)
+            _forget_dead_workers(Path(os.environ[MULTIPROCESS]))
         own = self._registry = CollectorRegistry()
         self._requests = Counter(
             "guard_requests", "HTTP requests by endpoint and status", ["endpoint", "code"], registry=own

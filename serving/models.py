@@ -43,7 +43,7 @@ class Model:
         self.name = name
         self.path = path
         self.guard = g
-        self.card = json.dumps(model_card(g.manifest)).encode()
+        self.card = json.dumps(model_card(g.manifest, name)).encode()
         self.engine = Engine(g, settings, on_batch=on_batch)
         self._users = 0
         self._unused = asyncio.Event()

@@ -55,7 +55,8 @@ def stage(control: Control, settings: Settings, name: str, source: Path, before:
             if before is not None:
                 check_input(before, g)
         except GuardError as error:
-            raise type(error)(str(error).replace(str(copy), str(source))) from None
+            error.args = (str(error).replace(str(copy), str(source)),)
+            raise
         return control.publish(name, Served(path=copy, identity=g.manifest.identity, source=source))
 
 

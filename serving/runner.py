@@ -25,9 +25,11 @@ from typing import Any
 from guard.errors import ConfigError, MissingExtraError, RuntimeUnavailableError
 
 from .check import HOME
+from .control import FOLDER, Control
 from .settings import paths_environment, read_settings
 
-GRACE_S = 15.0  # for requests under way; a KeyboardInterrupt may also be lost, in a destructor during BentoML's start
+MARGIN_S = 5.0  # beyond what a request may take, until a service that was told to stop is told again
+STOP_S = 10.0  # from then on, until it is killed
 
 
 def serve(
@@ -41,7 +43,8 @@ def serve(
     access_log: bool | None = None,
     keep_flagged: str | Path | None = None,
 ) -> int:
-    """Serve a guard until interrupted or terminated.
+    """Serve a guard until interrupted or terminated. Requests under way are answered first, within GUARD_TIMEOUT_S;
+    told a second time, it ends within ten seconds.
 
     Args:
         model: an .onnx file, an .engine file or a run folder; None for GUARD_MODEL, else runs/latest/guard.onnx.
@@ -58,8 +61,8 @@ def serve(
     """
     given = {"workers": workers, "device": device, "log": log, "access_log": access_log, "keep_flagged": keep_flagged}
     environment = _environment(model, **given)
-    host = read_settings(host=host).host
-    _check_port(host, port)
+    settings = read_settings(host=host)
+    _check_port(settings.host, port)
     process: subprocess.Popen[bytes] | None = None
     told: list[int] = []
 
@@ -68,23 +71,25 @@ def serve(
             process.send_signal(number)
             if number == signal.SIGHUP:  # a rolling update, see reload.py
                 return
-            if not told:
-                insist = threading.Timer(GRACE_S, _stop, [process])
-                insist.daemon = True
-                insist.start()
+            # whoever asks a second time does not want to wait for what is under way
+            insist = threading.Timer(0 if told else settings.timeout_s + MARGIN_S, _stop, [process, folder])
+            insist.daemon = True
+            insist.start()
         told.append(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        # a session of its own: an interrupt from the terminal then reaches it once, through us
-        process = subprocess.Popen(_command(host, port), cwd=HOME, env=environment, start_new_session=True)
-        if told:  # while it was being started
-            _stop(process)
-        code = process.wait()
-        return 0 if told else code  # while it starts up, BentoML dies of the signal
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with _control_folder(environment) as folder:
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            # a session of its own: an interrupt from the terminal then reaches it once, through us
+            command = _command(settings.host, port)
+            process = subprocess.Popen(command, cwd=HOME, env=environment, start_new_session=True)
+            if told:  # while it was being started
+                _stop(process, folder)
+            code = process.wait()
+            return 0 if told else code  # while it starts up, BentoML dies of the signal
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
@@ -116,9 +121,7 @@ def running_service(
     environment = {**_environment(model, workers=workers, device=device), **(env or {})}
     port = port or _free_port()
     _check_port("127.0.0.1", port)
-    with tempfile.TemporaryDirectory(prefix="ood-guard-") as folder, open(log or Path(folder, "log"), "w+b") as output:
-        # a home of its own: BentoML empties the shared metrics folder of every other service on the machine
-        environment["BENTOML_HOME"] = str(Path(folder, "bentoml"))
+    with _control_folder(environment) as folder, open(log or folder / "log", "w+b") as output:
         process = subprocess.Popen(
             _command("127.0.0.1", port),
             cwd=HOME,
@@ -133,7 +136,15 @@ def running_service(
             _wait_until_ready(base, process, Path(output.name), timeout_s)
             yield base
         finally:
-            _stop(process)
+            _stop(process, folder)
+
+
+@contextmanager
+def _control_folder(environment: dict[str, str]) -> Iterator[Path]:
+    """What the processes of a service share, see control.py; goes with it, also where it had to be killed."""
+    with tempfile.TemporaryDirectory(prefix="ood-guard-", ignore_cleanup_errors=True) as folder:
+        environment[FOLDER] = folder
+        yield Path(folder)
 
 
 def _command(host: str, port: int) -> list[str]:
@@ -197,11 +208,15 @@ def _wait_until_ready(base: str, process: subprocess.Popen[bytes], log: Path, ti
     raise RuntimeUnavailableError(f"the service {state}; its last words: {' | '.join(tail) or 'none'}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the supervisor, which ends its workers; whatever is left of the group after 10 s is killed."""
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """End the supervisor, which ends its workers; whatever is left after ten seconds is killed: workers are in sessions
+    of their own."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+        process.wait(STOP_S)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for worker in Control(folder).reports():
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)

@@ -115,16 +115,16 @@ def histogram(calibration: Calibration, bins: int = 40) -> Histogram:
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
-def model_card(manifest: Manifest) -> dict[str, object]:
-    """GET /model: the manifest and its identity, with a small histogram in place of the calibration scores, the
-    thresholds that the class offsets make, and the number of exemplars."""
+def model_card(manifest: Manifest, name: str) -> dict[str, object]:
+    """GET /model: the manifest, its identity and the name that it is served under, with a small histogram in place of
+    the calibration scores, the thresholds that the class offsets make, and the number of exemplars."""
     card = manifest.model_dump(mode="json", exclude={"exemplars"})
     card["exemplars"] = 0 if manifest.exemplars is None else len(manifest.exemplars.images)
     if manifest.calibration is not None:
         del card["calibration"]["scores_base64"], card["calibration"]["labels_base64"]
         card["calibration"]["class_thresholds"] = manifest.calibration.class_thresholds.tolist()
         card["calibration"]["histogram"] = histogram(manifest.calibration).model_dump(mode="json")
-    return {"identity": manifest.identity, **card}
+    return {"identity": manifest.identity, "served_as": name, **card}
 
 
 def card_schema() -> dict[str, Any]:
@@ -139,8 +139,9 @@ def card_schema() -> dict[str, Any]:
         "histogram": Histogram.model_json_schema(),
     }
     calibration["required"] += ["class_thresholds", "histogram"]
-    schema["properties"] |= {"identity": {"type": "string"}, "exemplars": {"type": "integer", "minimum": 0}}
-    schema["required"] = ["identity", *schema.get("required", [])]
+    text = {"type": "string"}
+    schema["properties"] |= {"identity": text, "served_as": text, "exemplars": {"type": "integer", "minimum": 0}}
+    schema["required"] = ["identity", "served_as", *schema.get("required", [])]
     found: dict[str, Any] = _inlined(schema, schema.pop("$defs"))
     return found
 

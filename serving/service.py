@@ -6,7 +6,7 @@
 
 BentoML's supervisor starts a worker that died again and for ever, also when it can never live. So a guard that cannot
 be served ends the supervisor before there are workers; and should the file be damaged while the service runs, the
-worker that cannot come back stops the service, which whatever runs it will notice.
+worker that cannot come back stops the service, which ends with 2.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 import bentoml
 from bentoml._internal.context import server_context
@@ -29,7 +30,7 @@ from .app import App
 from .bentoml_supervisor_patch import supervise
 from .bentoml_timeout_patch import cancel_finished_timers
 from .check import verify_in_own_process
-from .control import FOLDER
+from .control import FAILED, FOLDER
 from .drift_tests import share_drift_state
 from .front import put_before
 from .settings import read_settings
@@ -59,6 +60,7 @@ def _stop_service(error: Exception) -> None:
     ours = isinstance(error, GuardError)
     logger.error("the service stops, its guard cannot be loaded: %s", error, exc_info=None if ours else error)
     logging.shutdown()
+    Path(os.environ[FOLDER], FAILED).touch()
     os.kill(os.getppid(), signal.SIGTERM)
     os._exit(2)  # at once: nothing has begun, and an exception here would be three tracebacks
 
@@ -85,11 +87,23 @@ class svc:
     @bentoml.on_deployment
     def _verify() -> None:
         """Once, in the supervisor, before workers start."""
-        folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="ood-guard-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = Path(os.environ.get(FOLDER) or tempfile.mkdtemp(prefix="ood-guard-"))
+        if FOLDER not in os.environ:  # `guard serve` makes it, and removes it, whatever becomes of us
+            os.environ[FOLDER] = str(folder)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(_end_as_failed, folder)  # the last that is registered is the first to run
         verify_in_own_process(_settings)
-        share_drift_state(_settings)
+        share_drift_state(_settings, folder / "drift")
         supervise()
+
+
+def _end_as_failed(folder: Path) -> None:
+    """In the supervisor, which BentoML ends with 0 however it was stopped: whoever started it may start it again."""
+    if (folder / FAILED).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
 
 
 put_before(svc, _app, _OPEN_REQUESTS * _settings.max_concurrency)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from guard.cores import available_cores
 from guard.errors import ArtefactNotFoundError, ConfigError
+from guard.paths import expanded
 
 DEFAULT_MODEL = Path("runs/latest/guard.onnx")
 _HOME = Path(__file__).resolve().parent.parent  # holds this package
@@ -85,6 +87,20 @@ class Settings(BaseSettings):
     log: Literal["text", "json"] = "text"
     access_log: bool = False
 
+    @field_validator("model", "drift_folder", "keep_flagged")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else expanded(path)
+
+    @field_validator("host")
+    @classmethod
+    def _an_address(cls, host: str) -> str:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError("an IP address is needed, such as 127.0.0.1, 0.0.0.0 or ::") from None
+        return host
+
     @field_validator("token")
     @classmethod
     def _printable(cls, token: SecretStr | None) -> SecretStr | None:
@@ -138,7 +154,7 @@ class Settings(BaseSettings):
 
     def _only_path(self) -> Path:
         if self.model is not None:
-            return self.model.expanduser().absolute()
+            return self.model.absolute()
         if DEFAULT_MODEL.exists():
             return DEFAULT_MODEL.absolute()
         if (_HOME.parent / "bento.yaml").is_file() and (_HOME / DEFAULT_MODEL).exists():  # in a bento, beside the code
@@ -165,7 +181,7 @@ def _named_paths(models: str) -> dict[str, Path]:
             )
         if name in paths:
             raise ValueError(f"GUARD_MODELS: the name {name!r} is given twice; give every guard a name of its own")
-        paths[name] = Path(path).expanduser().absolute()
+        paths[name] = expanded(path).absolute()
     return paths
 
 
@@ -207,5 +223,5 @@ def paths_environment(settings: Settings) -> dict[str, str]:
         found = {"GUARD_MODEL": str(paths[ONLY_MODEL])}
     for name in ("keep_flagged", "drift_folder"):
         if (folder := getattr(settings, name)) is not None:
-            found[f"GUARD_{name.upper()}"] = str(folder.expanduser().absolute())
+            found[f"GUARD_{name.upper()}"] = str(folder.absolute())
     return found

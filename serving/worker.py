@@ -84,8 +84,8 @@ class Worker:
         Raises:
             GuardError: one cannot be served.
         """
-        self.metrics = Metrics(lambda: self.in_work.used)
         self.control = Control()
+        self.metrics = Metrics(lambda: self.in_work.used, self.control.folder / "metrics")
         self.models = Models(self.settings, self.control, on_open=self._opened, on_batch=self.metrics.batch)
         self.observers.append(lambda seen: self.metrics.verdict(seen.model.name, seen.verdict))
         self.observers.append(lambda seen: self.drift.count(seen.model, seen.verdict))

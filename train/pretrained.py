@@ -19,6 +19,7 @@ from torch import nn
 
 from guard.data.forms.hub import hub_answers
 from guard.errors import ConfigError, MissingDataError
+from guard.paths import expanded
 
 WEIGHTS, CARD = "model.safetensors", "config.json"
 SUFFIX = ".safetensors"
@@ -51,7 +52,7 @@ def checkpoint(given: str | Path) -> Checkpoint:
         MissingDataError: neither there nor on a hub that answers.
         ConfigError: a pickle, or a folder that timm did not write.
     """
-    path = Path(given).expanduser()
+    path = expanded(given)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():

@@ -168,7 +168,8 @@ def verify(
     """Run `data` through two runtimes and compare numbers and decisions.
 
     Args:
-        path: the exported guard, or the address of a service, http://127.0.0.1:3000, which decides by itself.
+        path: the exported guard, or the address of a service, http://127.0.0.1:3000, which decides by itself;
+            http://127.0.0.1:3000?model=cars names one of several.
         against: its source: a `Guard` or a path.
         data: images in any form; labels, where there are, give accuracy and false-alarm rate on both sides.
         max_flag_flips: how many images may change label or flag; default by the lower precision of the two: none in

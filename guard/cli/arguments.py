@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.class_names import from_json
 from ..errors import ConfigError, MissingDataError
+from ..paths import expanded
 from ..record import Record
 from ..renamed import RENAMED
 
@@ -42,11 +43,11 @@ def class_names(text: str) -> Any:
         ConfigError: JSON that is broken, or one name alone.
     """
     try:
-        there = Path(text).expanduser().is_file()
+        there = expanded(text).is_file()
     except (OSError, ValueError):  # too long for a path
         there = False
     if there:
-        return Path(text)
+        return expanded(text)
     if text.lstrip()[:1] in ("[", "{"):
         return from_json(text, "--class-names")
     names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
@@ -143,7 +144,7 @@ def _by_stem(text: str) -> dict[str, str]:
         files = sorted(path.glob("*.parquet"))
         if files:
             return {file.stem: str(file) for file in files}
-    if text.startswith((".", "/", "~")) and not path.expanduser().exists():
+    if text.startswith((".", "/", "~")) and not expanded(path).exists():
         raise MissingDataError(f"no such file or folder: {text}; accepted: NAME=PATH, or the path of an OOD set")
     return {path.stem if path.is_file() else (path.name or text): text}
 

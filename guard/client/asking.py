@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError, ServiceError
+from ..given import count_given
 from ..image_arrays import as_sequence
 from ..verdict import Verdict
 from .encoding import encoded
@@ -79,8 +80,7 @@ def ask_one(image: Any, model: str | None) -> Ask:
 
 def ask_batches(images: Any, batch_size: int, model: str | None) -> Iterator[Ask]:
     """POST /predict_batch, `batch_size` images at a time; encoded as they are asked for."""
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    count_given(batch_size, "batch_size", least=1)
     items = as_sequence(images)
     for start in range(0, len(items), batch_size):
         numbers = range(start, min(start + batch_size, len(items)))

@@ -22,12 +22,12 @@ def served(client: Client, model: str | None = None) -> Guard:
     """The guard of a service: it decides there, by its own thresholds, whatever is asked for here.
 
     Args:
-        model: which of a service that has several (GUARD_MODELS); default its only one.
+        model: which of a service that has several (GUARD_MODELS); default its first.
     """
     card = client.model(model)
     known = {name: card[name] for name in Manifest.model_fields if name in card}
     manifest = Manifest(**{**known, "calibration": None, "temperature": None, "exemplars": None})
-    return Guard(manifest, ServedModel(client, model or "guard", manifest))
+    return Guard(manifest, ServedModel(client, card.get("served_as", model or "guard"), manifest))
 
 
 class ServedModel:

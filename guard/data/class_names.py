@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, MissingDataError
+from ..paths import expanded
 
 FORMS = "a list of names, {'cat': 0, ...}, {0: 'cat', ...}, or a text or JSON file of them"
 _MOST_BYTES = 64 * 2**20
@@ -39,7 +40,7 @@ def names_in_order(given: Any, what: str = "class_names", *, unique: bool = True
         MissingDataError: a file that is not there.
     """
     if isinstance(given, (str, os.PathLike)):
-        given = _from_file(Path(os.fspath(given)).expanduser(), what)
+        given = _from_file(expanded(given), what)
     if type(given).__name__ == "Series" and hasattr(given, "to_dict"):
         given = _from_series(given, what)
     if isinstance(given, Mapping):

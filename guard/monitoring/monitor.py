@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.conformal import COVERAGE, beta_interval
-from ..errors import CalibrationError, ConfigError
+from ..errors import CalibrationError, ConfigError, DataError
+from ..given import number_given
 from .betting import HALF_LIFE, bet
 from .ranks import Reference, p_values, uniforms
 from .report import ClassReport, CurvePoint, DriftReport
@@ -68,6 +69,7 @@ class DriftMonitor:
         model: str = "",
         seed: int = 0,
     ) -> None:
+        alpha = number_given(alpha, "alpha of a drift test")
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha of a drift test must be between 0 and 1 (1 % is 0.01), got {alpha}")
         reference = np.asarray(reference, dtype=np.float32)
@@ -123,8 +125,11 @@ class DriftMonitor:
         Args:
             scores: (N,) ood_scores; NaN is counted as unscored.
             labels: (N,) predicted classes, for the view by class.
-            flagged: (N,) bool, for the rates.
+            flagged: (N,) bool, for the rates; where they are once left out, the rates are unknown until a reset.
             now: seconds since 1970; default the clock.
+
+        Raises:
+            DataError: arrays of other shapes, or labels that no class has; nothing is counted then.
         """
         self.take(scores, labels=labels, flagged=flagged, now=now)
         return self.report()
@@ -143,18 +148,33 @@ class DriftMonitor:
     ) -> None:
         """`update` without the report, which costs more than the update."""
         scores = np.asarray(scores, dtype=np.float32)
-        flags = np.zeros(len(scores)) if flagged is None else np.asarray(flagged, dtype=np.float64)
+        flags = np.full(len(scores), math.nan) if flagged is None else np.asarray(flagged, dtype=np.float64)
+        labels = None if labels is None else np.asarray(labels)
+        self._check(scores, flags, labels)
         scored = ~np.isnan(scores)
         if not scored.all():
             self.state["unscored"] += float((~scored).sum())
             scores, flags = scores[scored], flags[scored]
-            labels = None if labels is None else np.asarray(labels)[scored]
+            labels = None if labels is None else labels[scored]
         now = time.time() if now is None else now
         for at in range(0, len(scores), _AT_ONCE):
             self._bet(scores[at : at + _AT_ONCE], flags[at : at + _AT_ONCE], now)
         if labels is not None and self.class_names:
             np.add.at(self.state.classes[0], labels, 1)
             np.add.at(self.state.classes[1], labels, flags)
+
+    def _check(self, scores: np.ndarray, flags: np.ndarray, labels: np.ndarray | None) -> None:
+        shapes = [scores.shape, flags.shape, *([] if labels is None else [labels.shape])]
+        if scores.ndim != 1 or len(set(shapes)) > 1:
+            named = zip(("scores", "flagged", "labels"), shapes, strict=False)
+            raise DataError(f"one score, flag and label (N,) each, got {', '.join(f'{n} {s}' for n, s in named)}")
+        if labels is None or not self.class_names or not len(labels):
+            return
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(self.class_names):
+            wrong = labels[(labels < 0) | (labels >= len(self.class_names)) | (labels != np.floor(labels))][:1]
+            raise DataError(
+                f"labels must be whole numbers from 0 to {len(self.class_names) - 1}, got {[*wrong] or labels.dtype}"
+            )
 
     def _bet(self, scores: np.ndarray, flags: np.ndarray, now: float) -> None:
         start = int(self.state["images"])
@@ -197,7 +217,7 @@ class DriftMonitor:
     def report(self) -> DriftReport:
         """What is known now."""
         s, ten = self.state, math.log(10)
-        images, flagged = int(s["images"]), int(s["flagged"])
+        images, flagged = int(s["images"]), _count(s["flagged"])
         low, high = rate_interval(flagged, images)
         return DriftReport(
             model=self.model,
@@ -212,11 +232,11 @@ class DriftMonitor:
             images=images,
             flagged=flagged,
             unscored=int(s["unscored"]),
-            flag_rate=flagged / images if images else None,
+            flag_rate=None if flagged is None or not images else flagged / images,
             flag_rate_low=low,
             flag_rate_high=high,
             target_flag_rate=self.target_flag_rate,
-            late_flag_rate=s["late_flagged"] / s["late_images"] if images else None,
+            late_flag_rate=None if flagged is None or not images else s["late_flagged"] / s["late_images"],
             calibration_images=self.reference.n,
             classes=tuple(self._class(c) for c in range(len(self.class_names))),
             curve=self._curve(),
@@ -226,9 +246,9 @@ class DriftMonitor:
         )
 
     def _class(self, c: int) -> ClassReport:
-        images, flagged = (int(n) for n in self.state.classes[:, c])
+        images, flagged = int(self.state.classes[0, c]), _count(self.state.classes[1, c])
         low, high = rate_interval(flagged, images)
-        rate = flagged / images if images else None
+        rate = None if flagged is None or not images else flagged / images
         return ClassReport(
             class_name=self.class_names[c],
             images=images,
@@ -244,14 +264,20 @@ class DriftMonitor:
         if s["images"] and (not rows or rows[-1][0] < s["images"]):
             rows.append([s["images"], s["log_capital"], s["flagged"], s["updated"]])
         return tuple(
-            CurvePoint(images=int(n), log10_capital=log / math.log(10), flagged=int(flagged), time=when)
+            CurvePoint(images=int(n), log10_capital=log / math.log(10), flagged=_count(flagged), time=when)
             for n, log, flagged, when in rows
         )
 
 
-def rate_interval(hits: int, n: int) -> tuple[float, float]:
-    """Exact 95 % interval of a rate from `hits` among `n` (Clopper & Pearson 1934); (0, 1) for n = 0."""
-    if not n:
+def _count(flagged: float) -> int | None:
+    """NaN is what flags that were not given add up to."""
+    return None if math.isnan(flagged) else int(flagged)
+
+
+def rate_interval(hits: int | None, n: int) -> tuple[float, float]:
+    """Exact 95 % interval of a rate from `hits` among `n` (Clopper & Pearson 1934); (0, 1) for n = 0 and where the
+    hits are not known."""
+    if hits is None or not n:
         return 0.0, 1.0
     low = beta_interval(hits, n - hits + 1, COVERAGE)[0] if hits else 0.0
     high = beta_interval(hits + 1, n - hits, COVERAGE)[1] if hits < n else 1.0

@@ -9,25 +9,26 @@ class ClassReport(Record):
     """The flags among images that were predicted as one class.
 
     Attributes:
-        images, flagged: counts.
-        flag_rate: flagged / images; None before the first image.
+        images, flagged: counts; flagged is None where flags were not given.
+        flag_rate: flagged / images; None before the first image, and where flags were not given.
         flag_rate_low, flag_rate_high: exact 95 % interval of the rate (Clopper & Pearson 1934), at a time fixed before.
     """
 
     class_name: str
     images: int
-    flagged: int
+    flagged: int | None
     flag_rate: float | None
     flag_rate_low: float
     flag_rate_high: float
 
 
 class CurvePoint(Record):
-    """The test after so many images; `time` in seconds since 1970, log10_capital 0 = as at the start."""
+    """The test after so many images; `time` in seconds since 1970, log10_capital 0 = as at the start; flagged is None
+    where flags were not given."""
 
     images: int
     log10_capital: float
-    flagged: int
+    flagged: int | None
     time: float
 
 
@@ -43,10 +44,11 @@ class DriftReport(Record):
         capital: of the test, 1 at the start; evidence against "as the calibration images"; None above 1e307.
         log10_capital, log10_largest: now, and the largest so far.
         log10_alarm: log10 of 1 / alpha.
-        images, flagged, unscored: counts; a score that is NaN is unscored and takes no part.
+        images, flagged, unscored: counts; a score that is NaN is unscored and takes no part; flagged is None where
+            flags were not given.
         flag_rate, flag_rate_low, flag_rate_high: share of flagged images with its exact 95 % interval (Clopper &
-            Pearson 1934), for an amount of images fixed before; the share is None before the first image, and all are
-            where flags were not given.
+            Pearson 1934), for an amount of images fixed before; before the first image, and where flags were not
+            given, the share is None and the interval 0 to 1.
         target_flag_rate: what the guard's calibration promises on in-distribution images.
         late_flag_rate: of about the last 300 images (each counts half as much as one 200 images later).
         calibration_images: scores that the stream is compared with.
@@ -66,7 +68,7 @@ class DriftReport(Record):
     log10_largest: float
     log10_alarm: float
     images: int
-    flagged: int
+    flagged: int | None
     unscored: int
     flag_rate: float | None
     flag_rate_low: float

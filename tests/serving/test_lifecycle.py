@@ -161,7 +161,8 @@ def test_a_service_that_loses_the_interrupt_is_stopped_all_the_same(
         "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     )
     monkeypatch.setattr("serving.runner._command", lambda host, port: [sys.executable, "-c", deaf])
-    monkeypatch.setattr("serving.runner.GRACE_S", 0.5)
+    monkeypatch.setattr("serving.runner.MARGIN_S", 0.3)
+    monkeypatch.setenv("GUARD_TIMEOUT_S", "0.2")
     interrupt = threading.Timer(1.5, os.kill, [os.getpid(), signal.SIGINT])
     interrupt.start()
     began = time.monotonic()

@@ -57,7 +57,7 @@ def test_each_answer_has_the_threshold_of_its_class(colour_guard: Path, manifest
 
 
 def test_the_model_card_shows_the_classes_without_their_bulk(manifest: Manifest) -> None:
-    card = json.loads(json.dumps(model_card(by_class(manifest))))["calibration"]
+    card = json.loads(json.dumps(model_card(by_class(manifest), "guard")))["calibration"]
     assert card["class_thresholds"] == [-6.5, -4.0, -4.0]
     assert card["class_intervals"] == [[0.01, 0.1], None, None]
     assert not {"scores_base64", "labels_base64"} & set(card)
@@ -104,10 +104,10 @@ def test_a_histogram_of_equal_scores_has_a_range() -> None:
 
 
 def test_the_model_card_is_the_manifest_without_its_bulk(manifest: Manifest) -> None:
-    card = json.loads(json.dumps(model_card(manifest)))
+    card = json.loads(json.dumps(model_card(manifest, "guard")))
     assert card["class_names"] == ["red", "green", "blue"]
     assert card["identity"] == manifest.identity
     assert "scores_base64" not in card["calibration"]
     assert sum(card["calibration"]["histogram"]["counts"]) == manifest.calibration.n
-    uncalibrated = model_card(manifest.model_copy(update={"calibration": None}))
+    uncalibrated = model_card(manifest.model_copy(update={"calibration": None}), "guard")
     assert uncalibrated["calibration"] is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from guard.benchmark_file import BenchmarkFile
 from guard.errors import ConfigError, MissingDataError, MissingExtraError
-from guard.paths import path_given
+from guard.paths import expanded, path_given
 from guard.requests import BenchmarkRequest
 
 from ..generators.diffusion.class_prompts import read_class_prompts
@@ -31,8 +31,8 @@ def read(request: BenchmarkRequest) -> tuple[BenchmarkFile, Path]:
         given["out"] = str(request.out.resolve())
     with BenchmarkFile.checked():
         asked = BenchmarkFile(**given)
-    out = folder / (asked.out or f"runs/{asked.name}")
-    return asked.model_copy(update={"out": str(out.resolve())}), folder / (asked.root or ".")
+    out = folder / expanded(asked.out or f"runs/{asked.name}")
+    return asked.model_copy(update={"out": str(out.resolve())}), folder / expanded(asked.root or ".")
 
 
 def _given(file: Any) -> tuple[dict[str, Any], Path, str]:

@@ -204,7 +204,7 @@ def test_what_is_no_image_is_not_sent(ask: Callable[..., Any]) -> None:
         ({"token": ""}, "token must be"),
         ({"token": "se\ncret"}, "token must be"),
         ({"timeout_s": 0}, "timeout_s must be above 0"),
-        ({"retries": -1}, "retries must be 0 or more"),
+        ({"retries": -1}, "retries must be at least 0"),
     ],
 )
 @pytest.mark.parametrize("kind", [guard.Client, guard.AsyncClient])
