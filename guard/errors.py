@@ -43,6 +43,8 @@ class GuardError(Exception):
     def __init__(self, *args: object, **named: object) -> None:
         super().__init__(*(brief(arg) if isinstance(arg, str) else arg for arg in args), **named)
 
+    __str__ = Exception.__str__  # of `args`, which may be said anew: an ImportError keeps its first words elsewhere
+
 
 def brief(message: str) -> str:
     """A message on one line, with long values cut: what is quoted, what is in brackets, and what has no spaces."""

@@ -21,6 +21,11 @@ def test_the_bytes_of_a_form_come_back_as_they_were() -> None:
     assert parts[2].where == "image 2 ('ü.png'): "
 
 
+def test_a_part_is_called_by_its_number_where_there_may_be_several() -> None:
+    (part,) = form_images(*form([("images", "16", b"x")]), ("images",), most=64)
+    assert part.where == "image 0 ('16'): "
+
+
 def test_a_single_part_needs_no_name() -> None:
     assert form_images(*form([("image", "a.png", b"x")]), ("image",), most=1) == [Part(b"x")]
 

@@ -17,8 +17,11 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+import guard
 from guard.monitoring import DriftReport
 from serving.app import App
+from serving.drift_tests import DriftTests
+from serving.models import Model
 from serving.runner import running_service
 from serving.settings import read_settings
 from tests.serving.answers import DARK, RED, Encode
@@ -177,3 +180,20 @@ def test_dashboard_and_alerts_name_metrics_that_the_service_has(watched: str, en
     for expression in (*panels, *rules):
         assert named_metrics(expression), expression
         assert named_metrics(expression) <= exported, expression
+
+
+def test_a_guard_that_is_calibrated_again_begins_a_test_of_its_own(colour_guard: Path, tmp_path: Path) -> None:
+    settings = read_settings(model=colour_guard, drift_folder=tmp_path)
+    g = guard.load(colour_guard, runtime="onnxruntime", device="cpu")
+    calibration = g.manifest.calibration
+    assert calibration is not None
+    again = g.with_calibration(calibration.scores + 1, alpha=0.05)
+    assert again.manifest.identity == g.manifest.identity
+    models = [Model("guard", colour_guard, which, settings, lambda _: None) for which in (g, again)]
+    tests = DriftTests(settings)
+    first, second = (tests.test(model) for model in models)
+    assert first is not None
+    assert second is not None
+    assert first.path != second.path
+    first.add_one(0.0, 0, False)
+    assert (first.report().images, second.report().images) == (1, 0)

@@ -185,3 +185,17 @@ def test_what_others_keep_in_the_folder_is_theirs(tmp_path: Path) -> None:
     lines = (tmp_path / MANIFEST).read_text().splitlines()
     assert lines[:2] == theirs
     assert 1 <= len(lines) - 2 <= 2  # as many as fit
+
+
+def test_a_line_that_the_disk_cuts_short_is_taken_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = FlaggedFolder(tmp_path, 10**6)
+    folder.keep(Flagged(b"one", LINE))
+    whole = os.write
+    monkeypatch.setattr(flagged.os, "write", lambda where, data: whole(where, data[:5]))
+    with pytest.raises(OSError, match="No space left"):
+        folder.keep(Flagged(b"two", LINE))
+    monkeypatch.undo()
+    folder.keep(Flagged(b"three", LINE))
+    assert [line["file"] for line in manifest(tmp_path)] == [
+        f"{hashlib.sha256(image).hexdigest()}.png" for image in (b"one", b"three")
+    ]

@@ -13,13 +13,15 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 import serving
 from guard.errors import ArtefactNotFoundError, ConfigError, RuntimeUnavailableError
 from serving.check import HOME
-from serving.runner import running_service, serve
+from serving.runner import _stop, running_service, serve
+from tests.serving.answers import RED, Encode
 
 BENTOML = [sys.executable, "-m", "bentoml", "serve", "serving:svc"]
 
@@ -83,7 +85,55 @@ def test_a_worker_that_can_no_longer_load_its_guard_ends_the_service(
         (copy,) = Path(worker.environ()["OOD_GUARD_CONTROL"]).glob("*/guard.onnx")
         copy.write_bytes(copy.read_bytes()[:-10])
         worker.kill()
-        supervisor.wait(60)
+        assert supervisor.wait(60) == 2  # to whatever runs it, 0 would mean that somebody stopped it
+
+
+def test_a_second_service_leaves_the_counts_of_the_first_alone(
+    colour_guard: Path, encode: Encode, tmp_path: Path
+) -> None:
+    """BentoML empties its metrics folder, one for all services of a user, whenever one starts."""
+    with running_service(colour_guard, env={"BENTOML_HOME": str(tmp_path / "home")}) as base:
+        for count in (1, 2):
+            assert httpx.post(f"{base}/predict", content=encode(RED), trust_env=False).status_code == 200
+            counted = httpx.get(f"{base}/metrics", trust_env=False).text
+            assert f'guard_images_total{{model="guard",verdict="accepted"}} {count}.0' in counted
+            assert served(tmp_path / "none.onnx", tmp_path).returncode == 2
+
+
+def test_a_folder_for_flagged_images_that_cannot_be_made_ends_the_service(colour_guard: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    there = str(tmp_path / "file" / "kept")
+    assert f"GUARD_KEEP_FLAGGED={there} cannot be written to" in one_sentence(
+        served(colour_guard, tmp_path, GUARD_KEEP_FLAGGED=there)
+    )
+
+
+def test_workers_that_their_supervisor_leaves_behind_are_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("serving.runner.STOP_S", 0.5)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", deaf]
+    supervisor, worker = (
+        subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    for process in (supervisor, worker):
+        assert process.stdout is not None
+        process.stdout.readline()
+    (tmp_path / f"worker-{worker.pid}.json").write_text('{"generation": 1, "error": null}')
+    _stop(supervisor, tmp_path)
+    assert (supervisor.wait(5), worker.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)
+
+
+def test_a_service_takes_its_folder_with_it(colour_guard: Path) -> None:
+    with running_service(colour_guard) as base:
+        (supervisor,) = [p for p in psutil.Process().children() if base.rpartition(":")[2] in p.cmdline()]
+        folder = Path(supervisor.environ()["OOD_GUARD_CONTROL"])
+        assert (folder / "metrics").is_dir()
+        assert (folder / "drift").is_dir()
+    assert not folder.exists()
 
 
 def test_a_users_own_files_do_not_shadow_ours_and_relative_paths_are_the_users(
@@ -133,6 +183,8 @@ def test_mistakes_are_exceptions_in_python(colour_guard: Path, tmp_path: Path, m
         serve(colour_guard, port=70000)
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1 port 3000"):
         serve(colour_guard, host="192.0.2.1")
+    with pytest.raises(ConfigError, match="GUARD_HOST=localhost is not accepted: an IP address is needed"):
+        serve(colour_guard, host="localhost")
     with (
         pytest.raises(RuntimeUnavailableError, match="ended with 2; its last words: error: no such guard"),
         running_service(tmp_path / "none.onnx"),

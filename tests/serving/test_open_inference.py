@@ -246,6 +246,7 @@ def test_what_is_no_json(http: TestClient, text: bytes) -> None:
         ({}, b"\0" * 192, "9999", "must be the length of the JSON"),
         ({}, b"\0" * 192, "-1", "must be the length of the JSON"),
         ({}, b"\0" * 192, "9" * 5000, "must be the length of the JSON"),
+        ({}, b"\0" * 192, "0" * 6000 + "9999", "must be the length of the JSON"),
         ({"name": "encoded", "datatype": "BYTES", "shape": [2]}, b"\xff" * 192, None, "does not hold 2 elements"),
         ({"name": "encoded", "datatype": "BYTES", "shape": [4]}, b"\0" * 192, None, "does not hold 4 elements"),
         ({"name": "threshold", "datatype": "FP32", "shape": [1]}, b"\0" * 192, None, r"FP32 of shape \[1\] is 4 bytes"),

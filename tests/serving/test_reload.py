@@ -14,10 +14,17 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from starlette.testclient import TestClient
 
 from guard.artefact.files import graph_bytes, read_onnx, write_onnx
+from guard.errors import MissingExtraError
 from guard.manifest import Preprocess
+from serving import admin
+from serving.app import App
+from serving.control import Control
+from serving.reload import stage
 from serving.runner import running_service
+from serving.settings import Settings, read_settings
 from tests.serving.answers import RED, Encode, refused
 
 BEARER = {"Authorization": "Bearer let-me-in"}
@@ -105,6 +112,7 @@ def test_what_cannot_be_served_leaves_the_old_one(
     refused(http.post("/admin/reload", json=folder), 422, "stays: .* is not a run folder: it has no guard.json")
     for relative in ("", "none.onnx", "../guard.onnx"):
         refused(http.post("/admin/reload", json={"path": relative}), 422, "is relative, to a folder that nobody sees")
+    refused(http.post("/admin/reload", json={"path": "~nobody-here/guard.onnx"}), 422, "stays: .* no home folder for")
     other = tmp_path / "larger.onnx"
     other.write_bytes(whole)
     renamed(other, "larger", preprocess=Preprocess(height=16, width=16))
@@ -172,3 +180,35 @@ def test_a_hangup_reloads_and_a_killed_worker_comes_back_with_what_is_served(
 
 def metrics(base: str) -> str:
     return httpx.get(f"{base}/metrics", headers=BEARER, trust_env=False, timeout=30).text
+
+
+def test_an_error_of_any_kind_keeps_its_kind_and_names_the_source(
+    write_guard: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artefact = write_guard(tmp_path / "guard.onnx")
+
+    def without_torch(copy: Path, settings: Settings) -> None:
+        raise MissingExtraError(f"torch, which {copy} needs,", "train")
+
+    monkeypatch.setattr("serving.reload.load_guard", without_torch)
+    (tmp_path / "control").mkdir()
+    control = Control(tmp_path / "control")
+    with pytest.raises(MissingExtraError, match=rf"torch, which {artefact} needs, is not installed; run: pip install"):
+        stage(control, read_settings(model=artefact), "guard", artefact)
+
+
+def test_a_reload_is_not_ended_by_the_time_of_a_request(
+    write_guard: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artefact would be served after a 503 that said: send it again."""
+    artefact, stage_at_once = write_guard(tmp_path / "guard.onnx"), admin.stage
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(1.0)
+        return stage_at_once(*arguments)
+
+    monkeypatch.setattr(admin, "stage", slowly)
+    app = App(read_settings(model=artefact, token="let-me-in", timeout_s=0.5))
+    with TestClient(app.asgi, headers=BEARER) as client:
+        answer = client.post("/admin/reload")
+        assert (answer.status_code, answer.json()["reloaded"]) == (200, 1)

@@ -44,6 +44,19 @@ def test_a_file_with_another_threshold_is_told_apart(
         guard.verify(service, against=tmp_path / "other.onnx", data=images)
 
 
+def test_a_guard_among_several_is_named_in_the_address(
+    colour_guard: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.onnx"
+    guard.calibrate(colour_guard, list(images), alpha=0.9, out=other)
+    monkeypatch.setenv("GUARD_MODELS", f"pets={colour_guard},cars={other}")
+    with running_service() as base:
+        assert guard.verify(base, against=colour_guard, data=images).flag_flips == 0
+        assert guard.verify(f"{base}?model=cars", against=other, data=images).flag_flips == 0
+        with pytest.raises(ParityError, match="change their label or flag"):
+            guard.verify(f"{base}?model=cars", against=colour_guard, data=images)
+
+
 def test_with_a_token_and_on_the_command_line(
     colour_guard: Path, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,10 +201,19 @@ def test_what_is_no_image_is_not_sent(ask: Callable[..., Any]) -> None:
         ({"url": "guard.example"}, "url must be like http"),
         ({"url": "ftp://guard.example"}, "url must be like http"),
         ({"url": "http://x/?a=1"}, "without"),
+        ({"url": "http://127.0.0.1:abc"}, "url must be like http"),
+        ({"url": "http://[::1"}, "url must be like http"),
+        ({"url": 3000}, "url must be like http"),
         ({"token": ""}, "token must be"),
         ({"token": "se\ncret"}, "token must be"),
+        ({"token": b"secret"}, "token must be"),
         ({"timeout_s": 0}, "timeout_s must be above 0"),
+        ({"timeout_s": math.inf}, "timeout_s must be a finite number, got inf"),
+        ({"timeout_s": "30"}, "timeout_s must be a finite number, got '30'"),
         ({"retries": -1}, "retries must be at least 0"),
+        ({"retries": "3"}, "retries must be a whole number, got '3'"),
+        ({"longest_wait_s": -1}, "longest_wait_s must be at least 0"),
+        ({"longest_wait_s": None}, "longest_wait_s must be a finite number, got None"),
     ],
 )
 @pytest.mark.parametrize("kind", [guard.Client, guard.AsyncClient])
@@ -261,3 +270,10 @@ def test_without_httpx_one_sentence_says_what_to_install() -> None:
 def test_importing_guard_does_not_import_httpx() -> None:
     code = "import guard, sys; guard.Client; print('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_wait_for_a_connection_of_the_clients_own_is_not_the_services_silence() -> None:
+    """httpx opens a hundred connections; what waits for one was not sent."""
+    for client in (guard.Client("http://x", timeout_s=3), guard.AsyncClient("http://x", timeout_s=3)):
+        times = client._http.timeout
+        assert (times.connect, times.read, times.write, times.pool) == (3, 3, 3, None)

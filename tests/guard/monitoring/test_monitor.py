@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import guard
-from guard.errors import CalibrationError, ConfigError
+from guard.errors import CalibrationError, ConfigError, DataError
 from guard.monitoring.monitor import DriftMonitor, rate_interval
 from guard.monitoring.state import CURVE_POINTS
 from guard.verdict import Verdicts
@@ -164,3 +164,41 @@ def test_a_reference_that_cannot_be_one_is_refused(reference: np.ndarray) -> Non
 def test_an_uncalibrated_guard_has_nothing_to_compare_with() -> None:
     with pytest.raises(CalibrationError, match="not calibrated"):
         DriftMonitor.of(colour_manifest(calibrated=False))
+
+
+def test_a_rate_of_flags_that_were_not_given_is_unknown() -> None:
+    monitor = DriftMonitor(np.arange(99.0), class_names=("cat", "dog"))
+    monitor.take(np.arange(300.0) % 99, labels=np.zeros(300, np.int64))
+    report = monitor.update(np.arange(20.0), labels=np.ones(20, np.int64), flagged=np.ones(20, np.bool_))
+    assert report.images == 320
+    assert (report.flagged, report.flag_rate, report.late_flag_rate) == (None, None, None)
+    assert (report.flag_rate_low, report.flag_rate_high) == (0, 1)
+    assert [(c.flagged, c.flag_rate) for c in report.classes] == [(None, None), (20, 1.0)]
+    assert json.loads(report.model_dump_json())["flagged"] is None
+    monitor.reset()
+    assert monitor.update(np.arange(4.0), flagged=np.array([True, False, False, False])).flag_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"scores": np.zeros((3, 2))}, r"scores \(3, 2\)"),
+        ({"flagged": np.zeros(2)}, r"got scores \(3,\), flagged \(2,\)"),
+        ({"labels": np.zeros(4, np.int64)}, r"labels \(4,\)"),
+        ({"labels": np.array([0, 1, 2])}, r"labels must be whole numbers from 0 to 1, got \[.*2"),
+        ({"labels": np.array([0, -1, 1])}, r"from 0 to 1, got \[.*-1"),
+        ({"labels": np.array([0, 1, 0.5])}, r"from 0 to 1, got \[.*0.5"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_counted(given: dict[str, np.ndarray], sentence: str) -> None:
+    monitor = DriftMonitor(np.arange(99.0), class_names=("cat", "dog"))
+    before = monitor.state.values.copy()
+    with pytest.raises(DataError, match=sentence):
+        monitor.take(**{"scores": np.zeros(3), **given})
+    assert np.array_equal(monitor.state.values, before)
+
+
+@pytest.mark.parametrize("alpha", [0, 1, "0.01", np.nan, None, True])
+def test_alpha_is_a_share(alpha: object) -> None:
+    with pytest.raises(ConfigError, match="alpha of a drift test must be"):
+        DriftMonitor(np.arange(99.0), alpha=alpha)  # type: ignore[arg-type]
