@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.runner import MARGIN_S, STOP_S
 from serving.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,17 @@ def test_every_file_parses(path: Path) -> None:
         assert unit()
     else:
         assert path.name.startswith("Containerfile.")
+
+
+def test_whatever_stops_the_service_waits_as_long_as_it_may_take() -> None:
+    longest = Settings(model=Path("guard.onnx")).timeout_s + MARGIN_S + STOP_S
+    (compose,) = documents("compose.yaml")
+    given = [
+        compose["services"]["guard"]["stop_grace_period"].removesuffix("s"),
+        one("Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"],
+        unit()["Service"]["TimeoutStopSec"],
+    ]
+    assert [float(seconds) for seconds in given] == [longest] * 3
 
 
 # ---------------------------------------------------------------------------------------------------------- containers
