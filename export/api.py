@@ -19,6 +19,7 @@ from guard.artefact.files import (
 )
 from guard.artefact.load import load, opened
 from guard.artefact.places import writable_file
+from guard.data import ImageData
 from guard.data import load as load_images
 from guard.data.test_images import calibration_images
 from guard.detector import Guard
@@ -28,7 +29,7 @@ from guard.exported import Exemplars, Parity
 from guard.manifest import Manifest
 from guard.record import changed
 
-from .exemplars import chosen
+from .exemplars import AT_MOST, chosen
 from .optional_inputs import recalibrated
 from .parity import compare, on_its_own, passed
 from .triton import next_version, write_model
@@ -91,7 +92,7 @@ def _exemplars(source: Guard, graph: bytes, request: ExportRequest) -> Exemplars
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "guard.onnx"
         write_onnx(draft, graph, source.manifest)
-        images, _ = _images(source, request.data)
+        images, _ = _images(source, request.data, at_most=AT_MOST)
         features = bool(source.module.classifier.num_features)
         return chosen(load(draft, device="cpu"), images, request.exemplars, features=features)
 
@@ -192,13 +193,15 @@ def _engine_parity(source: Guard, draft: Path, request: ExportRequest) -> Parity
     return passed(report, _flips(report.images, request)).parity
 
 
-def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
+def _images(source: Guard, data: Any, at_most: int | None = None) -> tuple[Any, np.ndarray | None]:
     """(batches, labels) to verify on: the given data, else the calibration images right after training, else noise.
+    Of more than `at_most` images every so many-th, so that every class of a sorted folder is among them.
 
     Of the data that the guard was made from, what it held out: the rest was learned, and takes long.
     """
     held = source.calibration_images
     if data is None and held is not None:
+        held = _thinned(held, at_most)
         return (batch for batch, _ in held.batches(64)), held.labels if held.class_names == source.class_names else None
     if data is None:
         return _noise(source.manifest), None
@@ -208,7 +211,13 @@ def _images(source: Guard, data: Any) -> tuple[Any, np.ndarray | None]:
         raise
     except DataError:  # all of them were trained on: the numbers can be compared all the same
         loaded = load_images(data, preprocess=source.manifest.preprocess, labelled=False)
-    return (batch for batch, _ in loaded.batches(64)), None
+    return (batch for batch, _ in _thinned(loaded, at_most).batches(64)), None
+
+
+def _thinned(images: ImageData, at_most: int | None) -> ImageData:
+    if at_most is None or len(images) <= at_most:
+        return images
+    return images.subset(np.linspace(0, len(images) - 1, at_most).astype(np.int64))
 
 
 def _noise(manifest: Manifest, batches: int = 4, size: int = 32) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from guard.exported import Exemplar, Exemplars
 
 SIDE = 96  # pixels of the longer side, at most
 _QUALITY = 85
-_AT_MOST = 20_000  # images that are looked at
+AT_MOST = 20_000  # images that are looked at
 
 
 def chosen(g: Guard, batches: Iterable[np.ndarray], per_class: int, *, features: bool) -> Exemplars:
@@ -39,8 +39,6 @@ def chosen(g: Guard, batches: Iterable[np.ndarray], per_class: int, *, features:
         labels.append(verdicts.label[keep])
         scores.append(verdicts.ood_score[keep])
         embeddings.append(unit(g.runtime.extra(batch)[EMBEDDING])[keep])  # type: ignore[attr-defined]
-        if len(pixels) >= _AT_MOST:
-            break
     if not pixels:
         raise ExportError("exemplars= found no ordinary image: the guard flags every one; give others with data=")
     label, score, embedding = np.concatenate(labels), np.concatenate(scores), np.concatenate(embeddings)

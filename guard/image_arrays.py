@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ def as_sequence(images: Any) -> Sequence[Any]:
         return _of_array(array)
     if isinstance(images, (str, bytes, bytearray, memoryview, Path)) or hasattr(images, "convert"):
         return [images]
+    if isinstance(images, Mapping):
+        raise ImageError("images are given as a list or an array, got a mapping; give list(images.values())")
+    if hasattr(images, "read"):
+        return [_one(images)]
     if isinstance(images, (Sequence, Iterator)) or hasattr(images, "__iter__"):
         return [_one(image) for image in images]
     return [images]
@@ -32,7 +36,7 @@ def as_sequence(images: Any) -> Sequence[Any]:
 
 def _of_array(images: np.ndarray) -> Sequence[Any]:
     shape = images.shape
-    if images.dtype == object:
+    if images.dtype == object or images.dtype.kind == "U":  # of paths
         return [_one(image) for image in images]
     if images.ndim == 2 or (images.ndim == 3 and shape[-1] in _CHANNELS):
         return [images]
@@ -65,6 +69,8 @@ def _check_grey(shape: tuple[int, ...]) -> None:
 
 def _one(image: Any) -> Any:
     """One of several images; a tensor (C, H, W) among them can only have its channels first."""
+    if hasattr(image, "read") and not hasattr(image, "convert"):
+        raise ImageError("an open file is not an image; give its content: file.read()")
     array = _array(image)
     if array is None:
         return image

@@ -39,9 +39,22 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def at_home(options: Any) -> Any:
+    """Options in which every text that begins with ``~`` is the path that it stands for: no name begins so.
+
+    Raises:
+        ConfigError: of a user that this machine does not know.
+    """
+    if isinstance(options, dict):
+        return {name: at_home(value) for name, value in options.items()}
+    return str(expanded(options)) if isinstance(options, str) and options.startswith("~") else options
+
+
 def unusable(given: str | os.PathLike[str]) -> str:
     """Why no file can be called so; empty where one can."""
     text = os.fspath(given)
+    if not text:
+        return "is empty"
     if "\0" in text:
         return "has a NUL character, which no name can have"
     encoded = os.fsencode(text) if text.isascii() else text.encode(errors="surrogatepass")

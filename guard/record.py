@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from .errors import ConfigError, UnknownNameError
+from .paths import at_home
 from .renamed import RENAMED
 
 
@@ -128,7 +129,7 @@ def parse_options(record: type[R], values: dict[str, Any], owner: str, also: Ite
         ConfigError: an unknown option (near matches shown), a wrong type or a value out of range.
     """
     try:
-        return record(**values)
+        return record(**at_home(values))
     except ValidationError as error:
         raise ConfigError(one_sentence(error, record, owner, also)) from None
 

@@ -64,6 +64,14 @@ class Request(Record):
         alone = isinstance(value, np.generic) or (getattr(value, "ndim", None) == 0 and hasattr(value, "item"))
         return value.item() if alone else value
 
+    @field_validator("calibration", "test", mode="before", check_fields=False)
+    @classmethod
+    def _amount(cls, value: Any) -> Any:
+        """The text of a number is that number, unless something in the working folder is called so."""
+        if not isinstance(value, str) or not _NUMBER.fullmatch(value) or Path(value).exists():
+            return value
+        return int(value) if value.strip().isdigit() else float(value)
+
     @classmethod
     @contextmanager
     def checked(cls) -> Iterator[None]:
@@ -89,14 +97,6 @@ class HeldOut(Request):
     alpha: float = option(0.05, "Target false-alarm rate on in-distribution images, between 0 and 1.", **ALPHA)
     class_conditional: bool = option(False, "A threshold per predicted class, each holding the target.")
     temperature_scaling: bool = option(False, "Calibrate the probabilities on the calibration images.")
-
-    @field_validator("calibration", "test", mode="before")
-    @classmethod
-    def _amount(cls, value: Any) -> Any:
-        """The text of a number is that number, unless something in the working folder is called so."""
-        if not isinstance(value, str) or not _NUMBER.fullmatch(value) or Path(value).exists():
-            return value
-        return int(value) if value.strip().isdigit() else float(value)
 
 
 class TrainRequest(Geometry, HeldOut):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._siblings import sibling
 from ..errors import ArtefactNotFoundError, MissingExtraError
+from ..paths import path_given
 from .files import FOLDER_MANIFEST, FOLDER_WEIGHTS, read_pair, write_pair
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def save_pretrained(g: Guard, folder: Path) -> Path:
 
 def open_run_folder(folder: str | Path, *, device: str = "auto", model: Any = None) -> tuple[Manifest, TorchModule]:
     """What `Guard.from_pretrained` makes a guard of."""
-    path = Path(folder)
+    path = path_given(folder, "the path of a guard")
     if not path.is_dir():
         path = _from_hub(str(folder))
     if not (path / FOLDER_MANIFEST).exists():

@@ -23,7 +23,9 @@ arguments; an interrupt exits with 130. Nothing heavy is imported before a comma
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -120,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows ``guard`` on the command line; default that of this process.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may be what the terminal cannot show, or no text at all
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="guard")
     except KeyboardInterrupt:
@@ -129,4 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         else:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print("error: standard output cannot be written to (no space left on device)", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on what is left when it ends
         sys.exit(2)

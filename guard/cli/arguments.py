@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.class_names import from_json
 from ..errors import ConfigError, MissingDataError
-from ..paths import expanded
-from ..record import Record
+from ..paths import expanded, path_given
 from ..renamed import RENAMED
 
 LOG = logging.getLogger("ood_guard")
@@ -54,14 +53,14 @@ def class_names(text: str) -> Any:
     return names if len(names) > 1 else Path(text)
 
 
-def settings(pairs: Iterable[str], *, flag: str = "--set", beside: type[Record] | None = None) -> dict[str, Any]:
+def settings(pairs: Iterable[str], *, flag: str = "--set", beside: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What was given with `flag`, ``name=value`` each; a dotted name, ``diffusion.epochs=5``, goes into a mapping.
 
     Args:
-        beside: the request that the options are part of.
+        beside: what else the command takes, by name, and how it is typed.
 
     Raises:
-        ConfigError: no ``=``; a name given twice; or, with ``--set``, a field of `beside`, which has a flag of its own.
+        ConfigError: no ``=``; a name given twice; or, with ``--set``, a name in `beside`.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -69,17 +68,17 @@ def settings(pairs: Iterable[str], *, flag: str = "--set", beside: type[Record] 
         names = [name.strip().replace("-", "_") for name in path.split(".")]
         if not separator or not all(names):
             raise ConfigError(f"{flag} takes name=value, like {flag} weight=0.1, got {pair!r}")
-        if flag == "--set" and beside is not None and names[0] in beside.model_fields:
-            raise ConfigError(f"{flag} {pair}: {_has_a_flag(names[0])}")
+        if flag == "--set" and beside is not None and names[0] in beside:
+            raise ConfigError(f"{flag} {pair}: {_typed_otherwise(names[0], beside[names[0]])}")
         _put(options, names, value(text), f"{flag} {'.'.join(names)} was given twice")
     return options
 
 
-def _has_a_flag(name: str) -> str:
+def _typed_otherwise(name: str, way: str) -> str:
     renamed = RENAMED.get(name, ())
     now = " or ".join((renamed,) if isinstance(renamed, str) else renamed)
     also = f", or --set {now}=... which some methods read" if now else ""
-    return f"{name} is not an option of the method or score; use --{name.replace('_', '-')}{also}"
+    return f"{name} is not an option of the method or score; use {way}{also}"
 
 
 def _put(options: dict[str, Any], names: list[str], given: Any, twice: str) -> None:
@@ -139,14 +138,19 @@ def weighted(arguments: Sequence[str]) -> str | dict[str, float]:
 
 
 def _by_stem(text: str) -> dict[str, str]:
-    path = Path(text)
+    path = _named(text)
     if path.is_dir() and not any(child.is_dir() for child in path.iterdir()):
         files = sorted(path.glob("*.parquet"))
         if files:
             return {file.stem: str(file) for file in files}
-    if text.startswith((".", "/", "~")) and not expanded(path).exists():
+    if text.startswith((".", "/", "~")) and not path.exists():
         raise MissingDataError(f"no such file or folder: {text}; accepted: NAME=PATH, or the path of an OOD set")
     return {path.stem if path.is_file() else (path.name or text): text}
+
+
+def _named(text: str) -> Path:
+    """The path; raises as `path_given` does."""
+    return path_given(text, "the path")
 
 
 def image_paths(arguments: Iterable[str]) -> list[Path]:
@@ -160,7 +164,7 @@ def image_paths(arguments: Iterable[str]) -> list[Path]:
 
     found: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
+        path = _named(argument)
         if not path.is_dir():
             if not path.exists():
                 raise MissingDataError(f"no such image: {argument[:200]}; accepted: image files, and folders of them")

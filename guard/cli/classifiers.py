@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .._siblings import sibling
-from ..errors import ConfigError, MissingDataError, MissingExtraError, ModelError
+from ..errors import ConfigError, MissingDataError, MissingExtraError, ModelError, cut
+from ..paths import path_given, unusable
 
 
 def classifier(
@@ -34,6 +35,8 @@ def classifier(
         ConfigError: the module or callable is not there, or a checkpoint for what has weights.
         ModelError: the callable gives no torch module, or the checkpoint belongs to another architecture.
     """
+    if unusable(name):
+        raise ConfigError(f"--model {cut(name, 150)!r} {unusable(name)}")
     if Path(name).is_dir():
         if checkpoint is not None:
             raise ConfigError(f"the folder {name} brings its weights; drop --checkpoint")
@@ -52,6 +55,8 @@ def classifier(
 
 def _called(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"--model {name}: {module_name!r} is not the name of a module; give package.module:callable")
     sys.path.insert(0, os.getcwd())
     try:
         target: Any = importlib.import_module(module_name)
@@ -88,6 +93,7 @@ def _called(name: str) -> Any:
 
 
 def _weights(checkpoint: Path) -> dict[str, Any]:
+    checkpoint = path_given(checkpoint, "--checkpoint")
     if not checkpoint.is_file():
         raise MissingDataError(f"no such checkpoint: {checkpoint}")
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..artefact.places import report_file
+from ..paths import path_given
 from . import output
 from .flags import Debug, Json
 
@@ -42,6 +43,7 @@ def drift(
     from ..monitoring.page import write_page
 
     if out is not None:
+        out = path_given(out, "--out")
         report_file(out)
     manifest = None if guard is None else manifest_of(guard)
     read = table.read_table(verdicts, seed=seed)

@@ -34,9 +34,9 @@ from .flags import (
     FitRequest,
     data=DATA,
     model=Flag(help="A timm name, Hugging Face folder or hub id, .onnx file, run folder, or package.module:callable."),
-    score_options=settings_flag("--score-set", FitRequest),
+    score_options=settings_flag("--score-set"),
     outliers=OUTLIERS,
-    training=settings_flag("--training-set", FitRequest),
+    training=settings_flag("--training-set"),
     processor=Flag(help="Folder of a Hugging Face model's image processor; default the model's."),
     class_names=Flag(
         convert=class_names,

@@ -14,7 +14,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..requests import Request
-from .arguments import settings, value, weighted
+from .arguments import settings, weighted
 
 DEBUG_FLAG = "--debug"
 # Only shown in the help and accepted anywhere: `main` looks for the flag itself, because an error leaves the parser.
@@ -42,6 +42,7 @@ class Flag:
         names: instead of ``--name-of-the-field``.
         positional: an argument, not an option.
         metavar, help: instead of the field's.
+        beside: words for what else gives the field, such as a flag of the command's own.
     """
 
     kind: Any = str
@@ -50,6 +51,7 @@ class Flag:
     positional: bool = False
     metavar: str | None = None
     help: str | None = None
+    beside: str = ""
 
 
 DATA = Flag(
@@ -59,7 +61,7 @@ DATA = Flag(
 )
 GUARD = Flag(Path, positional=True, metavar="MODEL", help="guard.onnx, guard.engine or a run folder.")
 INPUT = {name: Flag() for name in ("image_size", "background", "fill")}  # texts, which the requests read
-SPLIT = Flag(convert=value)  # a count, a share or the name of a data set
+SPLIT = Flag()  # a count, a share or the name of a data set: the request tells them apart
 OUTLIERS = Flag(
     list[str],
     weighted,
@@ -70,9 +72,9 @@ OUTLIERS = Flag(
 RUN_FOLDER = Flag(Path, help="Run folder; default runs/<time>-<what>.")
 
 
-def settings_flag(flag: str, request: type[Request]) -> Flag:
+def settings_flag(flag: str) -> Flag:
     """``--set``, ``--score-set`` or ``--head-set``: NAME=VALUE, repeated; NAME may be a path, diffusion.epochs."""
-    return Flag(list[str], partial(settings, flag=flag, beside=request), names=(flag,), metavar="NAME=VALUE", help=None)
+    return Flag(list[str], partial(settings, flag=flag), names=(flag,), metavar="NAME=VALUE", help=None)
 
 
 def from_request(
@@ -91,9 +93,16 @@ def from_request(
         fields = {n: request.model_fields[n] for n in _own_fields_first(request) if n not in without}
         offered = {n: flags[n] if n in flags else _flag(n, field) for n, field in fields.items()}
 
+        typing = {n: _as_typed(n, flag) for n, flag in offered.items() if flag.names != ("--set",)}
+
+        def converted(name: str, given: Any) -> Any:
+            convert = offered[name].convert
+            is_set = isinstance(convert, partial) and convert.func is settings
+            return convert(given, beside=typing) if is_set else convert(given)  # type: ignore[call-arg]
+
         def command(**typed: Any) -> None:
             rest = {p.name: typed.pop(p.name) for p in own}
-            values = {n: offered[n].convert(given) for n, given in typed.items() if given is not None}
+            values = {n: converted(n, given) for n, given in typed.items() if given is not None}
             with request.checked():
                 asked = request(**values)
             run(asked, **rest)
@@ -105,6 +114,14 @@ def from_request(
         return command
 
     return decorate
+
+
+def _as_typed(name: str, flag: Flag) -> str:
+    """How a field is given on the command line, in words."""
+    if flag.positional:
+        return f"the argument {flag.metavar or name.upper()}"
+    way = flag.names[0] if flag.names else f"--{name.replace('_', '-')}"
+    return f"{way} NAME=VALUE" if flag.metavar == "NAME=VALUE" else f"{way}{flag.beside}"
 
 
 def call(function: Callable[..., Any], asked: Request, **instead: Any) -> Any:

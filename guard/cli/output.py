@@ -29,7 +29,8 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON value; numbers that JSON does not know (an infinite threshold, NaN) become null."""
-    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=not utf8, allow_nan=False))
 
 
 def plain(value: Any) -> Any:

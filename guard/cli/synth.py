@@ -15,7 +15,7 @@ from .flags import DATA, INPUT, SPLIT, Debug, Flag, Json, call, from_request, se
     SynthRequest,
     data=DATA,
     out=Flag(Path, names=("--out", "-o")),
-    options=settings_flag("--set", SynthRequest),
+    options=settings_flag("--set"),
     classifier=Flag(Path, metavar="RUN"),
     match=Flag(list[str], tuple, metavar="WHAT"),
     calibration=SPLIT,

@@ -40,9 +40,9 @@ Weights = Annotated[
 @from_request(
     TrainRequest,
     data=DATA,
-    head_options=settings_flag("--head-set", TrainRequest),
-    score_options=settings_flag("--score-set", TrainRequest),
-    options=settings_flag("--set", TrainRequest),
+    head_options=settings_flag("--head-set"),
+    score_options=settings_flag("--score-set"),
+    options=settings_flag("--set"),
     outliers=OUTLIERS,
     ood_val=Flag(
         list[str],
@@ -51,7 +51,12 @@ Weights = Annotated[
         help="OOD set to report AUROC on, never trained on. Repeatable.",
     ),
     mixing_set=Flag(),
-    pretrained=Flag(bool, names=("--pretrained",), help="Start from timm's published weights; others: --weights."),
+    pretrained=Flag(
+        bool,
+        names=("--pretrained",),
+        help="Start from timm's published weights; others: --weights.",
+        beside=", or --weights PATH",
+    ),
     validation=Flag(convert=value),
     calibration=SPLIT,
     test=SPLIT,

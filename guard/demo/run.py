@@ -23,6 +23,7 @@ from .. import api
 from .._siblings import sibling
 from ..client import Client, ServedVerdict
 from ..errors import ConfigError
+from ..paths import path_given
 from . import images as demo_images
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def run(out: Path = Path("runs/demo"), *, keep_serving: bool = False, console: C
     running_service = sibling("serving.runner").running_service
     show = console or Console(markup=False, highlight=False)
     began = time.perf_counter()
+    out = path_given(out, "out")
     _fresh_folder(out)
     model, report = out / "guard.onnx", out / "report.html"
 

@@ -33,7 +33,7 @@ def evaluate(request: EvaluateRequest) -> Evaluation:
     """See `guard.evaluate`."""
     for name in request.near:
         if name not in request.ood:
-            raise UnknownNameError("near-OOD set", name, request.ood, "near= names some of the sets in ood=.")
+            raise UnknownNameError("near-OOD set", name, request.ood, "what is near is some of the OOD sets.")
     if request.out is not None:
         report_file(request.out)
     g = opened(request.g)

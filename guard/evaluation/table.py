@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -80,9 +81,12 @@ def meaning(evaluation: Evaluation) -> str:
 
 def accuracy(evaluation: Evaluation) -> str:
     result = evaluation.id
+    accepted = "of which it accepts none"
+    if not math.isnan(result.accuracy_accepted):
+        accepted = f"{percent(result.accuracy_accepted, 2)} on those it accepts"
     return (
         f"accuracy {percent(result.accuracy, 2)} ({percents(result.accuracy_interval, 2)}) on {result.images} images, "
-        f"{percent(result.accuracy_accepted, 2)} on those it accepts; calibration error of the probabilities (ECE) "
+        f"{accepted}; calibration error of the probabilities (ECE) "
         f"{percent(result.calibration_error)}"
     )
 

@@ -24,6 +24,7 @@ import numpy as np
 from ..calibration.conformal import COVERAGE, beta_interval
 from ..errors import CalibrationError, ConfigError, DataError
 from ..given import number_given
+from ..requests import check_seed
 from .betting import HALF_LIFE, bet
 from .ranks import Reference, p_values, uniforms
 from .report import ClassReport, CurvePoint, DriftReport
@@ -72,6 +73,7 @@ class DriftMonitor:
         alpha = number_given(alpha, "alpha of a drift test")
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha of a drift test must be between 0 and 1 (1 % is 0.01), got {alpha}")
+        check_seed(seed)
         reference = np.asarray(reference, dtype=np.float32)
         if reference.ndim != 1 or not len(reference) or np.isnan(reference).any():
             raise CalibrationError(

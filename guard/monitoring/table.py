@@ -20,6 +20,8 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, MissingDataError, MissingExtraError
 from ..manifest import Manifest
+from ..paths import path_given
+from ..requests import check_seed
 from .monitor import ALPHA, DriftMonitor
 from .report import DriftReport
 
@@ -52,7 +54,8 @@ def read_table(path: str | Path, *, seed: int = 0) -> Table:
             neither of the columns; a value that is not a number, with its row.
         MissingExtraError: Parquet without pyarrow.
     """
-    path = Path(path)
+    path = path_given(path)
+    check_seed(seed)
     shards = sorted(path.glob(SHARDS)) if path.is_dir() else []
     columns = _together(shards or _tables(path)) if path.is_dir() else _columns(path)
     if not columns or not {"ood_score", "p_value"} & set(columns):

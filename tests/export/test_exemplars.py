@@ -135,3 +135,15 @@ def test_what_cannot_be_is_refused(source: Guard, tmp_path: Path) -> None:
     source.calibration_images = held
     with pytest.raises(ConfigError, match="exemplars"):
         guard.export(source, tmp_path / "g.onnx", exemplars=21)
+
+
+def test_every_class_of_a_large_sorted_set_is_looked_at(
+    source: Guard, four: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is listed by class, so that its first images are of the first ones."""
+    monkeypatch.setattr("export.api.AT_MOST", 40)
+    order = np.argsort(four[1], kind="stable")
+    path = guard.export(source, tmp_path / "guard.onnx", exemplars=1, data=four[0][order])
+    exemplars = guard.load(path, device="cpu").manifest.exemplars
+    assert exemplars is not None
+    assert {one.label for one in exemplars.images} == {0, 1, 2, 3}

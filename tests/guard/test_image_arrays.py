@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +99,19 @@ def test_what_could_be_read_in_two_ways_is_refused_with_the_fix(name: str, g: gu
     with pytest.raises(ImageError, match=sentence) as caught:
         g.predict(images)
     assert len(str(caught.value)) < 300
+
+
+def test_paths_in_an_array_are_paths(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    for kind in (object, str):
+        assert list(as_sequence(np.array([str(tmp_path / "a.png")] * 2, dtype=kind))) == [str(tmp_path / "a.png")] * 2
+
+
+def test_an_open_file_and_a_mapping_are_not_taken_apart(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOUR).save(file, "PNG")
+    for given in (file, [file], (one for one in [file])):
+        with pytest.raises(ImageError, match=r"an open file is not an image; give its content: file\.read\(\)"):
+            as_sequence(given)
+    with pytest.raises(ImageError, match=r"got a mapping; give list\(images\.values\(\)\)"):
+        as_sequence({"x": COLOUR})

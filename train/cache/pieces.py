@@ -41,15 +41,23 @@ def kept_chunks(
             if not paths[i].exists():
                 made = {name: column.detach().cpu().contiguous() for name, column in make(i).items()}
                 write_atomic(paths[i], save(made))
-            found[i] = _read(paths[i])
+            found[i] = read_piece(paths[i])
             advance()
     us.wait()
-    pieces = [found[i] if i in found else _read(path) for i, path in enumerate(paths)]
+    pieces = [found[i] if i in found else read_piece(path) for i, path in enumerate(paths)]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _read(path: Path) -> Columns:
+def read_piece(path: Path, *names: str) -> Columns:
+    """The columns of a kept file, with those of `names` among them.
+
+    Raises:
+        ArtefactDamagedError: it cannot be read, or lacks one.
+    """
     try:
-        return load(path.read_bytes())
+        columns: Columns = load(path.read_bytes())
     except SafetensorError as error:
         raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to make it anew") from None
+    if lacking := set(names) - columns.keys():
+        raise ArtefactDamagedError(f"{path} has no {', '.join(sorted(lacking))}; remove it to make it anew")
+    return columns

@@ -99,6 +99,6 @@ def _load(path: Path, network: Learner) -> int:
             done = int(file.metadata()["epochs"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping protocol)
         put_back(tensors, {"network": network}, network.optimizers())
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtefactDamagedError(f"{path} is damaged ({error}); remove it to train it anew") from None
     return done

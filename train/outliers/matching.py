@@ -69,7 +69,8 @@ def _rings(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """For the half plane of `rfft2` (H, W // 2 + 1): the ring of each frequency, and how often it counts."""
     rows = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device) * min(height, width)
     columns = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device) * min(height, width)
-    ring = torch.hypot(rows[:, None], columns[None]).round().long()
+    ring = torch.hypot(rows[:, None], columns[None]).round().long().clamp_min(1)
+    ring[0, 0] = 0  # the mean alone: of a long image other frequencies lie as near
     twice = torch.full_like(columns, 2.0)
     twice[0] = 1
     if width % 2 == 0:

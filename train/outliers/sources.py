@@ -20,6 +20,7 @@ from guard.data.union import union
 from guard.errors import ConfigError
 from guard.graph.module import GuardModule
 from guard.manifest import Preprocess
+from guard.paths import expanded, unusable
 
 from .base import (
     IDBatch,
@@ -80,7 +81,8 @@ def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData
         folder_of_that_name(what, "the synthesiser")
         _check_outside(what, what, get_synthesiser(what).in_distribution)
         return what
-    if isinstance(what, str | Path) and (Path(what) / CARD).exists():
+    what = expanded(what) if isinstance(what, str | Path) and not unusable(what) else what
+    if isinstance(what, Path) and (what / CARD).exists():
         store = open_store(what)
         maker = store.card.synthesiser
         inside = maker in list_synthesisers() and get_synthesiser(maker).in_distribution  # older cards do not say

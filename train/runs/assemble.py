@@ -26,11 +26,14 @@ from guard.errors import CalibrationError, ConfigError
 from guard.evaluation import metrics
 from guard.graph.module import GuardModule
 from guard.manifest import Manifest, Normalisation, versions
+from guard.paths import expanded, unusable
+from guard.record import Record
 from guard.requests import HeldOut
 from guard.runtimes.torch_module import TorchModule
 from guard.scores.table import cautioned
 from guard.verdict import Verdicts
 
+from ..cache.shared_model import SharedOptions
 from ..classifiers.rebuild import score_shapes
 from ..engine.checkpoint import NAME as CHECKPOINT
 from ..features.extract import stream_outputs
@@ -228,15 +231,30 @@ def own_folder(out: str | Path, data: Any, example: str) -> Path:
     Raises:
         ConfigError: it cannot be written to, or is the folder of the images; `example` is what to give instead.
     """
-    images = Path(data) if isinstance(data, (str, Path)) and Path(data).is_dir() else None
-    if images is not None and Path(out).resolve() == images.resolve():
-        raise ConfigError(f"out={os.fspath(out)!r} is the folder of the images; choose another, e.g. out={example!r}")
-    if images is not None and _would_be_a_class(Path(out), images):
-        raise ConfigError(
-            f"out={os.fspath(out)!r} lies in the folder of the images, where it would be taken for a class; choose "
-            "another, outside of it"
-        )
+    check_apart(out, data, "out", example)
     return writable_folder(out)
+
+
+def check_apart(folder: str | Path, data: Any, what: str, example: str) -> None:
+    """Raises: ConfigError: the folder to write to is that of the images, or would be one of its classes."""
+    images = expanded(data) if isinstance(data, (str, Path)) and not unusable(data) else None
+    if images is None or not images.is_dir():
+        return
+    given = f"{what}={os.fspath(folder)!r}"
+    if expanded(folder).resolve() == images.resolve():
+        raise ConfigError(f"{given} is the folder of the images; choose another, e.g. {what}={example!r}")
+    if _would_be_a_class(expanded(folder), images):
+        raise ConfigError(
+            f"{given} lies in the folder of the images, where it would be taken for a class; choose another, outside "
+            "of it"
+        )
+
+
+def check_models_apart(options: Record, data: Any) -> None:
+    """`check_apart` for the folders that a method or synthesiser keeps its models in."""
+    for name, value in options:
+        if isinstance(value, SharedOptions) and value.named_folder is not None:
+            check_apart(value.named_folder, data, f"{name}.folder", f"models/{name}")
 
 
 def _would_be_a_class(out: Path, images: Path) -> bool:

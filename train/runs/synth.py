@@ -29,7 +29,7 @@ from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
 from ..outliers.store.fill import MOST_BY_DEFAULT, fill
 from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import Store, open_store
-from .assemble import own_folder
+from .assemble import check_models_apart, own_folder
 
 
 def synth(request: SynthRequest) -> Store:
@@ -45,6 +45,7 @@ def _made(request: SynthRequest, us: Processes, device: torch.device) -> Store:
     options = dict(request.options)
     parsed = parse_options(kind.Options, options, f"synthesiser {kind.name!r}", also=SynthRequest.model_fields)
     match = matching.checked(request.match)
+    check_models_apart(parsed, request.data)
     folder = own_folder(request.out, request.data, "stores/a")
     g = _classifier(request, kind, kind.needs_classifier(parsed), device)
     if g is not None and (given := request.given()):

@@ -35,7 +35,7 @@ from ..features.extract import fit_score
 from ..methods.base import Method, MethodContext, Stage
 from ..outliers.base import OutlierMix
 from ..outliers.sources import looking_sources, mix_fingerprint, outlier_mix
-from .assemble import Made, assembled, run_folder
+from .assemble import Made, assembled, check_models_apart, run_folder
 from .default_score import say, say_where_no_mirror_was
 from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .rehearse import rehearse
@@ -67,6 +67,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     say(named_score(request, method))
     check_precision(request.precision, device)
     check_before_loading(request, method, score)
+    check_models_apart(method.options, request.data)
     out = run_folder(request.out, request.data, resume=request.resume)
     source = load(
         request.data,

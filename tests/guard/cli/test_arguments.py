@@ -11,7 +11,6 @@ import pytest
 
 from guard.cli import arguments, output
 from guard.errors import ConfigError, MissingDataError
-from guard.requests import TrainRequest
 from tests.serving.conftest import colour_manifest
 
 
@@ -91,6 +90,9 @@ def test_a_path_that_cannot_be_is_refused(pairs: list[str], sentence: str) -> No
 
 
 def test_options_of_a_score_may_have_the_names_of_arguments() -> None:
-    assert arguments.settings(["alpha=2", "seed=1"], flag="--score-set", beside=TrainRequest) == {"alpha": 2, "seed": 1}
+    assert arguments.settings(["alpha=2", "seed=1"], flag="--score-set", beside={"seed": "--seed"}) == {
+        "alpha": 2,
+        "seed": 1,
+    }
     with pytest.raises(ConfigError, match="use --seed"):
-        arguments.settings(["seed=1"], beside=TrainRequest)
+        arguments.settings(["seed=1"], beside={"seed": "--seed"})

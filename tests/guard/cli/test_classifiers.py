@@ -125,3 +125,20 @@ def test_a_callable_that_wants_arguments_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"make must be callable without arguments \(missing a required argument"):
         classifier("wanting:make")
+
+
+@pytest.mark.parametrize("name", [":foo", ".x:foo", "a b:foo", "a..b:foo", "1a:foo"])
+def test_what_is_not_the_name_of_a_module_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not the name of a module; give package"):
+        classifier(name)
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="is too long for a name"):
+        classifier("x" * 5000)
+
+
+def test_a_checkpoint_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(MissingDataError, match=f"no such checkpoint: {tmp_path}/w.safetensors"):
+        classifier("resnet18", Path("~/w.safetensors"))

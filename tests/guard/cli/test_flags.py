@@ -11,10 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from guard.cli.flags import Debug, Flag, from_request, settings_flag
+from guard.cli import app
+from guard.cli.flags import SPLIT, Debug, Flag, from_request, settings_flag
 from guard.errors import ConfigError
 from guard.record import option
-from guard.requests import Request
+from guard.requests import Request, SynthRequest, TrainRequest
 
 
 class Toy(Request):
@@ -32,7 +33,7 @@ class Toy(Request):
 seen: list[Toy] = []
 
 
-@from_request(Toy, data=Flag(positional=True), options=settings_flag("--set", Toy))
+@from_request(Toy, data=Flag(positional=True), options=settings_flag("--set"))
 def toy(asked: Toy, debug: Debug = False) -> None:
     """Play."""
     seen.append(asked)
@@ -91,3 +92,27 @@ def test_own_fields_come_before_inherited_ones() -> None:
 def test_a_field_whose_flag_does_not_follow_from_its_type_must_have_one() -> None:
     with pytest.raises(TypeError, match="the flag of data does not follow from"):
         from_request(Toy)(lambda asked: None)
+
+
+@pytest.mark.parametrize(("command", "request_"), [("train", TrainRequest), ("synth", SynthRequest)])
+def test_what_set_does_not_take_is_typed_as_it_says(command: str, request_: type[Request]) -> None:
+    """The advice names flags or arguments that the command has."""
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    flags = {flag for parameter in parameters for flag in parameter.opts if flag.startswith("-")}
+    arguments = {parameter.metavar for parameter in parameters if parameter.param_type_name == "argument"}
+    for name in request_.model_fields.keys() - {"options"}:
+        words = [command, "x", "--method", "strokes", "--out", "y", "--set", f"{name}=1"]
+        refused = CliRunner().invoke(app, words).exception
+        assert isinstance(refused, ConfigError), name
+        way = str(refused).partition("is not an option of the method or score; use ")[2].split()
+        named = {word.rstrip(",") for word in way} & (flags | arguments)
+        assert named, str(refused)
+        assert {word.rstrip(",") for word in way if word.startswith("-")} <= flags, str(refused)
+
+
+def test_a_set_of_images_may_be_called_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = SPLIT.convert("50")
+    assert TrainRequest(data="digits", calibration=given).calibration == 50
+    (tmp_path / "50").mkdir()
+    assert TrainRequest(data="digits", calibration=given).calibration == "50"

@@ -114,3 +114,15 @@ def test_a_broken_link_in_a_folder_is_named_and_the_others_are_answered(
     assert result.code == 2
     assert len(json.loads(result.out)) == 3
     assert result.err == f"error: no such image: {images / 'gone.png'}\n"
+
+
+def test_paths_are_at_home_where_they_say_so_and_never_empty(
+    run: Command, model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(images))
+    assert len(json.loads(run("predict", model, "~/red.png", "~/deep", "--json").out)) == 2
+    monkeypatch.chdir(images)
+    for words in (("predict", model, ""), ("eval", model, "--id", ""), ("predict", model, "x" * 300 + ".png")):
+        result = run(*words)
+        assert result.code == 2
+        assert "is empty" in result.err or "too long" in result.err

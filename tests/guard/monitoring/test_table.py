@@ -203,3 +203,11 @@ def test_of_a_scan_only_the_verdicts_of_the_guard_are_read(tmp_path: Path, manif
     report = drift(read_table(tmp_path), manifest=manifest)
     assert (report.images, report.unscored) == (1, 1)
     assert [(c.class_name, c.images) for c in report.classes] == [("cat", 1)]
+
+
+def test_a_seed_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("ood_score\n1.0\n")
+    with pytest.raises(ConfigError, match="seed"):
+        read_table(tmp_path / "v.csv", seed=-1)
+    with pytest.raises(ConfigError, match="seed"):
+        DriftMonitor(np.arange(99.0), seed=-1)

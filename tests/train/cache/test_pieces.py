@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from guard.errors import ArtefactDamagedError
-from train.cache.pieces import kept_chunks
+from train.cache.pieces import kept_chunks, read_piece
 
 
 def test_what_is_there_is_not_made_again_and_what_is_damaged_is_refused(tmp_path: Path) -> None:
@@ -31,3 +32,12 @@ def test_what_is_there_is_not_made_again_and_what_is_damaged_is_refused(tmp_path
     (folder / "00001.safetensors").write_bytes(b"short")
     with pytest.raises(ArtefactDamagedError, match=r"00001\.safetensors is damaged .* remove it to make it anew"):
         kept_chunks(folder, 3, make, "")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, save({"others": torch.zeros(2)})])
+def test_a_kept_file_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "means.safetensors").write_bytes(content)
+    with pytest.raises(
+        ArtefactDamagedError, match=r"means\.safetensors (is damaged|has no means).*remove it to make it"
+    ):
+        read_piece(tmp_path / "means.safetensors", "means")

@@ -53,14 +53,15 @@ def floats(array: np.ndarray) -> torch.Tensor:
 
 
 def ring_power(image: np.ndarray) -> np.ndarray:
-    """Mean |F|^2 of a (H, W) image over the rings of radius 0, 1, 2 ... steps of the shorter side."""
+    """Mean |F|^2 of a (H, W) image: of its mean, and over the rings of radius 1, 2 ... steps of the shorter side."""
     h, w = image.shape
     spectrum = np.fft.fft2(image)
     sums: dict[int, list[float]] = {}
     for u in range(h):
         for v in range(w):
             fu, fv = (u if u <= h // 2 else u - h) / h, (v if v <= w // 2 else v - w) / w
-            sums.setdefault(round(np.hypot(fu, fv) * min(h, w)), []).append(abs(spectrum[u, v]) ** 2)
+            ring = max(1, round(np.hypot(fu, fv) * min(h, w))) if u or v else 0
+            sums.setdefault(ring, []).append(abs(spectrum[u, v]) ** 2)
     return np.array([np.mean(sums[r]) for r in sorted(sums)])
 
 
@@ -316,3 +317,15 @@ def test_treating_alone_and_coding_in_every_step_are_refused(four: Arrays) -> No
         guard.train(four, method="rejection", treat_id=True)
     with pytest.raises(ConfigError, match="is for stores"):
         guard.train(four, method="rejection", match="coding")
+
+
+@pytest.mark.parametrize("side", [(32, 32), (64, 32), (32, 64), (112, 40)])
+def test_mean_and_variance_of_long_images_are_matched_too(side: tuple[int, int]) -> None:
+    """A slow change along the longer side is part of the variance, and not of the mean."""
+    rows = np.linspace(60, 200, side[0])[:, None, None]
+    gradients = floats(np.broadcast_to(rows, (*side, 3)).round().astype(np.uint8)[None].repeat(4, 0))
+    flat = floats(np.random.default_rng(0).normal(140, 20, (4, *side, 3)).clip(0, 255).astype(np.uint8))
+    matched = match_spectrum(gradients, flat)
+    for dim in (None, (1, 2, 3)):
+        assert matched.mean(dim).numpy() == pytest.approx(flat.mean(dim).numpy(), abs=1.5)
+    assert matched.std((1, 2, 3)).numpy() == pytest.approx(flat.std((1, 2, 3)).numpy(), rel=0.15)

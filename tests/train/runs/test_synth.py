@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 import guard
 from guard.data import load
@@ -58,3 +59,22 @@ def test_out_must_be_a_folder_of_its_own(tmp_path: Path) -> None:
         guard.synth("digits", method="patch_shuffle", out=tmp_path / "file")
     with pytest.raises(ConfigError, match="is the folder of the images"):
         guard.synth(str(tmp_path), method="patch_shuffle", out=tmp_path)
+
+
+@pytest.mark.parametrize("home", [False, True])
+def test_nothing_is_written_among_the_classes(home: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a store nor a model, in which pictures would be one more class; also where ~ stands for the folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = "~/d" if home else str(tmp_path / "d")
+    for label in ("ants", "bees"):
+        (tmp_path / "d" / label).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "d" / label / "1.png")
+    with pytest.raises(ConfigError, match=r"out=.* lies in the folder of the images"):
+        guard.synth(folder, method="patch_shuffle", out=f"{folder}/stores")
+    for inside, sentence in ((folder, "is the folder of the images"), (f"{folder}/m", "lies in the folder")):
+        with pytest.raises(ConfigError, match=f"pair.folder=.* {sentence}"):
+            guard.synth(folder, method="dmr", out=tmp_path / "s", pair={"folder": inside})
+        with pytest.raises(ConfigError, match=f"pair.folder=.* {sentence}"):
+            guard.train(folder, method="dmr", out=tmp_path / "s", pair={"folder": inside})
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["ants", "bees"]
+    assert not (tmp_path / "s").exists()

@@ -117,7 +117,7 @@ def to_signal(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def trained_autoencoder(
-    context: PrepareContext, card: AutoencoderCard, size: tuple[int, int], epochs: int, batch_size: int
+    context: PrepareContext, card: AutoencoderCard, size: tuple[int, int], schedule: Schedule
 ) -> Autoencoder:
     """One trained on the context's images, filled up to `size`; kept in its folder, and resumed from there."""
     with seeded(context.seed):
@@ -136,7 +136,6 @@ def trained_autoencoder(
         optimizer.step()
         return terms
 
-    schedule = Schedule(epochs=epochs, batch_size=batch_size)
     train_kept(context, autoencoder, update, "autoencoder", card, schedule)
     autoencoder.measure(_some(context.data, size, context.device))
     return autoencoder

@@ -213,19 +213,29 @@ class DiffusionOptions(SharedOptions):
     @model_validator(mode="after")
     def _steps_that_fit(self) -> Self:
         steps = self.sampling_steps
+        if self.spacing == "leading":
+            self._check_leading(TIMES if steps is None and self.sampler == "ddpm" else steps)
         if steps is None or TIMES % steps == 0:
             return self
-        if self.spacing == "leading":
-            raise ConfigError(
-                f"sampling_steps={steps} does not divide {TIMES}, so that spacing='leading' would not begin at pure "
-                "noise; give one that does, or spacing='trailing'"
-            )
         if self.sampler == "plms":
             raise ConfigError(
                 f"sampler='plms' takes equal steps, and sampling_steps={steps} does not divide {TIMES}; give one that "
                 "does, such as 50, or sampler='dpm-solver++'"
             )
         return self
+
+    def _check_leading(self, steps: int | None) -> None:
+        solver = self.sampler or ("dpm-solver++" if self.is_ours else None)
+        if solver == "dpm-solver++":  # diffusers' begins strides below: at 501 of 1,000 for 500 steps
+            raise ConfigError(
+                "spacing='leading' would not begin near pure noise with sampler='dpm-solver++'; give sampler='ddim' or "
+                "'plms', or spacing='trailing'"
+            )
+        if steps is not None and (steps in (1, TIMES) or TIMES % steps):
+            raise ConfigError(
+                f"spacing='leading' takes a number of steps between 1 and {TIMES} that divides {TIMES}, or it would "
+                f"not begin near pure noise, got {steps}; give another sampling_steps, or spacing='trailing'"
+            )
 
     @model_validator(mode="after")
     def _known_before_anything_is_trained(self) -> Self:

@@ -5,7 +5,7 @@ Files in the model's folder:
     diffusion.safetensors, diffusion.json   the finished model (averaged weights) and its card: all that is read later
     checkpoint.safetensors                  while it is being trained; autoencoder-*.safetensors for the autoencoder
     training.lock                           held by the run that trains it; others wait
-    images/0001.png ...                     training images and samples, a class per column
+    progress/0001.png ...                   training images and samples, a class per column
     metrics.jsonl                           a line per epoch; `held_out` is the error of the predicted noise on images
                                             that are never trained on, at fixed times with fixed noise
 """
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from guard.artefact.files import write_atomic
 from guard.record import Record
 
+from ...cache.keyed import kept_path
 from ...cache.shared_model import (
     check_fits,
     found_or_trained,
@@ -32,6 +33,7 @@ from ...cache.shared_model import (
     report_differing,
     write_finished,
 )
+from ...cache.trained_network import Schedule
 from ...engine.averaging import Average
 from ...engine.checkpoint import read_progress
 from ...engine.distributed import processes
@@ -174,6 +176,7 @@ class Training:
             "diffusion", self.feed, card.epochs, card.batch_size, card.seed, STAGE, self.device, rows=rows
         )
         self.latents: Tensor | None = None
+        self.autoencoder_file: Path | None = None  # of the autoencoder alone; the finished model holds it
 
     def run(self) -> BuiltInDiffusion:
         """Train from the folder's checkpoint, or from the start, to the end; returns the averaged model."""
@@ -184,20 +187,21 @@ class Training:
         train_in_folder(self.folder, self.card, self, metrics=True, after=self._show)
         self.network.load_state_dict(self.averaged.shadow.state_dict())
         write_finished(self.folder, "diffusion", self.model, self.card)
-        if processes().is_first:
-            for path in self.folder.glob("autoencoder-*.safetensors"):
-                path.unlink()
+        if self.autoencoder_file is not None and processes().is_first:
+            self.autoencoder_file.unlink(missing_ok=True)
         return self.model
 
     def _show(self, epoch: int) -> None:
         if epoch + 1 == self.card.epochs or (epoch + 1) % max(1, self.card.epochs // GRIDS) == 0:
-            write_atomic(self.folder / "images" / f"{epoch + 1:04d}.png", self.picture())
+            write_atomic(self.folder / "progress" / f"{epoch + 1:04d}.png", self.picture())
 
     def _train_autoencoder(self) -> None:
         model = self.model
         card = AutoencoderCard(channels=self.card.model.channels, halvings=halvings(*model.own_size))
         context = replace(self.context, folder=self.folder)
-        model.autoencoder = trained_autoencoder(context, card, model.filled, self.card.epochs, self.card.batch_size)
+        schedule = Schedule(epochs=self.card.epochs, batch_size=self.card.batch_size)
+        model.autoencoder = trained_autoencoder(context, card, model.filled, schedule)
+        self.autoencoder_file = kept_path(context, "autoencoder", card, schedule)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the images; mean errors."""

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from guard.artefact.files import write_atomic
 from guard.data import ImageData
 
 from ...cache.keyed import images_identity, keyed_path, model_identity
+from ...cache.pieces import read_piece
 from ...engine.loader import Feed
 from ...engine.progress import progress_bar
 from .base import Pair, SamplingPair
@@ -71,7 +72,7 @@ def encoded_moments(pair: Pair, data: ImageData, device: torch.device, folder: P
     identity = {"pair": model_identity(pair), **images_identity(data)}
     path = keyed_path(folder, "class_means", identity)
     if path.exists():
-        means = load(path.read_bytes())["means"].to(device)
+        means = read_piece(path, "means")["means"].to(device)
     else:
         means = class_means(pair, data, device)
         write_atomic(path, save({"means": means.cpu().contiguous()}))

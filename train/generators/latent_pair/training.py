@@ -4,7 +4,7 @@ Files in the pair's folder:
 
     pair.safetensors, pair.json    the finished pair (averaged weights) and its card; nothing else is read later
     checkpoint.safetensors         while it is being trained, by the run that holds training.lock
-    images/0001.png ...            after each epoch: originals, reconstructions, and images of sampled z
+    progress/0001.png ...          after each epoch: originals, reconstructions, and images of sampled z
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class PairTraining:
         """Train from the folder's checkpoint, or from the start, to the end; returns the averaged pair."""
 
         def show(epoch: int) -> None:
-            write_atomic(folder / "images" / f"{epoch + 1:04d}.png", self.picture())
+            write_atomic(folder / "progress" / f"{epoch + 1:04d}.png", self.picture())
 
         train_in_folder(folder, self.card, self, after=show)
         pair = self.averaged.shadow

@@ -156,7 +156,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
         "diffusion.json", "diffusion.safetensors", "images", "metrics.jsonl", "training.lock"
     ]  # fmt: skip
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    assert sorted(p.name for p in (folder / "images").iterdir()) == ["0001.png", "0002.png"]
+    assert sorted(p.name for p in (folder / "progress").iterdir()) == ["0001.png", "0002.png"]
 
 
 def test_a_named_folder_shares_a_model_that_fits(some: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

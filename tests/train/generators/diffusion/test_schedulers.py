@@ -51,8 +51,11 @@ def test_steps_are_bounded_before_anything_is_trained(model: dict[str, Any]) -> 
     for steps in (1001, 5000, 0):
         with pytest.raises(ValidationError, match="sampling_steps"):
             DiffusionOptions(sampling_steps=steps, **model)
-    with pytest.raises(ValidationError, match="spacing='leading' would not begin at pure noise"):
-        DiffusionOptions(sampling_steps=501, spacing="leading", **model)
+    for given in ({"sampling_steps": 501}, {"sampling_steps": 1}, {"sampling_steps": 1000}, {"sampler": "ddpm"}):
+        with pytest.raises(ValidationError, match="a number of steps between 1 and 1000 that divides 1000"):
+            DiffusionOptions(**{"sampler": "ddim", "spacing": "leading", **given, **model})
+    with pytest.raises(ValidationError, match="would not begin near pure noise with sampler='dpm-solver"):
+        DiffusionOptions(sampling_steps=50, sampler="dpm-solver++", spacing="leading", **model)
     with pytest.raises(ValidationError, match="sampler='plms' takes equal steps"):
         DiffusionOptions(sampling_steps=30, sampler="plms", **model)
 
@@ -63,3 +66,12 @@ def test_latents_that_are_not_finite_are_an_error() -> None:
     latents[1, 0, 0, 0] = torch.nan
     with pytest.raises(ModelError, match="not finite for 1 of 3 images in 5 steps"):
         checked_finite(latents, 5)
+
+
+@pytest.mark.parametrize("steps", [2, 20, 50, 250, 500])
+@pytest.mark.parametrize("sampler", ["ddim", "plms", "ddpm"])
+def test_what_is_accepted_begins_a_stride_below_pure_noise(sampler: Any, steps: int) -> None:
+    options = DiffusionOptions(sampler=sampler, sampling_steps=steps, spacing="leading")
+    made = solver("epsilon", sampler, options.spacing)
+    made.set_timesteps(steps)
+    assert int(made.timesteps[0]) == TIMES - TIMES // steps + 1

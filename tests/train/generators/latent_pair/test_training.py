@@ -46,7 +46,7 @@ def test_one_seed_gives_one_pair_and_another_another(data: ImageData, tmp_path: 
     assert files[0] == files[1]
     names = sorted(p.name for p in (tmp_path / "0" / "pair").iterdir())
     assert names == ["images", "pair.json", "pair.safetensors", "training.lock"]
-    picture = Image.open(tmp_path / "0" / "pair" / "images" / "0002.png")
+    picture = Image.open(tmp_path / "0" / "pair" / "progress" / "0002.png")
     assert picture.size == (2 * (12 * 14 - 2), 2 * (3 * 10 - 2))
 
 
