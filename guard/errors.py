@@ -43,6 +43,13 @@ class GuardError(Exception):
     def __init__(self, *args: object, **named: object) -> None:
         super().__init__(*(brief(arg) if isinstance(arg, str) else arg for arg in args), **named)
 
+    def begin_with(self, what: str) -> None:
+        """Say before the message what it is about."""
+        said = brief(f"{what}: {self}")
+        self.args = (said,)
+        if isinstance(self, ImportError):
+            self.msg = said
+
 
 def brief(message: str) -> str:
     """A message on one line, with long values cut: what is quoted, what is in brackets, and what has no spaces."""

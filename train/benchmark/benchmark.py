@@ -10,6 +10,7 @@ from pathlib import Path
 
 from guard.artefact.places import writable_folder
 from guard.benchmark_file import BenchmarkFile
+from guard.errors import GuardError
 from guard.requests import BenchmarkRequest
 
 from ..engine.precision import computing_in
@@ -38,8 +39,13 @@ def benchmark(request: BenchmarkRequest) -> Results:
     writable_folder(str(asked.out))
     plans = plans_of(asked, folder, open_sets(asked, folder, geometry), planned)
     rows = Rows(plans[0].out)
-    with computing_in(geometry.precision):
-        _work(plans, rows)
+    try:
+        with computing_in(geometry.precision):
+            _work(plans, rows)
+    except Exception:  # hours may have been measured before it
+        if (there := of_plans(plans, rows.read())).rows:
+            write_report(asked, there)
+        raise
     return write_report(asked, of_plans(plans, rows.read()))
 
 
@@ -149,10 +155,17 @@ def _todo(plan: Plan, rows: Rows) -> list[Run]:
 
 
 def _do(plan: Plan, run: Run, rows: Rows) -> None:
-    """Train a run and measure what is missing of it."""
+    """Train a run and measure what is missing of it; what is raised names the run."""
     wanted = missing(plan, run, rows.read())
     log.info("benchmark: %s", run.title)
-    if not wanted:
-        training.trained(plan, run)
-        return
-    rows.add(measured(plan, run, wanted))
+    try:
+        if not wanted:
+            training.trained(plan, run)
+            return
+        rows.add(measured(plan, run, wanted))
+    except GuardError as error:
+        error.begin_with(run.title)
+        raise
+    except Exception as error:
+        error.add_note(f"in the benchmark's run {run.title}")
+        raise

@@ -183,6 +183,17 @@ def test_images_that_were_loaded_before_are_no_more_than_asked_for(small: dict[s
         ({"methods": {"plain": {"seed": 3}}}, "method 'plain' of the benchmark: seed is said by the key 'seeds'"),
         ({"training": {"seed": 3}}, "the key 'training' of the benchmark: seed is said by the key 'seeds'"),
         ({"training": {"test": 0}}, "test: 0 holds out no images to measure on"),
+        ({"training": {"test": 10000}}, r"method 'plain' of the benchmark, test: 10000, seed 0: .* cannot be held out"),
+        (
+            {"methods": {"plain": {}, "b": {"method": "plain", "calibration": 10}}},
+            "method 'b' of the benchmark, calibration: 10, test: 60, seed 0: alpha=0.05 needs at least 19 .* got 10",
+        ),
+        ({"methods": {"b": {"method": "plain", "test": -1}}}, "method 'b' of the .* test must be a number of images"),
+        ({"training": {"calibration": 0.9, "test": 0.5}}, "calibration: 0.9, test: 0.5, seed 0: .* cannot be held out"),
+        (
+            {"methods": {"plain": {}, "bigger test": {"method": "plain", "test": 0.3}}},
+            "method 'bigger test' of the benchmark holds out test=0.3, method 'plain' test=60: .* say test",
+        ),
         ({"training": {"test": "t.csv"}}, "test of the benchmark's trainings is a count or a share"),
         ({"methods": {"phase_mix": {"init": "plian"}, "plain": {}}}, "unknown method of the benchmark 'plian'"),
         ({"methods": {"a": {"method": "plain", "init": "b"}, "b": {"method": "plain", "init": "a"}}}, "each other"),
@@ -247,6 +258,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     monkeypatch.setattr("train.benchmark.training.train", lambda _: pytest.fail("it trained"))
     with pytest.raises(GuardError, match=sentence):
         guard.benchmark({**small, **keys}, out=tmp_path / "out")
+
+
+def test_the_same_test_images_may_be_said_otherwise(small: dict[str, Any]) -> None:
+    small["methods"]["more"] = {"method": "plain", "calibration": 70, "test": 60}
+    assert len(plan_of(small).runs) == 6
+    small |= {"data": {"train": "digits:0-2", "test": "digits:0-2"}}
+    small["methods"]["more"]["test"] = 30  # the test images are others, the same for all
+    assert len(plan_of(small).runs) == 6
 
 
 def test_a_library_that_is_not_there_names_its_extra(
