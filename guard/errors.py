@@ -45,10 +45,7 @@ class GuardError(Exception):
 
     def begin_with(self, what: str) -> None:
         """Say before the message what it is about."""
-        said = brief(f"{what}: {self}")
-        self.args = (said,)
-        if isinstance(self, ImportError):
-            self.msg = said
+        self.args = (brief(f"{what}: {self}"),)
 
 
 def brief(message: str) -> str:
@@ -176,3 +173,7 @@ class MissingExtraError(GuardError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed; run: pip install 'ood-guard[{extra}]'")
+
+    def begin_with(self, what: str) -> None:
+        super().begin_with(what)
+        self.msg = str(self.args[0])  # which an ImportError prints

@@ -15,6 +15,7 @@ from scipy import stats
 from guard.benchmark_file import BenchmarkFile
 from guard.errors import ArtefactDamagedError, DataError
 from guard.evaluation import metrics
+from train.benchmark.card import card_of
 from train.benchmark.differences import compared
 from train.benchmark.intervals import _aurocs, over_images, over_seeds
 from train.benchmark.page import render
@@ -22,7 +23,6 @@ from train.benchmark.plots import Box, Point, _labels, front, scatter
 from train.benchmark.results import Results, Rows, read_scores, write_scores
 from train.benchmark.summary import groups, left_out
 from train.benchmark.tables import csv_text, markdown, short_table
-from train.benchmark.training import card_of
 
 METRICS = ("auroc", "fpr_at_95_id_tpr", "fpr_at_95_ood_tpr", "aupr_in", "aupr_out", "flagged")
 ASKED = BenchmarkFile(data="digits", ood={"near": {"a": 1, "b": 1}, "far": {"c": 1}}, methods={"plain": {}, "mix": {}},
