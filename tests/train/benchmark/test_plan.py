@@ -63,6 +63,22 @@ def test_own_is_the_score_of_the_method_and_each_score_is_there_once(small: dict
     assert labels["vos"] == ["energy_logistic", "energy_logistic+knn"]
 
 
+def test_own_is_called_what_it_is(small: dict[str, Any]) -> None:
+    """Its options are in its name, so that it stands beside the same score with others."""
+    small |= {"scores": ["own", "energy", "energy+knn"], "seeds": [0]}
+    small["methods"] = {
+        "hot": {"method": "plain", "score": "energy", "score_options": {"temperature": 5.0}},
+        "two": {"method": "plain", "score": "combined", "score_options": {"parts": ["energy", "knn"]}},
+        "same": {"method": "plain", "score": "energy"},
+        "said": {"method": "plain", "score": "msp", "scores": [{"name": "own", "label": "its own"}, "msp"]},
+    }
+    found = {run.name: {score.label: dict(score.options) for score in run.scores} for run in plan_of(small).runs}
+    assert found["hot"] == {"energy (temperature=5.0)": {"temperature": 5.0}, "energy": {}, "energy+knn": {}}
+    assert found["two"] == {"energy+knn": {}, "energy": {}}
+    assert list(found["same"]) == ["energy", "energy+knn"]
+    assert list(found["said"]) == ["its own", "msp"]
+
+
 def test_an_identity_changes_with_what_decides_the_network_and_with_nothing_else(small: dict[str, Any]) -> None:
     before = identities(small)
     assert before == identities({**small, "scores": ["msp"], "ood": {"far": {"n": "uniform_noise"}}, "name": "other"})
@@ -313,6 +329,14 @@ def test_images_that_were_loaded_before_are_no_more_than_asked_for(small: dict[s
         ({"scores": ["knm"]}, "unknown score 'knm'; did you mean 'knn'"),
         ({"scores": [{"name": "knn", "kk": 3}]}, "score 'knn' has no option 'kk'"),
         ({"scores": [{"k": 3}]}, "a score of the benchmark is a name, or a mapping like"),
+        (
+            {"scores": ["own", {"name": "own", "temperature": 5}]},
+            "the score own of the benchmark is the method's, .*got",
+        ),
+        (
+            {"scores": ["own", {"name": "msp", "label": "vim"}]},
+            "two scores of method 'plain' in the benchmark are called 'vim'; give one a label",
+        ),
         ({"scores": ["knn", "knn"]}, "two scores of the benchmark are called 'knn'"),
         ({"scores": ["rejection"]}, "score 'rejection' is learned by method 'rejection', not by 'plain'"),
         ({"scores": ["reject_class"]}, "score 'reject_class' needs an extra class for outliers"),
