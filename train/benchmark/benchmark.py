@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from guard.artefact.places import writable_folder
+from guard.artefact.places import check_unclaimed, writable_folder
 from guard.benchmark_file import BenchmarkFile
 from guard.errors import GuardError
 from guard.requests import BenchmarkRequest
@@ -20,8 +20,8 @@ from .file import read
 from .measure import key, measured
 from .plan import Plan, Run, train_request
 from .planning import check_arguments, planned
-from .report import write_report
-from .results import Results, Row, Rows, row_id
+from .report import FILES, write_report
+from .results import LOCKS, NAME, Results, Row, Rows, row_id
 from .sets import Sets, by_choice, open_sets
 from .turns import POLL, turn
 
@@ -36,7 +36,7 @@ def benchmark(request: BenchmarkRequest) -> Results:
         counterparts.check_installed()
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
     geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
-    writable_folder(str(asked.out))
+    check_unclaimed(writable_folder(str(asked.out)), [NAME, LOCKS], FILES)
     plans = plans_of(asked, folder, open_sets(asked, folder, geometry), planned)
     rows = Rows(plans[0].out)
     try:
@@ -125,7 +125,7 @@ def _work(plans: Sequence[Plan], rows: Rows) -> None:
         for plan, run in todo:
             if not training.is_trained(plan, run) and not _ready(plan, run):
                 continue
-            with turn(plan.out / "locks" / f"{run.place.replace('/', '-')}.lock") as ours:
+            with turn(plan.out / LOCKS / f"{run.place.replace('/', '-')}.lock") as ours:
                 if not ours or (plan, run) not in (left := to_do()):
                     continue
                 said_on_a_terminal(pace.said(run, len(left)))

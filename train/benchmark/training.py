@@ -18,6 +18,7 @@ from ..runs.synth import synth
 from ..runs.train import train
 from .card import CARD, Card, card_of
 from .plan import STORE, Plan, Run
+from .results import LOCKS
 from .turns import turn
 
 log = logging.getLogger("ood_guard")
@@ -86,7 +87,7 @@ def _make_stores(plan: Plan, run: Run) -> None:
             continue
         name = what.removeprefix(STORE)
         folder = plan.store(name, run.seed)
-        with turn(plan.out / "locks" / f"{folder.name}.store.lock", wait=True):
+        with turn(plan.out / LOCKS / f"{folder.name}.store.lock", wait=True):
             synth(plan.store_request(name, run.seed, plan.sets.source))
 
 

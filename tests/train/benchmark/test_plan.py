@@ -363,6 +363,17 @@ def test_the_same_test_images_may_be_said_otherwise(small: dict[str, Any]) -> No
     assert len(plan_of(small).runs) == 6
 
 
+@pytest.mark.parametrize("name", ["results.csv", "results.md", "report.html", "published.csv"])
+def test_a_folder_with_somebody_s_files_is_refused(
+    name: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.benchmark.benchmark.open_sets", lambda *_: pytest.fail("it opened the images"))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(GuardError, match=f"holds {name} and no results.json"):
+        guard.benchmark(small, out=tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_library_that_is_not_there_names_its_extra(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

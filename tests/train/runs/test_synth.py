@@ -58,3 +58,11 @@ def test_out_must_be_a_folder_of_its_own(tmp_path: Path) -> None:
         guard.synth("digits", method="patch_shuffle", out=tmp_path / "file")
     with pytest.raises(ConfigError, match="is the folder of the images"):
         guard.synth(str(tmp_path), method="patch_shuffle", out=tmp_path)
+
+
+def test_a_page_that_is_no_gallery_of_ours_is_not_replaced(four: Arrays, tmp_path: Path) -> None:
+    (tmp_path / "gallery.html").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds gallery\.html and no card\.json"):
+        guard.synth(four, method="patch_shuffle", count=20, out=tmp_path, device="cpu")
+    assert (tmp_path / "gallery.html").read_text() == "mine"
+    guard.synth(four, method="patch_shuffle", count=20, out=tmp_path, device="cpu", gallery=False)
