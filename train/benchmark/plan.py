@@ -199,7 +199,8 @@ class Plan:
     def _found(self, outliers: Any, seed: int) -> Any:
         if isinstance(outliers, str) and outliers.startswith(STORE):
             return str(self.store(outliers.removeprefix(STORE), seed))
-        return outliers if outliers in list_synthesisers() else located(outliers, self.folder)
+        ours = isinstance(outliers, str) and outliers in list_synthesisers()
+        return outliers if ours else located(outliers, self.folder)
 
     def store(self, name: str, seed: int) -> Path:
         """The folder of a store: another one where anything that decides it is another."""

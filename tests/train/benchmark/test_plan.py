@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import guard
 from guard.data import load
@@ -372,6 +373,29 @@ def test_a_folder_with_somebody_s_files_is_refused(
     with pytest.raises(GuardError, match=f"holds {name} and no results.json"):
         guard.benchmark(small, out=tmp_path)
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_what_guard_train_takes_in_python_is_taken(small: dict[str, Any], tmp_path: Path) -> None:
+    """Numbers of numpy and torch, paths, devices, and images in memory: as the same in a file."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"x")
+    pixels = np.zeros((8, 16, 16, 3), np.uint8)
+
+    def made(number: Any, path: Any, device: Any) -> dict[str, str]:
+        small["methods"] = {
+            "plain": {"lr": number(0.5), "batch_size": np.int64(32) if number is np.float32 else 32},
+            "shown": {"method": "plain", "pretrained": path(weights)},
+            "tuned": {"method": "phase_mix", "init": path("plain"), "tune_epochs": np.int64(2)},
+            "oe": {"outliers": pixels},
+        }
+        small["training"]["device"] = device("cpu")
+        small["scores"] = [{"name": "knn", "k": np.int64(3)}]
+        plan = plan_of(small, tmp_path)
+        assert [run.scores[0].label for run in plan.runs] == ["knn (k=3)"] * 8
+        assert plan.request(plan.runs[3]).outliers is pixels
+        return {run.place: plan.identity(run) for run in plan.runs}
+
+    assert made(np.float32, Path, torch.device) == made(float, str, str) == made(torch.tensor, str, str)
 
 
 def test_a_library_that_is_not_there_names_its_extra(
