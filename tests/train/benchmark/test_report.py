@@ -198,7 +198,20 @@ def test_the_page_marks_the_best_of_each_column_and_ranks_by_both() -> None:
     left = page.partition("<h2>Each OOD set left out</h2>")[2]
     assert "depends on a set: plain with knn without a; mix with knn without b; mix with knn without c" in left
     assert "<script" in page
+    assert "a model that several runs share is in those of the run that trained it" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(("near", "far"), [(("a", "b"), ()), ((), ("c",)), ((), ()), (("a",), ("c",))])
+def test_the_best_of_both_is_told_where_there_are_both(near: tuple[str, ...], far: tuple[str, ...]) -> None:
+    found = Results(Path(), THREE.rows, near, far, other=("d",))
+    page = render(ASKED, found)
+    assert [title in page for title in ("best near", "best far", "best of both")] == [
+        bool(near),
+        bool(far),
+        bool(near and far),
+    ]
+    assert "best accuracy" in page
 
 
 def test_names_are_escaped() -> None:
