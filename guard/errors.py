@@ -45,6 +45,10 @@ class GuardError(Exception):
 
     __str__ = Exception.__str__  # of `args`, which may be said anew: an ImportError keeps its first words elsewhere
 
+    def begin_with(self, what: str) -> None:
+        """Say before the message what it is about."""
+        self.args = (brief(f"{what}: {self}"),)
+
 
 def brief(message: str) -> str:
     """A message on one line, with long values cut: what is quoted, what is in brackets, and what has no spaces."""
@@ -171,3 +175,7 @@ class MissingExtraError(GuardError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed; run: pip install 'ood-guard[{extra}]'")
+
+    def begin_with(self, what: str) -> None:
+        super().begin_with(what)
+        self.msg = str(self.args[0])  # which an ImportError prints

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -51,12 +53,30 @@ def writable_file(path: str | Path, option: str = "out") -> Path:
     return file
 
 
+def check_unclaimed(folder: Path, cards: Sequence[str], files: Iterable[str], option: str = "out") -> None:
+    """Files that a command would write belong to it where one of its own `cards` lies beside them.
+
+    Args:
+        files: their names, or patterns of them.
+
+    Raises:
+        ConfigError: one of them is there without a card: it is another command's, or the user's.
+    """
+    if any((folder / card).exists() for card in cards):
+        return
+    if found := next((path for pattern in files for path in sorted(folder.glob(pattern))), None):
+        raise ConfigError(
+            f"{option}={_shown(folder)} holds {found.name} and no {cards[0]}, so it is something else's and would be "
+            f"replaced; give another {option}="
+        )
+
+
 def report_file(path: str | Path, option: str = "out") -> Path:
     """The page NAME.html of a report whose numbers go to NAME.json beside it, once both could be written.
 
     Raises:
-        ConfigError: another ending, a place that cannot be written to, or a NAME.json that no page lies beside: it is
-            something else's, as a run folder's guard.json is.
+        ConfigError: another ending, a place that cannot be written to, or one of the two without the other: it is
+            something else's, as a run folder's guard.json and a scan's report.html are.
     """
     page = Path(path)
     if page.suffix not in (".html", ".htm"):
@@ -68,6 +88,7 @@ def report_file(path: str | Path, option: str = "out") -> Path:
             f"{option}={_shown(page)} writes its numbers to {numbers.name}, which is there and belongs to no report; "
             "choose another name"
         )
+    check_unclaimed(page.parent, [numbers.name], [glob.escape(page.name)], option)
     return page
 
 

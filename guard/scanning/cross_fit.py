@@ -40,6 +40,8 @@ from .shards import is_whole, write_shard
 if TYPE_CHECKING:
     from ..graph.module import GuardModule
 
+NAME = "cross-fitted-{}-{}.parquet"  # folds, seed
+
 
 @dataclass(frozen=True)
 class CrossFittedShard:
@@ -82,7 +84,7 @@ def cross_fitted(folder: Path, request: ScanRequest, source: Reading) -> CrossFi
         DataError: too few images of a class.
     """
     assert request.cross_fit is not None  # the caller's
-    shard = Shard(f"cross-fitted-{request.cross_fit}-{request.seed}.parquet", 0, len(source))
+    shard = Shard(NAME.format(request.cross_fit, request.seed), 0, len(source))
     g = request.g if isinstance(request.g, Guard) else load(request.g, device=request.device)
     fitting = needs("train", "train.features.cross_fitting")
     score = fitting.fresh_score(g.manifest.score, g.manifest.score_options)

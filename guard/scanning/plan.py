@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from ..artefact.files import write_atomic
 from ..errors import ConfigError
 from ..manifest import Manifest
-from ..monitoring.table import SHARDS
 from ..record import Record
 from .reading import Reading
 
@@ -97,12 +96,10 @@ def begin(folder: Path, card: ScanCard) -> None:
     """Write the card, or check that it is the one that is there.
 
     Raises:
-        ConfigError: the folder holds another scan, or shards without a card.
+        ConfigError: the folder holds another scan.
     """
     path = folder / CARD
     if not path.exists():
-        if found := next(folder.glob(SHARDS), None):
-            raise ConfigError(f"{folder} holds {found.name} and no {CARD}, so it is no scan; give another out=")
         write_atomic(path, card.model_dump_json(indent=1).encode() + b"\n")
         return
     try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..artefact.files import write_atomic
 from ..artefact.load import load, manifest_of
-from ..artefact.places import writable_folder
+from ..artefact.places import check_unclaimed, writable_folder
 from ..cores import available_cores
 from ..data.classes import match_classes
 from ..data.labels import printable
@@ -23,15 +23,17 @@ from ..data.progress import with_progress
 from ..detector import Guard
 from ..errors import ConfigError, DataError
 from ..manifest import Manifest
+from ..monitoring.table import SHARDS
 from ..paths import path_given
 from ..preprocess import MAX_PIXELS
 from ..requests import ScanRequest
 from ..runtimes.onnx_providers import resolve_device
 from .cluster import Task, ray_package, root_of, scored_on_ray
+from .cross_fit import NAME as CROSS_FITTED
 from .cross_fit import check_cross_fit, cross_fitted
 from .page import render, rows_shown
 from .pictures import pictures
-from .plan import Shard, alone, begin, card_of, shards_of
+from .plan import CARD, Shard, alone, begin, card_of, shards_of
 from .processes import Job, scored_apart
 from .reading import Reading
 from .result import ScanSummary
@@ -41,6 +43,7 @@ from .summary import summarise
 
 log = logging.getLogger("ood_guard")
 
+SUMMARY, PAGE = "summary.json", "report.html"
 _WORTH_PROCESSES = 1024  # images; starting a process takes about half a second
 
 
@@ -51,6 +54,7 @@ def scan(request: ScanRequest) -> ScanSummary:
     check_cross_fit(request)
     _check_apart(request.out, request.data)
     folder = writable_folder(request.out)
+    check_unclaimed(folder, [CARD], [SHARDS, CROSS_FITTED.format("*", "*"), SUMMARY, PAGE])
     manifest = request.g.manifest if isinstance(request.g, Guard) else manifest_of(request.g)
     source = Reading(opened_source(request.data, request.labelled, None, all_classes=False))
     notes = [*(printable(note) for note in source.notes), *_own_labels(source, manifest, request.cross_fit)]
@@ -76,8 +80,8 @@ def scan(request: ScanRequest) -> ScanSummary:
         summary, sample = summarise(folder, card, shards, manifest, seed=request.seed, notes=notes, cross_fitted=judged)
         summary = summary.model_copy(update={"made": len(absent)})
         shown = pictures(source, rows_shown(summary), MAX_PIXELS)
-        write_atomic(folder / "summary.json", summary.model_dump_json(indent=1).encode() + b"\n")
-        write_atomic(folder / "report.html", render(summary, sample, shown, manifest.calibration).encode())
+        write_atomic(folder / SUMMARY, summary.model_dump_json(indent=1).encode() + b"\n")
+        write_atomic(folder / PAGE, render(summary, sample, shown, manifest.calibration).encode())
     return summary
 
 

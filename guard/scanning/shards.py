@@ -16,6 +16,7 @@ given_probability  float   of that class
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..artefact.files import write_atomic
-from ..errors import MissingExtraError
+from ..errors import ArtefactDamagedError, MissingExtraError
 from .plan import Shard
 from .reading import Reading
 from .scoring import Scored
@@ -93,18 +94,46 @@ def is_whole(folder: Path, shard: Shard) -> bool:
 
 
 def read_shards(folder: Path, shards: Sequence[Shard], names: Sequence[str]) -> Iterator[Columns]:
-    """The columns of one shard after the other as arrays, without the rows that could not be read."""
-    pa = pyarrow()
+    """The columns of one shard after the other as arrays, without the rows that could not be read.
+
+    Raises:
+        ArtefactDamagedError: one of the files cannot be read.
+    """
     for shard in shards:
-        table = pa.parquet.read_table(folder / shard.name, columns=[*names, "error"], partitioning=None)
-        table = table.filter(pa.compute.is_null(table["error"]))
-        yield {name: table[name].to_numpy() for name in names}
+        with _saying_damage(folder / shard.name):
+            table = _rows(folder / shard.name, names, readable=True)
+            columns = {name: table[name].to_numpy() for name in names}
+        yield columns
 
 
 def read_errors(folder: Path, shards: Sequence[Shard]) -> Iterator[tuple[int, str, str]]:
-    """(row, path, why) of every image that could not be read."""
-    pa = pyarrow()
+    """(row, path, why) of every image that could not be read.
+
+    Raises:
+        ArtefactDamagedError: one of the files cannot be read.
+    """
+    names = ("row", "path", "error")
     for shard in shards:
-        table = pa.parquet.read_table(folder / shard.name, columns=["row", "path", "error"], partitioning=None)
-        table = table.filter(pa.compute.is_valid(table["error"]))
-        yield from zip(*(table[name].to_pylist() for name in ("row", "path", "error")), strict=True)
+        with _saying_damage(folder / shard.name):
+            table = _rows(folder / shard.name, names, readable=False)
+            columns = [table[name].to_pylist() for name in names]
+        yield from zip(*columns, strict=True)
+
+
+def _rows(path: Path, names: Sequence[str], *, readable: bool) -> Any:
+    """Columns of one file, of the images that could be read or of the others."""
+    pa = pyarrow()
+    table = pa.parquet.read_table(path, columns=list(dict.fromkeys([*names, "error"])), partitioning=None)
+    return table.filter((pa.compute.is_null if readable else pa.compute.is_valid)(table["error"]))
+
+
+@contextlib.contextmanager
+def _saying_damage(path: Path) -> Iterator[None]:
+    """Around the reading of a file: its footer may be whole, and what it holds not."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, pyarrow().ArrowException) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtefactDamagedError(
+            f"{path} is damaged ({reason}); remove it and scan again: what the other files hold is kept"
+        ) from None

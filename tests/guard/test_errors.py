@@ -85,3 +85,15 @@ def test_what_is_short_stays_as_it_is() -> None:
     message = f"the model's classes are {names}; the data's are others. It isn't 'one' of [{names[:150]}]"
     assert str(errors.ConfigError(message)) == message
     assert errors.MissingDataError("gone").args == ("gone",)
+
+
+@pytest.mark.parametrize("kind", [errors.ConfigError, errors.MissingDataError, errors.ArtefactDamagedError])
+def test_what_an_error_is_about_comes_before_it(kind: type[errors.GuardError]) -> None:
+    error = kind("it is wrong")
+    error.begin_with("run 3")
+    assert str(error) == "run 3: it is wrong"
+    others = [errors.UnknownNameError("method", "x", ["y"]), errors.MissingExtraError("torch", "train")]
+    for other in others:
+        before = str(other)
+        other.begin_with("run 3")
+        assert str(other) == f"run 3: {before}"

@@ -6,6 +6,8 @@ sets         the images: in-distribution and OOD, opened once
 asked        scores as the file names them
 plan         the runs, and what identifies each
 planning     the file -> a plan; everything that can be refused without training is
+draws        what each run holds out, drawn when it is planned
+card         what a run's folder says of it
 training     one run: its folder, its clock, the runs and stores that it needs
 turns        which process does which run
 outputs      features and logits taken once, and every score on them

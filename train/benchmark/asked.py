@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guard.errors import ConfigError
@@ -65,9 +65,18 @@ def _asked(entry: Any) -> AskedScore:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise ConfigError(f"a score of the benchmark is a name, or a mapping like {{name: knn, k: 10}}, got {entry!r}")
     options = {key: value for key, value in entry.items() if key not in ("name", "label")}
+    if entry["name"] == OWN and options:
+        raise ConfigError(
+            f"the score own of the benchmark is the method's, with the method's options, got {dict(entry)!r}; say them "
+            "as score_options of the method, or name the score"
+        )
+    return AskedScore(entry["name"], options, str(entry.get("label") or labelled(entry["name"], options)))
+
+
+def labelled(name: str, options: Mapping[str, Any]) -> str:
+    """What a score with these options is called where nobody said."""
     said = ", ".join(f"{key}={value}" for key, value in options.items())
-    label = str(entry.get("label") or (f"{entry['name']} ({said})" if said else entry["name"]))
-    return AskedScore(entry["name"], options, label)
+    return f"{name} ({said})" if said else name
 
 
 def own_of(request: TrainRequest, method: Method) -> AskedScore:
@@ -77,7 +86,8 @@ def own_of(request: TrainRequest, method: Method) -> AskedScore:
     chosen = named_score(request, method)
     if chosen.why:
         return AskedScore(str(chosen.name), chosen.options, PRETRAINED_NAME)
-    return AskedScore(name, request.score_options, name)
+    options = {key: value for key, value in chosen.options.items() if "+" not in name or key != "parts"}
+    return AskedScore(name, options, labelled(name, options))
 
 
 def resolved(
@@ -86,15 +96,23 @@ def resolved(
     """With the method's own score in the place of "own", and each score once.
 
     Raises:
-        ConfigError, ModelError: a score that the network of this training will not have.
+        ConfigError, ModelError: a score that the network of this training will not have, or two of one label.
     """
     own = own_of(request, method)
-    found: dict[str, AskedScore] = {}
+    found: dict[str, tuple[AskedScore, Score]] = {}
     for score in asked:
-        use = own if score.name == OWN else score
-        check(created(use, method), request, method, classifier)
-        found.setdefault(use.label, use)
-    return tuple(found.values())
+        use = score
+        if score.name == OWN:
+            use = own if score.label == OWN else replace(own, label=score.label)
+        made = created(use, method)
+        check(made, request, method, classifier)
+        _, there = found.setdefault(use.label, (use, made))
+        if (there.name, there.options) != (made.name, made.options):
+            raise ConfigError(
+                f"two scores of method {method.name!r} in the benchmark are called {use.label!r}; give one a label of "
+                "its own"
+            )
+    return tuple(use for use, _ in found.values())
 
 
 def created(asked: AskedScore, method: Method) -> Score:

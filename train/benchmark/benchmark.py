@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from guard.artefact.places import writable_folder
+from guard.artefact.places import check_unclaimed, writable_folder
 from guard.benchmark_file import BenchmarkFile
+from guard.errors import GuardError
 from guard.requests import BenchmarkRequest
 
 from ..engine.precision import computing_in
@@ -19,8 +20,8 @@ from .file import read
 from .measure import key, measured
 from .plan import Plan, Run, train_request
 from .planning import check_arguments, planned
-from .report import write_report
-from .results import Results, Row, Rows, row_id
+from .report import FILES, write_report
+from .results import LOCKS, NAME, Results, Row, Rows, row_id
 from .sets import Sets, by_choice, open_sets
 from .turns import POLL, turn
 
@@ -35,11 +36,16 @@ def benchmark(request: BenchmarkRequest) -> Results:
         counterparts.check_installed()
     first = {k: v for k, v in asked.training.items() if k not in ("init", "outliers")}
     geometry = train_request(asked, asked.backbones[0], {"method": "plain", **first}, seed=asked.seeds[0])
-    writable_folder(str(asked.out))
+    check_unclaimed(writable_folder(str(asked.out)), [NAME, LOCKS], FILES)
     plans = plans_of(asked, folder, open_sets(asked, folder, geometry), planned)
     rows = Rows(plans[0].out)
-    with computing_in(geometry.precision):
-        _work(plans, rows)
+    try:
+        with computing_in(geometry.precision):
+            _work(plans, rows)
+    except Exception:  # hours may have been measured before it
+        if (there := of_plans(plans, rows.read())).rows:
+            write_report(asked, there)
+        raise
     return write_report(asked, of_plans(plans, rows.read()))
 
 
@@ -119,7 +125,7 @@ def _work(plans: Sequence[Plan], rows: Rows) -> None:
         for plan, run in todo:
             if not training.is_trained(plan, run) and not _ready(plan, run):
                 continue
-            with turn(plan.out / "locks" / f"{run.place.replace('/', '-')}.lock") as ours:
+            with turn(plan.out / LOCKS / f"{run.place.replace('/', '-')}.lock") as ours:
                 if not ours or (plan, run) not in (left := to_do()):
                     continue
                 said_on_a_terminal(pace.said(run, len(left)))
@@ -149,10 +155,17 @@ def _todo(plan: Plan, rows: Rows) -> list[Run]:
 
 
 def _do(plan: Plan, run: Run, rows: Rows) -> None:
-    """Train a run and measure what is missing of it."""
+    """Train a run and measure what is missing of it; what is raised names the run."""
     wanted = missing(plan, run, rows.read())
     log.info("benchmark: %s", run.title)
-    if not wanted:
-        training.trained(plan, run)
-        return
-    rows.add(measured(plan, run, wanted))
+    try:
+        if not wanted:
+            training.trained(plan, run)
+            return
+        rows.add(measured(plan, run, wanted))
+    except GuardError as error:
+        error.begin_with(run.title)
+        raise
+    except Exception as error:
+        error.add_note(f"in the benchmark's run {run.title}")
+        raise

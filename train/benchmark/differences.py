@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from guard.errors import ArtefactDamagedError, DataError
 
 from .intervals import Difference, over_images, over_seeds
 from .results import Results, Row, read_scores
 from .summary import Group, mean_over
+
+log = logging.getLogger("ood_guard")
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,16 @@ def _difference(results: Results, group: Group, other: Group, names: tuple[str, 
         differences.append(ours - reference)
     if len(pairs) > 1:
         return over_seeds(differences)
-    scores = [read_scores(results.folder, row) for row in pairs[0]]
-    if any(name not in one for one in scores for name in ("", *names)):
-        return Difference(differences[0], None, "images")
-    return Difference(differences[0], over_images(scores[0], scores[1], names), "images")
+    return Difference(differences[0], _over_images(results, pairs[0], names), "images")
+
+
+def _over_images(results: Results, pair: tuple[Row, Row], names: tuple[str, ...]) -> tuple[float, float] | None:
+    """The interval by the scores on disk; None where they are not there, damaged, or of other images."""
+    try:
+        first, other = (read_scores(results.folder, row) for row in pair)
+        if any(name not in one for one in (first, other) for name in ("", *names)):
+            return None
+        return over_images(first, other, names)
+    except (ArtefactDamagedError, DataError) as error:
+        log.warning("no interval of %s against %s: %s", pair[0]["method"], pair[1]["method"], error)
+        return None

@@ -7,6 +7,9 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from guard.benchmark_file import BenchmarkFile
 from guard.errors import ConfigError, MissingDataError, MissingExtraError
 from guard.paths import expanded, path_given
@@ -25,7 +28,7 @@ def read(request: BenchmarkRequest) -> tuple[BenchmarkFile, Path]:
         ConfigError: it is not YAML, or says what is not accepted.
     """
     given, folder, name = _given(request.file)
-    given = _with_prompts(_replaced(given, request.settings, ""), folder)
+    given = _with_prompts(_plain(_replaced(given, request.settings, "")), folder)
     given.setdefault("name", name)
     if request.out is not None:
         given["out"] = str(request.out.resolve())
@@ -93,6 +96,18 @@ def _replaced(given: Mapping[str, Any], settings: Mapping[str, Any], above: str)
             value = _replaced(there, value, f"{above}{key}.")
         merged[key] = value
     return merged
+
+
+def _plain(given: Any) -> Any:
+    """Numbers of numpy and torch are numbers, paths and devices are their names, as in a file; images stay images."""
+    if isinstance(given, Mapping):
+        return {_plain(key): _plain(part) for key, part in given.items()}
+    if isinstance(given, list | tuple):
+        return [_plain(part) for part in given] if isinstance(given, list) else tuple(_plain(part) for part in given)
+    if isinstance(given, Path | torch.device):
+        return str(given)
+    alone = isinstance(given, np.generic) or (isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 0)
+    return given.item() if alone else given
 
 
 def _with_prompts(given: Any, folder: Path) -> Any:

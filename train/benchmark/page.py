@@ -121,9 +121,10 @@ def _tiles(results: Results, found: Sequence[Group]) -> str:
         if ranked:
             _, group, value = max(ranked, key=lambda item: item[0])
             tiles.append(_tile(f"{title}: AUROC", percent(value), group.method, group.score))
-    if found:
+    if len(tiles) == 2:  # without near or far sets there is no both
         both = found[0]
         tiles.append(_tile("best of both, AUROC", f"{100 * _both(results, both):.1f}", both.method, both.score))
+    if found:
         first = max(found, key=lambda g: g.of("accuracy").mean)
         tiles.append(_tile("best accuracy", percent(first.of("accuracy")), first.method, ""))
     return f'<div class="tiles">{"".join(tiles)}</div>'
@@ -278,7 +279,8 @@ def _words(asked: BenchmarkFile) -> str:
     meant: dict[str, Any] = {title: MEANINGS[metric] for metric, title in METRICS.items()}
     meant |= {
         "false alarms": f"test images flagged at the threshold, whose target is {100 * asked.alpha:.4g} %",
-        "training minutes": "of the run and of those that it starts from, on the machine that trained it",
+        "training minutes": "of the run and of those that it starts from, on the machine that trained it; a model that "
+        "several runs share is in those of the run that trained it, and filling the stores of the file is in none",
         "speed": "images per second of classifier and score, of the bare classifier’s; measured in turns",
         "near, far": "OOD images close to the classes, or unlike any of them; a mean counts each set the same",
     }

@@ -21,11 +21,13 @@ from ..outliers.base import get_synthesiser, list_synthesisers
 from ..outliers.sources import weighted
 from ..runs.resolve import asked_method
 from . import asked as scores
+from .card import card_of
 from .file import located
 from .sets import SOURCE, Sets
 
 PICTURES = "mixing_set"  # an argument of guard.train that names images
 WEIGHTS = "pretrained"  # one that may name a file of weights
+IDLE = {"device", "workers", "threads", "gallery"}  # arguments of guard.train and guard.synth that decide nothing
 RUN, STORE = "run:", "store:"  # before the name of another run, or of a store
 LONGEST = 80  # bytes of a name in a path: a lock's file name holds backbone, method, head and seed
 
@@ -96,50 +98,73 @@ class Plan:
         return {}
 
     def identity(self, run: Run) -> str:
-        """Hex digits of everything that decides the trained network."""
+        """Hex digits of everything that decides the trained network.
+
+        Versions before counted what only runs a training too: where the folder holds one that they made of these
+        arguments, the identity is that one's, for the network is what is asked for.
+        """
         if run.place not in self._identities:
-            told = {**self.asked.training, **run.arguments}
-            self._identities[run.place] = digest(
-                {
-                    "data": self.sets.identity(SOURCE),
-                    "backbone": run.backbone,
-                    "head": run.trained_head,
-                    "seed": run.seed,
-                    "epochs": self.asked.epochs,
-                    "arguments": self._identified(told, run),
-                }
-            )
+            found, card = self._identity(run), card_of(self.place(run))
+            if card is not None and card.identity != found and self._identity(run, before=True) == card.identity:
+                found = card.identity
+            self._identities[run.place] = found
         return self._identities[run.place]
 
-    def asked_for(self, run: Run) -> str:
-        """Hex digits of what the file says of a run and of those that it starts from: `identity` without the images."""
+    def _identity(self, run: Run, before: bool = False) -> str:
+        told, epochs = self._counted(run, before)
+        return digest(
+            {
+                "data": self.sets.identity(SOURCE),
+                "backbone": run.backbone,
+                "head": run.trained_head,
+                "seed": run.seed,
+                "epochs": epochs,
+                "arguments": self._identified(told, run, before),
+            }
+        )
+
+    def asked_for(self, run: Run, before: bool = False) -> str:
+        """Hex digits of what the file says of a run and of those that it starts from: `identity` without the images.
+
+        Args:
+            before: with what versions before counted.
+        """
+        arguments, epochs = self._counted(run, before)
         told = {
             "backbone": run.backbone,
             "head": run.trained_head,
             "seed": run.seed,
-            "epochs": self.asked.epochs,
-            "arguments": {**self.asked.training, **run.arguments},
-            "needs": {name: self.asked_for(needed) for name, needed in run.needs.items()},
+            "epochs": epochs,
+            "arguments": arguments,
+            "needs": {name: self.asked_for(needed, before) for name, needed in run.needs.items()},
         }
         return digest(json.loads(json.dumps(told, default=str)))
 
-    def _identified(self, arguments: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    def _counted(self, run: Run, before: bool) -> tuple[dict[str, Any], int | None]:
+        """The arguments, and the file's epochs, without what decides nothing."""
+        told = {**self.asked.training, **run.arguments}
+        if before:
+            return told, self.asked.epochs
+        return deciding(told), None if "epochs" in told else self.asked.epochs
+
+    def _identified(self, arguments: Mapping[str, Any], run: Run, before: bool) -> dict[str, Any]:
         """With what identifies them in the place of runs, stores and images."""
         found = {key: with_runs(value, lambda name: self.identity(run.needs[name])) for key, value in arguments.items()}
         if isinstance(start := found.get("init"), str) and start in run.needs:
             found["init"] = self.identity(run.needs[start])
         if (outliers := arguments.get("outliers")) is not None:
-            found["outliers"] = [[self._which(what, run.seed), weight] for what, weight in weighted(outliers)]
+            found["outliers"] = [[self._which(what, run.seed, before), weight] for what, weight in weighted(outliers)]
         if (pictures := arguments.get(PICTURES)) is not None:
-            found[PICTURES] = self._which(pictures, run.seed)
+            found[PICTURES] = self._which(pictures, run.seed, before)
         if isinstance(weights := arguments.get(WEIGHTS), str):
             found[WEIGHTS] = named_weights(located(weights, self.folder))
         return found
 
-    def _which(self, outliers: Any, seed: int) -> Any:
+    def _which(self, outliers: Any, seed: int, before: bool) -> Any:
         """What identifies a source of outliers."""
         if isinstance(outliers, str) and outliers.startswith(STORE):
-            return {"store": self.store_arguments(outliers.removeprefix(STORE)), "seed": seed}
+            arguments = self.store_arguments(outliers.removeprefix(STORE))
+            return {"store": arguments if before else deciding(arguments), "seed": seed}
         if isinstance(outliers, str) and outliers in list_synthesisers():
             return outliers
         return open_source(located(outliers, self.folder), labelled=False).fingerprint()
@@ -174,12 +199,21 @@ class Plan:
     def _found(self, outliers: Any, seed: int) -> Any:
         if isinstance(outliers, str) and outliers.startswith(STORE):
             return str(self.store(outliers.removeprefix(STORE), seed))
-        return outliers if outliers in list_synthesisers() else located(outliers, self.folder)
+        ours = isinstance(outliers, str) and outliers in list_synthesisers()
+        return outliers if ours else located(outliers, self.folder)
 
     def store(self, name: str, seed: int) -> Path:
         """The folder of a store: another one where anything that decides it is another."""
-        key = digest([self.sets.identity(SOURCE), self.store_arguments(name)])
-        return self.out / "stores" / f"{plain(name)}-s{seed}-{key}"
+        arguments = self.store_arguments(name)
+        return self._kept(f"stores/{plain(name)}-s{seed}-", [deciding(arguments)], [arguments], "")
+
+    def _kept(self, begins: str, decides: list[Any], before: list[Any], ends: str) -> Path:
+        """The folder, below `out`, of what is made of the images and of what decides it; the one where versions before
+        made it, who counted more."""
+        now, then = (
+            self.out / f"{begins}{digest([self.sets.identity(SOURCE), *what])}{ends}" for what in (decides, before)
+        )
+        return then if then.exists() else now
 
     def store_arguments(self, name: str) -> dict[str, Any]:
         """Of guard.synth, with the images that the trainings hold out: outliers made of these would be a leak."""
@@ -204,10 +238,9 @@ class Plan:
             given = {"model": given} if isinstance(given, str) else dict(given)
             if given.get("folder") is None and record(**given).is_ours:
                 trained = {key: given[key] for key in sorted(given) if key == "model" or key in record.training}
-                key = digest(
-                    [self.sets.identity(SOURCE), trained, {k: self.asked.training[k] for k in self.asked.training}]
-                )
-                found[name] = {**given, "folder": str(self.out / "shared" / f"{name}-{key}-s{seed}")}
+                every = dict(self.asked.training)
+                folder = self._kept(f"shared/{name}-", [trained, deciding(every)], [trained, every], f"-s{seed}")
+                found[name] = {**given, "folder": str(folder)}
         return found
 
 
@@ -223,6 +256,11 @@ def with_runs(value: Any, of_run: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [with_runs(part, of_run) for part in value]
     return of_run(value.removeprefix(RUN)) if isinstance(value, str) and value.startswith(RUN) else value
+
+
+def deciding(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what only says how the machine does it."""
+    return {key: value for key, value in arguments.items() if key not in IDLE}
 
 
 def held_out(arguments: Mapping[str, Any]) -> dict[str, Any]:

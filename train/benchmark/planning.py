@@ -20,6 +20,7 @@ from ..outliers import matching
 from ..outliers.base import get_synthesiser
 from ..runs.resolve import asked_backbone, asked_head, asked_method, asked_score, check_before_loading
 from . import asked as scores
+from .draws import check_draws
 from .file import located
 from .plan import RUN, STORE, WEIGHTS, Plan, Run, held_out, plain, synth_request, train_request, with_runs
 from .sets import Sets
@@ -40,7 +41,7 @@ def planned(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
     """The plan.
 
     Raises:
-        ConfigError, ModelError, UnknownNameError: whatever a training or a score would refuse.
+        ConfigError, DataError, CalibrationError, ModelError: whatever a training or a score would refuse.
     """
     plan = laid_out(asked, folder, sets)
     for run in plan.runs:
@@ -56,6 +57,7 @@ def laid_out(asked: BenchmarkFile, folder: Path, sets: Sets) -> Plan:
     for run in runs:
         if places.count(run.place) > 1:
             raise ConfigError(f"two methods of the benchmark would lie in {run.place}; rename {run.name!r}")
+    check_draws(asked, sets, runs)
     return Plan(asked, folder, sets, tuple(runs))
 
 

@@ -13,6 +13,8 @@ from .published import beside, published_csv
 from .results import Results
 from .tables import csv_text, markdown, short_table
 
+FILES = ("results.csv", "published.csv", "results.md", "report.html")
+
 
 def write_report(asked: BenchmarkFile, results: Results) -> Results:
     """Write all of them; the results with their table."""

@@ -21,7 +21,7 @@ from guard.errors import ArtefactDamagedError
 from ..cache.keyed import digest
 from .turns import turn
 
-NAME, LOCK = "results.json", "results.lock"
+NAME, LOCKS, LOCK = "results.json", "locks", "results.lock"
 SCORES = "scores"
 KEY = ("backbone", "method", "head", "seed", "score")
 
@@ -33,7 +33,7 @@ class Rows:
 
     def __init__(self, out: Path) -> None:
         self.path = out / NAME
-        self._lock = out / "locks" / LOCK
+        self._lock = out / LOCKS / LOCK
 
     def read(self) -> dict[str, Row]:
         """The rows, by digests of key and settings.

@@ -13,9 +13,9 @@ from ..engine.checkpoint import stopped_at
 from ..methods.base import Stage
 from ..outliers.store.card import read_card
 from ..outliers.store.store import missing_shards
+from .card import card_of
 from .plan import Plan, Run
 from .results import KEY, Row
-from .training import card_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def state_of(plan: Plan, run: Run, stages: Sequence[Stage], rows: Mapping[str, R
     """Of a run whose folder may not exist; a folder of other settings counts as none."""
     folder, card = plan.place(run), card_of(plan.place(run))
     left = [1.0] * len(stages)
-    if card is not None and card.asked not in ("", plan.asked_for(run)):
+    if card is not None and card.asked not in ("", plan.asked_for(run), plan.asked_for(run, before=True)):
         card = None
     if card is not None and (folder / FOLDER_MANIFEST).exists():
         left = [0.0] * len(stages)

@@ -4,13 +4,14 @@ sizes that the file states."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guard.benchmark_file import BenchmarkFile
+from guard.benchmark_needs import Stated
 from guard.data import ImageData, load
 from guard.data.forms import open_source
 from guard.data.forms.digits import PATTERN
@@ -90,8 +91,13 @@ def _input(asked: BenchmarkFile, folder: Path, name: str, given: Any, labelled: 
             pass
     if stated is None:
         return Input(name, str(given), None, False, about)
-    classes = tuple(f"class {i}" for i in range(stated.classes or 0))
-    return Input(name, str(given), _at_most(asked, name, stated.images), False, about, classes)
+    return Input(name, str(given), _at_most(asked, name, stated.images), False, about, _classes(asked, stated))
+
+
+def _classes(asked: BenchmarkFile, stated: Stated) -> tuple[str, ...]:
+    """Names for so many classes, those that are left out among them."""
+    named = dict.fromkeys(name for choice in asked.data.leave_out for name in choice)
+    return (*named, *(f"class {i}" for i in range(stated.classes or 0)))[: stated.classes or 0]
 
 
 def _may_be_opened(place: Any) -> bool:
@@ -123,7 +129,10 @@ def stated_sets(asked: BenchmarkFile, found: list[Input], request: TrainRequest)
         name: _standing_in(by_name[name], preprocess) for name in (*asked.ood.near, *asked.ood.far, *asked.ood.other)
     }
     shifted = {name: _standing_in(by_name[name], preprocess) for name in asked.data.shifted}
-    test = None if asked.data.test is None else _standing_in(by_name[TEST], preprocess)
+    test = None
+    if asked.data.test is not None:
+        there = by_name[TEST]
+        test = _standing_in(replace(there, classes=there.classes or train.classes), preprocess)
     source = _standing_in(train, preprocess)
     return Sets(source, test, ood, tuple(asked.ood.near), tuple(asked.ood.far), shifted=shifted)
 

@@ -11,44 +11,19 @@ from pathlib import Path
 
 from guard.artefact.files import FOLDER_MANIFEST, write_atomic
 from guard.detector import Guard
-from guard.errors import ArtefactDamagedError, ConfigError
-from guard.record import Record
+from guard.errors import ConfigError
 
 from ..outliers.sources import weighted
 from ..runs.synth import synth
 from ..runs.train import train
+from .card import CARD, Card, card_of
 from .plan import STORE, Plan, Run
+from .results import LOCKS
 from .turns import turn
 
 log = logging.getLogger("ood_guard")
 
-CARD = "benchmark.json"
 TICK = 10.0  # seconds between notes of how long a training has taken: what a kill may lose
-
-
-class Card(Record):
-    """What a run folder holds: the identity of the training, the seconds it has taken, and those of the runs that it
-    starts from; and what the file asked for, which is known without the images ("" of versions that did not say)."""
-
-    identity: str
-    seconds: float = 0.0
-    before: float = 0.0
-    asked: str = ""
-
-
-def card_of(folder: Path) -> Card | None:
-    """The card in a run folder; None where there is none.
-
-    Raises:
-        ArtefactDamagedError: it cannot be read.
-    """
-    try:
-        return Card.model_validate_json((folder / CARD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ArtefactDamagedError(f"{folder / CARD} is damaged ({reason}); remove the folder to train anew") from None
 
 
 def is_trained(plan: Plan, run: Run) -> bool:
@@ -112,7 +87,7 @@ def _make_stores(plan: Plan, run: Run) -> None:
             continue
         name = what.removeprefix(STORE)
         folder = plan.store(name, run.seed)
-        with turn(plan.out / "locks" / f"{folder.name}.store.lock", wait=True):
+        with turn(plan.out / LOCKS / f"{folder.name}.store.lock", wait=True):
             synth(plan.store_request(name, run.seed, plan.sets.source))
 
 

@@ -16,6 +16,7 @@ class TrainConfig(Record):
     """What decides a training's result, with every default found (`resolve.resolved`).
 
     It is stored in the checkpoint and compared on resume: the default of a new field is the value that older runs had.
+    Neither what only runs it (device, workers, threads) nor what the threshold alone follows from (alpha) is among it.
     """
 
     method: str
@@ -43,7 +44,6 @@ class TrainConfig(Record):
     ema: float | None = Field(default=None, gt=0, lt=1)
     augment: str = "crop+flip"
     precision: Precision = "auto"
-    alpha: float = Field(default=0.05, gt=0, lt=1)
     calibration: int = Field(ge=0)
     test: int = Field(ge=0)
     data_fingerprint: str

@@ -177,7 +177,6 @@ def resolved(
         ema=request.ema,
         augment=_augment(request, splits),
         precision=request.precision,
-        alpha=request.alpha,
         calibration=len(splits.calibration),
         test=len(splits.test) if splits.test is not None else 0,
         data_fingerprint=source.fingerprint,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from guard.artefact.load import load as load_guard
+from guard.artefact.places import check_unclaimed
 from guard.data import ImageData, load
 from guard.data.held_out import Draw
 from guard.detector import Guard
@@ -26,7 +27,9 @@ from ..engine.threads import paced
 from ..outliers import matching
 from ..outliers.audit.audit import audited
 from ..outliers.base import ImageSynthesiser, PrepareContext, get_synthesiser
+from ..outliers.store.card import NAME as CARD
 from ..outliers.store.fill import MOST_BY_DEFAULT, fill
+from ..outliers.store.gallery import NAME as GALLERY
 from ..outliers.store.gallery import write_gallery
 from ..outliers.store.store import Store, open_store
 from .assemble import check_models_apart, own_folder
@@ -47,6 +50,7 @@ def _made(request: SynthRequest, us: Processes, device: torch.device) -> Store:
     match = matching.checked(request.match)
     check_models_apart(parsed, request.data)
     folder = own_folder(request.out, request.data, "stores/a")
+    check_unclaimed(folder, [CARD], [GALLERY] if request.gallery else [])
     g = _classifier(request, kind, kind.needs_classifier(parsed), device)
     if g is not None and (given := request.given()):
         raise ConfigError(f"the classifier says how images become its input; omit {', '.join(given)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guard import cli
-from guard.artefact.places import check_room, report_file, writable_file, writable_folder
+from guard.artefact.places import check_room, check_unclaimed, report_file, writable_file, writable_folder
 from guard.errors import ConfigError
 
 BAD = ["file/x", "x" * 300, "a\0b", "/proc/x/y"]
@@ -37,6 +37,25 @@ def test_the_numbers_of_a_report_replace_nothing_but_a_report(tmp_path: Path) ->
     for name in ("guard.json", "guard.onnx", "guard", "new.pdf"):
         with pytest.raises(ConfigError, match=r"^out must end in \.html .*" + name):
             report_file(tmp_path / name)
+
+
+def test_a_page_without_its_numbers_is_no_report(tmp_path: Path) -> None:
+    """A scan's report.html has its numbers in summary.json."""
+    (tmp_path / "report[1].html").write_text("<p>")
+    with pytest.raises(
+        ConfigError, match=r"holds report\[1\]\.html and no report\[1\]\.json, so it is something else's"
+    ):
+        report_file(tmp_path / "report[1].html")
+
+
+def test_a_folder_s_files_are_a_command_s_own_where_its_card_is(tmp_path: Path) -> None:
+    check_unclaimed(tmp_path, ["scan.json"], ["report.html", "part-*.parquet"])
+    (tmp_path / "part-00007.parquet").touch()
+    with pytest.raises(ConfigError, match=r"holds part-00007\.parquet and no scan\.json, .* give another out="):
+        check_unclaimed(tmp_path, ["scan.json", "other"], ["report.html", "part-*.parquet"])
+    check_unclaimed(tmp_path, ["scan.json"], ["report.html"])
+    (tmp_path / "other").mkdir()
+    check_unclaimed(tmp_path, ["scan.json", "other"], ["report.html", "part-*.parquet"])
 
 
 @pytest.mark.parametrize("command", ["bench", "eval", "drift"])

@@ -30,10 +30,12 @@ def test_another_scan_is_refused_with_the_fix(colours: Path, folder: Path, tmp_p
         guard.scan(colours, folder, out=out, workers=0, **SMALL)
 
 
-def test_a_folder_that_is_not_a_scan_is_refused(colours: Path, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "part-00000.parquet").write_bytes(b"somebody's")
-    with pytest.raises(ConfigError, match=r"holds part-00000\.parquet and no scan\.json"):
+@pytest.mark.parametrize("name", ["part-00000.parquet", "summary.json", "report.html", "cross-fitted-5-0.parquet"])
+def test_a_folder_that_is_not_a_scan_is_refused(name: str, colours: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"somebody's")
+    with pytest.raises(ConfigError, match=f"holds {name} and no scan.json"):
         guard.scan(colours, folder, out=tmp_path, **SMALL)
+    assert (tmp_path / name).read_bytes() == b"somebody's"
     (tmp_path / "scan.json").write_text("{")
     with pytest.raises(ConfigError, match=r"scan\.json is damaged"):
         guard.scan(colours, folder, out=tmp_path, **SMALL)

@@ -18,7 +18,7 @@ from PIL import Image
 
 import guard
 from guard import cli
-from guard.errors import DataError
+from guard.errors import ArtefactDamagedError, DataError
 from guard.scanning import shards
 from tests.guard.data.test_tars import write_tar
 from tests.guard.image_files import encoded
@@ -292,3 +292,39 @@ def test_on_the_command_line(colours: Path, folder: Path, tmp_path: Path, capsys
         cli.main([*words[:-4], "--shard-size", "0"])
     assert end.value.code == 2
     assert "shard_size must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["part-00001.parquet", "cross-fitted-3-0.parquet"])
+@pytest.mark.parametrize("how", ["content", "columns"])
+def test_a_damaged_file_of_a_scan_is_named(name: str, how: str, tmp_path: Path) -> None:
+    """Its footer is whole, so nothing shows before it is read."""
+    images, rows = np.random.default_rng(0).bytes(4000), 20
+    table = pa.table({"row": range(rows), "path": [images.hex()[i * 400 :][:400] for i in range(rows)]})
+    path = tmp_path / name
+    if how == "content":
+        errors = pa.array([None] * rows, pa.string())
+        pq.write_table(table.append_column("error", errors), path, compression="zstd")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200] + bytes(1000) + whole[1200:])
+    else:
+        pq.write_table(table, path)
+    shard = shards.Shard(name, 0, rows)
+    assert shards.is_whole(tmp_path, shard)
+    for read in (shards.read_errors(tmp_path, [shard]), shards.read_shards(tmp_path, [shard], ["row", "path"])):
+        with pytest.raises(ArtefactDamagedError, match=rf"{name} is damaged \(.*\); remove it and scan again"):
+            list(read)
+
+
+def test_a_scan_says_which_of_its_files_is_damaged_and_goes_on_without_it(
+    colours: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    guard.scan(colours, folder, out=out, workers=0, **SMALL)
+    path, before = out / "part-00003.parquet", rows_of(out)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + bytes(400) + whole[440:])
+    with pytest.raises(ArtefactDamagedError, match=r"part-00003\.parquet is damaged"):
+        guard.scan(colours, folder, out=out, workers=0, **SMALL)
+    path.unlink()
+    assert guard.scan(colours, folder, out=out, workers=0, **SMALL).made == 1
+    assert rows_of(out) == before

@@ -7,6 +7,12 @@ from typing import Any
 
 import pytest
 
+from guard.requests import BenchmarkRequest
+from train.benchmark.file import read
+from train.benchmark.plan import Plan, train_request
+from train.benchmark.planning import planned
+from train.benchmark.sets import open_sets
+
 SMALL: dict[str, Any] = {
     "name": "small",
     "data": "digits:0-2",
@@ -39,3 +45,16 @@ def small_file(small: dict[str, Any], tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(yaml_text(small))
     return path
+
+
+def plan_of(keys: dict[str, Any], out: Path | None = None) -> Plan:
+    """The plan of these keys, whose images are opened."""
+    asked, folder = read(BenchmarkRequest(file=keys, out=out))
+    request = train_request(asked, "wrn10_2", {"method": "plain", **asked.training}, seed=0)
+    return planned(asked, folder, open_sets(asked, folder, request))
+
+
+def identities(keys: dict[str, Any]) -> dict[str, str]:
+    """Of each run, by its place."""
+    plan = plan_of(keys)
+    return {run.place: plan.identity(run) for run in plan.runs}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import guard
+from guard.errors import DivergedError
 from guard.scores import create_score
 from tests.train.benchmark.conftest import SMALL
 from train.benchmark.results import read_scores
@@ -161,6 +162,24 @@ def test_another_training_puts_the_old_one_aside_and_takes_it_back(
     small |= {"methods": SMALL["methods"], "scores": ["energy", "msp"]}  # msp is new: the network is needed
     guard.benchmark(small, out=out)
     assert (folder / "phase_mix-s0" / "guard.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("error", [DivergedError("the loss is nan"), RuntimeError("out of memory")])
+def test_what_is_measured_is_reported_before_an_error_that_names_its_run(
+    error: Exception, whole: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Any) -> None:
+        raise error
+
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "report.html").unlink()
+    monkeypatch.setattr("train.benchmark.training.train", fails)
+    small["methods"]["vos"] = {}
+    with pytest.raises(type(error)) as caught:
+        guard.benchmark(small, out=out)
+    assert "vos, wrn10_2, seed 0" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "phase_mix" in (out / "report.html").read_text()
 
 
 def test_the_numbers_are_those_of_the_guard(whole: Path, small: dict[str, Any], tmp_path: Path) -> None:

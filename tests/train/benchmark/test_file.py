@@ -45,6 +45,13 @@ def test_a_dash_in_a_name_is_met_by_the_underscore_that_set_makes_of_it(small: d
     assert found.ood.near == {"tiny-imagenet": "z", "b-c": "d", "e_f": "g"}
 
 
+def test_the_home_folder_may_be_said_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    keys = {"data": "digits", "ood": {}, "methods": {"plain": {}}, "root": "~/data", "out": "~/runs"}
+    found, folder = read(BenchmarkRequest(file=keys))
+    assert (found.out, folder) == (str(tmp_path / "home" / "runs"), tmp_path / "home" / "data")
+
+
 def test_yaml_merges_mappings(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("data: digits\nood: {}\nmethods:\n  a: &a {method: oe, lr: 1}\n  b: {<<: *a, lr: 2}\n")

@@ -89,6 +89,19 @@ def test_what_is_missing_is_said_and_nothing_else_is_needed() -> None:
     assert speeds.NETWORKS.origin in text
 
 
+def test_classes_that_are_left_out_need_not_be_there() -> None:
+    choices = [["rose"], ["tulip", "daisy"]]
+    for data in ({"train": "./train"}, {"train": "./train", "test": "./test"}):
+        training = {"image_size": 32, "batch_size": 100, "calibration": 100, "test": 100 if "test" not in data else 0}
+        found = plan(data={**data, "leave_out": choices}, training=training, methods={"plain": {}}, seeds=[0])
+        assert found.missing == [Path(there).name for there in data.values()] + ["s"]
+        trained = [line.task.work for line in found.lines if line.task.kind == "train"]
+        assert len(trained) == 2
+        assert trained[0] > trained[1]  # 4 of the 5 classes, and 3
+    with pytest.raises(GuardError, match="at least two of"):
+        plan(data={"train": "./train", "leave_out": ["a", "b", "c", "d"]})
+
+
 def test_without_sizes_it_says_what_to_state() -> None:
     with pytest.raises(GuardError, match=r"data.train='./train' is not there, .* give needs: {images: {train:"):
         plan(needs={})

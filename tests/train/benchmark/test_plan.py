@@ -1,4 +1,4 @@
-"""What a benchmark runs, in which order and under which identity; and what it refuses before it trains."""
+"""What a benchmark runs, in which order, and what it takes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-import guard
 from guard.data import load
 from guard.data.held_out import Draw
 from guard.errors import GuardError
-from guard.requests import BenchmarkRequest
-from train.benchmark.file import read
-from train.benchmark.plan import Plan, plain, train_request
-from train.benchmark.planning import planned
-from train.benchmark.sets import open_sets
+from tests.train.benchmark.conftest import plan_of
+from train.benchmark.plan import Plan, plain
 from train.benchmark.training import _make_stores
 from train.runs.synth import divided
-
-
-def plan_of(keys: dict[str, Any], out: Path | None = None) -> Plan:
-    asked, folder = read(BenchmarkRequest(file=keys, out=out))
-    request = train_request(asked, "wrn10_2", {"method": "plain", **asked.training}, seed=0)
-    return planned(asked, folder, open_sets(asked, folder, request))
-
-
-def identities(keys: dict[str, Any]) -> dict[str, str]:
-    plan = plan_of(keys)
-    return {run.place: plan.identity(run) for run in plan.runs}
 
 
 def test_each_run_comes_after_the_one_that_it_starts_from(small: dict[str, Any], tmp_path: Path) -> None:
@@ -60,19 +46,20 @@ def test_own_is_the_score_of_the_method_and_each_score_is_there_once(small: dict
     assert labels["vos"] == ["energy_logistic", "energy_logistic+knn"]
 
 
-def test_an_identity_changes_with_what_decides_the_network_and_with_nothing_else(small: dict[str, Any]) -> None:
-    before = identities(small)
-    assert before == identities({**small, "scores": ["msp"], "ood": {"far": {"n": "uniform_noise"}}, "name": "other"})
-    beside = {"needs": {"gpu_hours": {"V100": 1}}, "published": [{"table": "1", "source": "x", "rows": [{"row": "y"}]}]}
-    assert before == identities({**small, **beside, "only": ["plain", "phase_mix"]})
-    changed = identities({**small, "methods": {"plain": {}, "phase_mix": {"init": "plain", "weight": 1.0}}})
-    assert {place for place in before if before[place] != changed[place]} == {
-        "wrn10_2/phase_mix-s0",
-        "wrn10_2/phase_mix-s1",
+def test_own_is_called_what_it_is(small: dict[str, Any]) -> None:
+    """Its options are in its name, so that it stands beside the same score with others."""
+    small |= {"scores": ["own", "energy", "energy+knn"], "seeds": [0]}
+    small["methods"] = {
+        "hot": {"method": "plain", "score": "energy", "score_options": {"temperature": 5.0}},
+        "two": {"method": "plain", "score": "combined", "score_options": {"parts": ["energy", "knn"]}},
+        "same": {"method": "plain", "score": "energy"},
+        "said": {"method": "plain", "score": "msp", "scores": [{"name": "own", "label": "its own"}, "msp"]},
     }
-    changed = identities({**small, "methods": {"plain": {"lr": 0.05}, "phase_mix": {"init": "plain"}}})
-    assert not set(before.values()) & set(changed.values())  # what starts from another network is another
-    assert not set(before.values()) & set(identities({**small, "data": "digits:0-3"}).values())
+    found = {run.name: {score.label: dict(score.options) for score in run.scores} for run in plan_of(small).runs}
+    assert found["hot"] == {"energy (temperature=5.0)": {"temperature": 5.0}, "energy": {}, "energy+knn": {}}
+    assert found["two"] == {"energy+knn": {}, "energy": {}}
+    assert list(found["same"]) == ["energy", "energy+knn"]
+    assert list(found["said"]) == ["its own", "msp"]
 
 
 def test_models_that_are_trained_first_are_shared(small: dict[str, Any], tmp_path: Path) -> None:
@@ -175,83 +162,24 @@ def test_images_that_were_loaded_before_are_no_more_than_asked_for(small: dict[s
         plan_of({**small, "ood": {"far": {"x": load("digits:8-9", labelled=False, image_size=20)}}})
 
 
-@pytest.mark.parametrize(
-    ("keys", "sentence"),
-    [
-        ({"methods": {"vso": {}}}, "unknown method 'vso'; did you mean 'vos'"),
-        ({"methods": {"a": {"method": "plain", "epohcs": 3}}}, "method 'plain' has no option 'epohcs'"),
-        ({"methods": {"plain": {"seed": 3}}}, "method 'plain' of the benchmark: seed is said by the key 'seeds'"),
-        ({"training": {"seed": 3}}, "the key 'training' of the benchmark: seed is said by the key 'seeds'"),
-        ({"training": {"test": 0}}, "test: 0 holds out no images to measure on"),
-        ({"training": {"test": "t.csv"}}, "test of the benchmark's trainings is a count or a share"),
-        ({"methods": {"phase_mix": {"init": "plian"}, "plain": {}}}, "unknown method of the benchmark 'plian'"),
-        ({"methods": {"a": {"method": "plain", "init": "b"}, "b": {"method": "plain", "init": "a"}}}, "each other"),
-        ({"methods": {"oe": {}}}, "method 'oe' learns from outlier images"),
-        ({"methods": {"oe": {"outliers": "no/such.parquet"}}}, r"no/such\.parquet"),
-        ({"methods": {"oe": {"outliers": "store:x"}}}, "unknown store of the benchmark 'x'"),
-        ({"methods": {"a/b": {"method": "plain"}, "a-b": {"method": "plain"}}}, "would lie in wrn10_2/a-b-s0"),
-        ({"methods": {"plain ": {"method": "plain"}}}, "method 'plain ' of the benchmark: a name is not empty"),
-        ({"methods": {"a\nb": {"method": "plain"}}}, "without line breaks"),
-        (
-            {"methods": {"plain": {"image_size": 8}}},
-            "method 'plain' of the benchmark: image_size is said under training",
-        ),
-        (
-            {"stores": {"x": {"method": "patch_mix", "in_chans": 1}}},
-            "store 'x' of the benchmark: in_chans is said under",
-        ),
-        ({"ood": {"far": {"": "letters"}}}, "OOD set '' of the benchmark: a name is not empty"),
-        ({"ood": {"far": {" source": "letters"}}}, "OOD set ' source' of the benchmark"),
-        ({"ood": {"far": {"near": "letters"}}}, "the mean of all such sets is called that"),
-        ({"methods": {"plain": {"scores": None}}}, "scores of method 'plain' of the benchmark must be a list"),
-        ({"methods": {"plain": {"scores": []}}}, "scores of method 'plain' of the benchmark must be a list"),
-        ({"methods": {"plain": {"scores": 5}}}, "scores of method 'plain' .* got 5"),
-        ({"methods": {"oe": {"outliers": {"patch_mix": -1}}}}, "the weight of outliers 'patch_mix' must be a number"),
-        ({"methods": {"oe": {"outliers": {}}}}, "outliers= is empty"),
-        ({"stores": {"x": {"method": "patch_mix", "seed": 3}}}, "store 'x' of the benchmark: seed is said by the"),
-        (
-            {"stores": {"x y": {"method": "patch_mix"}, "x-y": {"method": "patch_mix"}}},
-            "two stores of the benchmark would lie in x-y",
-        ),
-        (
-            {
-                "stores": {"x": {"method": "patch_mix"}},
-                "methods": {"oe": {"outliers": "store:x", "test": 30}},
-            },
-            r"method 'oe' of the benchmark holds out {'calibration': 60, 'test': 30}, store 'x' .*'test': 60}: its",
-        ),
-        ({"ood": {"far": {"x": "~nobody-of-that-name/x"}}}, "~nobody-of-that-name"),
-        ({"stores": {"x": {"count": 3}}}, "store 'x' of the benchmark needs a method"),
-        ({"heads": ["cosnie"]}, "unknown head 'cosnie'"),
-        (
-            {"heads": ["cosine"], "methods": {"cmg_s": {}}},
-            "score 'reject_class' reads the extra class of head='c_plus_1'; head='cosine' has none",
-        ),
-        ({"backbones": ["wrn99"]}, "wrn99"),
-        ({"scores": ["knm"]}, "unknown score 'knm'; did you mean 'knn'"),
-        ({"scores": [{"name": "knn", "kk": 3}]}, "score 'knn' has no option 'kk'"),
-        ({"scores": [{"k": 3}]}, "a score of the benchmark is a name, or a mapping like"),
-        ({"scores": ["knn", "knn"]}, "two scores of the benchmark are called 'knn'"),
-        ({"scores": ["rejection"]}, "score 'rejection' is learned by method 'rejection', not by 'plain'"),
-        ({"scores": ["reject_class"]}, "score 'reject_class' needs an extra class for outliers"),
-        ({"baseline": "plian"}, "unknown method of the benchmark 'plian'; did you mean 'plain'"),
-        ({"ood": {}}, "the benchmark has no OOD sets"),
-        ({"ood": {"near": {"a": "letters"}, "far": {"a": "letters"}}}, "two OOD sets of the benchmark are called 'a'"),
-        ({"ood": {"far": {"a": "ood/none.parquet"}}}, "ood/none.parquet.* relative paths are looked up in"),
-        ({"data": {"train": "digits:0-2", "test": "digits:5-6"}}, "5"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_before_anything_is_trained(
-    keys: dict[str, Any], sentence: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("train.benchmark.training.train", lambda _: pytest.fail("it trained"))
-    with pytest.raises(GuardError, match=sentence):
-        guard.benchmark({**small, **keys}, out=tmp_path / "out")
+def test_what_guard_train_takes_in_python_is_taken(small: dict[str, Any], tmp_path: Path) -> None:
+    """Numbers of numpy and torch, paths, devices, and images in memory: as the same in a file."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"x")
+    pixels = np.zeros((8, 16, 16, 3), np.uint8)
 
+    def made(number: Any, path: Any, device: Any) -> dict[str, str]:
+        small["methods"] = {
+            "plain": {"lr": number(0.5), "batch_size": np.int64(32) if number is np.float32 else 32},
+            "shown": {"method": "plain", "pretrained": path(weights)},
+            "tuned": {"method": "phase_mix", "init": path("plain"), "tune_epochs": np.int64(2)},
+            "oe": {"outliers": pixels},
+        }
+        small["training"]["device"] = device("cpu")
+        small["scores"] = [{"name": "knn", "k": np.int64(3)}]
+        plan = plan_of(small, tmp_path)
+        assert [run.scores[0].label for run in plan.runs] == ["knn (k=3)"] * 8
+        assert plan.request(plan.runs[3]).outliers is pixels
+        return {run.place: plan.identity(run) for run in plan.runs}
 
-def test_a_library_that_is_not_there_names_its_extra(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pytorch_ood.detector", None)
-    with pytest.raises(guard.errors.MissingExtraError, match=r"pip install 'ood-guard\[compare\]'"):
-        guard.benchmark({**small, "compare": "pytorch-ood"}, out=tmp_path)
+    assert made(np.float32, Path, torch.device) == made(float, str, str) == made(torch.tensor, str, str)

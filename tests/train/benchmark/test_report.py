@@ -15,6 +15,7 @@ from scipy import stats
 from guard.benchmark_file import BenchmarkFile
 from guard.errors import ArtefactDamagedError, DataError
 from guard.evaluation import metrics
+from train.benchmark.card import card_of
 from train.benchmark.differences import compared
 from train.benchmark.intervals import _aurocs, over_images, over_seeds
 from train.benchmark.page import render
@@ -22,7 +23,6 @@ from train.benchmark.plots import Box, Point, _labels, front, scatter
 from train.benchmark.results import Results, Rows, read_scores, write_scores
 from train.benchmark.summary import groups, left_out
 from train.benchmark.tables import csv_text, markdown, short_table
-from train.benchmark.training import card_of
 
 METRICS = ("auroc", "fpr_at_95_id_tpr", "fpr_at_95_ood_tpr", "aupr_in", "aupr_out", "flagged")
 ASKED = BenchmarkFile(data="digits", ood={"near": {"a": 1, "b": 1}, "far": {"c": 1}}, methods={"plain": {}, "mix": {}},
@@ -139,11 +139,22 @@ def test_one_seed_is_compared_over_its_images(tmp_path: Path) -> None:
     assert only.near.interval[0] < only.near.mean < only.near.interval[1]
     page = render(ASKED, found)
     assert "400 bootstrap resamples of the images" in page
+    write_scores(tmp_path, made[0], {"": np.zeros(199)})  # of other images
+    _has_no_interval(found)
+    for path in (tmp_path / "scores").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    _has_no_interval(found)
     for path in (tmp_path / "scores").iterdir():
         path.unlink()
-    (gone,) = compared(found, groups(found), "plain")
-    assert gone.near is not None
-    assert gone.near.interval is None
+    _has_no_interval(found)
+
+
+def _has_no_interval(found: Results) -> None:
+    """The difference stays, and nothing is raised."""
+    (only,) = compared(found, groups(found), "plain")
+    assert only.near is not None
+    assert only.near.interval is None
+    assert only.near.mean > 0
 
 
 def test_csv_has_a_line_for_each_row_and_the_means() -> None:
@@ -187,7 +198,20 @@ def test_the_page_marks_the_best_of_each_column_and_ranks_by_both() -> None:
     left = page.partition("<h2>Each OOD set left out</h2>")[2]
     assert "depends on a set: plain with knn without a; mix with knn without b; mix with knn without c" in left
     assert "<script" in page
+    assert "a model that several runs share is in those of the run that trained it" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(("near", "far"), [(("a", "b"), ()), ((), ("c",)), ((), ()), (("a",), ("c",))])
+def test_the_best_of_both_is_told_where_there_are_both(near: tuple[str, ...], far: tuple[str, ...]) -> None:
+    found = Results(Path(), THREE.rows, near, far, other=("d",))
+    page = render(ASKED, found)
+    assert [title in page for title in ("best near", "best far", "best of both")] == [
+        bool(near),
+        bool(far),
+        bool(near and far),
+    ]
+    assert "best accuracy" in page
 
 
 def test_names_are_escaped() -> None:

@@ -130,6 +130,14 @@ def test_resuming_with_other_arguments_names_them(
         guard.train(short(four), out=out, resume=True, **{**options, **changed})
 
 
+def test_resuming_with_another_alpha_gives_its_threshold(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
+    """Nothing that is trained depends on it."""
+    options = {**tiny, "epochs": 1}
+    guard.train(short(four), out=tmp_path, alpha=0.1, **options)
+    found = guard.train(short(four), out=tmp_path, resume=True, alpha=0.2, **options)
+    assert_equal(found, guard.train(short(four), alpha=0.2, **options))
+
+
 def test_resuming_with_other_data_is_refused(four: Arrays, tiny: Tiny, tmp_path: Path) -> None:
     guard.train(short(four), out=tmp_path, **{**tiny, "epochs": 1})
     changed = four[0][::3].copy()

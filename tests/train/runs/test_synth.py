@@ -78,3 +78,11 @@ def test_nothing_is_written_among_the_classes(home: bool, tmp_path: Path, monkey
             guard.train(folder, method="dmr", out=tmp_path / "s", pair={"folder": inside})
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["ants", "bees"]
     assert not (tmp_path / "s").exists()
+
+
+def test_a_page_that_is_no_gallery_of_ours_is_not_replaced(four: Arrays, tmp_path: Path) -> None:
+    (tmp_path / "gallery.html").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds gallery\.html and no card\.json"):
+        guard.synth(four, method="patch_shuffle", count=20, out=tmp_path, device="cpu")
+    assert (tmp_path / "gallery.html").read_text() == "mine"
+    guard.synth(four, method="patch_shuffle", count=20, out=tmp_path, device="cpu", gallery=False)
