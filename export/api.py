@@ -167,7 +167,7 @@ def _export_engine(source: Guard, request: ExportRequest) -> Path:
         engine, facts = build_engine(
             graph, manifest, min_batch=least, opt_batch=tuned, max_batch=most, timing_cache=timings
         )
-        built = manifest.model_copy(update={"engine": facts, "parity": None})
+        built = manifest.model_copy(update={"engine": facts, "parity": None, "exemplars": None})
         write_pair(draft, engine_manifest_path(draft), engine, built)
         parity = _engine_parity(source, draft, request)
     write_onnx(engine_source_path(path), graph, manifest.model_copy(update={"parity": None}))
