@@ -165,7 +165,7 @@ def judged(network: str, run: Path, paths: dict[str, Path]) -> Iterator[Decision
 def bare(path: Path, batch: np.ndarray) -> Callable[[], Any] | None:
     """A run of the file's classifier alone on a batch; None where it cannot be cut out."""
     try:
-        run, _ = bare_run(path, "cpu", 1)
+        run, _, _ = bare_run(path, "cpu", 1)
     except ExportError as error:
         log.warning("%s: %s", path, error)
         return None

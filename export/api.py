@@ -13,12 +13,12 @@ from guard.artefact.files import (
     engine_manifest_path,
     engine_source_path,
     graph_bytes,
-    read_onnx,
     write_onnx,
     write_pair,
 )
 from guard.artefact.load import load, opened
 from guard.artefact.places import writable_file
+from guard.artefact.save import read_again, save
 from guard.data import ImageData
 from guard.data import load as load_images
 from guard.data.test_images import calibration_images
@@ -72,7 +72,7 @@ def _graph(source: Guard, request: ExportRequest) -> bytes:
     """The guard's graph in float32: a file's own, or what torch writes."""
     lower = request.precision != "fp32" or request.path.suffix == ".engine"
     if lower and not request.exemplars and source.path is not None and source.path.suffix == ".onnx":
-        return recalibrated(graph_bytes(read_onnx(source.path)[0]), source.manifest)
+        return recalibrated(graph_bytes(read_again(source)[0]), source.manifest)
     from .to_onnx import onnx_bytes
 
     return onnx_bytes(source.module, source.manifest, explained=bool(request.exemplars))
@@ -106,16 +106,20 @@ def _check_suffix(request: ExportRequest) -> None:
 
 
 def _export_triton(request: ExportRequest) -> Path:
-    """An exported file as it is, or a fresh export, as the next version of the model."""
+    """An exported file with the guard's calibration, or a fresh export, as the next version of the model."""
     next_version(request.path)
     source = opened(request.g)
-    if source.path is not None and source.path.suffix == ".onnx" and request.precision == "fp32":
-        if request.exemplars:
-            raise ConfigError(f"{source.path} is taken as it is; give exemplars= with its run folder, or leave it out")
-        return write_model(source, source.path, request.path, max_batch=request.max_batch)
     with TemporaryDirectory() as folder:
-        fresh = request.model_copy(update={"g": source, "path": Path(folder) / "guard.onnx", "format": "onnx"})
-        return write_model(source, export(fresh), request.path, max_batch=request.max_batch)
+        draft = Path(folder) / "guard.onnx"
+        if source.path is not None and source.path.suffix == ".onnx" and request.precision == "fp32":
+            if request.exemplars:
+                raise ConfigError(
+                    f"{source.path} is taken as it is; give exemplars= with its run folder, or leave it out"
+                )
+            save(Guard(source.manifest, source.runtime, path=source.path), draft)  # the given one stays as it is
+        else:
+            export(request.model_copy(update={"g": source, "path": draft, "format": "onnx"}))
+        return write_model(draft, request.path, max_batch=request.max_batch)
 
 
 def _verified(source: Guard, graph: bytes, manifest: Manifest, request: ExportRequest) -> Manifest:
@@ -164,7 +168,7 @@ def _export_engine(source: Guard, request: ExportRequest) -> Path:
         engine, facts = build_engine(
             graph, manifest, min_batch=least, opt_batch=tuned, max_batch=most, timing_cache=timings
         )
-        built = manifest.model_copy(update={"engine": facts, "parity": None})
+        built = manifest.model_copy(update={"engine": facts, "parity": None, "exemplars": None})
         write_pair(draft, engine_manifest_path(draft), engine, built)
         parity = _engine_parity(source, draft, request)
     write_onnx(engine_source_path(path), graph, manifest.model_copy(update={"parity": None}))

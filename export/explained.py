@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from guard.calibration.decision_rule import flagged
 from guard.explanation import EMBEDDING, SURPRISES
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Outputs
@@ -57,4 +58,4 @@ def _answers(score: Score, outputs: Outputs, read: Outputs, threshold: Tensor) -
         more = (embedding, surprises)
     else:
         ood_score = score(*read)
-    return outputs.logits.argmax(-1), probabilities, ood_score, ood_score > threshold, *more
+    return outputs.logits.argmax(-1), probabilities, ood_score, flagged(ood_score, threshold), *more

@@ -17,6 +17,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from guard.calibration.decision_rule import flagged
 from guard.graph.onnx_classifier import ImageInput
 from guard.graph.onnx_nodes import opset, prefix, prune
 from guard.scores import Score
@@ -31,7 +32,7 @@ class ScorePart(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ood_score = self.score(features, logits, None)
-        return logits.argmax(-1), logits.softmax(-1), ood_score, ood_score > threshold
+        return logits.argmax(-1), logits.softmax(-1), ood_score, flagged(ood_score, threshold)
 
 
 def graft(

@@ -1,7 +1,7 @@
 """Give an exported graph the inputs that a class-conditional calibration and a temperature need.
 
-    is_ood        = Greater(ood_score, threshold)       becomes  Greater(ood_score, threshold + class_offsets[label])
-    probabilities = Softmax(logits)                     becomes  Softmax(logits * inverse_temperature)
+    is_ood        = not (ood_score <= threshold)    becomes  not (ood_score <= threshold + class_offsets[label])
+    probabilities = Softmax(logits)                 becomes  Softmax(logits * inverse_temperature)
 
 Each is an optional input with a default, like `threshold`, so that the file decides alike for every consumer and can be
 calibrated again without being rebuilt (`guard.artefact.onnx_defaults` writes the values). A guard that needs neither
@@ -20,7 +20,7 @@ from guard.errors import ExportError
 from guard.manifest import Manifest
 
 _MEANING = {
-    CLASS_OFFSETS: "added to threshold by predicted class: is_ood = ood_score > threshold + class_offsets[label]",
+    CLASS_OFFSETS: "added to threshold by class: is_ood = ood_score > threshold + class_offsets[label] (or NaN)",
     INVERSE_TEMPERATURE: "probabilities = softmax(logits * inverse_temperature)",
 }
 
@@ -51,12 +51,13 @@ def add_inputs(model: ModelProto, names: frozenset[str], classes: int) -> None:
 
 
 def _add_class_offsets(graph: GraphProto, classes: int) -> None:
-    greater = _producer(graph, "is_ood", "Greater")
-    if greater.input[1] != "threshold":
-        raise ExportError(f"is_ood must compare with threshold, it compares with {greater.input[1]!r}")
+    comparison = _comparison(graph)
+    score, limit = comparison[-1].input
+    if limit != "threshold":
+        raise ExportError(f"is_ood must compare with threshold, it compares with {limit!r}")
     _optional_input(graph, CLASS_OFFSETS, np.zeros(classes, np.float32))
-    score = greater.input[0]
-    graph.node.remove(greater)
+    for node in comparison:
+        graph.node.remove(node)
     graph.node.extend(
         [
             helper.make_node(
@@ -65,9 +66,16 @@ def _add_class_offsets(graph: GraphProto, classes: int) -> None:
             helper.make_node(
                 "Add", ["threshold", "guard.class_offset"], ["guard.class_threshold"], name="node_class_threshold"
             ),
-            helper.make_node("Greater", [score, "guard.class_threshold"], ["is_ood"], name="node_is_ood"),
+            helper.make_node("LessOrEqual", [score, "guard.class_threshold"], ["guard.accepted"], name="node_accepted"),
+            helper.make_node("Not", ["guard.accepted"], ["is_ood"], name="node_is_ood"),
         ]
     )
+
+
+def _comparison(graph: GraphProto) -> list[NodeProto]:
+    """The nodes behind `is_ood`; files of older releases have one, which does not flag NaN."""
+    last = _producer(graph, "is_ood", "Not", "Greater")
+    return [last] if last.op_type == "Greater" else [last, _producer(graph, last.input[0], "LessOrEqual")]
 
 
 def _add_temperature(graph: GraphProto) -> None:
@@ -97,11 +105,11 @@ def _add_temperature(graph: GraphProto) -> None:
     )
 
 
-def _producer(graph: GraphProto, output: str, operator: str) -> NodeProto:
+def _producer(graph: GraphProto, output: str, *operators: str) -> NodeProto:
     found = [node for node in graph.node if output in node.output]
-    if len(found) != 1 or found[0].op_type != operator:
+    if len(found) != 1 or found[0].op_type not in operators:
         got = found[0].op_type if found else "nothing"
-        raise ExportError(f"the graph's {output} must come from {operator}, it comes from {got}")
+        raise ExportError(f"the graph's {output} must come from {' or '.join(operators)}, it comes from {got}")
     only: NodeProto = found[0]
     return only
 

@@ -17,8 +17,10 @@ import onnx
 
 from guard.errors import ConfigError, ExportError, MissingExtraError
 from guard.exported import Engine
+from guard.graph.onnx_nodes import prune
 from guard.manifest import Manifest
 from guard.runtimes.gpu import Gpu, cuda_available, this_gpu
+from guard.runtimes.tensorrt_engine import OUTPUTS
 
 from .timings import Timings
 
@@ -67,7 +69,7 @@ def build_engine(
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(required_inputs(graph)):
+    if not parser.parse(engine_graph(graph)):
         raise ExportError(f"{trt.__name__} cannot parse this graph: {_complaint(parser, logger)}")
     config, gpu = builder.create_builder_config(), this_gpu() if cuda_available() else None
     capabilities = _target(trt, config, gpu)
@@ -119,14 +121,17 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def required_inputs(graph: bytes) -> bytes:
-    """The graph without defaults for its inputs (`threshold` and what a calibration added): TensorRT would bake an
-    initializer's value in as a constant."""
+def engine_graph(graph: bytes) -> bytes:
+    """What an engine is built of: the guard's four outputs, and no defaults of its inputs (`threshold` and what a
+    calibration added), for TensorRT would bake an initializer's value in as a constant."""
     model = onnx.load_from_string(graph)
     inputs = {i.name for i in model.graph.input}
     kept = [i for i in model.graph.initializer if i.name not in inputs]
-    del model.graph.initializer[:]
+    answers = [o for o in model.graph.output if o.name in OUTPUTS]
+    del model.graph.initializer[:], model.graph.output[:]
     model.graph.initializer.extend(kept)
+    model.graph.output.extend(answers)
+    prune(model.graph)
     stripped: bytes = model.SerializeToString()
     return stripped
 

@@ -17,8 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from guard.artefact.files import write_atomic
-from guard.detector import Guard
+from guard.artefact.files import read_onnx, write_atomic
 from guard.errors import ExportError
 from guard.manifest import Manifest
 
@@ -41,22 +40,21 @@ def next_version(folder: Path) -> Path:
     return folder / str(max(versions, default=0) + 1)
 
 
-def write_model(source: Guard, exported: Path, folder: Path, *, max_batch: int) -> Path:
+def write_model(exported: Path, folder: Path, *, max_batch: int) -> Path:
     """Put an exported file, and what Triton must know of it, into the model's folder; the folder.
 
     Args:
-        source: the guard in the file.
         exported: the ``.onnx`` file.
         folder: of the model, in the repository; its name is the model's.
         max_batch: images in a batch that Triton makes.
     """
-    version = next_version(folder)
+    version, manifest = next_version(folder), read_onnx(exported)[1]
     draft = version.with_name(f".{version.name}.new")  # Triton loads versions whole: a number appears when all is there
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(exported, draft / MODEL)
-    write_atomic(folder / LABELS, ("\n".join(source.class_names) + "\n").encode())
-    write_atomic(folder / CONFIG, config(folder.name, source.manifest, max_batch).encode())
+    write_atomic(folder / LABELS, ("\n".join(manifest.class_names) + "\n").encode())
+    write_atomic(folder / CONFIG, config(folder.name, manifest, max_batch).encode())
     draft.rename(version)
     return folder
 

@@ -77,7 +77,7 @@ class ExportRequest(Request):
     )
     ood: Any = option(None, "OOD images whose AUROC may not fall; default the in-distribution ones in pieces.")
     max_flag_flips: int | None = option(
-        None, "Images that may change label or flag; default 0 in fp32, any number below it.", ge=0
+        None, "Images that may change label or flag; default 0 in fp32, any number in a lower precision.", ge=0
     )
     max_accuracy_loss: float = option(0.005, "Accuracy that a precision below fp32 may lose.", ge=0, le=1)
     max_auroc_loss: float = option(0.005, "AUROC that a precision below fp32 may lose.", ge=0, le=1)

@@ -254,7 +254,7 @@ class Manifest(Record):
 
     @property
     def threshold(self) -> float:
-        """The calibrated threshold (of all classes together); +inf (nothing is flagged) before calibration."""
+        """The calibrated threshold (of all classes together); +inf before calibration, which flags NaN alone."""
         return self.calibration.threshold if self.calibration else float("inf")
 
     @property

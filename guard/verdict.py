@@ -19,7 +19,7 @@ class Verdict:
         probability: softmax probability of that class, in [0, 1].
         ood_score: higher = more out-of-distribution; its unit depends on the score.
         threshold: the score above which an image of this predicted class is flagged.
-        is_ood: ``ood_score > threshold``.
+        is_ood: ``ood_score > threshold``, or the score is NaN (a network that divides by nothing).
         p_value: (1 + #{calibration scores >= ood_score}) / (n + 1), in (0, 1]; NaN for an uncalibrated guard. Under a
             class-conditional calibration the scores are those of this predicted class.
     """

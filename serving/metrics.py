@@ -157,7 +157,8 @@ class _VerdictMetrics:
 
     def count(self, verdict: Verdict) -> None:
         (self.flagged if verdict.is_ood else self.accepted).inc()
-        self.score.observe(verdict.ood_score)
+        if not math.isnan(verdict.ood_score):  # the histogram's sum would be NaN ever after
+            self.score.observe(verdict.ood_score)
         if not math.isnan(verdict.p_value):
             self.p_value.observe(verdict.p_value)
 

@@ -113,7 +113,7 @@ def export(
         ood: images whose AUROC is held, too; default the in-distribution images cut into blocks in another order, and
             smooth noise.
         max_flag_flips: how many images may change label or flag before the export fails; default 0 in fp32, and any
-            number below it.
+            number in a lower precision, where int8 gets layers back for it too.
         max_accuracy_loss, max_auroc_loss: what a precision below fp32 may lose on these images, in [0, 1]; of the
             accuracy one image in any case, unless it is 0.
         max_batch: largest batch of a TensorRT engine, or that Triton makes; ONNX has no limit.

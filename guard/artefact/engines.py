@@ -2,11 +2,12 @@
 
     guard.engine          built once, for one GPU and TensorRT version; guard.engine.json is its manifest
     guard.engine.onnx     the graph that it was built of, in the engine's precision; a guard of its own
-    guard-<GPU>-<flavour>-<version>.engine    built again for another machine, beside it or in the cache folder
+    guard-<GPU>-<flavour>-<version>-<digest>.engine    built again for another machine, beside it or in the cache folder
     guard.engine.timing, .compiled            what a build timed (TensorRT), and compiled at a start (tensorrt_rtx)
 
 What is built again has the calibration of `guard.engine.json`. An engine that is damaged is refused; of one that was
-built again and is damaged since, another is built.
+built again and is damaged since, another is built. The digest is of what an engine is made of: its graph but for the
+thresholds, which are fed, and its batches. So a new calibration keeps it, and files of one name have each their own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from .._siblings import sibling
 from ..errors import ArtefactDamagedError, ArtefactError, EngineMismatchError, MissingExtraError
-from ..exported import Engine
 from ..manifest import Manifest
 from ..runtimes.gpu import Gpu, this_gpu
 from .files import engine_manifest_path, engine_source_path, graph_bytes, read_onnx, read_pair, write_pair
@@ -75,10 +75,12 @@ def _built_for(
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} (needed to build the engine again)", "train") from error
     trt = builder.installed_flavour()
-    name = f"{path.stem}-{gpu.slug}-{trt.__name__}-{trt.__version__}.engine"
-    place = (path.parent if cache is None else cache) / name
-    facts = manifest.engine
-    if (kept := _kept(place, data)) is not None:
+    facts, graph = manifest.engine, graph_bytes(data)
+    batches = {} if facts is None else {n: getattr(facts, n) for n in ("min_batch", "opt_batch", "max_batch")}
+    made_of = hashlib.sha256(builder.engine_graph(graph) + repr(batches).encode()).hexdigest()
+    machine = f"{path.stem}-{gpu.slug}-{trt.__name__}-{trt.__version__}"
+    place = (path.parent if cache is None else cache) / f"{machine}-{made_of[:16]}.engine"
+    if (kept := _kept(place)) is not None:
         engine, found = kept
         manifest = manifest.model_copy(update={"engine": found.engine})
         try:
@@ -86,26 +88,22 @@ def _built_for(
         except EngineMismatchError as error:
             why = str(error)
     log.info("building %s of %s, which can take minutes: %s", place, path.name, why)
-    batches = {} if facts is None else {n: getattr(facts, n) for n in ("min_batch", "opt_batch", "max_batch")}
-    timing = place.with_name(place.name + ".timing")
-    engine, facts = builder.build_engine(graph_bytes(data), manifest, trt=trt, timing_cache=timing, **batches)
+    timing = place.with_name(f"{machine}.engine.timing")
+    engine, facts = builder.build_engine(graph, manifest, trt=trt, timing_cache=timing, **batches)
     manifest = manifest.model_copy(update={"engine": facts, "parity": None})
-    _keep(place, engine, manifest)
+    _keep(place, engine, manifest.model_copy(update={"exemplars": None}))
     return manifest, TensorRTEngine(engine, manifest, _compiled(place, None))
 
 
-def _kept(place: Path, data: bytes) -> tuple[bytes, Manifest] | None:
-    """An engine that was built of this graph before; None where there is none, or it is damaged."""
+def _kept(place: Path) -> tuple[bytes, Manifest] | None:
+    """An engine that was built before; None where there is none, or it is damaged."""
     if not place.exists():
         return None
     try:
-        engine, found = read_pair(place, engine_manifest_path(place))
+        return read_pair(place, engine_manifest_path(place))
     except ArtefactError as error:
         log.warning("%s; it is built again", error)
         return None
-    digest = hashlib.sha256(graph_bytes(data)).hexdigest()
-    same = isinstance(found.engine, Engine) and found.engine.onnx_sha256 == digest
-    return (engine, found) if same else None
 
 
 def _keep(place: Path, engine: bytes, manifest: Manifest) -> None:

@@ -23,14 +23,16 @@ def writable_folder(path: str | Path, option: str = "out") -> Path:
     """
     folder = Path(path)
     try:
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{option}={_shown(folder)} is a file; give a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        is_file = folder.exists() and not folder.is_dir()
+        if not is_file:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except (OSError, ValueError) as error:  # no permission, a full or read-only disk, too long a name, a NUL in it
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{option}={_shown(folder)} cannot be written to ({reason}); choose another folder") from None
+    if is_file:  # a ConfigError is a ValueError, too
+        raise ConfigError(f"{option}={_shown(folder)} is a file; give a folder")
     return folder
 
 
@@ -43,13 +45,17 @@ def writable_file(path: str | Path, option: str = "out") -> Path:
     file = Path(path)
     writable_folder(file.parent, option)
     try:
-        if stat.S_ISDIR(os.stat(file).st_mode):
-            raise ConfigError(f"{option}={_shown(file)} is a folder; give a file's name in it")
+        target = Path(os.path.realpath(file)) if file.is_symlink() else file  # of a link that is what is written
+        is_folder = stat.S_ISDIR(os.stat(file).st_mode)
     except FileNotFoundError:
-        pass
+        is_folder = False
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{option}={_shown(file)} cannot be written to ({reason}); choose another name") from None
+    if is_folder:
+        raise ConfigError(f"{option}={_shown(file)} is a folder; give a file's name in it")
+    if target != file:
+        writable_folder(target.parent, option)
     return file
 
 

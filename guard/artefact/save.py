@@ -45,23 +45,17 @@ def save(g: Guard, path: Path) -> Path:
         return save_pretrained(g, path)
     source = g.path
     assert source is not None  # a file is saved as one
+    data, before = read_again(g)
+    own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built of it, for this machine
     if path.suffix == ".onnx":
-        data, there = read_onnx(source)
-        known = _known(g, there, source)
-        alone = g.manifest.model_copy(update={"engine": None})  # of a file that runs in TensorRT: another file
-        written = write_onnx(path, _recalibrated(graph_bytes(data), alone), alone)
-        known.add(written.weights_sha256)
-        g.manifest = written.model_copy(update={"engine": g.manifest.engine})
-        return path
-    engine, before = read_pair(source, engine_manifest_path(source))
-    known = _known(g, before, source)
-    own = g.manifest.model_copy(update={"engine": before.engine})  # what runs may be built again, for this machine
-    written = write_pair(path, engine_manifest_path(path), engine, own)
-    known.add(written.weights_sha256)
+        written = write_onnx(path, _recalibrated(graph_bytes(data), own), own)
+    else:
+        written = write_pair(path, engine_manifest_path(path), data, own)
+        beside = engine_source_path(source)
+        if beside.exists() and path != source:
+            write_atomic(engine_source_path(path), beside.read_bytes())
+    _ITS_FILES[g.runtime].add(written.weights_sha256)
     g.manifest = written.model_copy(update={"engine": g.manifest.engine})
-    beside = engine_source_path(source)
-    if beside.exists() and path != source:
-        write_atomic(engine_source_path(path), beside.read_bytes())
     return path
 
 
@@ -76,15 +70,21 @@ def check_saveable(g: Guard, path: Path) -> None:
         )
 
 
-def _known(g: Guard, there: Manifest, source: Path) -> set[str]:
-    """The digests of the guard's files, once the file at `source` is seen to be one of them."""
-    known = _ITS_FILES.setdefault(g.runtime, {g.manifest.weights_sha256})
-    built_again = g.manifest.engine != there.engine  # an engine for this machine: what runs is another file
-    if there.weights_sha256 not in known and not built_again:
+def read_again(g: Guard) -> tuple[bytes, Manifest]:
+    """The checked bytes and the manifest of the file that a guard was loaded from, or saved to since.
+
+    Raises:
+        ArtefactDamagedError: it was replaced by another guard's since then.
+    """
+    source = g.path
+    assert source is not None  # the caller has seen that it is a file
+    data, there = read_onnx(source) if source.suffix == ".onnx" else read_pair(source, engine_manifest_path(source))
+    # an engine that was built for this machine has the digest of the file that it was built of
+    if there.weights_sha256 not in _ITS_FILES.setdefault(g.runtime, {g.manifest.weights_sha256}):
         raise ArtefactDamagedError(
             f"{source} was replaced since this guard was opened, and its thresholds are not that file's; load it again"
         )
-    return known
+    return data, there
 
 
 def _recalibrated(graph: bytes, manifest: Manifest) -> bytes:

@@ -91,7 +91,7 @@ def p_values(scores: np.ndarray, calibration: Calibration | None, labels: np.nda
         labels: (N,) predicted classes; needed by a class-conditional calibration only.
 
     Returns:
-        (N,) float64 in [1 / (n + 1), 1]; NaN where there is no calibration or the score is NaN.
+        (N,) float64 in [1 / (n + 1), 1]; NaN where there is no calibration. A score that is NaN is above all others.
     """
     scores = np.asarray(scores, dtype=np.float32)
     if calibration is None:
@@ -104,7 +104,6 @@ def p_values(scores: np.ndarray, calibration: Calibration | None, labels: np.nda
             own = calibration.scores_by_class[c]
             if own is not None:
                 p[labels == c] = _share_at_or_above(scores[labels == c], own)
-    p[np.isnan(scores)] = np.nan
     return p
 
 

@@ -1,7 +1,9 @@
 """From score and label to the flag, from logits to calibrated probabilities: the same arithmetic in the graph and here.
 
-    is_ood        = ood_score > threshold + class_offsets[label]       offsets: class-conditional calibration only
-    probabilities = softmax(logits * inverse_temperature)              temperature scaling only
+    is_ood        = not (ood_score <= threshold + class_offsets[label])    offsets: class-conditional calibration only
+    probabilities = softmax(logits * inverse_temperature)                  temperature scaling only
+
+A score that is not a number is flagged: it says nothing for the image.
 
 A graph that has the inputs `class_offsets` and `inverse_temperature` does both by itself, with the calibrated values as
 their defaults; `Guard` feeds them with every call. For one without (a torch module, a file exported before it was
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +26,17 @@ CLASS_OFFSETS = "class_offsets"
 INVERSE_TEMPERATURE = "inverse_temperature"
 
 
+def flagged(ood_score: Any, threshold: Any) -> Any:
+    """(N,) bool, of arrays or tensors: the score is above the threshold, or NaN."""
+    return ~(ood_score <= threshold)
+
+
 @dataclass(frozen=True)
 class Decision:
     """One way of deciding.
 
     Attributes:
-        threshold: of all classes together; +inf flags nothing.
+        threshold: of all classes together; +inf flags no number.
         class_offsets: (C,) float32 added to it by predicted class, or None.
         inverse_temperature: float32 that the logits are multiplied by, or None.
         classes: C.
@@ -72,10 +80,12 @@ class Decision:
         return {"threshold": np.array(self.threshold, np.float32), **self.inputs(names)}
 
     def complete(self, outputs: Outputs, names: Collection[str]) -> Outputs:
-        """What a graph with the optional inputs `names` left to do."""
+        """What a graph with the optional inputs `names` left to do; graphs of older releases do not flag NaN either."""
         if self.class_offsets is not None and CLASS_OFFSETS not in names:
             limits = np.float32(self.threshold) + self.class_offsets[outputs.label]
-            outputs = replace(outputs, is_ood=outputs.ood_score > limits)
+            outputs = replace(outputs, is_ood=flagged(outputs.ood_score, limits))
+        elif (unknown := np.isnan(outputs.ood_score)).any():
+            outputs = replace(outputs, is_ood=outputs.is_ood | unknown)
         if self.inverse_temperature is not None and INVERSE_TEMPERATURE not in names:
             outputs = replace(outputs, probabilities=tempered(outputs.probabilities, self.inverse_temperature))
         return outputs

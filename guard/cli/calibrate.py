@@ -9,7 +9,7 @@ import typer
 from .. import api
 from ..requests import CalibrateRequest
 from . import output
-from .flags import DATA, GUARD, Debug, Device, Flag, Json, call, from_request
+from .flags import DATA, GUARD, Debug, Device, Flag, Json, Runtime, call, from_request
 
 
 @from_request(
@@ -19,9 +19,15 @@ from .flags import DATA, GUARD, Debug, Device, Flag, Json, call, from_request
     class_conditional=Flag(bool, names=("--class-conditional/--no-class-conditional",)),
     out=Flag(Path, names=("--out", "-o"), help="Where to write; default over MODEL."),
 )
-def calibrate(asked: CalibrateRequest, device: Device = "auto", json: Json = False, debug: Debug = False) -> None:
+def calibrate(
+    asked: CalibrateRequest,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Choose a guard's thresholds anew on in-distribution images, without retraining."""
-    before = api.load(asked.g, device=device)
+    before = api.load(asked.g, device=device, runtime=runtime)
     path: Path = asked.out or asked.g
     after = call(api.calibrate, asked, g=before, out=path)
     if json:

@@ -8,7 +8,7 @@ from .. import api
 from ..requests import EvaluateRequest
 from . import output
 from .arguments import named_sets
-from .flags import GUARD, Debug, Flag, Json, call, from_request
+from .flags import GUARD, Debug, Flag, Json, Runtime, call, from_request
 
 
 @from_request(
@@ -24,9 +24,10 @@ from .flags import GUARD, Debug, Flag, Json, call, from_request
     ),
     near=Flag(list[str], metavar="NAME", help="Which OOD sets are near-OOD. Repeatable."),
 )
-def evaluate(asked: EvaluateRequest, json: Json = False, debug: Debug = False) -> None:
+def evaluate(asked: EvaluateRequest, runtime: Runtime = "auto", json: Json = False, debug: Debug = False) -> None:
     """Measure accuracy, false-alarm rate and OOD detection."""
-    evaluation = call(api.evaluate, asked)
+    g = asked.g if runtime == "auto" else api.load(asked.g, runtime=runtime)
+    evaluation = call(api.evaluate, asked, g=g)
     if json:
         output.print_json(evaluation)
         return

@@ -21,6 +21,9 @@ DEBUG_FLAG = "--debug"
 Debug = Annotated[bool, typer.Option(DEBUG_FLAG, help="Show tracebacks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Runtime = Annotated[
+    str, typer.Option(help="What runs an .onnx file: auto, onnxruntime, onnxruntime-tensorrt, tensorrt or openvino.")
+]
 Model = Annotated[Path, typer.Argument(help="guard.onnx, guard.engine or a run folder.")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="Do not write guard.onnx into the run folder.")]
 

@@ -15,7 +15,7 @@ from ..errors import GuardError, ImageError, MissingDataError
 from ..verdict import Verdict
 from . import output
 from .arguments import image_paths
-from .flags import Debug, Device, Json, Model
+from .flags import Debug, Device, Json, Model, Runtime
 
 _BATCH = 64
 
@@ -27,6 +27,7 @@ def predict(
         float | None, typer.Option(help="Flag above this ood_score; default the calibrated one.", show_default=False)
     ] = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -34,7 +35,7 @@ def predict(
 
     A file that is not an image is named on standard error, the others are answered, and the exit code is 2.
     """
-    g = api.load(model, device=device)
+    g = api.load(model, device=device, runtime=runtime)
     paths = image_paths(images)
     answers: list[tuple[Path, Verdict]] = []
     unreadable: list[GuardError] = []

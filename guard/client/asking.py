@@ -16,6 +16,8 @@ from ..image_arrays import as_sequence
 from ..verdict import Verdict
 from .encoding import encoded
 
+_NAN = ("probability", "ood_score", "p_value")  # null where they are not numbers, for JSON has no NaN
+
 
 @dataclass(frozen=True, slots=True)
 class ServedVerdict(Verdict):
@@ -28,9 +30,9 @@ class ServedVerdict(Verdict):
     model: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the service sent it: a threshold or p_value that is not there is None."""
+        """As the service sent it: a number that is not there is None."""
         values = asdict(self)
-        for name in ("threshold", "p_value"):
+        for name in ("threshold", *_NAN):
             values[name] = values[name] if math.isfinite(values[name]) else None
         return values
 
@@ -46,7 +48,7 @@ class ServedVerdict(Verdict):
         except (KeyError, TypeError):
             raise ServiceError(f"the service did not answer with a verdict but with {str(answer)[:100]!r}") from None
         known["threshold"] = math.inf if known["threshold"] is None else known["threshold"]
-        known["p_value"] = math.nan if known["p_value"] is None else known["p_value"]
+        known |= {name: math.nan for name in _NAN if known[name] is None}
         return cls(**known)
 
 

@@ -1,7 +1,7 @@
 """`GuardModule`: the one graph. Training evaluates it, export writes it, runtimes run it.
 
     images uint8 (N, H, W, channels) --cast, permute, normalise--> classifier --> features, logits
-    logits --> label, probabilities;   features, logits --score--> ood_score;   ood_score > threshold --> is_ood
+    logits --> label, probabilities;   features, logits --score--> ood_score;   not (ood_score <= threshold) --> is_ood
 
 The cast comes before the permute: TensorRT has no uint8 transpose.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..calibration.decision_rule import flagged
 from ..manifest import Normalisation
 from ..scores.base import Score
 from .layer_maps import with_layers
@@ -76,4 +77,4 @@ class GuardModule(nn.Module):
         """label int64 (N,), probabilities (N, C), ood_score (N,), is_ood bool (N,)."""
         outputs, read = self.shown(images)
         ood_score = self.score(*read)
-        return outputs.logits.argmax(-1), outputs.logits.softmax(-1), ood_score, ood_score > threshold
+        return outputs.logits.argmax(-1), outputs.logits.softmax(-1), ood_score, flagged(ood_score, threshold)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..artefact.load import load, manifest_of
 from ..artefact.places import report_file
-from ..errors import ConfigError, ExportError
+from ..errors import ConfigError, ExportError, RuntimeUnavailableError
 from ..export_requests import BenchRequest
 from ..manifest import Preprocess
 from .interleave import Timing, interleave
@@ -49,6 +49,7 @@ def bench(request: BenchRequest) -> Latency:
     prepared = {manifest.preprocess for manifest in manifests}
     if len(prepared) > 1:
         raise ConfigError("the guards take images of different sizes; compare those of one classifier")
+    _check_memory(max(request.batch_sizes), manifests[0].preprocess)
     contenders = _largest_first([*_bare(paths[0], request), *_guards(paths, request)])
     _check_sizes(request.batch_sizes, contenders[0])
     rows: list[LatencyRow] = []
@@ -85,6 +86,17 @@ def _check_sizes(sizes: Sequence[int], first: Contender) -> None:
         )
 
 
+def _check_memory(batch: int, p: Preprocess) -> None:
+    """Raises: ConfigError: there is no memory for the images of the largest batch."""
+    try:
+        np.empty((batch, p.height, p.width, p.channels), np.uint8)
+    except (MemoryError, ValueError):  # the latter where no array can be so large
+        size = batch * p.height * p.width * p.channels / 1e9
+        raise ConfigError(
+            f"a batch of {batch} images has {size:.4g} GB, more than there is memory; give smaller batch_sizes"
+        ) from None
+
+
 def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]:
     """Every file in every runtime that runs it."""
     for path in paths:
@@ -110,20 +122,18 @@ def _guards(paths: Sequence[Path], request: BenchRequest) -> Iterator[Contender]
 
 def _bare(path: Path, request: BenchRequest) -> Iterator[Contender]:
     """The first file's classifier in ONNX Runtime, where it can be cut out."""
-    from ..runtimes.onnx_providers import resolve_device
     from .bare import bare_run
 
     if path.suffix != ".onnx":
         log.info("%s is no .onnx file: times are compared with its own, not with a bare classifier's", path.name)
         return
-    device = resolve_device(request.device)
     try:
-        run, precision = bare_run(path, device, request.threads)
+        run, precision, device = bare_run(path, request.device, request.threads)
     except ModuleNotFoundError as error:
         log.warning("%s is not installed: no bare classifier is timed beside; pip install onnx", error.name)
         return
-    except ExportError as error:
-        log.warning("%s", error)
+    except (ExportError, RuntimeUnavailableError) as error:
+        log.warning("no bare classifier is timed beside: %s", error)
         return
     yield Contender(BARE, "onnxruntime", device, precision, run)
 

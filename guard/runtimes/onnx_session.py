@@ -58,22 +58,11 @@ class OnnxSession:
         integers: bool = True,
         bound: bool | None = None,
     ) -> None:
-        self.name, self.device = runtime, resolve_device(device, runtime)
-
-        def opened() -> Any:
-            if precision == "bf16" and self.device == "cpu":
-                raise RuntimeUnavailableError(_BF16)
-            more: dict[str, Any] = {"runtime": runtime, "tuned_for": tuned_for, "cache": cache, "precision": precision}
-            return open_session(model, device=self.device, threads=threads, integers=integers, **more)
-
-        try:
-            self._session = opened()
-        except RuntimeUnavailableError as error:
-            if device != "auto" or self.device == "cpu" or runtime == TENSORRT:
-                raise
-            log.warning("device auto: ONNX Runtime runs on the CPU, for the GPU cannot be used (%s)", error)
-            self.device = "cpu"
-            self._session = opened()
+        more: dict[str, Any] = {"tuned_for": tuned_for, "cache": cache, "precision": precision}
+        self.name = runtime
+        self._session, self.device = open_anywhere(
+            model, device=device, runtime=runtime, threads=threads, integers=integers, **more
+        )
         #: outputs beside the four, of a file that explains (`guard.explanation`)
         self.extra_outputs = tuple(o.name for o in self._session.get_outputs() if o.name not in _OUTPUTS)
         self._shape = tuple(self._session.get_inputs()[0].shape[1:])
@@ -108,6 +97,20 @@ _BF16 = (
 )
 
 
+def open_anywhere(
+    model: bytes | str | Path, *, device: str, runtime: str = "onnxruntime", **more: Any
+) -> tuple[Any, str]:
+    """`open_session`, and the device: with "auto" the CPU where the GPU cannot be used, which is logged."""
+    here = resolve_device(device, runtime)
+    try:
+        return open_session(model, device=here, runtime=runtime, **more), here
+    except RuntimeUnavailableError as error:
+        if device != "auto" or here == "cpu" or runtime == TENSORRT:
+            raise
+        log.warning("device auto: ONNX Runtime runs on the CPU, for the GPU cannot be used (%s)", error)
+        return open_session(model, device="cpu", runtime=runtime, **more), "cpu"
+
+
 def open_session(
     model: bytes | str | Path,
     *,
@@ -120,6 +123,8 @@ def open_session(
     integers: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on "cpu" or "cuda"; arguments and errors as in `OnnxSession`."""
+    if precision == "bf16" and device == "cpu":
+        raise RuntimeUnavailableError(_BF16)
     ort, settings = twin("onnxruntime"), session_settings(tuned_for, threads)
     settings = dataclasses.replace(settings, integers=integers or device != "cpu")
     if device == "cuda" and hasattr(ort, "preload_dlls"):

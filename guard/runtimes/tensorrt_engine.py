@@ -25,7 +25,7 @@ from .gpu import Gpu, cuda_runtime, this_gpu
 
 log = logging.getLogger("ood_guard")
 
-_OUTPUTS = ("label", "probabilities", "ood_score", "is_ood")
+OUTPUTS = ("label", "probabilities", "ood_score", "is_ood")
 _UNKNOWN = frozenset({"current", "CURRENT"})  # what older files say of the GPU they were built on
 
 
@@ -39,7 +39,7 @@ class TensorRTEngine:
 
     Raises:
         MissingExtraError: that flavour, or cuda-bindings, is not installed.
-        EngineMismatchError: another version or GPU than the engine's.
+        EngineMismatchError: another version or GPU than the engine's, or more outputs than a guard's four.
         RuntimeUnavailableError: there is no GPU.
     """
 
@@ -62,6 +62,10 @@ class TensorRTEngine:
         self._engine = _deserialised(self._runtime, engine, facts)
         self._context, self._runtime_cache = _context(self._engine, compiled)
         tensors = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
+        if more := tensors - {"images", "threshold", CLASS_OFFSETS, INVERSE_TEMPERATURE, *OUTPUTS}:
+            raise EngineMismatchError(
+                f"the engine has outputs that only an .onnx file can have: {', '.join(sorted(more))}"
+            )
         self.optional_inputs = frozenset(tensors & {CLASS_OFFSETS, INVERSE_TEMPERATURE})
         n = self._most
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -95,7 +99,7 @@ class TensorRTEngine:
         self._context.set_input_shape("images", (n, *self._shape))
         if not self._context.execute_async_v3(int(self._buffers.stream)):
             raise RuntimeUnavailableError(f"the TensorRT engine failed on a batch of {n} images")
-        return Outputs(*self._buffers.fetch_rows(_OUTPUTS, len(images)))
+        return Outputs(*self._buffers.fetch_rows(OUTPUTS, len(images)))
 
     def keep_compiled(self) -> None:
         """Write what tensorrt_rtx compiled since the start, so that the next start need not; of others nothing."""
@@ -117,7 +121,7 @@ def check_gpu(facts: Engine, gpu: Gpu) -> None:
 
 
 def _fields(outputs: Outputs) -> list[np.ndarray]:
-    return [getattr(outputs, name) for name in _OUTPUTS]
+    return [getattr(outputs, name) for name in OUTPUTS]
 
 
 def _deserialised(runtime: Any, engine: bytes, facts: Engine) -> Any:

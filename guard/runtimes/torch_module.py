@@ -39,7 +39,7 @@ class TorchModule:
 
     @torch.inference_mode()
     def run(self, images: np.ndarray, threshold: float | None = None, **_: np.ndarray) -> Outputs:
-        """See `guard.runtimes`; the module has no optional inputs. A missing threshold flags nothing (the calibrated
+        """See `guard.runtimes`; the module has no optional inputs. A missing threshold flags NaN alone (the calibrated
         one lives in the manifest)."""
         check_images(images, self._shape)
         limit = torch.tensor(float("inf") if threshold is None else threshold, device=self._device)

@@ -108,7 +108,8 @@ def label_report(
         if calibrated:
             values, counts = np.unique(columns["p_value"], return_counts=True)
             p_values.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-            strangest.update(-columns["p_value"], columns, among_equals=columns["ood_score"])
+            scored = np.where(np.isnan(columns["ood_score"]), np.nan, columns["p_value"])
+            strangest.update(-scored, columns, among_equals=columns["ood_score"])
     limit = OFF_CLASS_LEVEL if folds else largest_discovery(p_values, FALSE_DISCOVERY_RATE)
     return LabelReport(
         images=images,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from starlette.responses import Response
 
+from guard.calibration.decision_rule import flagged
 from guard.manifest import Manifest
 
 from ..scored import Scored
@@ -29,7 +30,7 @@ def tensors(scored: Sequence[Scored], manifest: Manifest, threshold: float | Non
     if threshold is not None:
         offsets = np.array(manifest.calibration.class_offsets if manifest.calibration else (), np.float32)
         limit = np.float32(threshold) + (offsets[found["label"]] if len(offsets) else np.float32(0))
-        found["is_ood"] = found["ood_score"] > limit
+        found["is_ood"] = flagged(found["ood_score"], limit)
     return found
 
 

@@ -91,7 +91,7 @@ def test_the_nodes_and_weights_of_the_classifier_stay(tmp_path: Path, four: Arra
     for name in ("weight", "bias"):
         assert np.array_equal(weights[f"classifier/{name}"], WB[name])
     around = [n.op_type for n in graph.node if n not in inner]
-    assert around == ["Cast", "Transpose", "ReduceLogSumExp", "Neg", "ArgMax", "Softmax", "Greater"]
+    assert around == ["Cast", "Transpose", "ReduceLogSumExp", "Neg", "ArgMax", "Softmax", "LessOrEqual", "Not"]
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_a_graph_that_is_built_otherwise_is_refused(
     for node in model.graph.node:
         if "is_ood" in node.output:
             node.op_type = "GreaterOrEqual"
-    with pytest.raises(ExportError, match="is_ood must come from Greater, it comes from GreaterOrEqual"):
+    with pytest.raises(ExportError, match="is_ood must come from Not or Greater, it comes from GreaterOrEqual"):
         recalibrated(model.SerializeToString(), manifest)
 
 

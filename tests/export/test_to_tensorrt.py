@@ -11,7 +11,7 @@ import pytest
 
 import guard
 from export.to_onnx import onnx_bytes
-from export.to_tensorrt import build_engine, required_inputs
+from export.to_tensorrt import build_engine, engine_graph
 from guard.artefact.files import engine_manifest_path, read_pair
 from guard.detector import Guard
 from guard.errors import ArtefactDamagedError, ConfigError, EngineMismatchError, ExportError, RuntimeUnavailableError
@@ -26,7 +26,7 @@ def test_threshold_becomes_an_input_that_must_be_given() -> None:
     g = make_guard("energy", "linear")
     graph = onnx_bytes(g.module, g.manifest)
     assert "threshold" in {i.name for i in onnx.load_from_string(graph).graph.initializer}
-    plain = onnx.load_from_string(required_inputs(graph)).graph
+    plain = onnx.load_from_string(engine_graph(graph)).graph
     assert "threshold" not in {i.name for i in plain.initializer}
     assert "threshold" in {i.name for i in plain.input}
 
@@ -43,7 +43,7 @@ def calibrated_guard() -> Guard:
 def test_a_calibration_per_class_builds_and_its_inputs_must_be_given() -> None:
     g = calibrated_guard()
     graph = onnx_bytes(g.module, g.manifest)
-    plain = onnx.load_from_string(required_inputs(graph)).graph
+    plain = onnx.load_from_string(engine_graph(graph)).graph
     names = {"threshold", "class_offsets", "inverse_temperature"}
     assert names <= {i.name for i in plain.input}
     assert not names & {i.name for i in plain.initializer}

@@ -13,6 +13,7 @@ import pytest
 import guard
 from export.triton import config, next_version
 from guard.errors import ConfigError, ExportError
+from tests.export.test_optional_inputs import alone
 from tests.random_guards import make_guard
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
@@ -81,6 +82,20 @@ def test_each_export_is_the_next_version(model: Path, tmp_path: Path) -> None:
     assert not list(folder.glob(".*"))
     (folder / "12").mkdir()
     assert next_version(folder).name == "13"
+
+
+def test_a_guard_that_was_calibrated_in_memory_ships_its_own_thresholds(model: Path, tmp_path: Path) -> None:
+    g = guard.load(model / "1" / "model.onnx", device="cpu")
+    images = np.random.default_rng(1).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    again = g.calibrate(images, alpha=0.3, class_conditional=True, min_class_images=3)
+    identity = again.manifest.identity
+    folder = guard.export(again, tmp_path / "animals", format="triton")
+    file = folder / "1" / "model.onnx"
+    written = guard.load(file, device="cpu").manifest
+    assert written.calibration == again.manifest.calibration
+    np.testing.assert_array_equal(alone(file, images)["is_ood"], again.predict(images).is_ood)
+    assert f'string_value: "{written.identity}"' in (folder / "config.pbtxt").read_text()
+    assert again.manifest.identity == identity
 
 
 def test_names_are_quoted() -> None:

@@ -214,6 +214,28 @@ def test_a_loss_beyond_the_budget_is_refused(
     assert guard.load(path, device="cpu").manifest.precision_change.layers_in_fp32 == ()
 
 
+@pytest.mark.parametrize("name", ["fp16.onnx", "bf16.onnx", "int8.onnx", "int8.engine", "models"])
+def test_flags_that_flip_beyond_the_budget_are_refused(
+    name: str, trained: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the manifest would say of the file, whether or not ONNX Runtime can run it here."""
+    from export.precision import calibrated
+
+    original = calibrated._Lowering._measured
+
+    def flipped(self: Any, *given: Any) -> Any:
+        found = original(self, *given)
+        change = found.manifest.precision_change.model_copy(update={"flag_flips": 3})
+        return calibrated.Lowered(found.graph, found.manifest.model_copy(update={"precision_change": change}))
+
+    monkeypatch.setattr(calibrated._Lowering, "_measured", flipped)
+    precision = name.split(".")[0] if "." in name else "bf16"
+    options = {"precision": precision, "format": "auto" if "." in name else "triton"}
+    with pytest.raises(ExportError, match=r": 3 of \d+ images .* \(allowed: 2\); raise max_flag_flips only if"):
+        guard.export(trained("plain"), tmp_path / name, max_flag_flips=2, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_numbers_beyond_float16_are_named(trained: Callable[[str], Any], tmp_path: Path) -> None:
     import copy
 

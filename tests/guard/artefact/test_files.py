@@ -298,3 +298,24 @@ def test_write_atomic_makes_folders_and_readable_files(tmp_path: Path) -> None:
     path = artefact.write_atomic(tmp_path / "a" / "b" / "guard.json", b"{}")
     assert path.read_bytes() == b"{}"
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_write_atomic_writes_what_a_link_points_to_and_keeps_modes(tmp_path: Path) -> None:
+    path = artefact.write_atomic(tmp_path / "models" / "guard-7.onnx", b"old")
+    path.chmod(0o640)
+    link = tmp_path / "current.onnx"
+    link.symlink_to(Path("models") / "guard-7.onnx")
+    for place, content in ((link, b"new"), (path, b"newer")):
+        assert artefact.write_atomic(place, content) == place
+        assert path.read_bytes() == content
+        assert path.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    (tmp_path / "next.onnx").symlink_to(tmp_path / "models" / "guard-8.onnx")
+    artefact.write_atomic(tmp_path / "next.onnx", b"8")
+    assert (tmp_path / "models" / "guard-8.onnx").read_bytes() == b"8"
+    assert sorted(p.name for p in tmp_path.rglob("*.onnx")) == [
+        "current.onnx",
+        "guard-7.onnx",
+        "guard-8.onnx",
+        "next.onnx",
+    ]

@@ -81,10 +81,19 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_files_and_folders_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="is a file; give a folder"):
+    with pytest.raises(ConfigError, match=r"^out='.*/file' is a file; give a folder$"):
         writable_folder(tmp_path / "file")
-    with pytest.raises(ConfigError, match="is a folder; give a file's name in it"):
+    with pytest.raises(ConfigError, match=r"^out='.*' is a folder; give a file's name in it$"):
         writable_file(tmp_path)
+
+
+def test_of_a_link_the_folder_that_is_written_to_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/proc/x/guard.onnx")
+    with pytest.raises(ConfigError, match=r"^out='/proc/x' cannot be written to \(.*\); choose another folder$"):
+        writable_file(tmp_path / "link")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new" / "guard.onnx")
+    assert writable_file(tmp_path / "dangling") == tmp_path / "dangling"
+    assert (tmp_path / "new").is_dir()
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

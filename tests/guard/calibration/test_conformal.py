@@ -128,9 +128,9 @@ def test_p_values_compare_in_float32() -> None:
     assert p_values(np.float64([0.1000000001]), calibration) == 1.0
 
 
-def test_p_values_without_calibration_or_score_are_nan() -> None:
+def test_p_values_without_calibration_are_nan_and_of_nan_the_smallest() -> None:
     assert np.isnan(p_values(np.zeros(3), None)).all()
-    np.testing.assert_array_equal(np.isnan(p_values(np.array([0, np.nan]), _calibration())), [False, True])
+    np.testing.assert_array_equal(p_values(np.array([np.nan, np.inf]), _calibration()), 1 / (_calibration().n + 1))
     assert p_values(np.zeros(0, np.float32), _calibration()).shape == (0,)
 
 

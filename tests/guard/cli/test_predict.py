@@ -26,6 +26,25 @@ def test_predict_prints_json_that_agrees_with_the_formula(run: Command, model: P
     assert 0 < black["p_value"] < red["p_value"] <= 1
 
 
+@pytest.mark.parametrize("command", ["predict", "calibrate", "eval"])
+def test_what_onnx_runtime_cannot_run_is_run_in_another_runtime(command: str, run: Command, tmp_path: Path) -> None:
+    """As the error about a bf16 file on a CPU advises."""
+    path = tmp_path / "bf16.onnx"
+    write_onnx(path, colour_graph(), colour_manifest().model_copy(update={"precision": "bf16"}))
+    for channel, name in enumerate(("red", "green", "blue")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for shade in range(150, 250, 10):
+            colour = tuple(shade if i == channel else 0 for i in range(3))
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "data" / name / f"{shade}.png")
+    data = ["--id", tmp_path / "data"] if command == "eval" else [tmp_path / "data"]
+    refused = run(command, path, *data)
+    assert refused.code == 2
+    assert "load it with runtime='openvino'" in refused.err
+    done = run(command, path, *data, "--runtime", "openvino", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)
+
+
 def test_predict_takes_a_folder_and_prints_a_table(run: Command, model: Path, images: Path) -> None:
     result = run("predict", model, images)
     rows = [line.split() for line in result.out.splitlines()]

@@ -20,11 +20,12 @@ from export.precision.floats import in_half
 from export.precision.integers import Quantiser
 from guard import cli
 from guard.artefact.files import graph_bytes, read_onnx
-from guard.errors import ConfigError
+from guard.errors import ConfigError, RuntimeUnavailableError
 from guard.latency import bare
 from guard.latency.measure import Contender, _check_sizes, _largest_first
 from guard.latency.memory import memory_mib
 from guard.latency.result import BARE, Latency
+from guard.runtimes import onnx_session
 from tests.conftest import Arrays
 
 FEW = {"rounds": 2, "threads": 1, "memory": False}
@@ -124,6 +125,34 @@ def test_without_onnx_the_first_guard_is_what_is_compared_with(
     assert "no bare classifier is timed beside; pip install onnx" in caplog.text
 
 
+def test_a_file_in_bf16_is_timed_in_what_runs_it(trained: Callable[[str], Any], tmp_path: Path, caplog: Any) -> None:
+    """ONNX Runtime, which runs the bare classifier, has no such kernels on the CPU."""
+    path = guard.export(trained("plain"), tmp_path / "bf16.onnx", precision="bf16")
+    found = guard.bench(path, batch_sizes=2, **{**FEW, "runtime": "openvino"})
+    assert [(row.contender, row.precision) for row in found.rows] == [("bf16.onnx", "bf16")]
+    assert "no bare classifier is timed beside: the file computes in bfloat16" in caplog.text
+
+
+def test_the_bare_classifier_runs_where_a_guard_would(
+    exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """With device="auto" on the CPU where the GPU cannot be used."""
+    original = onnx_session.open_session
+
+    def opened(*given: Any, device: str, **more: Any) -> Any:
+        if device == "cuda":
+            raise RuntimeUnavailableError("no room on the GPU")
+        return original(*given, device=device, **more)
+
+    monkeypatch.setattr(onnx_session, "open_session", opened)
+    monkeypatch.setattr(onnx_session, "resolve_device", lambda device, _: {"auto": "cuda"}.get(device, device))
+    found = guard.bench(exported("plain"), batch_sizes=2, **{**FEW, "device": "auto"})
+    assert [(row.contender, row.device) for row in found.rows] == [(BARE, "cpu"), ("plain.onnx", "cpu")]
+    assert caplog.text.count("for the GPU cannot be used (no room on the GPU)") == 2
+    with pytest.raises(RuntimeUnavailableError, match="no room on the GPU"):
+        guard.bench(exported("plain"), batch_sizes=2, **{**FEW, "device": "cuda"})
+
+
 def test_memory_is_of_a_process_of_its_own(exported: Callable[[str], Path]) -> None:
     small, large = (
         memory_mib(exported("plain"), runtime="auto", device="cpu", threads=1, batch=batch) for batch in (1, 2048)
@@ -170,6 +199,11 @@ def test_what_cannot_be_compared_is_said(
         ({"batch_sizes": []}, "batch_sizes must be numbers of at least 1"),
         ({"runtime": ["tflite"]}, "runtime must be of auto, onnxruntime, onnxruntime-tensorrt, tensorrt, openvino"),
         ({"rounds": 0}, "rounds"),
+        (
+            {"batch_sizes": [1, 10**14]},
+            r"a batch of 100000000000000 images has 7\.68e\+07 GB, more .* smaller batch_sizes",
+        ),
+        ({"batch_sizes": [10**18]}, "smaller batch_sizes"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             guard.bench(exported("plain"), **given)
