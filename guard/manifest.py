@@ -201,6 +201,7 @@ class DataCard(Record):
     Attributes:
         images: how many could be read; `corrupt` others could not.
         splits: images in each part that was drawn.
+        seed: of that draw; None in the cards of older guards, where it is the guard's own.
         not_read: files of the folder that cannot be read as images, by ending.
         duplicates: images that are copies of another, to the pixel; they were kept with it. None in the cards of older
             guards, which did not look: their splits are drawn again as they were.
@@ -215,6 +216,7 @@ class DataCard(Record):
     images: int
     corrupt: int = 0
     splits: dict[str, int] = {}
+    seed: int | None = None
     not_read: dict[str, int] = {}
     duplicates: int | None = None
     class_names: tuple[str, ...] = ()

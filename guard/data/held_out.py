@@ -3,8 +3,9 @@
     Draw      how many images are held out, and the seed; the same draw of the same labels is the same split
     Splits    the images of a draw
 
-`guard.train` draws. `guard.fit`, `synth`, `evaluate` and `calibrate` draw again what a guard was made with
-(`Draw.of_guard`), so that nobody calibrates, measures or makes outliers with images of the wrong part.
+`guard.train` draws. Whatever begins with a guard (`guard.fit`, `synth`, `evaluate`, `calibrate`, `train` with init=)
+draws again what it was made with (`Draw.of_guard`), so that nobody calibrates, measures or makes outliers with images
+of the wrong part.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Draw:
         if manifest is None or card is None or card.images != len(source) or not any(card.splits.values()):
             return None
         parts = card.splits.get("calibration", 0), card.splits.get("test", 0)
-        return cls(manifest.seed, *parts, together=card.duplicates is not None, spread_thin=manifest.method == "fit")
+        return cls(
+            _seed(card, manifest), *parts, together=card.duplicates is not None, spread_thin=manifest.method == "fit"
+        )
 
     def kept(self, earlier: Draw) -> Draw:
         """`earlier`, with images of their own as here; numbers that ask for something else are ignored, and logged."""
@@ -99,6 +102,7 @@ class Splits:
 
     Attributes:
         source: all of it; `rows` are indices into it (empty for parts given apart).
+        drawn: the draw they come from.
         calibration: without copies among them, which would count as more evidence than they are.
         renamed: what `source` calls the classes, where a model calls them otherwise (`ClassOrder.renamed`).
         settled: held-out images that a score learned from; they are no longer in `calibration`.
@@ -110,6 +114,7 @@ class Splits:
     calibration: ImageData
     test: ImageData | None
     rows: Rows
+    drawn: Draw
     renamed: tuple[str, ...] = ()
     settled: int = 0
     by_index: frozenset[str] = frozenset()
@@ -142,7 +147,7 @@ class Splits:
             if name in own and part is not None:
                 _warn_if_among(source, part, name)
         reachable_rank(len(calibration), alpha)  # before training
-        return cls(source, source.subset(rows["train"]), calibration, test, rows, by_index=frozenset(by_index))
+        return cls(source, source.subset(rows["train"]), calibration, test, rows, draw, by_index=frozenset(by_index))
 
     def in_order(self, order: ClassOrder) -> Splits:
         """The same images with labels in the order of a model's logits."""
@@ -164,12 +169,33 @@ class Splits:
     def card(self) -> DataCard:
         """The data and the sizes of its parts, from which they can be drawn again."""
         card = self.source.card({name: len(rows) for name, rows in self.rows.items()})
-        return card.model_copy(update={"class_names": self.renamed, "settled": self.settled})
+        together = {} if self.drawn.together else {"duplicates": None}
+        told = {"seed": self.drawn.seed, "class_names": self.renamed, "settled": self.settled}
+        return card.model_copy(update=told | together)
+
+    def cards(self, before: Manifest | None = None) -> tuple[DataCard, ...]:
+        """`card`, and those of the guard that the network was taken from: it has seen their images too."""
+        card = self.card()
+        if before is None:
+            return (card,)
+        named = () if before.class_names == self.train.class_names else before.class_names
+        earlier = [
+            other.model_copy(update={"class_names": other.class_names or named, "seed": _seed(other, before)})
+            for other in before.data
+        ]
+        same = card.fingerprint, card.images
+        return card, *(other for other in earlier if (other.fingerprint, other.images) != same)
 
 
 def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:
     """The card of `source` in the manifest of a guard that was made from it, or from something it is a part of."""
-    return next((card for card in manifest.data if card.fingerprint == source.fingerprint), None)
+    cards = [card for card in manifest.data if card.fingerprint == source.fingerprint]
+    return next((card for card in cards if card.images == len(source)), cards[0] if cards else None)
+
+
+def _seed(card: DataCard, manifest: Manifest) -> int:
+    """Of the draw that the card tells of."""
+    return manifest.seed if card.seed is None else card.seed
 
 
 def one_of_each(images: ImageData) -> ImageData:

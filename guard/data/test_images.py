@@ -30,7 +30,7 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None,
     """Labelled images of the guard's classes that it has not seen.
 
     Where `data` is what the guard was made from (same fingerprint as a data card in the manifest), the held-out test
-    split is drawn again from the labels, the guard's seed and the counts on the card.
+    split is drawn again from the labels, and the seed and the counts on the card.
 
     Args:
         data: any form that `guard.train` takes.
@@ -50,7 +50,7 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None,
     images, note = _held_out(images, card, manifest)
     if max_images is not None:
         images = images.subset(first_or_drawn(len(images), max_images, seed))
-    return IdTestImages(images, _own_labels(images, manifest), (note,))
+    return IdTestImages(images, _own_labels(images, card, manifest), (note,))
 
 
 def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tuple[ImageData, np.ndarray | None, str]:
@@ -86,7 +86,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     if len(images) != card.images:
         images = one_of_each(images)
         note = f"{images.name} is a part of the data the guard was made from and is used as it was given."
-        return images, _own_labels(images, manifest), note
+        return images, _own_labels(images, card, manifest), note
     held_out = card.splits.get("calibration", 0)
     if held_out == 0:
         raise DataError(
@@ -97,7 +97,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     if card.settled:  # of the others the score's own tables are made
         images = images.subset(halves(len(images))[1])
     note = f"{images.name} is the data the guard was made from; only the {len(images)} images held out of it are used."
-    return images, _own_labels(images, manifest), note
+    return images, _own_labels(images, card, manifest), note
 
 
 def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None, seed: int = 0) -> ImageData:
@@ -114,14 +114,14 @@ def _labels_by_name(images: ImageData, manifest: Manifest) -> tuple[np.ndarray, 
     )
 
 
-def _own_labels(images: ImageData, manifest: Manifest) -> np.ndarray:
+def _own_labels(images: ImageData, card: DataCard, manifest: Manifest) -> np.ndarray:
     """Labels of the guard's own data in the guard's order, as `fit` took them: by the guard's names or the data's own;
     a guard of an earlier version does not have those, and index i is its class i, renamed."""
     assert images.labels is not None  # loaded as labelled
     names = images.class_names
-    if not manifest.data_class_names and matched(names, manifest.class_names) is None:
+    if not card.class_names and matched(names, manifest.class_names) is None:
         names = manifest.class_names
-    return match_classes(images.labels, names, manifest.class_names, images.name, manifest.data_class_names)[0]
+    return match_classes(images.labels, names, manifest.class_names, images.name, card.class_names)[0]
 
 
 def _held_out(images: ImageData, card: DataCard, manifest: Manifest) -> tuple[ImageData, str]:

@@ -18,7 +18,7 @@ from guard.data.held_out import Draw, Splits
 from guard.data.image_data import ImageData
 from guard.data.test_images import calibration_images, id_test_images
 from guard.errors import CalibrationError, ConfigError, DataError
-from guard.manifest import Manifest, Normalisation
+from guard.manifest import DataCard, Manifest, Normalisation
 from tests.conftest import Arrays
 
 
@@ -82,6 +82,47 @@ def test_a_guard_draws_again_what_it_was_made_with(source: ImageData) -> None:
     images, labels, _ = calibration_images(manifest, source, labelled=True)
     np.testing.assert_array_equal(images.rows, splits.rows["calibration"])
     np.testing.assert_array_equal(labels, splits.calibration.labels)
+
+
+def test_each_card_has_the_seed_of_its_own_draw(source: ImageData, four: Arrays) -> None:
+    """A network that was trained with one seed on other data, and its guard fitted on these with another."""
+    first = made_from(Splits.draw(source, Draw(7, 40, 60), alpha=0.05), seed=7)
+    other = load((255 - four[0], four[1]))
+    splits = Splits.draw(other, Draw(3, 50, 30), alpha=0.05)
+    manifest = first.model_copy(update={"data": splits.cards(first)})
+    assert Draw.of_guard(manifest, source) == Draw(7, 40, 60)
+    assert Draw.of_guard(manifest, other) == Draw(3, 50, 30)
+    again = Splits.draw(other, Draw(5, 50, 30), alpha=0.05).cards(manifest)  # the newest of the same data
+    assert [(card.fingerprint, card.seed) for card in again] == [(other.fingerprint, 5), (source.fingerprint, 7)]
+
+
+def test_cards_of_older_guards_have_the_guards_seed(source: ImageData) -> None:
+    splits = Splits.draw(source, Draw(7, 40, 60), alpha=0.05)
+    manifest = made_from(splits, seed=7)
+    old = DataCard.model_validate(manifest.data[0].model_dump(exclude={"seed"}))
+    manifest = manifest.model_copy(update={"data": (old,)})
+    assert Draw.of_guard(manifest, source) == Draw(7, 40, 60)
+    (_, carried) = Splits.draw(load((source.take(np.arange(200)), source.labels[:200])), Draw(1), alpha=0.05).cards(
+        manifest
+    )
+    assert carried.seed == 7
+
+
+def test_cards_of_another_guard_keep_the_names_that_their_data_has(source: ImageData, four: Arrays) -> None:
+    first = made_from(Splits.draw(source, Draw(7, 40, 60), alpha=0.05), seed=7)
+    renamed = ("d", "c", "b", "a")
+    splits = Splits.draw(load((255 - four[0], four[1])), Draw(3, 50, 30), alpha=0.05)
+    splits = splits.in_order(class_order(4, splits.source.class_names, (), renamed))
+    manifest = first.model_copy(update={"class_names": renamed, "data": splits.cards(first)})
+    tested = id_test_images(manifest, source)
+    np.testing.assert_array_equal(tested.labels, tested.images.labels)
+    assert manifest.data[1].class_names == source.class_names
+
+
+def test_splits_from_before_copies_were_looked_for_stay_so(source: ImageData) -> None:
+    """A guard of an old one's network is drawn again as the old one was."""
+    splits = Splits.draw(source, Draw(7, 40, 60, together=False), alpha=0.05)
+    assert Draw.of_guard(made_from(splits, seed=7), source) == Draw(7, 40, 60, together=False)
 
 
 @pytest.mark.parametrize(
