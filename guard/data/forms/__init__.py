@@ -108,8 +108,11 @@ def _as_path(text: str) -> Path:
 
 
 def _from_folder(path: Path, *, labelled: bool, name: str | None) -> Source:
-    if labelled and _is_outlier_store(path):
-        raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
+    if _is_outlier_store(path):
+        if labelled:
+            raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
+        if found := sorted(path.glob("shard-*.parquet")):  # whatever else its synthesiser left there
+            return ParquetSource(found, labelled=False, name=name or path.resolve().name)
     if shards := shards_in(path, SUFFIXES):
         return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
     if shards := shards_in(path, TAR_SUFFIXES):

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import DataError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from ..labels import labels_and_names
+from .arrays import contents
 from .columns import column_values, image_column, kind_of_feature, kind_of_values, label_column, names_of_feature
 
 #: Endings of its files.
@@ -90,15 +91,14 @@ class ParquetSource:
     def fingerprint(self) -> str:
         total = sum(self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups)
         if total <= FULL_CONTENT_BYTES:
-            return fingerprint(self._contents(range(len(self._groups))), self.labels, self.class_names)
+            return fingerprint(contents(self._some(range(len(self._groups)))), self.labels, self.class_names)
         sizes = [self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups]
         few = sample_rows(len(self._groups))[:: max(1, len(self._groups) // 16)]
-        return fingerprint([sizes_as_bytes(sizes), *self._contents(few)], self.labels, self.class_names)
+        return fingerprint([sizes_as_bytes(sizes), *contents(self._some(few))], self.labels, self.class_names)
 
-    def _contents(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[bytes]:
+    def _some(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[Any]:
         for group in groups:
-            for item in self._group(int(group)):
-                yield item if isinstance(item, bytes) else str(item).encode()
+            yield from self._group(int(group))
 
     def _group(self, group: int) -> list[Any]:
         if self._cached[0] != group:
