@@ -209,6 +209,8 @@ class DataCard(Record):
             the guard's own names.
         settled: how many of the calibration split a score learned from (the p-values of a combined one); the threshold
             is from the others (`guard.data.held_out.halves`).
+        given_as: "calibration", "test" or both of a set that was given apart for that; nothing was trained on it.
+        pixels: of such a set, by which it is known with labels or without (`guard.data.apart`).
     """
 
     name: str
@@ -221,6 +223,8 @@ class DataCard(Record):
     duplicates: int | None = None
     class_names: tuple[str, ...] = ()
     settled: int = 0
+    given_as: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 class Manifest(Record):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError, MissingDataError
 from ..manifest import DataCard, Manifest
+from .apart import card_apart
 from .classes import match_classes, matched
 from .forms.nesting import SplitsError
 from .held_out import Draw, halves, one_of_each, own_card
@@ -44,7 +45,8 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None,
     card = own_card(manifest, images)
     if card is None:
         labels, note = _labels_by_name(images, manifest)
-        return IdTestImages(images, labels, (note,) if note else ())
+        notes = (note, _said_of_given(images, card_apart(manifest, images)))
+        return IdTestImages(images, labels, tuple(note for note in notes if note))
     if len(images) < card.images and max_images is not None:
         images = _load(data, manifest, labelled=True, max_images=None)  # the split needs every label
     images, note = _held_out(images, card, manifest)
@@ -73,10 +75,10 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     except DataError:
         if labelled:
             raise
-        return one_of_each(_load(data, manifest, labelled=False)), None, ""
+        return _without_settled(one_of_each(_load(data, manifest, labelled=False)), manifest), None, ""
     card = own_card(manifest, images)
     if card is None:
-        images = one_of_each(images)
+        images = _without_settled(one_of_each(images), manifest)
         try:
             return images, *_labels_by_name(images, manifest)
         except DataError as error:
@@ -98,6 +100,23 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
         images = images.subset(halves(len(images))[1])
     note = f"{images.name} is the data the guard was made from; only the {len(images)} images held out of it are used."
     return images, _own_labels(images, card, manifest), note
+
+
+def _without_settled(images: ImageData, manifest: Manifest) -> ImageData:
+    """Without those of a calibration set given apart that the score's own tables are made of."""
+    card = card_apart(manifest, images)
+    return images.subset(halves(len(images))[1]) if card is not None and card.settled else images
+
+
+def _said_of_given(images: ImageData, card: DataCard | None) -> str:
+    if card is None:
+        return ""
+    if "calibration" in card.given_as:
+        return (
+            f"{images.name} is what the guard's threshold was set on, so its false alarms are as promised whatever "
+            "other images have; use others."
+        )
+    return f"{images.name} is the test set that the guard was given; nothing was trained or chosen on it."
 
 
 def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None, seed: int = 0) -> ImageData:

@@ -80,8 +80,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     if (earlier := Draw.of_guard(start, source)) is not None:  # others would be images that the run has learned
         draw = draw.kept(earlier)
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
-    if start is not None:
-        splits = splits.in_order(order_of(request, source.class_names, start))
+    splits = splits.in_order(None if start is None else order_of(request, source.class_names, start))
     ood_val = ood_sets(request.ood_val, splits, request.workers)
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers, splits.train)
     pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)

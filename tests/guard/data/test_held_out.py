@@ -38,7 +38,7 @@ def made_from(splits: Splits, seed: int) -> Manifest:
         head="linear",
         score="energy",
         seed=seed,
-        data=(splits.card(),),
+        data=splits.cards(),
     )
 
 
@@ -180,5 +180,52 @@ def test_labels_without_names_are_the_guards_indices_in_any_order(four: Arrays) 
         np.testing.assert_array_equal(ordered.test.labels, 3 - four[1][:40])
         np.testing.assert_array_equal(ordered.train.labels, 3 - four[1][ordered.train.rows])
     few = Splits.draw(source, Draw(0, 40, (four[0][:40], four[1][:40])), alpha=0.05)
-    with pytest.raises(DataError, match="has label 3, and the guard 2 classes"):
-        few.in_order(ClassOrder(("x", "y"), np.array([0, 1, 0, 1])))
+    with pytest.raises(DataError, match="has classes that the guard does not know: 0, 1, 2, 3; the guard's are: x, y"):
+        few.in_order(ClassOrder(("x", "y"), np.array([0, 1, 0, 1]), names))
+
+
+def test_sets_given_apart_have_any_of_the_models_classes(four: Arrays) -> None:
+    """As guard.evaluate takes them: the data may lack classes that the model and its test images have."""
+    names = ("e", "c", "b", "a")
+    apart = replace(load((four[0][:40], 3 - four[1][:40])), class_names=names)
+    source = replace(load((four[0][40:], four[1][40:] % 3)), class_names=("a", "b", "c"))
+    splits = Splits.draw(source, Draw(0, apart, apart), alpha=0.05, labelled_calibration=True)
+    order = class_order(4, source.class_names, names)
+    ordered = splits.in_order(order)
+    manifest = made_from(ordered, seed=0).model_copy(update={"class_names": names})
+    for part in (ordered.calibration, ordered.test):
+        assert part is not None
+        assert part.class_names == names
+        np.testing.assert_array_equal(part.labels, id_test_images(manifest, part).labels)
+        np.testing.assert_array_equal(part.labels, apart.labels[part.rows])
+    with pytest.raises(DataError, match="has classes that the guard does not know: e"):
+        splits.in_order()
+
+
+@pytest.mark.parametrize("settled", [0, 20])
+def test_sets_given_apart_are_known_again(
+    settled: int, source: ImageData, four: Arrays, caplog: pytest.LogCaptureFixture
+) -> None:
+    inverted = 255 - four[0]
+    threshold, tested = (inverted[:40], four[1][:40]), (inverted[40:90], four[1][40:90])
+    splits = replace(Splits.draw(source, Draw(0, threshold[0], tested), alpha=0.05).in_order(), settled=settled)
+    assert "are among those" not in caplog.text
+    manifest = made_from(splits, seed=0)
+    assert [card.given_as for card in manifest.data] == [(), ("calibration",), ("test",)]
+    assert [card.settled for card in manifest.data] == [0, settled, 0]
+    assert "the guard's threshold was set on, so its" in id_test_images(manifest, threshold).notes[-1]
+    assert "is the test set that the guard was given" in id_test_images(manifest, tested).notes[-1]
+    assert id_test_images(manifest, (inverted[90:], four[1][90:])).notes == ()
+    for data in (threshold, threshold[0]):  # without the images that the score has learned from
+        assert len(calibration_images(manifest, data, labelled=False)[0]) == 40 - settled
+    assert Draw.of_guard(manifest, load(threshold)) is None
+
+
+def test_equal_sets_given_apart_are_named(source: ImageData, four: Arrays, caplog: pytest.LogCaptureFixture) -> None:
+    apart = 255 - four[0][:60], four[1][:60]
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        splits = Splits.draw(source, Draw(0, (apart[0][:30], apart[1][:30]), apart), alpha=0.05)
+    assert "30 of the 60 test images are among those of arrays too, to the pixel" in caplog.text
+    assert len(splits.apart) == 2
+    (both,) = Splits.draw(source, Draw(0, apart, apart), alpha=0.05).apart
+    assert both.given_as == ("calibration", "test")
