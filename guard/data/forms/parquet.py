@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...errors import DataError, MissingExtraError
+from ...errors import DataError, ImageError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from ..labels import labels_and_names
 from .arrays import contents
@@ -78,7 +78,18 @@ class ParquetSource:
     def items(self, rows: np.ndarray) -> list[Any]:
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         places = rows - self._starts[groups]
-        return [self._group(g)[place] for g, place in zip(groups.tolist(), places.tolist(), strict=True)]
+        return [self._fetched(self._group(g)[at]) for g, at in zip(groups.tolist(), places.tolist(), strict=True)]
+
+    def _fetched(self, item: Any) -> Any:
+        """A path of another machine as what it holds there; anything else unchanged."""
+        if self._opener is None or not isinstance(item, PurePath):
+            return item
+        try:
+            with self._opener(item) as file:
+                return file.read()
+        except Exception as error:  # the file systems' own classes
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            return ImageError(f"{item} cannot be fetched ({said})")
 
     def where(self, row: int) -> str:
         file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
@@ -97,8 +108,12 @@ class ParquetSource:
         return fingerprint([sizes_as_bytes(sizes), *contents(self._some(few))], self.labels, self.class_names)
 
     def _some(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[Any]:
+        """Images, or the names of those that would have to be fetched."""
         for group in groups:
-            yield from self._group(int(group))
+            items = self._group(int(group))
+            yield from (
+                items if self._opener is None else (str(i).encode() if isinstance(i, PurePath) else i for i in items)
+            )
 
     def _group(self, group: int) -> list[Any]:
         if self._cached[0] != group:

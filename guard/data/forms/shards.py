@@ -13,7 +13,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ...errors import DataError
 from .listing import SUFFIXES, is_aside
@@ -100,6 +100,11 @@ def _pattern(files: Sequence[Path]) -> str:
     return str(folder if set(folder.glob(f"*{files[0].suffix}")) == set(files) else folder / f"{start}*")
 
 
+def either(folder: PurePath, picture: str, table: PurePath) -> DataError:
+    """Of images and a table directly in one folder, where either may be meant."""
+    return DataError(f"{folder} holds images ({picture}) beside {table.name}; give the one ({table}), or move it away")
+
+
 def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files with these suffixes in a folder and below; empty where images lie below.
 
@@ -113,9 +118,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         found += [Path(here, name) for name in files if name.lower().endswith(suffixes)]
         picture = next((name for name in files if name.lower().endswith(SUFFIXES)), None)
         if picture is not None and found and found[0].parent == folder == Path(here):
-            raise DataError(
-                f"{folder} holds images ({picture}) beside {found[0].name}; give the one ({found[0]}), or move it away"
-            )
+            raise either(folder, picture, found[0])
         if picture is not None:
             return []
     return sorted(found)
