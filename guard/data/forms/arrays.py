@@ -182,8 +182,11 @@ def _nhwc(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def as_numpy(images: Any) -> Any:
+def as_numpy(images: Any, *, many: bool = False) -> Any:
     """A torch tensor as the array it is, channels last; anything else unchanged.
+
+    Args:
+        many: it is a set of images, whose first dimension is no channel's: (4, 28, 28) is four grey ones.
 
     Raises:
         DataError: a tensor that is not uint8.
@@ -196,5 +199,5 @@ def as_numpy(images: Any) -> Any:
             f"images must be uint8 with values 0..255, got a {array.dtype} tensor; "
             f"drop ToTensor() and Normalize() from the transform, or {_TO_UINT8.removeprefix('for ')}"
         )
-    channels_first = array.ndim >= 3 and array.shape[-3] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4)
+    channels_first = array.ndim >= 3 + many and array.shape[-3] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4)
     return np.moveaxis(array, -3, -1) if channels_first else array

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, ImageError
+from ...preprocess import check_regular
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from .listing import SUFFIXES, Listing, counted, folders_in, list_images
 from .nesting import check_nesting, nesting
@@ -82,8 +83,9 @@ def _size(path: Path) -> int:
 def _content(path: Path) -> bytes:
     """The file's bytes; none where it cannot be read, which is reported when it is decoded."""
     try:
+        check_regular(os.fspath(path))  # a link may lead to a pipe
         return path.read_bytes()
-    except OSError:
+    except (OSError, ImageError):
         return b""
 
 
