@@ -1,4 +1,4 @@
-"""Labels as text, wherever they come from: whole numbers are integers, and what is no class is refused."""
+"""Labels as text, wherever they come from: whole numbers are integers, and missing ones are refused."""
 
 from __future__ import annotations
 
