@@ -201,6 +201,7 @@ class DataCard(Record):
     Attributes:
         images: how many could be read; `corrupt` others could not.
         splits: images in each part that was drawn.
+        seed: of that draw; None in the cards of older guards, where it is the guard's own.
         not_read: files of the folder that cannot be read as images, by ending.
         duplicates: images that are copies of another, to the pixel; they were kept with it. None in the cards of older
             guards, which did not look: their splits are drawn again as they were.
@@ -208,6 +209,8 @@ class DataCard(Record):
             the guard's own names.
         settled: how many of the calibration split a score learned from (the p-values of a combined one); the threshold
             is from the others (`guard.data.held_out.halves`).
+        given_as: "calibration", "test" or both of a set that was given apart for that; nothing was trained on it.
+        pixels: of such a set, by which it is known with labels or without (`guard.data.apart`).
     """
 
     name: str
@@ -215,10 +218,13 @@ class DataCard(Record):
     images: int
     corrupt: int = 0
     splits: dict[str, int] = {}
+    seed: int | None = None
     not_read: dict[str, int] = {}
     duplicates: int | None = None
     class_names: tuple[str, ...] = ()
     settled: int = 0
+    given_as: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 class Manifest(Record):

@@ -21,7 +21,7 @@ loading, forms   from any form to `ImageData`; decoding, pixels and spill are it
 image_data       images of one size, their labels and where they came from; union joins several
 labels, coding   what is checked of labels, and seen of how images were coded
 fingerprint      a short name for the content
-splits           disjoint parts by seed; held_out draws them for every public function
+splits           disjoint parts by seed; held_out draws them for every public function, apart knows those given apart
 classes          which class of a model each class of the data is
 test_images      which images a guard is evaluated and calibrated on
 """

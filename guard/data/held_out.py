@@ -3,8 +3,9 @@
     Draw      how many images are held out, and the seed; the same draw of the same labels is the same split
     Splits    the images of a draw
 
-`guard.train` draws. `guard.fit`, `synth`, `evaluate` and `calibrate` draw again what a guard was made with
-(`Draw.of_guard`), so that nobody calibrates, measures or makes outliers with images of the wrong part.
+`guard.train` draws. Whatever begins with a guard (`guard.fit`, `synth`, `evaluate`, `calibrate`, `train` with init=)
+draws again what it was made with (`Draw.of_guard`), so that nobody calibrates, measures or makes outliers with images
+of the wrong part.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..calibration.conformal import reachable_rank
 from ..errors import CalibrationError, DataError
 from ..manifest import DataCard, Manifest
 from ..requests import check_seed
+from .apart import cards_apart, warn_if_among
 from .classes import ClassOrder, match_classes
 from .copies import copies, originals
 from .image_data import ImageData
@@ -56,7 +58,9 @@ class Draw:
         if manifest is None or card is None or card.images != len(source) or not any(card.splits.values()):
             return None
         parts = card.splits.get("calibration", 0), card.splits.get("test", 0)
-        return cls(manifest.seed, *parts, together=card.duplicates is not None, spread_thin=manifest.method == "fit")
+        return cls(
+            _seed(card, manifest), *parts, together=card.duplicates is not None, spread_thin=manifest.method == "fit"
+        )
 
     def kept(self, earlier: Draw) -> Draw:
         """`earlier`, with images of their own as here; numbers that ask for something else are ignored, and logged."""
@@ -99,10 +103,11 @@ class Splits:
 
     Attributes:
         source: all of it; `rows` are indices into it (empty for parts given apart).
+        drawn: the draw they come from.
         calibration: without copies among them, which would count as more evidence than they are.
         renamed: what `source` calls the classes, where a model calls them otherwise (`ClassOrder.renamed`).
         settled: held-out images that a score learned from; they are no longer in `calibration`.
-        by_index: parts given apart without names of classes, whose labels are the guard's own indices.
+        apart: cards of the parts given apart.
     """
 
     source: ImageData
@@ -110,9 +115,10 @@ class Splits:
     calibration: ImageData
     test: ImageData | None
     rows: Rows
+    drawn: Draw
     renamed: tuple[str, ...] = ()
     settled: int = 0
-    by_index: frozenset[str] = frozenset()
+    apart: tuple[DataCard, ...] = ()
 
     @classmethod
     def draw(cls, source: ImageData, draw: Draw, *, alpha: float, labelled_calibration: bool = False) -> Splits:
@@ -126,50 +132,88 @@ class Splits:
             ConfigError, CalibrationError, DataError: a seed, alpha or number of images that cannot be.
         """
         rows, own = draw.rows(source), draw.own()
-        calibration = source.subset(rows["calibration"])
-        by_index = set()
-        if "calibration" in own and labelled_calibration:
-            calibration, indices = _named_like(source, own["calibration"])
-            by_index |= {"calibration"} if indices else set()
-        elif "calibration" in own:
-            calibration = load(own["calibration"], preprocess=source.preprocess, labelled=False)
+        calibration, test = (
+            source.subset(rows["calibration"]),
+            source.subset(rows["test"]) if len(rows["test"]) else None,
+        )
+        if "calibration" in own:
+            calibration = _given(own["calibration"], source, labelled=labelled_calibration)
         calibration = one_of_each(calibration)
-        test = source.subset(rows["test"]) if len(rows["test"]) else None
         if "test" in own:
-            test, indices = _named_like(source, own["test"])
-            by_index |= {"test"} if indices else set()
-        for name, part in (("calibration", calibration), ("test", test)):
-            if name in own and part is not None:
-                _warn_if_among(source, part, name)
+            test = _given(own["test"], source, labelled=True)
+        parts = [(name, part) for name, part in (("calibration", calibration), ("test", test)) if part is not None]
+        apart = [(name, part) for name, part in parts if name in own]
+        for name, part in apart:
+            warn_if_among(source, part, name)
+        if len(apart) == len(own) == 2:
+            warn_if_among(calibration, apart[1][1], "test")
         reachable_rank(len(calibration), alpha)  # before training
-        return cls(source, source.subset(rows["train"]), calibration, test, rows, by_index=frozenset(by_index))
+        return cls(source, source.subset(rows["train"]), calibration, test, rows, draw, apart=cards_apart(apart))
 
-    def in_order(self, order: ClassOrder) -> Splits:
-        """The same images with labels in the order of a model's logits."""
+    def in_order(self, order: ClassOrder | None = None) -> Splits:
+        """The same images with labels in the order of a model's logits, None for that of the data's classes.
+
+        Parts given apart are matched to the model's classes, as `guard.evaluate` matches images.
+
+        Raises:
+            DataError: they are of classes that the model does not have.
+        """
+        names = self.source.class_names
+        to = order or ClassOrder(names, np.arange(len(names)), names)
 
         def part(name: str, images: ImageData) -> ImageData:
-            if name not in self.by_index or images.labels is None:
-                return order.reordered(images)
-            _check_indices(images, order)
-            return replace(images, class_names=order.names)
+            if name not in self.drawn.own() or images.labels is None:
+                return to.reordered(images)
+            labels, note = match_classes(images.labels, images.class_names, to.names, images.name, to.renamed)
+            if note:
+                log.info("%s", note)
+            return replace(images, labels=labels, class_names=to.names)
 
         return replace(
             self,
-            train=order.reordered(self.train),
+            train=to.reordered(self.train),
             calibration=part("calibration", self.calibration),
             test=self.test and part("test", self.test),
-            renamed=order.renamed,
+            renamed=to.renamed,
         )
 
     def card(self) -> DataCard:
         """The data and the sizes of its parts, from which they can be drawn again."""
         card = self.source.card({name: len(rows) for name, rows in self.rows.items()})
-        return card.model_copy(update={"class_names": self.renamed, "settled": self.settled})
+        together = {} if self.drawn.together else {"duplicates": None}
+        settled = 0 if "calibration" in self.drawn.own() else self.settled
+        told = {"seed": self.drawn.seed, "class_names": self.renamed, "settled": settled}
+        return card.model_copy(update=told | together)
+
+    def cards(self, before: Manifest | None = None) -> tuple[DataCard, ...]:
+        """`card`, those of the guard that the network was taken from, which has seen their images too, and those of the
+        parts given apart."""
+        card = self.card()
+        apart = [
+            other.model_copy(update={"settled": self.settled if "calibration" in other.given_as else 0})
+            for other in self.apart
+        ]
+        if before is None:
+            return card, *apart
+        named = () if before.class_names == self.train.class_names else before.class_names
+        earlier = [
+            other.model_copy(update={"class_names": other.class_names or named, "seed": _seed(other, before)})
+            for other in before.data
+            if not other.given_as
+        ]
+        same = card.fingerprint, card.images
+        return card, *(other for other in earlier if (other.fingerprint, other.images) != same), *apart
 
 
 def own_card(manifest: Manifest, source: ImageData) -> DataCard | None:
     """The card of `source` in the manifest of a guard that was made from it, or from something it is a part of."""
-    return next((card for card in manifest.data if card.fingerprint == source.fingerprint), None)
+    cards = [card for card in manifest.data if card.fingerprint == source.fingerprint and not card.given_as]
+    return next((card for card in cards if card.images == len(source)), cards[0] if cards else None)
+
+
+def _seed(card: DataCard, manifest: Manifest) -> int:
+    """Of the draw that the card tells of."""
+    return manifest.seed if card.seed is None else card.seed
 
 
 def one_of_each(images: ImageData) -> ImageData:
@@ -216,41 +260,11 @@ def _say_copies(source: ImageData, counts: dict[str, Any], rows: Rows) -> None:
     )
 
 
-def _warn_if_among(source: ImageData, part: ImageData, name: str) -> None:
-    """Say how many images of a part given apart are among the others too."""
-    if part.digests is None or source.digests is None:
-        return
-    count = int(np.isin(part.digests, source.digests).sum())
-    if count:
-        log.warning(
-            "%d of the %d %s images are among those of %s too, to the pixel: what is chosen or measured on them "
-            "flatters; take them out",
-            count,
-            len(part),
-            name,
-            source.name,
-        )
-
-
 def is_amount(value: Any) -> bool:
     """Whether `calibration=` or `test=` says how many images to hold out, rather than giving some."""
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
-def _check_indices(images: ImageData, order: ClassOrder) -> None:
-    """Raises: DataError: a label that is not the index of one of the guard's classes."""
-    assert images.labels is not None
-    if len(images.labels) and int(images.labels.max()) >= len(order.names):
-        raise DataError(f"{images.name} has label {int(images.labels.max())}, and the guard {len(order.names)} classes")
-
-
-def _named_like(source: ImageData, given: Any) -> tuple[ImageData, bool]:
-    """Images with their labels in the order of the source's classes, matched by name; and whether they came without
-    names, so that their labels are indices."""
-    part = load(given, preprocess=source.preprocess, all_classes=False)
-    assert part.labels is not None  # loaded as labelled
-    labels, note = match_classes(part.labels, part.class_names, source.class_names, part.name)
-    if note:
-        log.info("%s", note)
-    by_index = bool(note) and np.array_equal(labels, part.labels)
-    return replace(part, labels=labels, class_names=source.class_names), by_index
+def _given(images: Any, source: ImageData, *, labelled: bool) -> ImageData:
+    """A part given apart, as the source's images are read; a class may have none of them."""
+    return load(images, preprocess=source.preprocess, labelled=labelled, all_classes=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+
+_NUMBER = r"-?(0|[1-9]\d{0,8})(\.\d+)?"  # "007" is a name
 
 
 def labels_and_names(
@@ -68,7 +71,9 @@ def _array(labels: Any) -> np.ndarray:
 
 def _coded(values: np.ndarray, class_names: Sequence[str] | None, name: str) -> tuple[np.ndarray, Sequence[str] | None]:
     """Labels that are text as integers, and the names that these stand for."""
-    texts = [_text(value, row, name) for row, value in enumerate(values.tolist())]
+    texts = _texts(values.tolist(), name)
+    if class_names is None or not set(texts) <= set(class_names):
+        texts = _without_fractions(texts, name)
     if class_names is not None and (unknown := set(texts) - set(class_names)):
         if not all(re.fullmatch(r"\d{1,9}", text, re.ASCII) for text in unknown):
             row = next(row for row, text in enumerate(texts) if text in unknown)
@@ -78,6 +83,8 @@ def _coded(values: np.ndarray, class_names: Sequence[str] | None, name: str) -> 
         at = {known: index for index, known in enumerate(class_names)}
         return np.array([at[text] for text in texts]), class_names
     found = sorted(set(texts))
+    if all(re.fullmatch(_NUMBER, text, re.ASCII) for text in found) and any(text[0] == "-" for text in found):
+        return np.array([int(text) for text in texts]), None  # refused, as negative integers are
     if all(re.fullmatch(r"0|[1-9]\d{0,8}", text, re.ASCII) for text in found):
         found.sort(key=int)
         if found[0] == "0":
@@ -86,13 +93,45 @@ def _coded(values: np.ndarray, class_names: Sequence[str] | None, name: str) -> 
     return np.array([at[text] for text in texts]), found
 
 
+def _texts(values: list[Any], name: str) -> list[str]:
+    """Labels that are text. What is missing is named first: beside it, integers are objects too."""
+    missing = next((row for row, value in enumerate(values) if _is_missing(value)), None)
+    if missing is not None:
+        _text(values[missing], missing, name)
+    return [_text(value, row, name) for row, value in enumerate(values)]
+
+
+def _is_missing(value: Any) -> bool:
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (type(value) is float and math.isnan(value))
+    )
+
+
+def _without_fractions(texts: list[str], name: str) -> list[str]:
+    """Numbers as text, where all labels are such, as whole ones: "3.0" is "3".
+
+    Raises:
+        DataError: "nan" among any labels, or a number that is none.
+    """
+    found = set(texts)
+    if blank := {text for text in found if text.strip().lower() == "nan"}:
+        row = next(row for row, text in enumerate(texts) if text in blank)
+        raise DataError(
+            f"the label at row {row} of {name} is {texts[row]!r}, which is how a missing one is written; give every "
+            "image the name or the index of its class"
+        )
+    if not all(re.fullmatch(_NUMBER, text, re.ASCII) for text in found) or not any("." in text for text in found):
+        return texts
+    return [str(number) for number in _whole(np.array([float(text) for text in texts]), name).tolist()]
+
+
 def _text(value: Any, row: int, name: str) -> str:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, (int, np.integer)):
         raise DataError(f"the label at row {row} of {name} is {value}, others are text; give names, or integers")
     if not isinstance(value, str) or not value.strip():
-        what = "is empty" if isinstance(value, str) else f"is {value!r}"
+        what = "is empty" if isinstance(value, str) else f"is {value}"
         raise DataError(f"the label at row {row} of {name} {what}; give every image the name or the index of its class")
     return value
 

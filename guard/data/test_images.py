@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError, MissingDataError
 from ..manifest import DataCard, Manifest
+from .apart import card_apart
 from .classes import match_classes, matched
 from .forms.nesting import SplitsError
 from .held_out import Draw, halves, one_of_each, own_card
@@ -30,7 +31,7 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None,
     """Labelled images of the guard's classes that it has not seen.
 
     Where `data` is what the guard was made from (same fingerprint as a data card in the manifest), the held-out test
-    split is drawn again from the labels, the guard's seed and the counts on the card.
+    split is drawn again from the labels, and the seed and the counts on the card.
 
     Args:
         data: any form that `guard.train` takes.
@@ -44,13 +45,14 @@ def id_test_images(manifest: Manifest, data: Any, max_images: int | None = None,
     card = own_card(manifest, images)
     if card is None:
         labels, note = _labels_by_name(images, manifest)
-        return IdTestImages(images, labels, (note,) if note else ())
+        notes = (note, _said_of_given(images, card_apart(manifest, images)))
+        return IdTestImages(images, labels, tuple(note for note in notes if note))
     if len(images) < card.images and max_images is not None:
         images = _load(data, manifest, labelled=True, max_images=None)  # the split needs every label
     images, note = _held_out(images, card, manifest)
     if max_images is not None:
         images = images.subset(first_or_drawn(len(images), max_images, seed))
-    return IdTestImages(images, _own_labels(images, manifest), (note,))
+    return IdTestImages(images, _own_labels(images, card, manifest), (note,))
 
 
 def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tuple[ImageData, np.ndarray | None, str]:
@@ -73,10 +75,10 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     except DataError:
         if labelled:
             raise
-        return one_of_each(_load(data, manifest, labelled=False)), None, ""
+        return _without_settled(one_of_each(_load(data, manifest, labelled=False)), manifest), None, ""
     card = own_card(manifest, images)
     if card is None:
-        images = one_of_each(images)
+        images = _without_settled(one_of_each(images), manifest)
         try:
             return images, *_labels_by_name(images, manifest)
         except DataError as error:
@@ -86,7 +88,7 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     if len(images) != card.images:
         images = one_of_each(images)
         note = f"{images.name} is a part of the data the guard was made from and is used as it was given."
-        return images, _own_labels(images, manifest), note
+        return images, _own_labels(images, card, manifest), note
     held_out = card.splits.get("calibration", 0)
     if held_out == 0:
         raise DataError(
@@ -97,7 +99,24 @@ def calibration_images(manifest: Manifest, data: Any, *, labelled: bool) -> tupl
     if card.settled:  # of the others the score's own tables are made
         images = images.subset(halves(len(images))[1])
     note = f"{images.name} is the data the guard was made from; only the {len(images)} images held out of it are used."
-    return images, _own_labels(images, manifest), note
+    return images, _own_labels(images, card, manifest), note
+
+
+def _without_settled(images: ImageData, manifest: Manifest) -> ImageData:
+    """Without those of a calibration set given apart that the score's own tables are made of."""
+    card = card_apart(manifest, images)
+    return images.subset(halves(len(images))[1]) if card is not None and card.settled else images
+
+
+def _said_of_given(images: ImageData, card: DataCard | None) -> str:
+    if card is None:
+        return ""
+    if "calibration" in card.given_as:
+        return (
+            f"{images.name} is what the guard's threshold was set on, so its false alarms are as promised whatever "
+            "other images have; use others."
+        )
+    return f"{images.name} is the test set that the guard was given; nothing was trained or chosen on it."
 
 
 def ood_images(manifest: Manifest, name: str, data: Any, max_images: int | None = None, seed: int = 0) -> ImageData:
@@ -114,14 +133,14 @@ def _labels_by_name(images: ImageData, manifest: Manifest) -> tuple[np.ndarray, 
     )
 
 
-def _own_labels(images: ImageData, manifest: Manifest) -> np.ndarray:
+def _own_labels(images: ImageData, card: DataCard, manifest: Manifest) -> np.ndarray:
     """Labels of the guard's own data in the guard's order, as `fit` took them: by the guard's names or the data's own;
     a guard of an earlier version does not have those, and index i is its class i, renamed."""
     assert images.labels is not None  # loaded as labelled
     names = images.class_names
-    if not manifest.data_class_names and matched(names, manifest.class_names) is None:
+    if not card.class_names and matched(names, manifest.class_names) is None:
         names = manifest.class_names
-    return match_classes(images.labels, names, manifest.class_names, images.name, manifest.data_class_names)[0]
+    return match_classes(images.labels, names, manifest.class_names, images.name, card.class_names)[0]
 
 
 def _held_out(images: ImageData, card: DataCard, manifest: Manifest) -> tuple[ImageData, str]:

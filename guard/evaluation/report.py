@@ -249,6 +249,7 @@ def _details(evaluation: Evaluation) -> str:
         "made from": "; ".join(
             f"{card.name} ({card.fingerprint}): {card.images} images"
             + (f" ({', '.join(f'{name} {n}' for name, n in card.splits.items())})" if card.splits else "")
+            + (f" (given as {' and '.join(card.given_as)} images)" if card.given_as else "")
             for card in m.data
         ),
         "calibration": _calibration(m),

@@ -110,7 +110,7 @@ def _own_labels(source: Reading, manifest: Manifest, folds: int | None) -> Itera
         raise DataError(f"{error}; a scan without labelled= needs no labels") from None
     if note:
         yield note
-    if source.fingerprint() in {card.fingerprint for card in manifest.data}:
+    if source.fingerprint() in {card.fingerprint for card in manifest.data if not card.given_as}:
         learned = "features, unless frozen, were" if folds else "classifier was"
         yield (
             f"{source.name} is the data this guard was made from: its {learned} trained on most of these labels, so "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guard.data import ImageData
 from guard.errors import ConfigError
@@ -25,6 +25,13 @@ def check_channels(in_chans: int) -> None:
     """Refuse anything but grey or colour."""
     if in_chans not in IMAGENET:
         raise ConfigError(f"in_chans must be 3 (grey images are repeated) or 1 (colour becomes grey), got {in_chans!r}")
+
+
+def first_channels(model: Any) -> int | None:
+    """What the first convolution of a module, or of several, takes; None, which becomes 3, where there is none."""
+    parts = model if isinstance(model, (tuple, list)) else (model,)
+    modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
+    return next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
 
 
 def given_input(request: FitRequest) -> tuple[str, ...]:

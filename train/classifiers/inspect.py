@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from guard.detector import Guard
 from guard.errors import DataError, GuardError, ModelError
 from guard.graph.outputs import FeatureClassifier
@@ -15,7 +13,7 @@ from guard.requests import FitRequest
 from ..features.extract import hook_features
 from . import hugging_face
 from .files import is_onnx
-from .input import example_batch, normalised
+from .input import example_batch, first_channels, normalised
 from .open import open_classifier
 
 SIDES = (224, 64, 32)  # tried in turn on a model that does not say what it was made for
@@ -61,7 +59,7 @@ def _request(model: Any, side: int | None) -> FitRequest:
     """What `guard.fit` would be asked for."""
     if is_onnx(model):
         return FitRequest(model=model, data=None, device="cpu", image_size=side)
-    half, channels = (0.5,) * 3, _channels(model)  # normalised in whatever way, a model shows the same
+    half, channels = (0.5,) * 3, first_channels(model)  # normalised in whatever way, a model shows the same
     return FitRequest(model=model, data=None, device="cpu", image_size=side, in_chans=channels, mean=half, std=half)
 
 
@@ -75,13 +73,6 @@ def _opened(request: FitRequest) -> FeatureClassifier:
         return given.model
     example = normalised(example_batch(given.preprocess), given.normalisation)
     return hook_features(given.model, example, given.layer, given.outputs or request.outputs)
-
-
-def _channels(model: Any) -> int | None:
-    """What its first convolution takes; None, which becomes 3, where there is none."""
-    parts = model if isinstance(model, (tuple, list)) else (model,)
-    modules = (m for part in parts if isinstance(part, nn.Module) for m in part.modules())
-    return next((m.in_channels for m in modules if isinstance(m, nn.Conv2d)), None)
 
 
 def _timm_without_weights(name: str) -> Any:

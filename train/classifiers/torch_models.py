@@ -21,7 +21,7 @@ from ..features.copies import own_copy
 from ..pretrained import impatient
 from .base import GivenClassifier
 from .fresh import CUSTOM, timm_model
-from .input import check_channels, normalisation, per_channel
+from .input import check_channels, first_channels, normalisation, per_channel
 
 log = logging.getLogger("ood_guard")
 
@@ -36,7 +36,8 @@ def of_module(
     """
     given: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     expected = given.get("input_size") or (channels, *((None, None) if side is None else sides(side)))
-    channels = int(expected[0]) if request.in_chans is None else request.in_chans
+    own = 1 if first_channels(model) == 1 else int(expected[0])  # timm's configuration does not tell of in_chans=1
+    channels = own if request.in_chans is None else request.in_chans
     check_channels(channels)
     size = tuple(expected[-2:]) if request.image_size is None else sides(request.image_size)
     own_size = size == tuple(expected[-2:])

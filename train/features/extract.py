@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,10 +159,10 @@ def _run(model: nn.Module, example: Tensor) -> Any:
                 f"the model cannot take float32 images ({said}); a guard runs it in float32: leave out what casts to "
                 "another type inside it (.half(), .double(), .to(dtype))"
             ) from error
-        raise ModelError(
-            f"the model cannot take a batch of shape {shape}: {said}; give the size it was made for, e.g. "
-            "image_size=224, and a model that takes any number of images"
-        ) from error
+        fix = "give the size it was made for, e.g. image_size=224, and a model that takes any number of images"
+        if taken := re.search(r"to have ([13]) channels", said):  # torch's convolution
+            fix = f"say in_chans={taken[1]}, for that is what its first convolution takes"
+        raise ModelError(f"the model cannot take a batch of shape {shape}: {said}; {fix}") from error
 
 
 def _takes(model: nn.Module, example: Tensor) -> bool:

@@ -7,6 +7,7 @@ Mixture        several sources in one
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,17 +34,23 @@ from .base import (
     list_synthesisers,
 )
 from .store.card import NAME as CARD
+from .store.card import source_card
 from .store.drawing import Given, Stored
-from .store.store import open_store
+from .store.store import Store, open_store
+
+log = logging.getLogger("ood_guard")
 
 
-def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) -> OutlierMix | None:
+def outlier_mix(
+    given: Any, preprocess: Preprocess, workers: int | None = None, train: ImageData | None = None
+) -> OutlierMix | None:
     """Open what ``outliers=`` may be.
 
     Args:
         given: None; the name of a synthesiser; images in any form that `load` takes (a store's folder is one); a
             list of these; or a mapping of name or path to weight.
         preprocess: how the in-distribution images became pixels; outliers are read the same way.
+        train: the images that are trained on; a store that was made of others of the same data is warned of.
 
     Returns:
         Images, or a synthesiser's name, with a weight each; None for None.
@@ -53,7 +60,7 @@ def outlier_mix(given: Any, preprocess: Preprocess, workers: int | None = None) 
     """
     if given is None:
         return None
-    return {_source(what, preprocess, workers): weight for what, weight in weighted(given)}
+    return {_source(what, preprocess, workers, train): weight for what, weight in weighted(given)}
 
 
 def weighted(given: Any) -> list[tuple[Any, float]]:
@@ -75,7 +82,7 @@ def weighted(given: Any) -> list[tuple[Any, float]]:
     return [(what, float(weight)) for what, weight in pairs]
 
 
-def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData | str:
+def _source(what: Any, preprocess: Preprocess, workers: int | None, train: ImageData | None) -> ImageData | str:
     """A synthesiser's name as it is; a store, which must be whole; any other images."""
     if isinstance(what, str) and what in list_synthesisers():
         folder_of_that_name(what, "the synthesiser")
@@ -87,8 +94,22 @@ def _source(what: Any, preprocess: Preprocess, workers: int | None) -> ImageData
         maker = store.card.synthesiser
         inside = maker in list_synthesisers() and get_synthesiser(maker).in_distribution  # older cards do not say
         _check_outside(str(what), maker, store.card.in_distribution or inside)
+        if train is not None:
+            _warn_if_of_held_out(store, train)
         return store.images(preprocess, workers)
     return load(what, preprocess=preprocess, labelled=False, workers=workers)
+
+
+def _warn_if_of_held_out(store: Store, train: ImageData) -> None:
+    """Of a store that was made of other rows of this data than are trained on."""
+    made_of, ours = store.card.data, source_card(train)
+    if made_of.fingerprint == ours.fingerprint and made_of.rows != ours.rows:
+        log.warning(
+            "the outliers in %s were made of other rows of %s than are trained on; they may show held-out images: make "
+            "them with the same seed=, calibration= and test=, or with classifier= the run that this one begins with",
+            store.folder,
+            train.name,
+        )
 
 
 def _check_outside(given: str, maker: str, inside: bool) -> None:

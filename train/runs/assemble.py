@@ -44,7 +44,11 @@ FITTED = "fit"  # the method of a classifier that `guard.fit` was given
 
 @dataclass(frozen=True)
 class Made:
-    """What a guard was made from, beside its data and its score; fields of the manifest."""
+    """What a guard was made from, beside its data and its score; fields of the manifest.
+
+    Attributes:
+        before: the manifest of the guard that the network was taken from.
+    """
 
     name: str
     normalisation: Normalisation
@@ -52,6 +56,7 @@ class Made:
     backbone: str
     head: str
     seed: int
+    before: Manifest | None = None
     method_options: dict[str, Any] = field(default_factory=dict)
     backbone_options: dict[str, Any] = field(default_factory=dict)
     head_options: dict[str, Any] = field(default_factory=dict)
@@ -149,7 +154,7 @@ def _manifest(module: GuardModule, splits: Splits, made: Made) -> Manifest:
         score_options=module.score.options.model_dump(),
         score_shapes=score_shapes(module.score),
         seed=made.seed,
-        data=(splits.card(),),
+        data=splits.cards(made.before),
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -98,13 +98,14 @@ def _fitted(request: FitRequest, device: torch.device) -> Guard:
         head=given.head,
         head_options=given.trained.head_options if given.trained else {},
         seed=given.trained.seed if given.trained else request.seed,
+        before=given.trained,
     )
     return assembled(module, splits, made, request, device=device, out=out)
 
 
 def _splits(given: GivenClassifier, source: ImageData, request: FitRequest, score: Score) -> Splits:
-    """As `guard.train` draws them; but where the network was trained by ood-guard on this very data, its own splits:
-    another seed would calibrate on images it was trained on."""
+    """As `guard.train` draws them; but where the guard that the network is from was made of this very data, its own
+    splits: another seed would calibrate on images it was trained on."""
     draw = Draw(request.seed, request.calibration, request.test)
     if not any(part.needs_fit for part in (score, *score.parts())):
         draw = replace(draw, calibration=_enough(request, len(source)), spread_thin=True)

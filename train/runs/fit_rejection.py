@@ -71,7 +71,7 @@ def learned(
         data: the in-distribution images, of which none are held out.
         out: the run folder, for stores that synthesisers fill; None: they are kept while this runs.
     """
-    outliers = outlier_mix(request.outliers, data.preprocess, request.workers)
+    outliers = outlier_mix(request.outliers, data.preprocess, request.workers, data)
     device = module.scale.device
     for part in module.score.parts():
         if isinstance(part, Rejection):

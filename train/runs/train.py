@@ -78,11 +78,12 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
         workers=request.workers,
     )
     draw = Draw(request.seed, request.calibration, request.test)
+    if (earlier := Draw.of_guard(start, source)) is not None:  # others would be images that the run has learned
+        draw = draw.kept(earlier)
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
-    if start is not None:
-        splits = splits.in_order(order_of(request, source.class_names, start))
+    splits = splits.in_order(None if start is None else order_of(request, source.class_names, start))
     ood_val = ood_sets(request.ood_val, splits, request.workers)
-    outliers = outlier_mix(request.outliers, source.preprocess, request.workers)
+    outliers = outlier_mix(request.outliers, source.preprocess, request.workers, splits.train)
     pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)
     mixed_in = None if pictures is None else pictures.fingerprint
     config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
@@ -112,6 +113,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
         head=config.head,
         head_options=config.head_options,
         seed=config.seed,
+        before=start,
     )
     with us.main_process_first():  # score, threshold and metrics once, by one process; the others read what it wrote
         if out is not None and not us.is_first:

@@ -45,12 +45,12 @@ def open_source(data: Any, *, labelled: bool, name: str | None = None) -> Source
     if is_frame(data):
         return from_frame(data, labelled=labelled, name=name)
     if isinstance(data, (tuple, list)) and len(data) == 2 and _is_labels(data[1], data[0]):
-        return _from_images(as_numpy(_images(data[0])), data[1] if labelled else None, name)
+        return _from_images(as_numpy(_images(data[0]), many=True), data[1] if labelled else None, name)
     data = _images(data)
     modules = {part.__module__.split(".")[0] for part in type(data).__mro__}
     if "datasets" in modules:
         return _from_datasets(data, labelled=labelled, name=name)
-    images = as_numpy(data)
+    images = as_numpy(data, many=True)
     if isinstance(images, np.ndarray) or _is_sequence_of_images(images):
         if labelled:
             raise DataError(
@@ -84,7 +84,7 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} is a single file that is not Parquet; accepted: {ACCEPTED}")
         return ParquetSource([path], labelled=labelled, name=name or f"{path.resolve().parent.name}/{path.stem}")
-    if "*" in path.name and (found := sorted(path.parent.glob(path.name))):
+    if "*" in path.name and (found := _matching(path)):
         return _from_pattern(path, found, labelled=labelled, name=name)
     if _names_a_hub_set(text):
         try:
@@ -92,6 +92,14 @@ def _from_text(text: str, *, labelled: bool, name: str | None) -> Source:
         except MissingDataError as error:
             raise MissingDataError(f"{error}; accepted: {SHORTLY}") from None
     raise MissingDataError(f"no such file or folder {cut(text, 150)!r}; accepted: {SHORTLY}")
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Raises: DataError: two stars beside other text."""
+    try:
+        return sorted(pattern.parent.glob(pattern.name))
+    except ValueError as error:
+        raise DataError(f"{pattern} is no pattern of files ({error}); use one star: data/train-*.parquet") from None
 
 
 def _as_path(text: str) -> Path:
@@ -108,8 +116,11 @@ def _as_path(text: str) -> Path:
 
 
 def _from_folder(path: Path, *, labelled: bool, name: str | None) -> Source:
-    if labelled and _is_outlier_store(path):
-        raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
+    if _is_outlier_store(path):
+        if labelled:
+            raise DataError(f"{str(path)[:200]} is an outlier store, whose images have no labels; give it as outliers=")
+        if found := sorted(path.glob("shard-*.parquet")):  # whatever else its synthesiser left there
+            return ParquetSource(found, labelled=False, name=name or path.resolve().name)
     if shards := shards_in(path, SUFFIXES):
         return ParquetSource(shards, labelled=labelled, name=name or path.resolve().name)
     if shards := shards_in(path, TAR_SUFFIXES):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
 from ...preprocess import check_regular
-from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
+from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from ..labels import labels_and_names
 
 _TO_UINT8 = "for floats in 0..1: (images * 255).round().astype('uint8')"
@@ -86,6 +86,30 @@ class ListSource:
         return fingerprint((content(image) for image in self._images), self.labels, self.class_names)
 
 
+def contents(images: Iterable[Any]) -> Iterator[Any]:
+    """What the images of a table, encoded or paths, contribute to a fingerprint: their content, in order. Files above
+    512 MiB together contribute their sizes, and a sample of them its content."""
+    paths: list[Any] = []
+    for image in images:
+        if isinstance(image, (str, os.PathLike)):
+            paths.append(image)
+        else:
+            yield b"None" if image is None else content(image)
+    sizes = [_size(path) for path in paths]
+    whole = sum(sizes) <= FULL_CONTENT_BYTES
+    if not whole:
+        yield sizes_as_bytes(sizes)
+    yield from (content(paths[row]) for row in (range(len(paths)) if whole else sample_rows(len(paths)).tolist()))
+
+
+def _size(path: Any) -> int:
+    """0 where there is no such file, which is reported when it is decoded."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
+
+
 def content(image: Any) -> Any:
     """What a single image contributes to a fingerprint: its bytes, or its pixels with their shape."""
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -126,10 +150,30 @@ def mixed_channels(name: str, row: int, channels: int, first: int) -> DataError:
     )
 
 
+def not_pixels(what: str) -> DataError:
+    return DataError(f"images must be uint8 with values 0..255, got {what}; {_TO_UINT8}")
+
+
+def from_lists(image: list[Any]) -> np.ndarray:
+    """The pixels of one image that a table holds as lists of numbers.
+
+    Raises:
+        DataError: fractions, or numbers outside 0..255.
+    """
+    try:
+        values = np.asarray(image)
+    except ValueError:  # lines of different lengths
+        raise not_pixels("lists of different lengths") from None
+    if values.dtype.kind not in "iu" or (values.size and (values.min() < 0 or values.max() > 255)):
+        shown = f"{values.min()}..{values.max()}" if values.dtype.kind in "iuf" and values.size else "no numbers"
+        raise not_pixels(f"{values.dtype} with {shown}")
+    return values.astype(np.uint8)
+
+
 def _nhwc(images: np.ndarray) -> np.ndarray:
     """Any accepted array as uint8 (M, H, W, C)."""
     if images.dtype != np.uint8:
-        raise DataError(f"images must be uint8 with values 0..255, got {images.dtype}; {_TO_UINT8}")
+        raise not_pixels(str(images.dtype))
     if images.ndim == 3:
         return images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3, 4):
@@ -138,8 +182,11 @@ def _nhwc(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def as_numpy(images: Any) -> Any:
+def as_numpy(images: Any, *, many: bool = False) -> Any:
     """A torch tensor as the array it is, channels last; anything else unchanged.
+
+    Args:
+        many: it is a set of images, whose first dimension is no channel's: (4, 28, 28) is four grey ones.
 
     Raises:
         DataError: a tensor that is not uint8.
@@ -152,5 +199,5 @@ def as_numpy(images: Any) -> Any:
             f"images must be uint8 with values 0..255, got a {array.dtype} tensor; "
             f"drop ToTensor() and Normalize() from the transform, or {_TO_UINT8.removeprefix('for ')}"
         )
-    channels_first = array.ndim >= 3 and array.shape[-3] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4)
+    channels_first = array.ndim >= 3 + many and array.shape[-3] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4)
     return np.moveaxis(array, -3, -1) if channels_first else array

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, ImageError
+from ...preprocess import check_regular
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from .listing import SUFFIXES, Listing, counted, folders_in, list_images
 from .nesting import check_nesting, nesting
@@ -38,18 +39,18 @@ class FolderSource:
             found = list_images(root)
             self.paths = found.images
             self.not_read = dict(found.not_read)
-            self.notes = _notes(self.name, {}, found)
+            self.notes = notes_of(self.name, {}, found)
             return
         folders, beside = folders_in(root)
         classes = {folder.name: list_images(folder) for folder in folders}
-        merged = _check_classes(root, classes, beside)
+        merged = check_classes(root, classes, beside)
         self.paths = [path for files in classes.values() for path in files.images]
         self.class_names = tuple(classes)
         self.labels = np.repeat(np.arange(len(classes)), [len(files.images) for files in classes.values()])
         self.labels = self.labels.astype(np.int64)
         self.not_read = dict(sum((files.not_read for files in classes.values()), Counter(beside.not_read)))
-        loose = _loose(root, beside)
-        self.notes = tuple(note for note in (loose, merged) if note) + _notes(self.name, classes, beside)
+        unsorted = loose(root, beside)
+        self.notes = tuple(note for note in (unsorted, merged) if note) + notes_of(self.name, classes, beside)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,12 +83,13 @@ def _size(path: Path) -> int:
 def _content(path: Path) -> bytes:
     """The file's bytes; none where it cannot be read, which is reported when it is decoded."""
     try:
+        check_regular(os.fspath(path))  # a link may lead to a pipe
         return path.read_bytes()
-    except OSError:
+    except (OSError, ImageError):
         return b""
 
 
-def _check_classes(root: Path, classes: Mapping[str, Listing], beside: Listing) -> str:
+def check_classes(root: Path, classes: Mapping[str, Listing], beside: Listing) -> str:
     """Refuse a folder without classes in it; what to tell of merged sub-folders, if anything.
 
     Raises:
@@ -109,14 +111,14 @@ def _check_classes(root: Path, classes: Mapping[str, Listing], beside: Listing) 
     return note
 
 
-def _loose(root: Path, beside: Listing) -> str:
+def loose(root: Path, beside: Listing) -> str:
     if not beside.images:
         return ""
     count = len(beside.images)
     return f"{count} images lie directly in {root}, in no class folder; they are ignored (e.g. {beside.images[0]})"
 
 
-def _notes(name: str, classes: Mapping[str, Listing], beside: Listing) -> tuple[str, ...]:
+def notes_of(name: str, classes: Mapping[str, Listing], beside: Listing) -> tuple[str, ...]:
     """What is not read, and what is left aside, each in one sentence."""
     everything = [beside, *classes.values()]
     missed = sum((files.missed for files in everything), Counter[str]())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 from ...errors import DataError, MissingDataError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows
 from ..labels import labels_and_names
+from .arrays import contents, from_lists
 from .columns import column_values, image_column, kind_of_feature, label_column, names_of_feature
 
 LOG = logging.getLogger("ood_guard")
@@ -61,22 +63,21 @@ class HubSource:
 
     def fingerprint(self) -> str:
         small = self._images.data.nbytes <= FULL_CONTENT_BYTES
-        return fingerprint(self._contents(small), self.labels, self.class_names)
+        length = [] if small else [str(len(self)).encode()]
+        return fingerprint(itertools.chain(length, contents(self._some(small))), self.labels, self.class_names)
 
-    def _contents(self, everything: bool) -> Iterator[bytes]:
+    def _some(self, everything: bool) -> Iterator[Any]:
         if everything:
             chunks: Any = (np.arange(s, min(s + _CHUNK, len(self))) for s in range(0, len(self), _CHUNK))
         else:
-            yield str(len(self)).encode()
             chunks = [sample_rows(len(self))]
         for rows in chunks:
-            for item in self.items(rows):
-                yield item if isinstance(item, bytes) else str(item).encode()
+            yield from self.items(rows)
 
 
 def _encoded(value: Any) -> Any:
     if not isinstance(value, dict):
-        return np.asarray(value, np.uint8) if isinstance(value, list) else value
+        return from_lists(value) if isinstance(value, list) else value
     return value["bytes"] if value.get("bytes") is not None else value.get("path")
 
 

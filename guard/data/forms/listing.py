@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +82,42 @@ def folders_in(root: Path) -> tuple[list[Path], Listing]:
     return sorted(folders, key=lambda p: p.name), files
 
 
+def sorted_names(root: Path, keys: Iterable[Path]) -> dict[str, Listing]:
+    """What lies below a folder elsewhere, by names alone: the first folder of each, "" for none -> its files.
+
+    Args:
+        root: the folder.
+        keys: paths of files from there.
+    """
+    found: dict[str, Listing] = {}
+    for key in keys:
+        first, name = key.parts[0] if len(key.parts) > 1 else "", key.name
+        aside = next((part for part in key.parts[:-1] if is_aside(part)), None)
+        listing = found.setdefault("" if aside is not None and first == aside else first, Listing())
+        ending = key.suffix.lower()
+        if name.lower() in _SYSTEM_FILES or name.startswith("._"):
+            continue
+        if aside is not None or name.startswith("."):
+            listing.aside[aside or "hidden files"] += ending in SUFFIXES
+        elif ending in SUFFIXES:
+            listing.images.append(root / key)
+        else:
+            listing.not_read[_both_endings(key, ending) or "no ending"] += 1
+    for listing in found.values():
+        listing.aside = +listing.aside  # without those that hold no image
+    return found
+
+
+def together(listings: Iterable[Listing]) -> Listing:
+    """All of them as one."""
+    whole = Listing()
+    for listing in listings:
+        whole.images += listing.images
+        whole.not_read += listing.not_read
+        whole.aside += listing.aside
+    return whole
+
+
 def is_aside(folder: str) -> bool:
     """Whether a folder of this name is hidden, or a system's own, and so no class."""
     return folder.startswith(".") or folder.lower() in _SYSTEM_FOLDERS
@@ -152,10 +188,12 @@ def _is_regular(entry: os.DirEntry[str]) -> bool:
 
 def _counted_as(path: Path, ending: str) -> str:
     """The ending of a file that is not read; both of them where the first is an image's, as in ``a.jpg.txt``."""
+    return _both_endings(path, ending) or (NO_ENDING if _begins_like_a_picture(path) else "no ending")
+
+
+def _both_endings(path: Path, ending: str) -> str:
     inner = Path(path.stem).suffix.lower()
-    if inner in SUFFIXES:
-        ending = inner + ending
-    return ending[:_LONGEST_ENDING] or (NO_ENDING if _begins_like_a_picture(path) else "no ending")
+    return (inner + ending if inner in SUFFIXES else ending)[:_LONGEST_ENDING]
 
 
 def _begins_like_an_image(path: Path) -> bool:

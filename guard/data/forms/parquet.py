@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import IO, Any
 
 import numpy as np
 
-from ...errors import DataError, MissingExtraError
+from ...errors import DataError, ImageError, MissingExtraError
 from ..fingerprint import FULL_CONTENT_BYTES, fingerprint, sample_rows, sizes_as_bytes
 from ..labels import labels_and_names
+from .arrays import contents
 from .columns import column_values, image_column, kind_of_feature, kind_of_values, label_column, names_of_feature
 
 #: Endings of its files.
@@ -42,7 +44,7 @@ class ParquetSource:
         schema = self._files[0].schema_arrow
         features = _features(schema.metadata)
         kinds = {field.name: kind_of_feature(features.get(field.name)) or _kind(field.type) for field in schema}
-        kinds |= {column: "path" for column in _texts(self._files[0]) if kinds[column] == "label"}
+        kinds |= {column: "path" for column in _texts(self._files[0], paths[0]) if kinds[column] == "label"}
         self._image = image_column(schema.names, kinds, name)
         self._groups = [(f, g) for f, file in enumerate(self._files) for g in range(file.num_row_groups)]
         sizes = [self._files[f].metadata.row_group(g).num_rows for f, g in self._groups]
@@ -58,7 +60,7 @@ class ParquetSource:
         self.class_names: tuple[str, ...] = ()
         if labelled:
             column = label_column(schema.names, kinds, name, self._image)
-            values = _one_column(self._files, column, name)
+            values = _one_column(self._files, self.paths, column, name)
             self.labels, self.class_names = labels_and_names(
                 values, names_of_feature(features.get(column)), len(self), name
             )
@@ -77,7 +79,18 @@ class ParquetSource:
     def items(self, rows: np.ndarray) -> list[Any]:
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         places = rows - self._starts[groups]
-        return [self._group(g)[place] for g, place in zip(groups.tolist(), places.tolist(), strict=True)]
+        return [self._fetched(self._group(g)[at]) for g, at in zip(groups.tolist(), places.tolist(), strict=True)]
+
+    def _fetched(self, item: Any) -> Any:
+        """A path of another machine as what it holds there; anything else unchanged."""
+        if self._opener is None or not isinstance(item, PurePath):
+            return item
+        try:
+            with self._opener(item) as file:
+                return file.read()
+        except Exception as error:  # the file systems' own classes
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            return ImageError(f"{item} cannot be fetched ({said})")
 
     def where(self, row: int) -> str:
         file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
@@ -90,20 +103,24 @@ class ParquetSource:
     def fingerprint(self) -> str:
         total = sum(self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups)
         if total <= FULL_CONTENT_BYTES:
-            return fingerprint(self._contents(range(len(self._groups))), self.labels, self.class_names)
+            return fingerprint(contents(self._some(range(len(self._groups)))), self.labels, self.class_names)
         sizes = [self._files[f].metadata.row_group(g).total_byte_size for f, g in self._groups]
         few = sample_rows(len(self._groups))[:: max(1, len(self._groups) // 16)]
-        return fingerprint([sizes_as_bytes(sizes), *self._contents(few)], self.labels, self.class_names)
+        return fingerprint([sizes_as_bytes(sizes), *contents(self._some(few))], self.labels, self.class_names)
 
-    def _contents(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[bytes]:
+    def _some(self, groups: Sequence[int] | range | np.ndarray) -> Iterator[Any]:
+        """Images, or the names of those that would have to be fetched."""
         for group in groups:
-            for item in self._group(int(group)):
-                yield item if isinstance(item, bytes) else str(item).encode()
+            items = self._group(int(group))
+            yield from (
+                items if self._opener is None else (str(i).encode() if isinstance(i, PurePath) else i for i in items)
+            )
 
     def _group(self, group: int) -> list[Any]:
         if self._cached[0] != group:
             file, index = self._groups[group]
-            column = self._files[file].read_row_group(index, columns=[self._image]).column(0)
+            with _reading(self.paths[file]):
+                column = self._files[file].read_row_group(index, columns=[self._image]).column(0)
             folder = self.paths[file].parent
             self._cached = (group, [_encoded(value, folder) for value in column.to_pylist()])
         return self._cached[1]
@@ -141,17 +158,31 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
         return {}
 
 
-def _one_column(files: Sequence[Any], column: str, name: str) -> np.ndarray:
-    parts = [file.read(columns=[column]).column(0) for file in files]
+@contextmanager
+def _reading(path: PurePath) -> Iterator[None]:
+    """Raises: DataError: a page of the file is damaged, though its footer is not."""
+    try:
+        yield
+    except Exception as error:  # pyarrow's own classes, and a file system's
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{path} is damaged, or cannot be read ({said}); write or copy it again") from None
+
+
+def _one_column(files: Sequence[Any], paths: Sequence[PurePath], column: str, name: str) -> np.ndarray:
+    parts = []
+    for file, path in zip(files, paths, strict=True):
+        with _reading(path):
+            parts.append(file.read(columns=[column]).column(0))
     if nulls := sum(part.null_count for part in parts):
         raise DataError(f"{nulls} rows of {name} have no {column}; drop them, or load without labels")
     return np.concatenate([column_values(part) for part in parts])
 
 
-def _texts(file: Any) -> list[str]:
+def _texts(file: Any, path: PurePath) -> list[str]:
     """The columns of text that begins with paths of images."""
     texts = [field.name for field in file.schema_arrow if str(field.type) in ("string", "large_string")]
-    first = next(file.iter_batches(50, columns=texts), None) if texts else None
+    with _reading(path):
+        first = next(file.iter_batches(50, columns=texts), None) if texts else None
     return [column for column in texts if first is not None and kind_of_values(first[column].to_pylist()) == "path"]
 
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from ...errors import ConfigError, DataError, ImageError, MissingDataError, MissingExtraError
 from ..fingerprint import fingerprint
-from .listing import SUFFIXES, counted, is_aside
-from .nesting import check_nesting, is_split, nesting
+from .folders import check_classes, loose, notes_of
+from .listing import Listing, sorted_names, together
+from .nesting import is_split
 from .parquet import SUFFIXES as PARQUET_SUFFIXES
 from .parquet import ParquetSource
-from .shards import one_split_of, split_name
+from .shards import either, one_split_of, split_name
 from .source import Source
 from .tars import TAR_SUFFIXES, TarSource
 
@@ -59,7 +60,12 @@ def open_url(url: str, *, labelled: bool, name: str | None) -> Source:
             return TarSource(shards, labelled=labelled, name=name, opener=opened)
         return RemoteFolder(fs, root, found, labelled=labelled, name=name)
     except DataError as error:  # it names places in the bucket: as they are typed
-        raise type(error)(str(error).replace(_above(root), _above(url))) from None
+        raise type(error)(_as_typed(str(error), str(PurePosixPath(_above(root) or "/")), _above(url))) from None
+
+
+def _as_typed(text: str, place: str, typed: str) -> str:
+    """`text` with the URL for the place in the bucket, but not for its top."""
+    return re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", lambda _: typed, text) if place != "/" else text
 
 
 def _open_there(fs: Any, path: PurePath) -> IO[bytes]:
@@ -103,9 +109,17 @@ def _shards(found: Mapping[str, Any], root: str, suffixes: tuple[str, ...]) -> l
     Raises:
         DataError: several splits or configurations.
     """
-    files, folder = _ending_in(found, suffixes), PurePosixPath(_above(root))
-    if root in found:  # one file
+    folder = PurePosixPath(_above(root))
+    files = [PurePosixPath(path) for path in found if path.lower().endswith(suffixes)]
+    files = [file for file in files if not file.name.startswith(".")]
+    if root in found or not files:  # one file
         return files
+    if images := {
+        name: files.images for name, files in sorted_names(Path(folder), _keys(found, root)).items() if files.images
+    }:
+        if "" in images and (beside := [file for file in files if file.parent == folder]):
+            raise either(folder, images[""][0].name, beside[0])
+        return []
     if "*" not in root:
         files = [file for file in files if file.parent == folder] or files
     elif not any(is_split(split_name(file.stem)) for file in files):
@@ -114,18 +128,17 @@ def _shards(found: Mapping[str, Any], root: str, suffixes: tuple[str, ...]) -> l
     return files
 
 
-def _ending_in(found: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[PurePosixPath]:
-    """All files with these suffixes, where there are no images beside them."""
-    if any(path.lower().endswith(SUFFIXES) for path in found):
-        return []
-    files = (PurePosixPath(path) for path in found if path.lower().endswith(suffixes))
-    return [file for file in files if not file.name.startswith(".")]
+def _keys(found: Mapping[str, Any], root: str) -> dict[Path, str]:
+    """The place of each file by its path from the folder that was given."""
+    above = _above(root)
+    return {Path(path.removeprefix(above).lstrip("/")): path for path in found}
 
 
 class RemoteFolder:
     """Image files below a URL, fetched as they are asked for, a group of rows at once.
 
-    Labelled, the first folder below the URL is the class. The fingerprint is of names, sizes and what versions the file
+    Labelled, the first folder below the URL is the class. What is taken, left out and refused is as of a folder of this
+    machine, by names alone. The fingerprint is of names, sizes and what versions the file
     system tells (ETag, time): reading everything would cost what the scan itself costs.
     """
 
@@ -136,33 +149,27 @@ class RemoteFolder:
         self, fs: Any, root: str, found: Mapping[str, Mapping[str, Any]], *, labelled: bool, name: str
     ) -> None:
         self.name, self._fs = name, fs
-        above = _above(root)
-        images = {path: path.removeprefix(above).lstrip("/") for path in found if path.lower().endswith(SUFFIXES)}
-        images = {path: key for path, key in images.items() if not any(map(is_aside, key.split("/")[:-1]))}
-        self.not_read = Counter(PurePosixPath(path).suffix.lower() for path in found if path not in images)
-        self.notes = (f"{name}: files that are not read: {counted(self.not_read)}",) if self.not_read else ()
-        self._paths, self._keys = list(images), list(images.values())
-        self._told = [_version(found[path]) for path in self._paths]
-        self.labels: np.ndarray | None = None
+        keys, above = _keys(found, root), Path(_above(root))
+        folders = sorted_names(above, keys)
+        beside = folders.pop("", Listing())
+        if not labelled:
+            folders, beside = {}, together([*folders.values(), beside])
+        images = {key for files in (beside, *folders.values()) for key in files.images}
+        self.notes: tuple[str, ...] = ()
         self.class_names: tuple[str, ...] = ()
         if labelled:
-            self._label(root)
-
-    def _label(self, root: str) -> None:
-        loose = next((key for key in self._keys if "/" not in key), None)
-        if loose is not None:
-            raise DataError(f"{loose} lies directly in {root}; labelled images need one sub-folder per class")
-        folders = [key.partition("/")[0] for key in self._keys]
-        inside: dict[str, list[PurePosixPath]] = {}
-        for folder, key in zip(folders, self._keys, strict=True):
-            inside.setdefault(folder, []).append(PurePosixPath(key))
-        note = check_nesting(
-            PurePosixPath(_above(root)), {one: nesting(PurePosixPath(one), keys) for one, keys in inside.items()}
-        )
-        self.notes = (*self.notes, note) if note else self.notes
-        self.class_names = tuple(sorted(set(folders)))
+            merged = check_classes(above, folders, beside)
+            self.notes = tuple(note for note in (loose(above, beside), merged) if note)
+            images -= {*beside.images}
+            self.class_names = tuple(sorted(folders))
+        self.notes += notes_of(name, folders, beside)
+        self.not_read = dict(sum((files.not_read for files in folders.values()), Counter(beside.not_read)))
+        shown = [(key.as_posix(), path) for key, path in keys.items() if above / key in images]
+        self._keys, self._paths = [key for key, _ in shown], [path for _, path in shown]
+        self._told = [_version(found[path]) for path in self._paths]
         at = {folder: number for number, folder in enumerate(self.class_names)}
-        self.labels = np.array([at[folder] for folder in folders], np.int64)
+        of = [at[key.partition("/")[0]] for key in self._keys] if labelled else None
+        self.labels = None if of is None else np.array(of, np.int64)
 
     def __len__(self) -> int:
         return len(self._paths)

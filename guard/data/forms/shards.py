@@ -13,7 +13,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ...errors import DataError
 from .listing import SUFFIXES, is_aside
@@ -31,7 +31,8 @@ def shards_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files with these suffixes in a folder and below, sorted; empty where there are none, or images too.
 
     Raises:
-        DataError: several splits or several configurations: training and test images must not be mixed by accident.
+        DataError: several splits or several configurations: training and test images must not be mixed by accident; or
+            images directly beside them, so that either may be meant.
     """
     files = _below(folder, suffixes)
     direct = [file for file in files if file.parent == folder]
@@ -99,15 +100,27 @@ def _pattern(files: Sequence[Path]) -> str:
     return str(folder if set(folder.glob(f"*{files[0].suffix}")) == set(files) else folder / f"{start}*")
 
 
+def either(folder: PurePath, picture: str, table: PurePath) -> DataError:
+    """Of images and a table directly in one folder, where either may be meant."""
+    return DataError(f"{folder} holds images ({picture}) beside {table.name}; give the one ({table}), or move it away")
+
+
 def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with these suffixes, where no image lies beside or below."""
+    """Files with these suffixes in a folder and below; empty where images lie below.
+
+    Raises:
+        DataError: such files and images directly in the folder.
+    """
     found: list[Path] = []
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_aside(name))
-        files = [name for name in files if not name.startswith(".")]
+        files = sorted(name for name in files if not name.startswith("."))
         found += [Path(here, name) for name in files if name.lower().endswith(suffixes)]
-        if any(name.lower().endswith(SUFFIXES) for name in files):
-            return [file for file in found if file.parent == folder]
+        picture = next((name for name in files if name.lower().endswith(SUFFIXES)), None)
+        if picture is not None and found and found[0].parent == folder == Path(here):
+            raise either(folder, picture, found[0])
+        if picture is not None:
+            return []
     return sorted(found)
 
 

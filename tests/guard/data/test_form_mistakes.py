@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,47 @@ def test_an_item_that_cannot_be_read_is_skipped_whatever_its_labels_are(
     assert data.class_names == tuple(map(str, names))
     assert data.labels is not None
     np.testing.assert_array_equal(data.labels, data.rows % 2)
+
+
+@pytest.mark.parametrize(("column", "labelled"), [("image", False), ("image", True), ("label", True)])
+@pytest.mark.parametrize("text", [True, False])
+def test_a_damaged_page_of_parquet_is_named(column: str, labelled: bool, text: bool, tmp_path: Path) -> None:
+    """The footer is whole, so that the file opens."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    more: Any = {"label": [NAMES[label] for label in LABELS], "names": None} if text else {}
+    path = write_parquet(tmp_path / "t.parquet", **more)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith(column))
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    held = bytearray(path.read_bytes())
+    held[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(held)
+    with pytest.raises(DataError, match=r"t\.parquet is damaged, or cannot be read \(.*; write or copy it again"):
+        load(path, labelled=labelled)
+
+
+def test_two_stars_beside_other_text_are_no_pattern(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no pattern of files .*; use one star: data/train-\*\.parquet"):
+        load(tmp_path / "**.parquet")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.timeout(60)
+def test_a_link_to_a_pipe_is_a_corrupt_image(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "insects")
+    os.mkfifo(tmp_path / "pipe")
+    (root / "ant" / "pipe.png").symlink_to(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"1 of 13 images .* is a pipe, a socket or a device"):
+        load(root)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_a_tensor_of_grey_images_has_no_channels(count: int, labelled: bool) -> None:
+    torch = pytest.importorskip("torch")
+    images = torch.randint(0, 256, (count, 28, 20), dtype=torch.uint8)
+    data = load(
+        (images, [0] * count) if labelled else images, labelled=labelled, all_classes=False, image_size=(28, 20)
+    )
+    assert data.array is not None
+    assert np.array_equal(data.array[..., 0], images.numpy())

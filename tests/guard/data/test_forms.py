@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from guard.data import load
+from guard.data.fingerprint import sizes_as_bytes
+from guard.data.forms.arrays import contents
 from guard.errors import DataError
 from tests.guard.data.twelve_images import IMAGES, LABELS, NAMES, Pairs, check, png, write_folder, write_parquet
 
@@ -181,3 +183,57 @@ def test_digits() -> None:
             load(bad)
     with pytest.raises(DataError, match="at least two"):
         load("digits:4")
+
+
+def hub_set(images: list[Any], feature: Any = None) -> Any:
+    datasets = pytest.importorskip("datasets")
+    label = datasets.ClassLabel(names=list(NAMES))
+    features = datasets.Features({"image": feature or datasets.Image(), "label": label})
+    return datasets.Dataset.from_dict({"image": images, "label": LABELS[: len(images)].tolist()}, features=features)
+
+
+@pytest.mark.parametrize("form", ["parquet", "hub"])
+def test_a_fingerprint_is_of_the_images_that_paths_name(form: str, tmp_path: Path) -> None:
+    """Wherever they lie, and however their paths are written; another image is another set."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def fingerprint(folder: Path, *, relative: bool) -> str:
+        paths = [str(path.relative_to(folder) if relative else path) for path in sorted(folder.glob("*.png"))]
+        if form == "hub":
+            return load(hub_set([str(path) for path in sorted(folder.glob("*.png"))])).fingerprint
+        pq.write_table(pa.table({"image": paths, "label": LABELS.tolist()}), folder / "t.parquet")
+        return load(folder / "t.parquet").fingerprint
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(IMAGES):
+            (tmp_path / name / f"{i:02d}.png").write_bytes(png(image))
+    one = fingerprint(tmp_path / "a", relative=True)
+    assert one == fingerprint(tmp_path / "a", relative=False) == fingerprint(tmp_path / "b", relative=True)
+    (tmp_path / "b" / "03.png").write_bytes(png(255 - IMAGES[3]))
+    assert one != fingerprint(tmp_path / "b", relative=True)
+
+
+def test_a_large_set_of_paths_is_told_by_sizes_and_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.bin").write_bytes(b"1234")
+    (tmp_path / "b.bin").write_bytes(b"567")
+    paths = [tmp_path / "a.bin", tmp_path / "b.bin"]
+    assert list(contents([b"x", *paths])) == [b"x", b"1234", b"567"]
+    monkeypatch.setattr("guard.data.forms.arrays.FULL_CONTENT_BYTES", 6)
+    assert list(contents(paths)) == [sizes_as_bytes([4, 3]), b"1234", b"567"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "said"),
+    [
+        ("float32", IMAGES / 255, r"float64 with 0\.0\.\.1\.0; for floats in 0\.\.1: \(images \* 255\)"),
+        ("int32", IMAGES.astype(np.int32) * 2, r"int64 with 0\.\.510"),
+        ("int32", IMAGES.astype(np.int32) - 9, r"int64 with -9\.\."),
+    ],
+)
+def test_numbers_that_are_no_pixels_are_refused_as_of_arrays(dtype: str, values: np.ndarray, said: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    shape = datasets.Array3D((20, 20, 3), dtype)
+    with pytest.raises(DataError, match="images must be uint8 with values 0..255, got " + said):
+        load(hub_set([*values.astype(dtype)], shape))
+    check(load(hub_set([*IMAGES], datasets.Array3D((20, 20, 3), "uint8"))))

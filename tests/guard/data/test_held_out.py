@@ -18,7 +18,7 @@ from guard.data.held_out import Draw, Splits
 from guard.data.image_data import ImageData
 from guard.data.test_images import calibration_images, id_test_images
 from guard.errors import CalibrationError, ConfigError, DataError
-from guard.manifest import Manifest, Normalisation
+from guard.manifest import DataCard, Manifest, Normalisation
 from tests.conftest import Arrays
 
 
@@ -38,7 +38,7 @@ def made_from(splits: Splits, seed: int) -> Manifest:
         head="linear",
         score="energy",
         seed=seed,
-        data=(splits.card(),),
+        data=splits.cards(),
     )
 
 
@@ -82,6 +82,47 @@ def test_a_guard_draws_again_what_it_was_made_with(source: ImageData) -> None:
     images, labels, _ = calibration_images(manifest, source, labelled=True)
     np.testing.assert_array_equal(images.rows, splits.rows["calibration"])
     np.testing.assert_array_equal(labels, splits.calibration.labels)
+
+
+def test_each_card_has_the_seed_of_its_own_draw(source: ImageData, four: Arrays) -> None:
+    """A network that was trained with one seed on other data, and its guard fitted on these with another."""
+    first = made_from(Splits.draw(source, Draw(7, 40, 60), alpha=0.05), seed=7)
+    other = load((255 - four[0], four[1]))
+    splits = Splits.draw(other, Draw(3, 50, 30), alpha=0.05)
+    manifest = first.model_copy(update={"data": splits.cards(first)})
+    assert Draw.of_guard(manifest, source) == Draw(7, 40, 60)
+    assert Draw.of_guard(manifest, other) == Draw(3, 50, 30)
+    again = Splits.draw(other, Draw(5, 50, 30), alpha=0.05).cards(manifest)  # the newest of the same data
+    assert [(card.fingerprint, card.seed) for card in again] == [(other.fingerprint, 5), (source.fingerprint, 7)]
+
+
+def test_cards_of_older_guards_have_the_guards_seed(source: ImageData) -> None:
+    splits = Splits.draw(source, Draw(7, 40, 60), alpha=0.05)
+    manifest = made_from(splits, seed=7)
+    old = DataCard.model_validate(manifest.data[0].model_dump(exclude={"seed"}))
+    manifest = manifest.model_copy(update={"data": (old,)})
+    assert Draw.of_guard(manifest, source) == Draw(7, 40, 60)
+    (_, carried) = Splits.draw(load((source.take(np.arange(200)), source.labels[:200])), Draw(1), alpha=0.05).cards(
+        manifest
+    )
+    assert carried.seed == 7
+
+
+def test_cards_of_another_guard_keep_the_names_that_their_data_has(source: ImageData, four: Arrays) -> None:
+    first = made_from(Splits.draw(source, Draw(7, 40, 60), alpha=0.05), seed=7)
+    renamed = ("d", "c", "b", "a")
+    splits = Splits.draw(load((255 - four[0], four[1])), Draw(3, 50, 30), alpha=0.05)
+    splits = splits.in_order(class_order(4, splits.source.class_names, (), renamed))
+    manifest = first.model_copy(update={"class_names": renamed, "data": splits.cards(first)})
+    tested = id_test_images(manifest, source)
+    np.testing.assert_array_equal(tested.labels, tested.images.labels)
+    assert manifest.data[1].class_names == source.class_names
+
+
+def test_splits_from_before_copies_were_looked_for_stay_so(source: ImageData) -> None:
+    """A guard of an old one's network is drawn again as the old one was."""
+    splits = Splits.draw(source, Draw(7, 40, 60, together=False), alpha=0.05)
+    assert Draw.of_guard(made_from(splits, seed=7), source) == Draw(7, 40, 60, together=False)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +180,52 @@ def test_labels_without_names_are_the_guards_indices_in_any_order(four: Arrays) 
         np.testing.assert_array_equal(ordered.test.labels, 3 - four[1][:40])
         np.testing.assert_array_equal(ordered.train.labels, 3 - four[1][ordered.train.rows])
     few = Splits.draw(source, Draw(0, 40, (four[0][:40], four[1][:40])), alpha=0.05)
-    with pytest.raises(DataError, match="has label 3, and the guard 2 classes"):
-        few.in_order(ClassOrder(("x", "y"), np.array([0, 1, 0, 1])))
+    with pytest.raises(DataError, match="has classes that the guard does not know: 0, 1, 2, 3; the guard's are: x, y"):
+        few.in_order(ClassOrder(("x", "y"), np.array([0, 1, 0, 1]), names))
+
+
+def test_sets_given_apart_have_any_of_the_models_classes(four: Arrays) -> None:
+    """As guard.evaluate takes them: the data may lack classes that the model and its test images have."""
+    names = ("e", "c", "b", "a")
+    apart = replace(load((four[0][:40], 3 - four[1][:40])), class_names=names)
+    source = replace(load((four[0][40:], four[1][40:] % 3)), class_names=("a", "b", "c"))
+    splits = Splits.draw(source, Draw(0, apart, apart), alpha=0.05, labelled_calibration=True)
+    order = class_order(4, source.class_names, names)
+    ordered = splits.in_order(order)
+    manifest = made_from(ordered, seed=0).model_copy(update={"class_names": names})
+    for part in (ordered.calibration, ordered.test):
+        assert part is not None
+        assert part.class_names == names
+        np.testing.assert_array_equal(part.labels, id_test_images(manifest, part).labels)
+        np.testing.assert_array_equal(part.labels, apart.labels[part.rows])
+    with pytest.raises(DataError, match="has classes that the guard does not know: e"):
+        splits.in_order()
+
+
+@pytest.mark.parametrize("settled", [0, 20])
+def test_sets_given_apart_are_known_again(
+    settled: int, source: ImageData, four: Arrays, caplog: pytest.LogCaptureFixture
+) -> None:
+    inverted = 255 - four[0]
+    threshold, tested = (inverted[:40], four[1][:40]), (inverted[40:90], four[1][40:90])
+    splits = replace(Splits.draw(source, Draw(0, threshold[0], tested), alpha=0.05).in_order(), settled=settled)
+    assert "are among those" not in caplog.text
+    manifest = made_from(splits, seed=0)
+    assert [card.given_as for card in manifest.data] == [(), ("calibration",), ("test",)]
+    assert [card.settled for card in manifest.data] == [0, settled, 0]
+    assert "the guard's threshold was set on, so its" in id_test_images(manifest, threshold).notes[-1]
+    assert "is the test set that the guard was given" in id_test_images(manifest, tested).notes[-1]
+    assert id_test_images(manifest, (inverted[90:], four[1][90:])).notes == ()
+    for data in (threshold, threshold[0]):  # without the images that the score has learned from
+        assert len(calibration_images(manifest, data, labelled=False)[0]) == 40 - settled
+    assert Draw.of_guard(manifest, load(threshold)) is None
+
+
+def test_equal_sets_given_apart_are_named(source: ImageData, four: Arrays, caplog: pytest.LogCaptureFixture) -> None:
+    apart = 255 - four[0][:60], four[1][:60]
+    with caplog.at_level(logging.WARNING, logger="ood_guard"):
+        splits = Splits.draw(source, Draw(0, (apart[0][:30], apart[1][:30]), apart), alpha=0.05)
+    assert "30 of the 60 test images are among those of arrays too, to the pixel" in caplog.text
+    assert len(splits.apart) == 2
+    (both,) = Splits.draw(source, Draw(0, apart, apart), alpha=0.05).apart
+    assert both.given_as == ("calibration", "test")

@@ -130,8 +130,8 @@ def test_one_corrupt_image_is_named_and_skipped(
     assert place in caplog.text
     assert data.card({"train": 149}).model_dump() == {
         "name": data.name, "fingerprint": data.fingerprint, "images": 149, "corrupt": 1, "splits": {"train": 149},
-        "not_read": {}, "duplicates": 0,
-        "class_names": (), "settled": 0,
+        "seed": None, "not_read": {}, "duplicates": 0,
+        "class_names": (), "settled": 0, "given_as": (), "pixels": "",
     }  # fmt: skip
 
 

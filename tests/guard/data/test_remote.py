@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,14 +83,78 @@ def test_the_fingerprint_is_of_names_sizes_and_versions(bucket: Any) -> None:
     assert len({before, renamed, open_source("memory://photos", labelled=True).fingerprint()}) == 3
 
 
+def both(bucket: Any, folder: Path, labelled: bool) -> list[Any]:
+    """What is said of the folder photos in the bucket, and of its copy on this machine."""
+    for path, held in bucket.store.items():
+        (folder / path.strip("/")).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path.strip("/")).write_bytes(held.getvalue())
+    said: list[Any] = []
+    for place in ("memory://photos", str(folder / "photos")):
+        try:
+            source: Any = open_source(place, labelled=labelled)
+        except DataError as error:
+            said.append(str(error).replace(place, "HERE"))
+            continue
+        notes = sorted(
+            sorted(re.split("[:,;] ", n.replace("/photos", "").replace(str(folder), ""))) for n in source.notes
+        )
+        keys = [source.key(row) for row in range(len(source))]
+        said.append((sorted(keys), source.class_names, dict(source.not_read), notes))
+    return said
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("loose.png",),
+        ("ant/._00.png", "ant/.hidden.png", ".cache/x.png", "ant/@eaDir/x.png", "Thumbs.db", "__MACOSX/ant/x.png"),
+        ("dog/a.heic", "dog/b.heic"),
+        ("ant/a.heic", "ant/b.jpg.txt", "bee/c.svg", "d.psd", "readme"),
+        ("empty/notes.txt",),
+        ("stray.tar",),
+        ("stray.parquet", "preview.png"),
+        ("train/a.png", "test/b.png"),
+        ("ant/deeper/a.png",),
+    ],
+)
+def test_a_folder_there_is_judged_like_one_here(
+    names: tuple[str, ...], labelled: bool, bucket: Any, tmp_path: Path
+) -> None:
+    for name in names:
+        bucket.pipe(f"/photos/{name}", png(IMAGES[0]) if name.endswith(".png") else b"x")
+    there, here = both(bucket, tmp_path, labelled)
+    assert there == here
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_paths_in_a_table_there_are_of_images_there(relative: bool, bucket: Any, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    paths = [f"{'' if relative else '/photos/'}{NAMES[label]}/{i:02d}.png" for i, label in enumerate(LABELS)]
+    pq.write_table(pa.table({"path": paths, "label": [NAMES[label] for label in LABELS]}), tmp_path / "t.parquet")
+    bucket.pipe("/photos/t.parquet", (tmp_path / "t.parquet").read_bytes())
+    data = load("memory://photos/t.parquet")
+    assert data.array is not None
+    assert np.array_equal(data.array, IMAGES)
+    bucket.rm("/photos/ant/00.png")
+    (gone,) = open_source("memory://photos/t.parquet", labelled=False).items(np.array([0]))
+    assert isinstance(gone, ImageError)
+    assert "ant/00.png cannot be fetched" in str(gone)
+
+
+def test_errors_at_the_top_of_an_archive_are_whole(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("train/a.png", "test/b.png"):
+            archive.writestr(name, png(IMAGES[0]))
+    with pytest.raises(SplitsError, match=r"looks like splits, not classes \(test, train\); give one of them, e.g. "):
+        open_source(f"zip://::{tmp_path}/x.zip", labelled=True)
+
+
 def test_what_cannot_be_opened_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDataError, match="nothing is at memory://absent; accepted: a folder"):
         open_source("memory://absent", labelled=False)
     with pytest.raises(ConfigError, match="nonsense://x cannot be opened"):
         open_source("nonsense://x", labelled=False)
-    bucket.pipe("/photos/loose.png", png(IMAGES[0]))
-    with pytest.raises(DataError, match=r"loose\.png lies directly in"):
-        open_source("memory://photos", labelled=True)
     monkeypatch.setattr(type(bucket), "isfile", lambda *_: (_ for _ in ()).throw(PermissionError("Access Denied")))
     with pytest.raises(MissingDataError, match=r"cannot be listed \(Access Denied\); check the address"):
         open_source("memory://photos", labelled=False)

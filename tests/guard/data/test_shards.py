@@ -9,7 +9,7 @@ import pytest
 from guard.data import load
 from guard.data.forms.shards import shards_in, split_name
 from guard.errors import DataError
-from tests.guard.data.twelve_images import IMAGES, png, write_parquet
+from tests.guard.data.twelve_images import IMAGES, png, write_folder, write_parquet
 
 HASH = "38cc4fa96c139e86"
 
@@ -107,3 +107,25 @@ def test_a_table_among_folders_of_images_leaves_them_images(tmp_path: Path) -> N
     touch(tmp_path, "meta/table.parquet")
     with pytest.raises(DataError, match=r"class folder .*meta holds no images"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("stray", ["stray.tar", "stray.parquet"])
+def test_a_table_beside_folders_of_images_leaves_them_images(
+    stray: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path / "insects")
+    write_parquet(tmp_path / "insects/stray.parquet", slice(3)).rename(tmp_path / "insects" / stray)
+    for labelled in (True, False):
+        caplog.clear()
+        assert len(load(tmp_path / "insects", labelled=labelled)) == 12
+        assert f"1 {Path(stray).suffix}" in caplog.text
+
+
+def test_a_table_beside_loose_images_is_not_chosen_for_their_owner(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet")
+    (tmp_path / "preview.png").write_bytes(png(IMAGES[0]))
+    with pytest.raises(
+        DataError, match=r"holds images \(preview.png\) beside train.parquet; give the one \(.*train.parq"
+    ):
+        load(tmp_path)
+    assert len(load(tmp_path / "train.parquet")) == 12

@@ -86,3 +86,22 @@ def test_a_file_of_another_kind_says_what_to_give(name: str, sentence: str, four
     with pytest.raises(ModelError, match=sentence) as caught:
         guard.fit(tmp_path / name, four, **FIT)
     assert len(str(caught.value)) < 300
+
+
+def grey_timm() -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model("resnet10t", num_classes=4, in_chans=1).eval()
+    return model
+
+
+def grey() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+@pytest.mark.parametrize("made", [grey, grey_timm])
+def test_a_grey_model_is_known_by_its_first_convolution(made: Callable[[], nn.Module], four: Arrays) -> None:
+    options = {"device": "cpu", "mean": 0.5, "std": 0.2, "image_size": 32}
+    assert guard.fit(made(), four, **options).manifest.preprocess.channels == 1
+    with pytest.raises(ModelError, match=r"say in_chans=1, for that is what its first convolution takes"):
+        guard.fit(made(), four, in_chans=3, **options)

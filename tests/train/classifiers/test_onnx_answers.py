@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import guard
 from guard.errors import ModelError
@@ -153,3 +153,51 @@ def test_probabilities_whose_logits_are_not_in_the_graph_serve_msp(four: Arrays,
     np.testing.assert_allclose(verdicts.ood_score, -verdicts.probabilities.max(1), rtol=1e-4)
     assert verdicts.probabilities.shape == (40, CLASSES)
     assert guard.fit(tmp_path / "run", four, score="entropy", device="cpu").manifest.score == "entropy"
+
+
+@pytest.mark.parametrize("outputs", ["auto", "sigmoid"])
+def test_an_embedding_beside_a_binary_answer_is_no_answer(outputs: str, four: Arrays, tmp_path: Path) -> None:
+    head = [
+        node("Gemm", "flat weight bias", "z", transB=1),
+        node("Sigmoid", "z", "p"),
+        node("Identity", "flat", "embedding"),
+    ]
+    model = build(File(head, {"weight": W1, "bias": B1}, outputs=("p", "embedding")))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    path = saved(model, tmp_path)
+    if outputs == "auto":  # as of a column alone
+        with pytest.raises(ModelError, match=r"one number per image, as a classifier of two classes .*outputs='"):
+            guard.fit(path, two(four), **FIT)
+        return
+    expected = guard.fit(saved(build_two(), tmp_path, "two.onnx"), two(four), **FIT).predict(four[0][:40])
+    found = guard.fit(path, two(four), outputs=outputs, **FIT).predict(four[0][:40])
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-3, atol=1e-5)
+
+
+SQUARES = File([node("Gemm", "flat weight bias", "logits", transB=1), node("Mul", "logits logits", "squares")], WB,
+               outputs=("logits", "squares"))  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [Path, str])
+def test_names_in_a_file_tell_the_outputs_apart(form: Any, four: Arrays, tmp_path: Path) -> None:
+    head = [node("Gemm", "flat weight bias", "logits", transB=1), node("Identity", "flat", "embedding")]
+    path = saved(build(File(head, WB, outputs=("logits", "embedding"))), tmp_path)
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    assert guard.fit(path, four, class_names=form(tmp_path / "names.txt"), **FIT).class_names == tuple(NAMES)
+
+
+def test_what_nobody_gave_is_not_blamed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="any of the outputs logits, squares could be the logits"):
+        guard.list_scores(model=saved(build(SQUARES), tmp_path))
+
+
+@pytest.mark.parametrize("asked", [{}, {"in_chans": 1}])
+@pytest.mark.parametrize("channels", [1, "c"])
+def test_a_grey_file_is_known_by_its_first_convolution(
+    channels: int | str, asked: dict[str, int], four: Arrays, tmp_path: Path
+) -> None:
+    model = build(FILES["gemm"]._replace(shape=("n", channels, 16, 16)))
+    kernel = next(constant for constant in model.graph.initializer if constant.name == "kernel")
+    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel)[:, :1].copy(), "kernel"))
+    g = guard.fit(saved(model, tmp_path), four, device="cpu", mean=0.5, std=0.2, **asked)
+    assert g.manifest.preprocess.channels == 1

@@ -36,7 +36,7 @@ def answer_of(model: ModelProto, seen: dict[str, Any], n: int, classes: Callable
     """
     widths = {name: width for name, value in seen.items() if (width := _width(value, n)) >= 2}
     single = [name for name, value in seen.items() if _width(value, n) == 1]
-    if outputs in BINARY and single and (outputs == "binary" or not widths):
+    if single and _is_binary(widths, classes, outputs):
         widths = dict.fromkeys(single, 1)
     if not widths and single:
         check_values(torch.from_numpy(np.asarray(seen[single[0]]).reshape(-1, 1)), "auto", f"output {single[0]!r}")
@@ -54,6 +54,13 @@ def answer_of(model: ModelProto, seen: dict[str, Any], n: int, classes: Callable
             f"onnx.utils.extract_model('this.onnx', 'one.onnx', [{model.graph.input[0].name!r}], [{one!r}])"
         )
     return next(iter(distinct.values()))
+
+
+def _is_binary(widths: dict[str, int], classes: Callable[[], int], outputs: str) -> bool:
+    """Whether a column of numbers is the answer, and not the wider outputs: an embedding beside it, say."""
+    if outputs == "binary" or not widths:
+        return outputs in BINARY
+    return outputs in ("auto", "sigmoid") and 2 not in widths.values() and classes() == 2
 
 
 def _width(value: Any, n: int) -> int:

@@ -19,6 +19,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from guard.data import ImageData, load
+from guard.data.class_names import names_in_order
 from guard.errors import ModelError, UnknownNameError
 from guard.graph.answers import BINARY
 from guard.graph.onnx_classifier import OnnxClassifier
@@ -78,12 +79,14 @@ def open_graph(path: Path, request: FitRequest) -> Opened:
     """The part of `of_onnx_file` that asks nothing about pixel values."""
     model, names = read_classifier(path)
     try:
-        images = image_input(model)
+        images = image_input(model, request.in_chans)
         preprocess, source = preprocess_for(images, request)
 
         def classes() -> int:
             if request.class_names is not None:
-                return len(request.class_names)
+                return len(names_in_order(request.class_names))
+            if request.data is None:  # nobody gave any, to ask what the model shows
+                return 0
             return len((source or load(request.data, preprocess=preprocess, workers=request.workers)).class_names)
 
         noise = images.noise(2 * (images.batch or 1), preprocess)

@@ -52,8 +52,9 @@ class Images(NamedTuple):
         return random.standard_normal(shape).astype(self.dtype)
 
 
-def image_input(model: ModelProto) -> Images:
-    """The only input of `model`, if it is one of images."""
+def image_input(model: ModelProto, in_chans: int | None = None) -> Images:
+    """The only input of `model`, if it is one of images; where its channels are left open, those of its first
+    convolution, else `in_chans`, else 3."""
     if len(model.graph.input) != 1:
         names = ", ".join(value.name for value in model.graph.input) or "none"
         raise ModelError(f"it must have one input, the images; it has {names}")
@@ -69,7 +70,17 @@ def image_input(model: ModelProto) -> Images:
     last = is_channels_last(shape)
     batch, *rest = shape
     channels, height, width = (rest[2], rest[0], rest[1]) if last else rest
-    return Images(value.name, np.dtype(_TYPES[tensor.elem_type]), last, batch, channels or 3, height, width)
+    channels = channels or _of_convolution(model) or in_chans or 3
+    return Images(value.name, np.dtype(_TYPES[tensor.elem_type]), last, batch, channels, height, width)
+
+
+def _of_convolution(model: ModelProto) -> int | None:
+    """What the first convolution with constant weights takes."""
+    kernels = {kernel.name: kernel.dims for kernel in model.graph.initializer}
+    for conv in (node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in kernels):
+        groups = next((a.i for a in conv.attribute if a.name == "group"), 1)
+        return int(kernels[conv.input[1]][1]) * groups
+    return None
 
 
 def preprocess_for(images: Images, request: FitRequest) -> tuple[Preprocess, ImageData | None]:
