@@ -63,6 +63,7 @@ class PrepareContext:
         data: the in-distribution training images, labelled.
         folder: where whatever takes long is kept (generators, stores), so that a killed run continues; may not exist.
         seed: of everything random.
+        resumed: whether the stage goes on from a checkpoint, so that `module` has learned since it began.
     """
 
     module: GuardModule
@@ -70,6 +71,7 @@ class PrepareContext:
     folder: Path
     seed: int
     device: torch.device
+    resumed: bool = False
 
 
 class Learner(nn.Module):
