@@ -112,6 +112,11 @@ class Synthesiser(Learner):
     def observe(self, features: Tensor, labels: Tensor) -> None:
         """See the detached features (N, D) of the current in-distribution batch."""
 
+    def ready_after(self, shown: Tensor) -> bool:
+        """Whether `Outliers.ready` is true by the end of some epochs, the first that it sees, as far as can be known:
+        by the images of each class in each of them, int64 (epochs, C)."""
+        return True
+
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         """Called before each epoch in which `sample` may be called."""
 

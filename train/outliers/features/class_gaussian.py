@@ -82,6 +82,9 @@ class ClassGaussian(Synthesiser):
     def observe(self, features: Tensor, labels: Tensor) -> None:
         self.queue.push(features, labels)
 
+    def ready_after(self, shown: Tensor) -> bool:
+        return self.queue.filled_by(shown.sum(0))
+
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         self.queue.resum()
 

@@ -60,6 +60,10 @@ class FeatureQueue(nn.Module):
         """Scalar bool tensor: every class has all that are kept of it."""
         return (self.pushed >= self.sizes).all()
 
+    def filled_by(self, shown: Tensor) -> bool:
+        """Whether it is full once so many features (C,) of each class were pushed."""
+        return bool((shown >= self.sizes.to(shown.device)).all())
+
     def resum(self) -> None:
         """Recompute the sums from the buffer (float64 drift is far below 1e-9 per epoch; called once per epoch)."""
         x = self.features.double()
