@@ -245,7 +245,7 @@ def _context(config: TrainConfig, module: GuardModule, data: ImageData, outliers
         class_counts=tuple(int(c) for c in counts),
         epochs=config.epochs,
         lr=config.lr,
-        batch_size=config.batch_size,
+        batch_size=min(config.batch_size, len(data)),  # what a batch holds, which per-image ratios are of
         seed=config.seed,
         device=device,
         outliers=outliers,
