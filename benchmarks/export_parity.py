@@ -58,9 +58,9 @@ def guarded(score: str, backbone: str, data: Any, base: Path, epochs: int) -> Gu
         return guard.fit(base, data, score=score)
     recipe = LEARNED[score]
     init: dict[str, Any] = {} if "head" in recipe else {"init": base}
-    return guard.train(
-        data, backbone=backbone, score=score, epochs=epochs, image_size=32, **recipe, **init, **NETWORKS[backbone]
-    )
+    frozen = recipe["method"] == "rejection"
+    schedule = {"tune_epochs": epochs} if frozen else {"epochs": epochs, **NETWORKS[backbone]}
+    return guard.train(data, backbone=backbone, score=score, image_size=32, **recipe, **init, **schedule)
 
 
 def rows(

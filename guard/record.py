@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
 
@@ -52,9 +54,19 @@ def option(
 
 
 class Record(BaseModel):
-    """A frozen pydantic model that refuses unknown fields, and options that it would not read (`option`)."""
+    """A frozen pydantic model that refuses unknown fields; where `option` made them, also infinite numbers and NaN, and
+    what would not be read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        for name in _numbers(type(self)):
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"{name} must be a finite number, got {number}")
+        return self
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> Self:
@@ -71,6 +83,13 @@ class Record(BaseModel):
                 if found in _values(refused):
                     raise ValueError(f"{said} {other}={found!r}; drop it, or choose another {other}")
         return self
+
+
+@functools.cache
+def _numbers(record: type[Record]) -> tuple[str, ...]:
+    """The fields that `option` made and that take numbers which may be fractions."""
+    made = {name: field for name, field in record.model_fields.items() if _said(field, "knob") is not None}
+    return tuple(name for name, field in made.items() if "float" in str(field.annotation))
 
 
 def changed(options: Record, names: Iterable[str] | None = None) -> list[str]:

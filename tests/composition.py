@@ -18,7 +18,7 @@ from train.methods.base import MethodContext, Stage
 def stages_of(
     name: str,
     *,
-    per_class: int = 30,
+    per_class: int | tuple[int, int, int, int] = 30,
     epochs: int = 10,
     initialised: bool = False,
     outliers: Any = None,
@@ -31,7 +31,7 @@ def stages_of(
         num_classes=4,
         num_features=16,
         map_shape=None,
-        class_counts=(per_class,) * 4,
+        class_counts=(per_class,) * 4 if isinstance(per_class, int) else per_class,
         epochs=epochs,
         lr=0.1,
         batch_size=20,

@@ -26,7 +26,7 @@ from guard.record import Record
 from guard.scores import create_score
 
 from .backbones import create_backbone, pretrained_normalisation, published_side
-from .cache.keyed import kept_path, named_model
+from .cache.keyed import digest, kept_path, named_model
 from .cache.pieces import kept_chunks
 from .classifiers.input import data_normalisation
 from .engine.modes import evaluating
@@ -43,7 +43,7 @@ AT_ONCE, PIECE = 64, 2048  # images: in one pass, in one file
 
 
 class _Kept(Record):
-    """What the kept features depend on, beside the images: a published network by its content."""
+    """What the kept features depend on, beside the images: a network by its content."""
 
     teacher: str
 
@@ -58,6 +58,7 @@ class FrozenTeacher:
 
     def __init__(self, name: str, has_start: bool) -> None:
         self.name, self.has_start = name, has_start
+        self._start: str | None = None  # which network training starts from, known before it is trained
 
     @property
     def is_start(self) -> bool:
@@ -78,6 +79,7 @@ class FrozenTeacher:
                 "give pretrained= or init=, or name a teacher: timm's folder, a hub id, or a guard's folder"
             )
         if self.is_start:
+            self._start = _identity(context.module)
             return
         p, module = context.data.preprocess, self._module(context)
         try:
@@ -94,9 +96,11 @@ class FrozenTeacher:
         """Pooled features (N, T) of the training images, not augmented, float32 on the CPU.
 
         They are kept in the context's folder, so that a resumed training has those of its beginning.
+
+        Raises:
+            ConfigError: a resumed training starts from another network than before.
         """
-        said = START if self.is_start else named_model(self.name)
-        folder = kept_path(context, "teacher-features", _Kept(teacher=said)).with_suffix("")
+        folder = self._folder(context)
         module = context.module if self.is_start else None
 
         def make(number: int) -> dict[str, Tensor]:
@@ -108,11 +112,36 @@ class FrozenTeacher:
         count = -(-len(context.data) // PIECE)
         return kept_chunks(folder, count, make, "teacher's features")["features"]
 
+    def _folder(self, context: PrepareContext) -> Path:
+        """Where the features are kept, or will be."""
+
+        def of(teacher: str) -> Path:
+            return kept_path(context, "teacher-features", _Kept(teacher=teacher)).with_suffix("")
+
+        if not self.is_start:
+            return of(named_model(self.name))
+        self._start = self._start or _identity(context.module)
+        folder = of(f"{START} {self._start}")
+        if not context.resumed or folder.is_dir():
+            return folder
+        if not (older := of(START)).is_dir():  # as runs of earlier versions kept them
+            raise ConfigError(
+                f"{context.folder} holds no features of the network that this training starts from, so the stopped one "
+                "started from another; put that one back where init= or pretrained= names it, or train anew"
+            )
+        return older
+
     def _module(self, context: PrepareContext) -> GuardModule:
         folder = Path(self.name)
         if (folder / FOLDER_MANIFEST).is_file():
             return Guard.from_pretrained(folder, device=str(context.device)).module
         return published_teacher(self.name, context)
+
+
+def _identity(module: GuardModule) -> str:
+    """Which network gives the features, by what it holds in front of its head."""
+    backbone = getattr(module.classifier, "backbone", None)
+    return digest({"backbone": backbone, "normalisation": module.normalisation})
 
 
 def published_teacher(name: str, context: PrepareContext) -> GuardModule:

@@ -19,6 +19,7 @@ it is a classifier: label and probabilities are those of the nearest one.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +43,7 @@ def dispersion(prototypes: Tensor, temperature: float) -> Tensor:
     """(1/C) sum_i log mean_{j != i} exp(mu_i . mu_j / t) of unit prototypes (C, d): how alike the classes are."""
     itself = torch.eye(len(prototypes), dtype=torch.bool, device=prototypes.device)
     similarity = (prototypes @ prototypes.T / temperature).masked_fill(itself, -torch.inf)
-    return (similarity.exp().sum(-1) / (len(prototypes) - 1)).log().mean()
+    return similarity.logsumexp(-1).mean() - math.log(len(prototypes) - 1)  # exp(1 / t) overflows from t = 0.011 down
 
 
 @register_head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -67,6 +68,20 @@ def test_no_option_has_the_name_of_an_argument_of_the_function_that_takes_it(nam
         parameters = inspect.signature(function).parameters.values()
         own = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
         assert not own & set(REGISTERED[name].Options.model_fields), function.__name__
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", REGISTERED)
+def test_no_option_is_infinite_or_no_number(name: str, number: float) -> None:
+    for record, prefix in paths(REGISTERED[name].Options):
+        for option_name, field in record.model_fields.items():
+            if "float" not in str(field.annotation):
+                continue
+            given: Any = {option_name: (number, number) if "tuple" in str(field.annotation) else number}
+            for part in reversed(prefix.split(".")[:-1]):
+                given = {part: given}
+            with pytest.raises(ConfigError):
+                parse_options(REGISTERED[name].Options, given, name)
 
 
 # ------------------------------------------------------------------------------------ what a variant does not read

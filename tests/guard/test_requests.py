@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def test_names_and_defaults_of_a_function_are_those_of_its_request(function: Cal
         else:  # None stands for the empty mapping, which no signature may hold
             wanted = None if fields[name].default == {} else fields[name].default
             assert (type(parameter.default), parameter.default) == (type(wanted), wanted), name
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("function", NAMED)
+def test_no_argument_is_infinite_or_no_number(function: Callable[..., Any], number: float) -> None:
+    request = REQUESTS[function]
+    given = {name: "x" for name, field in request.model_fields.items() if field.is_required()}
+    for name in [name for name, field in request.model_fields.items() if "float" in str(field.annotation)]:
+        with pytest.raises(ConfigError, match=name), request.checked():
+            request(**{**given, name: number})
 
 
 @pytest.mark.parametrize("function", NAMED)

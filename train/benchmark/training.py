@@ -55,7 +55,7 @@ def trained(plan: Plan, run: Run) -> Guard:
         asked=plan.asked_for(run),
     )
     with _clock(folder, start):
-        return train(request)
+        return train(request, shared={"epochs", *plan.asked.training} - set(run.arguments))
 
 
 def seconds(plan: Plan, run: Run) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from guard.data import ImageData
 from guard.graph.outputs import Classifier
 
+from ..outliers.base import IDBatch
 from .forward import Forward
 from .loader import Feed
 from .modes import evaluating
@@ -32,7 +33,7 @@ class BestEpoch(nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.register_buffer("accuracy", torch.full((), -1.0, dtype=torch.float64))
         self._feed, self._device = Feed(images), device
-        self._pooled: list[Tensor] | None = None  # what a frozen backbone makes of the images, computed once
+        self._pooled: list[tuple[Tensor, Tensor]] = []  # by a frozen backbone, computed once, and the labels
 
     def consider(self, network: nn.Module, forward: Forward) -> float:
         """Keep `network` where it is at least as often right as the best one; its accuracy in [0, 1]."""
@@ -51,12 +52,15 @@ class BestEpoch(nn.Module):
         return int(right) / len(self._feed)
 
     def _logits(self, network: nn.Module, forward: Forward) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = list(self._feed.batches(torch.arange(len(self._feed)), BATCH, self._device))
         if forward.stage.trains != "head":
-            yield from ((forward.logits(network, batch.images), batch.labels) for batch in batches)
+            yield from ((forward.logits(network, batch.images), batch.labels) for batch in self._batches())
             return
         assert isinstance(network, Classifier)  # guard.train builds no other
-        if self._pooled is None:
-            self._pooled = [forward.pooled(batch.images)[0] for batch in batches]
-        for pooled, batch in zip(self._pooled, batches, strict=True):
-            yield forward.head_logits(network, pooled), batch.labels
+        if not self._pooled:
+            self._pooled = [(forward.pooled(batch.images)[0], batch.labels) for batch in self._batches()]
+        for pooled, labels in self._pooled:
+            yield forward.head_logits(network, pooled), labels
+
+    def _batches(self) -> Iterator[IDBatch]:
+        """One after the other: of a data set that is not resident no more than that is on the device."""
+        return self._feed.batches(torch.arange(len(self._feed)), BATCH, self._device)

@@ -29,6 +29,7 @@ from .epochs import Epochs
 from .forward import Forward
 from .frozen_features import FrozenFeatures
 from .optimizer import stage_optimizer
+from .readiness import READY, Readiness
 from .schedule import set_lr
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class StageRun:
         self.epochs = Epochs(stage.name, feed, stage.epochs, config.batch_size, config.seed, index, device)
         check_divides(self.epochs.batch_size)
         self.forward = Forward(module, stage, device)
+        self.readiness = Readiness(stage, module.score)
         self.augment = (
             None
             if stage.trains == "nothing" or not stage.augmented
@@ -82,6 +84,7 @@ class StageRun:
 
     def prepare(self, context: PrepareContext) -> None:
         """What takes long and comes before the first epoch; the optimizer knows what regularisers make in it."""
+        self.readiness.foresee(self.synthesiser, self.epochs, context.data)
         self.synthesiser.prepare(context)
         if self.stage.inliers is not None:
             self.stage.inliers.prepare(context)
@@ -131,6 +134,7 @@ class StageRun:
         totals = self.epochs.run(epoch, step, before_step=self._set_lr, generator=generator)
         images = self.epochs.steps * self.epochs.batch_size
         numbers = {name: total / images for name, total in totals.items()}
+        self.readiness.see(epoch, numbers.get(READY))
         if self.best:
             numbers["held_out_accuracy"] = self.best.consider(self._judged, self.forward)
         seconds = time.perf_counter() - began
@@ -172,7 +176,7 @@ class StageRun:
         batches = [_with_further(shown, *pair) for pair in zip(further, own, strict=True)]
         losses |= _outlier_losses(batches, outliers.ready, regularisers)
         loss = self._update(losses, step, regularisers)
-        logged = dict(losses)
+        logged = dict(losses) if ready is None else {**losses, READY: ready}
         if active:
             logged |= self.synthesiser.learn(batch, self.module, generator)
         correct = _correct(inliers.logits.argmax(-1), batch.labels, mixed) / self.stage.views

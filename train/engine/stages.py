@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def _begun(
     if resumed is not None:  # before the stage is set up: an average starts from these weights
         load_checkpoint(resumed, {"classifier": module.classifier, **learned(stages[:index])}, {})
     run = StageRun(module, stages[index], index, feed, config, context.device, pictures, validation)
-    run.prepare(context)
+    run.prepare(replace(context, resumed=resumed is not None and done > 0))
     same_state(run.modules())
     if resumed is not None and done:  # after `prepare`, which may build what has a state here
         load_checkpoint(resumed, run.modules(), run.optimizers())

@@ -94,10 +94,16 @@ class AuxiliaryLatents(Synthesiser):
             "method 'atol' decodes with a network that it trains first: call prepare before sample"
         )
 
+    def check(self, context: PrepareContext) -> None:
+        self._drawn_means(context)
+
     def prepare(self, context: PrepareContext) -> None:
-        signs = torch.Generator().manual_seed(context.seed)
-        self.means.copy_(class_means(len(self.means), self.options.gan.latent, self.options.mean, signs))
+        self.means.copy_(self._drawn_means(context))
         self._generator.put(trained_generator(context, self.options.gan))
+
+    def _drawn_means(self, context: PrepareContext) -> Tensor:
+        signs = torch.Generator().manual_seed(context.seed)
+        return class_means(len(self.means), self.options.gan.latent, self.options.mean, signs)
 
     def latents(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latents (classes + count, latent) and their labels, for a batch of in-distribution labels (N,)."""

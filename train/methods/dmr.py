@@ -136,6 +136,15 @@ class LatentArithmetic(ImageSynthesiser):
     def decoder(self) -> str | None:
         return None if self.options.pair.is_ours else model_identity(self.pair)
 
+    def check(self, context: PrepareContext) -> None:
+        o = self.options
+        if o.pair.is_ours:
+            return
+        self._pair.put(make_pair(context, o.pair))
+        if o.variant == "code":
+            self._sampling()
+        self._pair.release()  # it is not needed while a classifier is trained
+
     def prepare(self, context: PrepareContext) -> None:
         o = self.options
         self._pair.put(make_pair(context, o.pair))

@@ -175,6 +175,11 @@ class FodFoM(Method):
         )
         outliers, shown = self.outliers(context), shown_inliers(self.name, o, o.store_size)
         if not context.initialised and self.needs_no_classifier(context):
+            if unread := [name for name in ("tune_epochs", "tune_lr") if name in changed(o)]:
+                raise ConfigError(
+                    f"method 'fodfom' does not read {unread[0]}={getattr(o, unread[0])} where its outliers need no "
+                    "classifier, for then no other stage comes first; give epochs= and lr=, or init="
+                )
             return [Stage("classifier", context.epochs, context.lr, outliers, learned, **shown)]
         return context.after_classifier(Stage("tuning", o.tune_epochs, o.tune_lr, outliers, learned, **shown))
 

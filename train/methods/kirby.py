@@ -27,7 +27,7 @@ from guard.record import Record, option
 
 from ..cache.held import Held
 from ..outliers.base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
-from ..outliers.class_activation import AT_ONCE, key_regions
+from ..outliers.class_activation import AT_ONCE, check_places, key_regions
 from ..outliers.published_augmentation import augment_outliers
 from .base import MethodContext, register
 from .from_store import StoredRejection, StoredRejectionOptions
@@ -78,6 +78,9 @@ class KeyRegionInpainting(ImageSynthesiser):
     @classmethod
     def needs_classifier(cls, options: Any) -> bool:
         return True
+
+    def check(self, context: PrepareContext) -> None:
+        check_places(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self._module.put(context.module)

@@ -88,7 +88,7 @@ class OAL(Method):
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: OALOptions = self.options
-        teacher = TeacherSource(o.teacher, context.epochs, context.batch_size)
+        teacher = TeacherSource(o.teacher, o.teacher.epochs or context.epochs, context.batch_size)
         outliers = TeacherOutliers(teacher, part(o, TeacherOutlierOptions), o.diffusion)
         regularisers = (*self._taught(teacher), *self._against(outliers))
         return context.after_classifier(Stage("oal", o.tune_epochs, o.tune_lr, regularisers=regularisers, warmup=0.0))

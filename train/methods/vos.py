@@ -7,8 +7,8 @@
 Departures, each on purpose. (1) The least likely of n draws are drawn directly, by their exact law, in place of n
 draws and a sort (`train.outliers.features.class_gaussian`). (2) The link's slope starts positive, so it never works
 against its purpose; ``link_init="random"`` is the published start. (3) The queue holds
-min(1000, smallest class) features, so it fills on small data sets too. Gradients reach W and b through the outliers
-and the whole network through the energies of in-distribution images; one public copy has neither.
+min(1000, images of the class) features of each class, so it fills on small data sets too. Gradients reach W and b
+through the outliers and the whole network through the energies of in-distribution images; one public copy has neither.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .base import Method, MethodContext, MethodOptions, Stage, register
 class VOSOptions(LinkOptions, MethodOptions):
     """Defaults are the paper's, except `start` (a share of the epochs: 40 of 100) and `link_init`."""
 
-    queue: int = option(1000, "Last features kept per class, at most the images of the smallest class.", ge=2)
+    queue: int = option(1000, "Last features kept per class, at most as many as it has images.", ge=2)
     draws: int = option(10_000, "Draws from each class's Gaussian of which the least likely are kept.", ge=1)
     select: int = option(1, "Outliers per class and step: how many of the draws are kept.", ge=1)
     weight: float = option(0.1, "Weight of the regulariser beside the cross-entropy.", common=True, ge=0)
@@ -49,7 +49,7 @@ class VOS(Method):
         synthesiser = ClassGaussian(
             context.num_classes,
             context.num_features,
-            queue=min(o.queue, *context.class_counts),
+            queue=[max(1, min(o.queue, count)) for count in context.class_counts],
             draws=o.draws,
             select=o.select,
             jitter=o.jitter,

@@ -63,6 +63,7 @@ class PrepareContext:
         data: the in-distribution training images, labelled.
         folder: where whatever takes long is kept (generators, stores), so that a killed run continues; may not exist.
         seed: of everything random.
+        resumed: whether the stage goes on from a checkpoint, so that `module` has learned since it began.
     """
 
     module: GuardModule
@@ -70,6 +71,7 @@ class PrepareContext:
     folder: Path
     seed: int
     device: torch.device
+    resumed: bool = False
 
 
 class Learner(nn.Module):
@@ -109,6 +111,11 @@ class Synthesiser(Learner):
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         """See the detached features (N, D) of the current in-distribution batch."""
+
+    def ready_after(self, shown: Tensor) -> bool:
+        """Whether `Outliers.ready` is true by the end of some epochs, the first that it sees, as far as can be known:
+        by the images of each class in each of them, int64 (epochs, C)."""
+        return True
 
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         """Called before each epoch in which `sample` may be called."""

@@ -20,6 +20,9 @@ from guard.errors import ModelError
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier
 
+from ..classifiers.input import example_batch
+from .base import PrepareContext
+
 AT_ONCE = 256  # images
 
 
@@ -41,6 +44,15 @@ def as_grid(feature_map: Tensor) -> Tensor:
     side = math.isqrt(feature_map.shape[1])
     grid: Tensor = feature_map[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
     return grid
+
+
+def check_places(context: PrepareContext) -> None:
+    """Refuse networks without class activation maps, trained or not.
+
+    Raises:
+        ModelError: naming what to use.
+    """
+    key_regions(context.module, example_batch(context.data.preprocess, context.device), 0.5)
 
 
 def key_regions(module: GuardModule, images: Tensor, threshold: float) -> Tensor:

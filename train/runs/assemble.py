@@ -127,7 +127,9 @@ def near_chance(accuracy: float, classes: int) -> bool:
 
 
 def _warn_near_chance(labels: np.ndarray, held_out: ImageData) -> None:
-    """Of a training that taught nothing; its guard is made all the same."""
+    """Of a training that taught nothing; its guard is made all the same. Images without labels tell nothing of it."""
+    if held_out.labels is None:
+        return
     accuracy = float((labels == held_out.labels).mean())
     if near_chance(accuracy, len(held_out.class_names)):
         log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,20 @@ from ..augmentations.given import mixing_set
 from ..classifiers.fresh import fresh_classifier
 from ..classifiers.input import example_batch
 from ..classifiers.rebuild import misfit
+from ..engine.checkpoint import NAME as CHECKPOINT
 from ..engine.distributed import Processes, first_speaks, processes
 from ..engine.loader import Feed
 from ..engine.precision import check_precision, computing_in
 from ..engine.stages import train_stages
 from ..engine.threads import paced
 from ..features.extract import fit_score
-from ..methods.base import Method, MethodContext, Stage
+from ..methods.base import Method, Stage
 from ..outliers.base import OutlierMix
 from ..outliers.sources import looking_sources, mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, check_models_apart, run_folder
 from .default_score import say, say_where_no_mirror_was
 from .fine_tuning import chooses_epoch, divided, tuned_stages
+from .read_arguments import NotingContext, check_read
 from .rehearse import rehearse
 from .request import TrainConfig
 from .resolve import asked_method, asked_score, check_before_loading, named_score, resolved
@@ -48,17 +51,21 @@ WRITTEN_COPIES = (
 )
 
 
-def train(request: TrainRequest) -> Guard:
-    """See `guard.train`."""
+def train(request: TrainRequest, shared: Collection[str] = ()) -> Guard:
+    """See `guard.train`.
+
+    Args:
+        shared: arguments that many trainings have alike, and that this one may leave unread.
+    """
     us = processes()  # before the device is used: a launcher gives each process its own
     if us.world > 1 and request.out is None:
         raise ConfigError(f"{us.world} processes train one guard in a folder that all of them see; name it with out=")
     device = resolve_device(request.device)
     with computing_in(request.precision), paced(request.threads, device), first_speaks():
-        return _trained(request, us, device)
+        return _trained(request, us, device, shared)
 
 
-def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guard:
+def _trained(request: TrainRequest, us: Processes, device: torch.device, shared: Collection[str]) -> Guard:
     method = asked_method(request)
     start = start_of(request)
     if start is not None:
@@ -89,7 +96,11 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device) -> Guar
     config = resolved(request, method, score, splits, mix_fingerprint(outliers), mixed_in)
     say_where_no_mirror_was(score, config.augment)
     module, normalisation = fresh_module(config, splits.train, score, device)
-    learned, validation, stages = _parts(config, method, module, splits.train, outliers, device)
+    if out is not None and (out / CHECKPOINT).exists():  # begun by a version, maybe, that took what no stage reads
+        shared = TrainRequest.model_fields
+    learned, validation, stages = _parts(
+        config, method, module, splits.train, outliers, lambda *made: check_read(request, shared, *made)
+    )
     rehearse(module, splits.train)
     if out is not None:
         check_room(out, WRITTEN_COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()))
@@ -130,12 +141,19 @@ def _parts(
     module: GuardModule,
     images: ImageData,
     outliers: OutlierMix | None,
-    device: torch.device,
+    check: Callable[[Method, list[Stage], Collection[str]], None],
 ) -> tuple[ImageData, ImageData | None, list[Stage]]:
-    """The images that are learned from, those that choose the epoch where a stage lets them, and the stages."""
+    """The images that are learned from, those that choose the epoch where a stage lets them, and the stages.
+
+    Args:
+        check: sees the method, its stages, and what the method looked at to make them.
+    """
 
     def stages(of: ImageData) -> list[Stage]:
-        return tuned_stages(method.stages(_context(config, module, of, outliers, device)), config)
+        context = _context(config, module, of, outliers)
+        made = method.stages(context)
+        check(method, made, context.looked_at)
+        return tuned_stages(made, config)
 
     made = stages(images)
     _check_taught(config, made[0], outliers)
@@ -218,21 +236,19 @@ def _with_extra_class(state: dict[str, Tensor], classifier: nn.Module) -> dict[s
     return {**state, **extra}
 
 
-def _context(
-    config: TrainConfig, module: GuardModule, data: ImageData, outliers: OutlierMix | None, device: torch.device
-) -> MethodContext:
-    labels = data.labels
+def _context(config: TrainConfig, module: GuardModule, data: ImageData, outliers: OutlierMix | None) -> NotingContext:
+    labels, device = data.labels, module.scale.device
     assert labels is not None  # guard.train loads labelled data only
     counts = np.bincount(labels, minlength=len(data.class_names))
     shown = _shown(config, module, data, device)
-    return MethodContext(
+    return NotingContext(
         num_classes=len(data.class_names),
         num_features=shown.features.shape[1],
         map_shape=tuple(shown.feature_map.shape[1:]) if shown.feature_map is not None else None,
         class_counts=tuple(int(c) for c in counts),
         epochs=config.epochs,
         lr=config.lr,
-        batch_size=config.batch_size,
+        batch_size=min(config.batch_size, len(data)),  # what a batch holds, which per-image ratios are of
         seed=config.seed,
         device=device,
         outliers=outliers,

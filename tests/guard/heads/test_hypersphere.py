@@ -38,6 +38,19 @@ def test_one_step_goes_as_far_as_the_authors_loop_over_images() -> None:
     assert ((theirs * prototypes).sum(-1) < 0.98).all()
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.01, 0.005, 1e-4])
+def test_dispersion_has_a_value_and_a_gradient_at_any_temperature(temperature: float) -> None:
+    prototypes = sphere(C, 3).float().requires_grad_()
+    value = dispersion(prototypes, temperature)
+    value.backward()
+    assert prototypes.grad is not None
+    assert prototypes.grad.isfinite().all()
+    rows = prototypes.detach().double().numpy() @ prototypes.detach().double().numpy().T / temperature
+    others = [np.delete(row, i) for i, row in enumerate(rows)]
+    expected = np.mean([row.max() + np.log(np.mean(np.exp(row - row.max()))) for row in others])
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_dispersion_and_its_gradient() -> None:
     prototypes = sphere(C, 3).requires_grad_()
     value = dispersion(prototypes, 0.1)

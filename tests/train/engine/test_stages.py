@@ -114,3 +114,20 @@ def test_vos_teaches_the_backbone_the_head_and_the_link(
     assert set(reached[-1]) == {"stem", "W", "b", "w", "slope", "offset"}
     assert min(reached[-1].values()) > 0
     assert max(reached[0].values()) == 0
+
+
+def test_ratios_are_of_the_images_that_a_batch_holds(four: Arrays, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer images than `batch_size` a batch holds all."""
+    seen: list[tuple[int, int]] = []
+    outputs = StageRun._outputs
+
+    def spy(self: StageRun, batch: Any, outliers: Any, *more: Any) -> Any:
+        seen.append((len(batch.images), len(outliers.data)))
+        return outputs(self, batch, outliers, *more)
+
+    monkeypatch.setattr(StageRun, "_outputs", spy)
+    few = four[0][:80], four[1][:80]
+    guard.train(few, method="oe", outliers="strokes", ratio=0.5, **{**tiny, "epochs": 1, "batch_size": 256})
+    ((images, outliers),) = seen
+    assert outliers == round(0.5 * images)
+    assert images < 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from guard.scores import create_score
 from tests.published import ARCHITECTURE, FOLDER
 from tests.references import residual as reference
 from train.backbones import create_backbone, pretrained_normalisation
+from train.cache.keyed import kept_path
 from train.classifiers.fresh import build_classifier
-from train.frozen_teacher import PIECE, FrozenTeacher
+from train.frozen_teacher import PIECE, FrozenTeacher, _Kept, pooled_features
 from train.losses.base import Batch
 from train.losses.class_residual import RIDGE, class_residual, ridge_r2
 from train.losses.residual_distillation import ResidualDistillation
@@ -113,13 +115,49 @@ def _none() -> Outputs:
     return Outputs(torch.zeros(0, 4), torch.zeros(0, CLASSES), None)
 
 
-def test_the_start_is_kept_as_it_was_when_training_resumes(context: PrepareContext) -> None:
-    teacher = FrozenTeacher("start", has_start=True)
-    before = teacher.features(context)
+def trained_on(context: PrepareContext) -> None:
+    """The network is another from now on."""
     with torch.no_grad():
         for parameter in context.module.parameters():
             parameter.mul_(1.5)
-    assert torch.equal(teacher.features(context), before)
+
+
+def checked(context: PrepareContext) -> FrozenTeacher:
+    """The teacher of a training that begins, or is about to resume."""
+    teacher = FrozenTeacher("start", has_start=True)
+    teacher.check(context)
+    return teacher
+
+
+def test_the_start_is_kept_as_it_was_when_training_resumes(context: PrepareContext) -> None:
+    before, resumed = checked(context).features(context), checked(context)
+    trained_on(context)
+    assert torch.equal(resumed.features(replace(context, resumed=True)), before)
+
+
+def test_a_training_that_begins_anew_in_the_folder_is_taught_by_its_own_start(context: PrepareContext) -> None:
+    before = checked(context).features(context)
+    trained_on(context)
+    after = checked(context).features(context)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, pooled_features(context.module, context.data))
+
+
+def test_a_resumed_training_with_another_start_is_refused(context: PrepareContext) -> None:
+    checked(context).features(context)
+    trained_on(context)
+    with pytest.raises(ConfigError, match="the stopped one started from another; put that one back"):
+        checked(context).features(replace(context, resumed=True))
+
+
+def test_a_run_of_an_earlier_version_finds_the_features_it_kept(context: PrepareContext) -> None:
+    """They lay under the word, whatever network it stood for."""
+    before = checked(context).features(context)
+    (made,) = context.folder.glob("teacher-features-*")
+    made.rename(kept_path(context, "teacher-features", _Kept(teacher="start")).with_suffix(""))
+    resumed = checked(context)
+    trained_on(context)
+    assert torch.equal(resumed.features(replace(context, resumed=True)), before)
 
 
 def test_a_published_network_is_timms_own(context: PrepareContext) -> None:

@@ -28,6 +28,7 @@ def test_it_moves_the_energies_apart(
 
     def tuned(weight: float) -> Any:
         options = {"tune_epochs": 2, "tune_lr": 0.01, "weight": weight, "score": "energy", **tiny}
+        del options["epochs"]  # the run in init= has had its own
         return guard.train(four, method="energy_ft", init=run, outliers="patch_shuffle", **options)
 
     def gap(g: guard.Guard) -> float:

@@ -129,3 +129,11 @@ def test_phase_mix_tunes_for_an_eighth_of_the_epochs_or_as_told() -> None:
     for epochs, share in ((30, 4), (10, 1), (1, 1), (100, 13)):
         assert stages_of("phase_mix", epochs=epochs)[1].epochs == share
     assert stages_of("phase_mix", epochs=30, tune_epochs=7)[1].epochs == 7
+
+
+@pytest.mark.parametrize("option", [{"tune_epochs": 3}, {"tune_lr": 0.2}])
+def test_fodfom_tunes_nothing_where_no_classifier_comes_first(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"does not read tune_\w+=.* give epochs= and lr=, or init="):
+        stages_of("fodfom", kinds="decoded", **option)
+    for more in ({"kinds": "decoded", "initialised": True}, {"kinds": "both"}):
+        assert stages_of("fodfom", **more, **option)[-1].name == "tuning"

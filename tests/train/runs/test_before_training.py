@@ -13,6 +13,8 @@ import torch
 import guard
 from guard.errors import GuardError
 from tests.conftest import Arrays
+from train.engine.stage_run import StageRun
+from train.generators.latent_pair import register_pair
 from train.runs import train as run
 
 SHORT: dict[str, Any] = {"backbone": "wrn10_2", "epochs": 1, "batch_size": 32, "device": "cpu", "augment": "none"}
@@ -54,6 +56,41 @@ def small(four: Arrays) -> Arrays:
 def test_it_is_refused_before_training(
     options: dict[str, Any], sentence: str, small: Arrays, no_training: None
 ) -> None:
+    with pytest.raises(GuardError, match=sentence):
+        guard.train(small, **{**SHORT, **options})
+
+
+class WithoutSample:
+    """A pair that encodes and decodes, and draws nothing."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), 1, 4)
+
+    def generate(self, w: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("an outlier was made")
+
+
+TOKENS: dict[str, Any] = {"backbone": "test_vit", "image_size": 160}  # its logits are of the class token alone
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "kirby", **TOKENS}, "this transformer's logits come from its class token alone"),
+        ({"method": "dmr_kirby", "pair": {"model": "mute"}, **TOKENS}, "this transformer's logits come from its class"),
+        ({"method": "fodfom", "kinds": "blurred", **TOKENS}, "this transformer's logits come from its class token"),
+        ({"method": "rejection", "outliers": "blurred_object", **TOKENS}, "this transformer's logits come from its"),
+        ({"method": "atol", "gan": {"latent": 1}}, "gan.latent=1 is too small to tell 4 classes apart"),
+        ({"method": "dmr", "variant": "code", "pair": {"model": "mute"}}, r"'mute' has no sample\(labels, generator"),
+        ({"method": "mlm", "pair": {"model": "empty"}}, "pair 'empty' must have encode"),
+    ],
+)  # fmt: skip
+def test_what_makes_the_outliers_is_checked_before_a_classifier_is_trained(
+    options: dict[str, Any], sentence: str, small: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_pair("mute", lambda *_: WithoutSample())
+    register_pair("empty", lambda *_: object())  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(StageRun, "epoch", lambda *_: pytest.fail("training began"))
     with pytest.raises(GuardError, match=sentence):
         guard.train(small, **{**SHORT, **options})
 

@@ -181,8 +181,8 @@ class TestTheEpochIsChosen:
         assert not set(np.asarray(learned.digests).tolist()) & set(np.asarray(chosen.digests).tolist())
 
     def test_where_none_can_be_chosen_nothing_is_held_out(self, few: Arrays, weights: str) -> None:
-        for asked in ({"method": "vos", "epochs": 2}, {"epochs": 1, "score": "energy"}):
-            a, b = (guard.train(few, **SHORT, **asked, pretrained=weights, validation=v) for v in (0, 20))
+        for asked, others in (({"method": "vos", "epochs": 2}, None), ({"epochs": 1, "score": "energy"}, 20)):
+            a, b = (guard.train(few, **SHORT, **asked, pretrained=weights, validation=v) for v in (0, others))
             assert_equal(a, b)
 
     def test_too_few_are_refused(self, few: Arrays, weights: str) -> None:

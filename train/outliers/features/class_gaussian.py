@@ -13,6 +13,7 @@ r(w) is tabulated once over log w and interpolated on the device (error below 1e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -52,7 +53,7 @@ class ClassGaussian(Synthesiser):
     """C * select outliers (K, D) per step from class Gaussians with one shared covariance.
 
     Args:
-        queue: features kept per class.
+        queue: features kept of each class (C,), or of all alike.
         draws: n, the draws that each kept outlier is the least likely of.
         select: how many of the n are kept per class.
         jitter: added to the covariance's diagonal.
@@ -62,7 +63,14 @@ class ClassGaussian(Synthesiser):
     table: Tensor
 
     def __init__(
-        self, num_classes: int, num_features: int, *, queue: int, draws: int, select: int, jitter: float = 1e-4
+        self,
+        num_classes: int,
+        num_features: int,
+        *,
+        queue: int | Sequence[int],
+        draws: int,
+        select: int,
+        jitter: float = 1e-4,
     ) -> None:
         super().__init__()
         self.queue = FeatureQueue(num_classes, num_features, queue)
@@ -73,6 +81,9 @@ class ClassGaussian(Synthesiser):
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
         self.queue.push(features, labels)
+
+    def ready_after(self, shown: Tensor) -> bool:
+        return self.queue.filled_by(shown.sum(0))
 
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         self.queue.resum()

@@ -216,6 +216,9 @@ class KNNBoundary(Synthesiser):
     def observe(self, features: Tensor, labels: Tensor) -> None:
         self.queue.push(features, labels)
 
+    def ready_after(self, shown: Tensor) -> bool:
+        return self.queue.filled_by(shown.sum(0))
+
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         kept, o = self.queue.features, self.options
         parents = None

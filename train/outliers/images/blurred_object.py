@@ -25,7 +25,7 @@ from guard.record import Record, option
 
 from ...cache.held import Held
 from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
-from ..class_activation import AT_ONCE, key_regions
+from ..class_activation import AT_ONCE, check_places, key_regions
 from ..object_boxes import Detector
 
 BLUR = 50 / 224  # the kernel's side, in sides of the image
@@ -88,6 +88,10 @@ class BlurredObject(ImageSynthesiser):
     @classmethod
     def needs_classifier(cls, options: BlurredObjectOptions) -> bool:
         return options.detector is None
+
+    def check(self, context: PrepareContext) -> None:
+        if self.needs_classifier(self.options):
+            check_places(context)
 
     def prepare(self, context: PrepareContext) -> None:
         self._module.put(context.module)

@@ -7,9 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from guard.errors import ConfigError
 from guard.record import Record, option
 
-from ..base import IDBatch, ImageSynthesiser, Outliers, register_synthesiser
+from ..base import IDBatch, ImageSynthesiser, Outliers, PrepareContext, register_synthesiser
 
 
 def shuffle_patches(images: Tensor, grid: int, generator: torch.Generator) -> Tensor:
@@ -38,6 +39,14 @@ class PatchShuffle(ImageSynthesiser):
 
     class Options(Record):
         grid: int = option(4, "Patches per side.", common=True, ge=2)
+
+    def check(self, context: PrepareContext) -> None:
+        p, grid = context.data.preprocess, self.options.grid
+        if grid > min(p.height, p.width):
+            raise ConfigError(
+                f"synthesiser 'patch_shuffle' cannot cut {p.height} x {p.width} pixels into {grid} x {grid} patches; "
+                f"give grid= at most {min(p.height, p.width)}"
+            )
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:
         n, grid = len(batch.images), self.options.grid

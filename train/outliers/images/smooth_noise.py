@@ -40,7 +40,7 @@ class SmoothNoise(ImageSynthesiser):
     name: ClassVar[str] = "smooth_noise"
 
     class Options(Record):
-        steepest: float = option(3.0, "Largest exponent of the power law; 0 is white noise.", common=True, ge=0)
+        steepest: float = option(3.0, "Largest exponent of the power law; 0 is white noise.", common=True, ge=0, le=10)
         contrast: float = option(64.0, "Largest standard deviation, in grey levels.", common=True, ge=1)
 
     def sample(self, batch: IDBatch, generator: torch.Generator) -> Outliers:

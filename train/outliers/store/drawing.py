@@ -91,8 +91,9 @@ class Stored(Synthesiser):
     def prepare(self, context: PrepareContext) -> None:
         generated = self.total or min(MOST_BY_DEFAULT, len(context.data))
         total = generated * self.synthesiser.copies(replace(context, folder=context.folder / self.name))
+        resumed = context.resumed  # the store is of the network that its stage began with
         store = fill(
-            context.folder / self.name, self.synthesiser, context, total, match=self.match, any_classifier=True
+            context.folder / self.name, self.synthesiser, context, total, match=self.match, any_classifier=resumed
         )
         self.synthesiser.release()  # what it decodes with is not needed while the classifier learns
         self.synthesiser.to("cpu")

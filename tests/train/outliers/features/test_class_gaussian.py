@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
+from tests.composition import stages_of
 from tests.references.naive_vos import least_likely
 from train.outliers.base import IDBatch
 from train.outliers.features.class_gaussian import ClassGaussian, largest_radii, radius_table
@@ -166,3 +167,18 @@ def test_select_is_at_most_the_draws_and_one_seed_gives_one_sample() -> None:
     a, b = (made.sample(NOTHING, torch.Generator().manual_seed(9)).data for _ in range(2))
     assert a.shape == (6, 4)
     assert a.equal(b)
+
+
+def test_a_class_of_one_image_leaves_the_others_their_gaussians() -> None:
+    """Each class keeps as many features as it has images: the common covariance is that of the others' many."""
+    (stage,) = stages_of("vos", per_class=(400, 400, 400, 1))
+    made = stage.synthesiser
+    assert isinstance(made, ClassGaussian)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.arange(1200) % 3, torch.tensor([3])])
+    made.observe(torch.randn(1201, made.queue.features.shape[-1], generator=generator), labels)
+    outliers = made.sample(NOTHING, generator)
+    means, covariance = made.queue.gaussians()
+    assert outliers.ready
+    assert 0.9 < float(covariance.trace()) / len(covariance) < 1.1
+    assert ((outliers.data - means).norm(dim=-1) > 1.2 * len(covariance) ** 0.5).all()  # farther than images are

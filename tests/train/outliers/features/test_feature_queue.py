@@ -96,3 +96,33 @@ def test_features_are_kept_without_their_history() -> None:
     queue.push(features * 2, torch.tensor([0, 1]))
     assert not queue.features.requires_grad
     assert queue.features.dtype == torch.float32
+
+
+@pytest.mark.parametrize("batch", [1, 4, 30])
+def test_each_class_has_a_ring_of_its_own_size(batch: int) -> None:
+    sizes = (9, 4, 1)
+    queue, naive = FeatureQueue(CLASSES, WIDTH, sizes), [NaiveQueue(CLASSES, size) for size in sizes]
+    for features, labels in batches(40, batch):
+        queue.push(features, labels)
+        for each in naive:
+            each.push(features.numpy(), labels.numpy())
+    assert bool(queue.full())
+    rows = [np.float32(np.stack(naive[label].rows[label])) for label in range(CLASSES)]
+    for label, expected in enumerate(rows):
+        np.testing.assert_array_equal(held(queue, label), expected[np.lexsort(expected.T)])
+    means, covariance = queue.gaussians()
+    centred = np.concatenate([np.float64(part) - np.float64(part).mean(0) for part in rows])
+    np.testing.assert_allclose(means.numpy(), [np.float64(part).mean(0) for part in rows], rtol=1e-12)
+    np.testing.assert_allclose(covariance.numpy(), centred.T @ centred / len(centred), rtol=1e-9, atol=1e-12)
+
+
+def test_a_checkpoint_of_equal_rings_is_read() -> None:
+    """Earlier versions kept as many features of each class as of the smallest."""
+    before, after = FeatureQueue(CLASSES, WIDTH, 4), FeatureQueue(CLASSES, WIDTH, (9, 6, 4))
+    (first, second) = batches(2, 60)
+    before.push(*first)
+    after.load_state_dict(before.state_dict())
+    for queue in (before, after):
+        queue.push(*second)
+    for key, value in before.state_dict().items():
+        assert torch.equal(value, after.state_dict()[key]), key

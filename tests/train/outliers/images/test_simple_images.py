@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from train.outliers.base import IDBatch, create_synthesiser
+from guard.data import load
+from guard.errors import ConfigError
+from train.outliers.base import IDBatch, PrepareContext, create_synthesiser
 from train.outliers.images.phase_mix import mix_phases
 from train.outliers.images.smooth_noise import power_law_fields
 from train.outliers.images.strokes import distance_to_polyline
@@ -127,3 +131,23 @@ def test_smooth_noise_spans_flat_to_contrasty() -> None:
     contrast = made.std((1, 2)).mean(-1)
     assert contrast.min() < 2
     assert contrast.max() > 30
+
+
+def context(side: int, folder: Path) -> PrepareContext:
+    data = load((np.zeros((8, side, side + 1, 3), np.uint8), np.arange(8) % 2), image_size=(side, side + 1))
+    return PrepareContext(None, data, folder, 0, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_a_grid_of_more_patches_than_pixels_is_refused(tmp_path: Path) -> None:
+    """Its patches would be empty, and its outliers the images themselves."""
+    create_synthesiser("patch_shuffle", 4, 2, grid=8).check(context(8, tmp_path))
+    with pytest.raises(ConfigError, match="cannot cut 8 x 9 pixels into 9 x 9 patches; give grid= at most 8"):
+        create_synthesiser("patch_shuffle", 4, 2, grid=9).check(context(8, tmp_path))
+
+
+def test_noise_of_the_steepest_law_is_finite_and_no_flat_colour() -> None:
+    field = power_law_fields((6, 3, 512, 512), torch.full((6,), 10.0), generator())
+    assert field.isfinite().all()
+    torch.testing.assert_close(field.std((-2, -1)), torch.ones(6, 3))
+    with pytest.raises(ConfigError, match="steepest"):
+        create_synthesiser("smooth_noise", 4, 2, steepest=10.5)

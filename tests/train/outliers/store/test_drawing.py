@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,14 +92,16 @@ def test_stored_draws_from_the_store_it_filled(context: PrepareContext) -> None:
     assert not source.state_dict()
 
 
-def test_stored_goes_on_with_a_whole_store_whatever_the_classifier_is_now(context: PrepareContext) -> None:
+def test_a_resumed_run_goes_on_with_a_whole_store_whatever_the_classifier_is_now(context: PrepareContext) -> None:
     first = Looking(16, 3, grid=2)
     Stored(first, 8, total=30).prepare(context)
     with torch.no_grad():
         next(context.module.classifier.parameters()).add_(1)
     second = Looking(16, 3, grid=2)
-    Stored(second, 8, total=30).prepare(context)  # a resumed run, some epochs later
+    Stored(second, 8, total=30).prepare(replace(context, resumed=True))  # some epochs later
     assert second.asked == 0
+    with pytest.raises(ConfigError, match="classifier: "):  # a run that begins, with another classifier
+        Stored(Looking(16, 3, grid=2), 8, total=30).prepare(context)
     with pytest.raises(ConfigError, match="classifier: "):  # guard synth with another classifier
         fill(context.folder / "looking", second, context, 30)
 
