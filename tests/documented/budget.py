@@ -7,6 +7,7 @@ from typing import Any
 
 from guard.requests import TrainRequest
 from tests.conftest import DIFFUSION, RECIPES
+from train.methods import get_method
 from train.outliers.base import get_synthesiser
 
 SMALL = "test_resnet"  # timm's smallest
@@ -30,7 +31,7 @@ INSTEAD: dict[tuple[str, ...], tuple[str, ...]] = {
 #: what a block decides -> the small options that are not read then
 UNREAD = {
     "sampler=interpolation": ("encoder",),
-    "kinds=decoded": ("blurred",),
+    "kinds=decoded": ("blurred", "tune_epochs"),
     "pair.model=my_generators:stylegan_xl": ("pair",),
 }
 
@@ -70,8 +71,10 @@ def lowered(name: str, words: list[str], *, exports: bool = True) -> list[str]:
             words = [*words, "--no-export"]
     if name in ("train", "synth") and "--method" in words:
         words = [*words, *_options(name, words[words.index("--method") + 1], words)]
+    method = words[words.index("--method") + 1] if "--method" in words else "plain"
+    idle = {"--epochs"} if name == "train" and "--init" in words and _tunes_alone(method) else set()
     for flag, value in ADDED.get(name, {}).items():
-        if flag not in words:
+        if flag not in words and flag not in idle:
             words = [*words, *([flag, value] if value else [flag])]
     return words
 
@@ -79,8 +82,17 @@ def lowered(name: str, words: list[str], *, exports: bool = True) -> list[str]:
 def arguments(function: str, given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of ``guard.FUNCTION`` under the budget."""
     making = function in ("train", "synth")
-    small = small_options(function, given.get("method", "plain"), dict(_flat(given))) if making else {}
-    return _merged({**ARGUMENTS[function], **small}, given)
+    method = given.get("method", "plain")
+    small = small_options(function, method, dict(_flat(given))) if making else {}
+    added = dict(ARGUMENTS[function])
+    if function == "train" and "init" in given and _tunes_alone(method):
+        del added["epochs"]
+    return _merged({**added, **small}, given)
+
+
+def _tunes_alone(method: str) -> bool:
+    """Whether a start takes the place of the stage that reads epochs=."""
+    return "tune_epochs" in get_method(method).Options.model_fields
 
 
 def small_options(name: str, method: str, given: dict[str, Any]) -> dict[str, Any]:
