@@ -56,7 +56,11 @@ def check_options(name: str, parsed: dict[str, Any]) -> None:
     """Whether the method, score and head that were named have the options that were given."""
     if name in ("train", "synth"):
         kind = get_method(parsed["method"]) if name == "train" else get_synthesiser(parsed["method"])
-        parse_options(kind.Options, settings(parsed.get("options") or (), beside=TrainRequest), command_name(parsed))
+        parse_options(
+            kind.Options,
+            settings(parsed.get("options") or (), beside=dict.fromkeys(TrainRequest.model_fields, "")),
+            command_name(parsed),
+        )
     if name == "train" and parsed.get("head"):
         parse_options(head_class(parsed["head"]).Options, settings(parsed.get("head_options") or ()), "head")
     if name in ("train", "fit") and parsed.get("score"):

@@ -165,6 +165,9 @@ class Changed(Synthesiser):
     def observe(self, features: Tensor, labels: Tensor) -> None:
         self.wrapped.observe(features, labels)
 
+    def ready_after(self, shown: Tensor) -> bool:
+        return self.wrapped.ready_after(shown)
+
     def start_epoch(self, steps: int, generator: torch.Generator) -> None:
         self.wrapped.start_epoch(steps, generator)
 

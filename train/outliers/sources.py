@@ -245,6 +245,9 @@ class Mixture(Synthesiser):
         for part in self._parts():
             part.observe(features, labels)
 
+    def ready_after(self, shown: torch.Tensor) -> bool:
+        return all(part.ready_after(shown) for part in self._parts())
+
     def release(self) -> None:
         for part in self._parts():
             part.release()

@@ -168,7 +168,7 @@ def test_another_training_puts_the_old_one_aside_and_takes_it_back(
 def test_what_is_measured_is_reported_before_an_error_that_names_its_run(
     error: Exception, whole: Path, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise error
 
     out = tmp_path / "out"

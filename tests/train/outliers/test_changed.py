@@ -18,6 +18,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "check": (cast(PrepareContext, None),),
     "prepare": (cast(PrepareContext, None),),
     "observe": (torch.zeros(2, 3), torch.zeros(2)),
+    "ready_after": (torch.zeros(1, 2, dtype=torch.int64),),
     "start_epoch": (1, torch.Generator()),
     "learn": (BATCH, None, torch.Generator()),
     "optimizers": (),

@@ -153,7 +153,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_does(
     assert all(a.equal(b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     folder = tmp_path / "diffusion"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "diffusion.json", "diffusion.safetensors", "images", "metrics.jsonl", "training.lock"
+        "diffusion.json", "diffusion.safetensors", "metrics.jsonl", "progress", "training.lock"
     ]  # fmt: skip
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert sorted(p.name for p in (folder / "progress").iterdir()) == ["0001.png", "0002.png"]

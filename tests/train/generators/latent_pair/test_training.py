@@ -45,7 +45,7 @@ def test_one_seed_gives_one_pair_and_another_another(data: ImageData, tmp_path: 
     files = [(tmp_path / str(i) / "pair" / "pair.safetensors").read_bytes() for i in range(2)]
     assert files[0] == files[1]
     names = sorted(p.name for p in (tmp_path / "0" / "pair").iterdir())
-    assert names == ["images", "pair.json", "pair.safetensors", "training.lock"]
+    assert names == ["pair.json", "pair.safetensors", "progress", "training.lock"]
     picture = Image.open(tmp_path / "0" / "pair" / "progress" / "0002.png")
     assert picture.size == (2 * (12 * 14 - 2), 2 * (3 * 10 - 2))
 
