@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -98,11 +99,7 @@ class App:
     async def _answer(self, request: Request) -> Response:
         """Every request: find its handler, hold its time, turn what goes wrong into a status and a sentence."""
         started = time.perf_counter()
-        request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
-        logs.current_id.set(request.state.request_id)
-        path = request.scope["path"].rstrip("/") or "/"
-        found = self._router.find(path)
-        endpoint = "other" if found is None else found[0]
+        path, found, endpoint = self._received(request)
         try:
             if found is None:
                 self._token.check(request.headers)
@@ -122,10 +119,16 @@ class App:
         """Answer a request without looking at it; marked, counted and logged as every other is."""
         started = time.perf_counter()
         request = Request(scope, receive, send)
-        request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
-        found = self._router.find(scope["path"].rstrip("/") or "/")
-        endpoint = "other" if found is None else found[0]
+        _, _, endpoint = self._received(request)
         await self._marked(request, endpoint, error_answer(refusal), started)(scope, receive, send)
+
+    def _received(self, request: Request) -> tuple[str, tuple[str, dict[str, Any]] | None, str]:
+        """Name the request; its path, what the router finds there, and what it is counted as."""
+        request.state.request_id = logs.request_id(request.headers.get("x-request-id"))
+        logs.current_id.set(request.state.request_id)
+        path = request.scope["path"].rstrip("/") or "/"
+        found = self._router.find(path)
+        return path, found, "other" if found is None else found[0]
 
     def _marked(self, request: Request, endpoint: str, response: Response, started: float) -> Response:
         identity = request.state.request_id

@@ -9,7 +9,6 @@ reads.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import re
@@ -51,7 +50,7 @@ class DriftTests:
     def test(self, model: Model) -> SharedMonitor | None:
         """The test of a guard; None where none runs: it is switched off, the guard is not calibrated, or the file
         cannot be written, which is logged once."""
-        key = model.name, _decision(model)
+        key = model.name, model.decision
         if key not in self._tests:
             self._tests[key] = self._opened(model)
         return self._tests[key]
@@ -90,7 +89,7 @@ class DriftTests:
             return None
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="ood-guard-drift-"))
-        file = re.sub(r"[^\w.@-]", "_", f"{model.name}-{_decision(model)}") + ".drift"
+        file = re.sub(r"[^\w.@-]", "_", f"{model.name}-{model.decision}") + ".drift"
         try:
             return SharedMonitor(self._folder / file, DriftMonitor.of(model.manifest, alpha=self._settings.drift_alpha))
         except GuardError as error:
@@ -109,13 +108,6 @@ class DriftTests:
         for test in list(self._tests.values()):
             if test is not None:
                 test.take()
-
-
-def _decision(model: Model) -> str:
-    """Which weights answer, and by which calibration: a guard that is calibrated again keeps its identity."""
-    calibration = model.manifest.calibration
-    told = "" if calibration is None else calibration.model_dump_json()
-    return f"{model.identity}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
 def share_drift_state(settings: Settings, folder: Path) -> None:

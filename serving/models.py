@@ -10,6 +10,7 @@ closed when its last request has ended.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ class Model:
         name: what ``?model=`` and the metrics' label say.
         path: the file or folder it was loaded from.
         card: the body of GET /model.
+        decision: which weights answer, and by which calibration: a guard that is calibrated again keeps its identity.
     """
 
     def __init__(self, name: str, path: Path, g: Guard, settings: Settings, on_batch: Callable[[int], None]) -> None:
@@ -44,6 +46,9 @@ class Model:
         self.path = path
         self.guard = g
         self.card = json.dumps(model_card(g.manifest, name)).encode()
+        calibration = g.manifest.calibration
+        told = "" if calibration is None else calibration.model_dump_json()
+        self.decision = f"{self.identity}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         self.engine = Engine(g, settings, on_batch=on_batch)
         self._users = 0
         self._unused = asyncio.Event()

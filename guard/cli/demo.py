@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..paths import path_given
 from .flags import Debug
 from .output import console
 from .runs import mark_latest
@@ -23,6 +22,4 @@ def demo(
     """Train, export, verify, evaluate and serve a guard for handwritten digits, in one to three minutes."""
     from ..demo import run
 
-    out = path_given(out, "--out")
-    run.run(out, keep_serving=keep_serving, console=console())
-    mark_latest(out)
+    mark_latest(run.run(out, keep_serving=keep_serving, console=console()).model.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -64,6 +64,7 @@ DATA = Flag(
 )
 GUARD = Flag(Path, positional=True, metavar="MODEL", help="guard.onnx, guard.engine or a run folder.")
 INPUT = {name: Flag() for name in ("image_size", "background", "fill")}  # texts, which the requests read
+SET = ("--set",)  # of the options of a method, which are told what else the command takes
 SPLIT = Flag()  # a count, a share or the name of a data set: the request tells them apart
 OUTLIERS = Flag(
     list[str],
@@ -96,16 +97,14 @@ def from_request(
         fields = {n: request.model_fields[n] for n in _own_fields_first(request) if n not in without}
         offered = {n: flags[n] if n in flags else _flag(n, field) for n, field in fields.items()}
 
-        typing = {n: _as_typed(n, flag) for n, flag in offered.items() if flag.names != ("--set",)}
-
-        def converted(name: str, given: Any) -> Any:
-            convert = offered[name].convert
-            is_set = isinstance(convert, partial) and convert.func is settings
-            return convert(given, beside=typing) if is_set else convert(given)  # type: ignore[call-arg]
+        beside = {n: _as_typed(n, flag) for n, flag in offered.items() if flag.names != SET}
+        for n, flag in offered.items():
+            if flag.names == SET:
+                offered[n] = replace(flag, convert=partial(flag.convert, beside=beside))  # type: ignore[call-arg]
 
         def command(**typed: Any) -> None:
             rest = {p.name: typed.pop(p.name) for p in own}
-            values = {n: converted(n, given) for n, given in typed.items() if given is not None}
+            values = {n: offered[n].convert(given) for n, given in typed.items() if given is not None}
             with request.checked():
                 asked = request(**values)
             run(asked, **rest)
