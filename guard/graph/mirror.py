@@ -1,4 +1,4 @@
-"""What a classifier shows of an image and its mirror image together: the means of features and of logits."""
+"""What a classifier shows of an image and its mirror image together: means of features, logits and summaries."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .layer_maps import with_layers
+
 if TYPE_CHECKING:
+    from ..scores import Score
     from .outputs import FeatureClassifier, Outputs
 
 
-def with_mirror(classifier: FeatureClassifier, x: Tensor) -> Outputs:
-    """Means of the outputs of normalised images x (N, channels, H, W) and of x with left and right exchanged; no map.
+def with_mirror(classifier: FeatureClassifier, x: Tensor, score: Score) -> Outputs:
+    """Means of the outputs of normalised images x (N, channels, H, W) and of x with left and right exchanged.
 
-    All 2 N images are one batch: one pass through a graph that is as large as without them.
+    The map is the mean summary of the layers that the score reads, and None where it reads none. All 2 N images are one
+    batch: one pass through a graph that is as large as without them.
     """
     n = x.shape[0]
-    both: Outputs = classifier(torch.cat([x, x.flip(3)]))
-    features, logits = ((shown[:n] + shown[n:]) / 2 for shown in (both.features, both.logits))
-    return both._replace(features=features, logits=logits, feature_map=None)
+    images = torch.cat([x, x.flip(3)])
+    both: Outputs = with_layers(classifier, images, score) if score.layers else classifier(images)
+
+    def mean(shown: Tensor) -> Tensor:
+        return (shown[:n] + shown[n:]) / 2
+
+    summary = mean(both.feature_map) if score.layers and both.feature_map is not None else None
+    return both._replace(features=mean(both.features), logits=mean(both.logits), feature_map=summary)

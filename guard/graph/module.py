@@ -61,7 +61,7 @@ class GuardModule(nn.Module):
         if "turned images" in self.score.needs:
             return with_turns(self.classifier, x)
         if "mirror image" in self.score.needs:
-            return with_mirror(self.classifier, x)
+            return with_mirror(self.classifier, x, self.score)
         return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
 
     def shown(self, images: Tensor) -> tuple[Outputs, Outputs]:

@@ -12,6 +12,8 @@ One file per score; pure functions hold the maths, modules hold fitted state in 
     mahalanobis      min_c (h - mu_c)' P (h - mu_c)               features; fitted
     relative_mahalanobis
                      min_c M_c - M_0                              features; fitted
+    multilayer_mahalanobis
+                     the same of several layers, side by side     features, intermediate maps; fitted
     she              - <h, m_c>, c = argmax f                     both; fitted
     residual         ||R'(h - u)||                                features, last layer; fitted
     fdbd             - distance to the boundaries / |h - m|       both, last layer; fitted
@@ -50,6 +52,7 @@ from .knn import KNN
 from .mahalanobis import Mahalanobis
 from .max_logit import MaxLogit
 from .msp import MSP
+from .multilayer_mahalanobis import MultilayerMahalanobis
 from .nnguide import NNGuide
 from .odin import ODIN
 from .react import ReAct
@@ -77,6 +80,7 @@ __all__ = [
     "MSP",
     "Mahalanobis",
     "MaxLogit",
+    "MultilayerMahalanobis",
     "NCI",
     "NNGuide",
     "ODIN",

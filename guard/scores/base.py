@@ -136,6 +136,10 @@ class Score(nn.Module):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
+    def choose(self, ends: tuple[str, ...]) -> tuple[str, ...]:
+        """For scores that need "layer maps": which of the ends of a network's stages it reads where nobody says."""
+        return ends
+
     def watch(self, layers: Sequence[str], widths: Sequence[int]) -> None:
         """For scores that need "layer maps": read these modules, whose summaries have `widths` numbers. Before fit."""
         raise NotImplementedError(f"{type(self).__name__} must define watch")

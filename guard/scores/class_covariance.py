@@ -54,15 +54,16 @@ class ClassCovarianceScore(Score):
 
     def begin(self, num_features: int, num_classes: int, last_layer: LastLayer | None) -> None:
         self._moments = None
-        self._shape = (num_classes, num_features)
+        self._num_classes = num_classes
 
     def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
+        z = self.read(features.detach().double(), feature_map)
         if self._moments is None:
-            self._moments = ClassMoments(*self._shape, device=features.device)
-        self._moments.update(self.normalised(features.detach().double()), labels)
+            self._moments = ClassMoments(self._num_classes, z.shape[1], device=features.device)
+        self._moments.update(z, labels)
 
-    def normalised(self, features: Tensor) -> Tensor:
-        """z = h / |h|^b (N, D); zero rows stay zero."""
+    def read(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
+        """What the Gaussians are of, (N, D): z = h / |h|^b; zero rows stay zero."""
         return radially_normalised(features, self.options.normalise)
 
     def gathered(self) -> tuple[ClassMoments, Tensor]:

@@ -12,6 +12,7 @@ from its own calibration on other images, as for every score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,6 +27,7 @@ from .reservoir import Reservoir
 TAIL = 0.05  # share of the held-out images above which the tail begins
 KNOTS = 128
 CLOSEST = 1e-3  # of the range of the knots
+_IN_ITS_PLACE = {"feature map", "turned images", "layer maps"}  # what `feature_map` can be
 _SAMPLE = 4000  # fitting rows kept for a table, where no held-out images are given
 
 
@@ -105,8 +107,8 @@ class Combined(Score):
                 raise ConfigError(f"score 'combined' has options for {name!r}, which is none of {', '.join(o.parts)}")
         for name in o.parts:
             kind = get_score(name)
-            if kind is Combined or kind.no_export or "layer maps" in kind.needs:
-                usable = "scores of features, logits and the last feature map"
+            if kind is Combined or kind.no_export:
+                usable = "scores of features, logits and feature maps that export"
                 raise ConfigError(f"score 'combined' cannot have {name!r} as a part; it combines {usable}")
         parts = [create_score(name, **o.part_options.get(name, {})) for name in o.parts]
         self.scores = nn.ModuleList(parts)
@@ -117,11 +119,8 @@ class Combined(Score):
                 raise ConfigError(f"score 'combined' cannot have mirror=True with {part.name!r}; leave one of them out")
         own = ("mirror image",) if self.mirrored else ()
         self.needs = tuple(dict.fromkeys(need for part in parts for need in (*part.needs, *own)))
-        if {"feature map", "turned images"} <= set(self.needs):
-            raise ConfigError(
-                "score 'combined' cannot have both 'rotation' with passes=4, which reads turned images, and a score of "
-                "the last feature map; give rotation part_options={'rotation': {'passes': 1}}"
-            )
+        self._check_maps()
+        self.layers = next((part.layers for part in parts if "layer maps" in part.needs), ())
         self.trained_by = next((part.trained_by for part in parts if part.trained_by), "")  # type: ignore[misc]
         self.learns_from_outliers = {True} == {  # type: ignore[misc]
             part.learns_from_outliers for part in parts if part.trained_by
@@ -131,6 +130,32 @@ class Combined(Score):
         self.register_buffer("tables", torch.zeros(0))
 
     tables: Tensor
+
+    def _check_maps(self) -> None:
+        """Raises ConfigError for parts that read different things in place of the last feature map."""
+        reading = {part.name: _IN_ITS_PLACE & set(part.needs) for part in self.parts()}
+        own = {name: needs for name, needs in reading.items() if needs}
+        if len(own) > 1 and ("layer maps" in self.needs or len(set().union(*own.values())) > 1):
+            told = " and ".join(f"{name!r} ({', '.join(sorted(needs))})" for name, needs in own.items())
+            hint = "; give rotation part_options={'rotation': {'passes': 1}}" if "turned images" in self.needs else ""
+            raise ConfigError(f"score 'combined' cannot have {told} together: one thing can be read beside{hint}")
+
+    def choose(self, ends: tuple[str, ...]) -> tuple[str, ...]:
+        return self._watching().choose(ends)
+
+    def watch(self, layers: Sequence[str], widths: Sequence[int]) -> None:
+        watching = self._watching()
+        watching.watch(layers, widths)
+        self.layers = watching.layers
+        told = {**self.options.part_options.get(watching.name, {}), "layers": list(self.layers)}
+        options = {**self.options.part_options, watching.name: told}
+        self.options = self.options.model_copy(update={"part_options": options})  # saved with the guard
+
+    def summarise(self, layer_map: Tensor) -> Tensor:
+        return self._watching().summarise(layer_map)
+
+    def _watching(self) -> Score:
+        return next(part for part in self.parts() if "layer maps" in part.needs)
 
     def parts(self) -> list[Score]:
         return list(self.scores)  # type: ignore[arg-type]

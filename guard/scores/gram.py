@@ -30,31 +30,15 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from ..errors import ConfigError, DataError, ModelError
+from ..errors import ConfigError, DataError
 from ..heads import LastLayer
 from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
+from .layer_statistics import channels_first
 from .reservoir import Reservoir
 
 _TINY = 1e-30  # stands in for the scale of what is all zeros
 _SHARED_SCALE = 5  # up to this power the rows of a map can share one scale
-
-
-def channels_first(layer_map: Tensor) -> Tensor:
-    """(N, c, S) of what a layer gives: (N, c), tokens (N, L, c), a map (N, c, h, w), or one with channels last.
-
-    A square map whose last side differs has its channels there (Swin, ConvNeXt variants): inputs are square.
-    """
-    if layer_map.ndim == 2:
-        return layer_map[..., None]
-    if layer_map.ndim == 3:
-        return layer_map.transpose(1, 2)
-    if layer_map.ndim == 4:
-        _, first, second, third = layer_map.shape
-        if first == second != third:
-            layer_map = layer_map.permute(0, 3, 1, 2)
-        return layer_map.flatten(2)
-    raise ModelError(f"score 'gram' reads maps of 2, 3 or 4 dimensions, a layer gives {tuple(layer_map.shape)}")
 
 
 def gram_rows(rows: Tensor, powers: Sequence[int]) -> Tensor:
@@ -110,6 +94,7 @@ class Gram(Score):
     source: ClassVar[str] = "Sastry & Oore, ICML 2020"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "layer maps")
     needs_fit: ClassVar[bool] = True
+    uses_map = True
     low: Tensor
     high: Tensor
     weight: Tensor

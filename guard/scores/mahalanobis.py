@@ -57,4 +57,4 @@ class Mahalanobis(ClassCovarianceScore):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.whitener.numel():
             raise unfitted(self)
-        return mahalanobis(self.normalised(features), self.centre, self.whitener, self.class_means)
+        return mahalanobis(self.read(features, feature_map), self.centre, self.whitener, self.class_means)

@@ -77,5 +77,5 @@ class RelativeMahalanobis(ClassCovarianceScore):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.projection.numel():
             raise unfitted(self)
-        z = self.normalised(features)
+        z = self.read(features, feature_map)
         return relative_mahalanobis(z, self.centre, self.projection, self.within, self.class_means)

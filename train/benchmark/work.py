@@ -19,6 +19,7 @@ from ..outliers.sources import weighted
 from ..runs.fine_tuning import tuned_defaults
 from ..runs.resolve import asked_backbone, asked_method, asked_score
 from ..runs.train import WRITTEN_COPIES
+from .asked import AskedScore
 from .making import images_of, made_first
 from .network_cost import NetworkCost, classifier_cost, teacher_cost
 from .plan import Plan, Run
@@ -142,12 +143,15 @@ class Reckoner:
         shown = [len(images) for images in (*sets.ood.values(), *sets.shifted.values())]
         test = len(sets.test) if sets.test is not None else self._split[1]
         images = sum(shown) + test + self.trained + self._split[1]
-        through = [score for score in run.scores if score.name in BY_GRADIENT]
-        work = images * cost.forward * (1 + BACKWARD * len(through))
+        work = images * cost.forward * (1 + sum(_passes(score) for score in run.scores))
         return Task("measure", run.name, f"{len(run.scores)} scores on {images:,} images", work, NETWORKS)
 
 
-BY_GRADIENT = {"odin", "gram"}  # every image goes through the network again
+AGAIN = {"gram": 1.0, "multilayer_mahalanobis": 1.0, "odin": BACKWARD}  # passes of every image beside the features'
+
+
+def _passes(score: AskedScore) -> float:
+    return sum(AGAIN.get(part, 0.0) for part in {*score.name.split("+"), *score.options.get("parts", ())})
 
 
 def outliers_per_step(synthesiser: Synthesiser | None) -> int:

@@ -50,7 +50,7 @@ def watch_layers(module: GuardModule, images: Tensor) -> None:
         x = module.normalise(images)
         names = score.layers
         if not names:
-            names = tuple(seen.name for seen in stage_ends(root, _run(module, x)))
+            names = score.choose(tuple(seen.name for seen in stage_ends(root, _run(module, x))))
             if not names:
                 raise ModelError(
                     f"score {score.name!r} reads intermediate maps, (N, c, h, w) or (N, L, c), and no module of "

@@ -10,6 +10,7 @@ from guard.data import ImageData
 from guard.graph.module import GuardModule
 
 from ..classifiers.input import example_batch
+from ..features.choose_layers import watch_layers
 
 _MOST_NUMBERS = 2**22  # of all random features: some seconds of fitting; more images than that have no lack of them
 
@@ -17,26 +18,27 @@ _MOST_NUMBERS = 2**22  # of all random features: some seconds of fitting; more i
 def rehearse(module: GuardModule, data: ImageData) -> None:
     """Fit a copy of the module's score to random features of as many images; the module is left as it is.
 
-    Scores of intermediate layers are looked at elsewhere (`features.extract.probe`).
-
     Raises:
         ConfigError, DataError: an option that does not go with the width of the features or the number of images.
     """
-    score = module.score
-    if score.trained_by or "layer maps" in score.needs:
+    if module.score.trained_by:
         return
     device = module.scale.device
+    trial = copy.deepcopy(module.score)
+    module = GuardModule(module.classifier, trial, module.normalisation).to(device)
     module.eval()  # in training mode a look would move the running statistics
+    examples = example_batch(data.preprocess, device)
+    if "layer maps" in trial.needs:
+        watch_layers(module, examples)
     with torch.inference_mode():
-        shown = module.outputs(example_batch(data.preprocess, device))
-    trial = copy.deepcopy(score)
+        shown = module.outputs(examples)
     width, classes = shown.features.shape[1], shown.logits.shape[1]
     shape = (len(data), *shown.features.shape[1:])
-    map_shape = None if shown.feature_map is None or not score.uses_map else (len(data), *shown.feature_map.shape[1:])
+    map_shape = None if shown.feature_map is None or not trial.uses_map else (len(data), *shown.feature_map.shape[1:])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         trial.begin(width, classes, module.classifier.last_layer())
-        if not score.needs_fit or max(torch.Size(s).numel() for s in (shape, map_shape or shape)) > _MOST_NUMBERS:
+        if not trial.needs_fit or max(torch.Size(s).numel() for s in (shape, map_shape or shape)) > _MOST_NUMBERS:
             return
         labels = torch.from_numpy(data.labels).to(device)
         logits = torch.randn(len(data), classes).to(device)

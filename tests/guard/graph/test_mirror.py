@@ -33,7 +33,7 @@ SHORT: dict[str, Any] = {"backbone": "wrn10_2", "epochs": 1, "batch_size": 32, "
 def test_one_pass_shows_the_means_of_two(n: int) -> None:
     classifier, images = Pixels(3), pictures(n)
     x = images.permute(0, 3, 1, 2) / 255
-    shown = with_mirror(classifier, x)
+    shown = with_mirror(classifier, x, create_score("energy"))
     assert classifier.calls == 1
     other = torch.from_numpy(np.flip(images.numpy(), 2).copy()).permute(0, 3, 1, 2) / 255
     for mean, one, two in zip(shown[:2], classifier(x)[:2], classifier(other)[:2], strict=True):
