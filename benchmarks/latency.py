@@ -49,10 +49,7 @@ LARGE = 50_000
 BANK_BACKBONE = "resnet18_small"  # features of 512 numbers
 PASSES = {"input gradient", "turned images", "layer maps"}  # scores that need these run more than the network once
 OWN_HEAD = {"cosine": "cosine", "reject_class": "c_plus_1"}
-FOUR = {  # what method="recommended" scores with
-    "score": "energy+fdbd+knn+mahalanobis",
-    "part_options": {"knn": {"max_bank": BANK, "k": 5}, "mahalanobis": {"normalise": 1.0}},
-}
+RECOMMENDED = {"score": "energy+fdbd+multilayer_mahalanobis"}  # what method="recommended" scores with
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -61,7 +58,7 @@ def all_scores() -> dict[str, dict[str, Any]]:
     """Every registered score that reads one pass through the network, but for those of `KINDS`."""
     single = [name for name in list_scores() if not PASSES & set(get_score(name).needs) and name not in KINDS]
     found = {name: {"score": name, "head": OWN_HEAD.get(name, "linear")} for name in single}
-    return found | {"recommended": FOUR}
+    return found | {"recommended": RECOMMENDED}
 
 
 def all_heads() -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.to_onnx import OPSET, onnx_bytes
+from guard.data import load
 from guard.graph.module import GuardModule
 from guard.graph.outputs import Classifier
 from guard.heads import create_head
@@ -25,9 +26,11 @@ from guard.scores import Score, create_score
 from guard.scores.energy_logistic import EnergyLogistic
 from guard.scores.rejection import Rejection
 from train.backbones import create_backbone
+from train.features.extract import fit_score
 
 CLASSES = 10
 BANK = 5000
+IMAGES = 200  # that a score of layers is fitted on
 ROWS = 6000  # features that a score is fitted on, or as many as its bank holds
 NORMALISATION = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 
@@ -46,13 +49,17 @@ def fresh_classifier(backbone: str, head: str, pixels: int) -> Classifier:
     return classifier.eval()
 
 
-def fitted_score(name: str, classifier: Classifier, **options: Any) -> Score:
-    """The score with plausible state: fitted on random features, or given a link or a network as its method would."""
+def fitted_score(name: str, classifier: Classifier, pixels: int, **options: Any) -> Score:
+    """The score with plausible state: fitted on random features (of random images where it reads layers), or given a
+    link or a network as its method would."""
     score = create_score(name, **({"max_bank": BANK} if name == "knn" else {}) | options)
     if isinstance(score, Rejection):
         score.build(classifier.num_features)
     elif isinstance(score, EnergyLogistic):
         score.set_link(torch.rand(CLASSES) + 0.5, torch.tensor(2.0), torch.tensor(0.3))
+    elif "layer maps" in score.needs:
+        images = np.random.default_rng(0).integers(0, 256, (IMAGES, pixels, pixels, 3), dtype=np.uint8)
+        fit_score(GuardModule(classifier, score, NORMALISATION), load((images, np.arange(IMAGES) % CLASSES)))
     else:
         rows = max(ROWS, options.get("max_bank", 0))
         features = torch.randn(rows, classifier.num_features).abs()
@@ -64,7 +71,7 @@ def fitted_score(name: str, classifier: Classifier, **options: Any) -> Score:
 def guard_module(backbone: str, score: str, pixels: int, head: str = "linear", **options: Any) -> GuardModule:
     """What is exported: uint8 pixels to decisions."""
     classifier = fresh_classifier(backbone, head, pixels)
-    return GuardModule(classifier, fitted_score(score, classifier, **options), NORMALISATION).eval()
+    return GuardModule(classifier, fitted_score(score, classifier, pixels, **options), NORMALISATION).eval()
 
 
 def guard_graph(backbone: str, score: str, pixels: int, head: str = "linear", **options: Any) -> bytes:

@@ -39,7 +39,7 @@ class MultilayerMahalanobis(Mahalanobis):
     name: ClassVar[str] = "multilayer_mahalanobis"
     equation: ClassVar[str] = "min_c (z - mu_c)' P (z - mu_c), z = [u(m_1), u(s_1), ..., u(h)], u(x) = x / |x|"
     source: ClassVar[str] = "ours, after Lee et al., NeurIPS 2018"
-    needs: ClassVar[tuple[Need, ...]] = ("features", "layer maps")  # type: ignore[misc]
+    needs: ClassVar[tuple[Need, ...]] = ("features", "layer maps")
     uses_map = True
 
     class Options(CovarianceOptions):

@@ -1,7 +1,7 @@
 """One file per method: its paper, its equations, its defaults, and a few lines of composition.
 
 plain       cross-entropy, nothing else                                             -
-recommended as phase_mix, with a score of four parts                                ours
+recommended as phase_mix, with a score of three parts                               ours
 phase_mix   tuning to be unsure of images with mixed phases                         ours
 vos         low-density draws of class Gaussians in feature space                   Du et al., ICLR 2022
 gcos        features off a class's manifold, within its distances; experimental         Karzanov & Detyniecki, ICML 2026

@@ -13,13 +13,11 @@ from train.methods import get_method
 from train.runs.fine_tuning import tuned_defaults
 
 
-def test_its_score_reads_logits_boundaries_and_features_and_exports() -> None:
+def test_its_score_reads_logits_boundaries_and_layers_and_exports() -> None:
     method = get_method("recommended")
     score = create_score("combined", **method(method.Options()).score_options())
-    assert [part.name for part in score.parts()] == ["energy", "fdbd", "knn", "mahalanobis"]
-    assert score.parts()[3].options.normalise == 1
+    assert [part.name for part in score.parts()] == ["energy", "fdbd", "multilayer_mahalanobis"]
     assert not score.no_export
-    assert score.parts()[2].options.max_bank <= 5000  # 40 MB of 2,048 numbers, whatever the data
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -16,8 +16,9 @@ from guard.scores import create_score
 from tests.composition import stages_of
 from tests.conftest import Arrays
 from train.losses.rejection_bce import RejectionLoss
+from train.methods.phase_mix import PhaseMixTuning
 from train.runs.request import TrainConfig
-from train.runs.resolve import asked_head, asked_method, asked_score, check_before_loading, resolved
+from train.runs.resolve import asked_head, asked_method, asked_score, check_before_loading, resolved, score_for
 
 
 def config(data: Any, **asked: Any) -> TrainConfig:
@@ -74,15 +75,21 @@ def test_a_score_brings_its_head() -> None:
         asked_head(other, method, asked_score(other, method))
 
 
+class OfParts(PhaseMixTuning):
+    """A method that gives its score's parts options."""
+
+    def score_options(self) -> dict[str, Any]:
+        given = {"knn": {"max_bank": 5000, "k": 5}, "mahalanobis": {"normalise": 1.0}}
+        return {"parts": ("energy", "knn", "mahalanobis"), "part_options": given}
+
+
 def test_an_option_of_one_part_leaves_the_methods_others() -> None:
-    request = TrainRequest(
-        data="digits", method="recommended", score_options={"part_options": {"knn": {"k": 10}, "fdbd": {}}}
-    )
-    score = asked_score(request, asked_method(request))
+    method = OfParts(OfParts.Options())
+    score = score_for(method, None, {"part_options": {"knn": {"k": 10}, "energy": {}}})
     of = {part.name: part.options for part in score.parts()}
     assert (of["knn"].k, of["knn"].max_bank, of["mahalanobis"].normalise) == (10, 5000, 1.0)
-    request = TrainRequest(data="digits", method="recommended", score_options={"parts": ("energy", "knn")})
-    assert [part.name for part in asked_score(request, asked_method(request)).parts()] == ["energy", "knn"]
+    assert [part.name for part in score_for(method, None, {"parts": ("energy", "knn")}).parts()] == ["energy", "knn"]
+    assert score_for(method, None, {"mirror": True}).options.part_options["knn"]["max_bank"] == 5000
 
 
 @pytest.mark.parametrize(("name", "asked", "other"), [("hidden", 24, 48), ("tap", "pooled", "map")])
