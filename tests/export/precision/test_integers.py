@@ -40,7 +40,7 @@ def test_one_convolution_is_the_slow_formula() -> None:
     assert np.abs(logits - np.maximum(exact, 0).mean((2, 3))).max() > 1e-3
 
 
-@pytest.mark.parametrize("score", ["energy", "energy_logistic", "gram", "vim"])
+@pytest.mark.parametrize("score", ["energy", "energy_logistic", "gram", "multilayer_mahalanobis", "vim"])
 def test_two_products_fit_into_16_bits(score: str) -> None:
     """Else processors without VNNI, which add pairs of them so, decide otherwise than those with it."""
     model = onnx.load_from_string(Quantiser(exported(score, "linear")[1], [images(32)], "cpu").quantised())
@@ -52,7 +52,10 @@ def test_two_products_fit_into_16_bits(score: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-@pytest.mark.parametrize(("score", "head"), [(s, h) for s, h in EVERY if s in ("energy", "gram", "knn", "rotation")])
+@pytest.mark.parametrize(
+    ("score", "head"),
+    [(s, h) for s, h in EVERY if s in ("energy", "gram", "knn", "multilayer_mahalanobis", "rotation")],
+)
 def test_every_convolution_and_no_score_is_quantised(score: str, head: str, target: str) -> None:
     graph = exported(score, head)[1]
     quantiser = Quantiser(graph, [images(32)], target)

@@ -149,6 +149,16 @@ class TestGram:
         # the unit is a layer's usual deviation
         np.testing.assert_allclose(exported.predict(images).ood_score, scores, rtol=1e-3, atol=1e-2)
 
+    def test_it_can_be_a_part_of_a_combination(self, four: Arrays, tmp_path: Path) -> None:
+        model = models.sequential().eval()
+        normalised = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        g = guard.fit(model, four, score="energy+gram", device="cpu", **normalised)
+        assert g.module.score.layers != ()
+        images = four[0][:50]
+        exported = guard.load(guard.export(g, tmp_path / "guard.onnx", data=four))
+        expected = g.predict(images).ood_score
+        np.testing.assert_allclose(exported.predict(images).ood_score, expected, rtol=1e-3, atol=1e-2)
+
     def test_training_can_end_with_it(
         self, four: Arrays, noise: np.ndarray, tiny: dict[str, Any], tmp_path: Path
     ) -> None:
