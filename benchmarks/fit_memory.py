@@ -31,7 +31,7 @@ from guard.scores import Score, create_score, get_score, list_scores
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES, WIDTH, CLASSES, BATCH = 1_000_000, 512, 100, 4096
-STATISTICS = 5 * WIDTH  # of gram
+STATISTICS = 5 * WIDTH  # of a score of layers
 GOAL_MIB = 1.5e9 / 2**20
 
 
@@ -64,7 +64,8 @@ def fit_stream(score: Score, images: int) -> None:
         features = torch.randn(count, WIDTH, generator=generator).relu_()
         logits = features @ layer.weight.T
         labels = torch.randint(0, CLASSES, (count,), generator=generator)
-        statistics = torch.randn(count, STATISTICS, generator=generator) if score.name == "gram" else None
+        layers = "layer maps" in score.needs
+        statistics = torch.randn(count, STATISTICS, generator=generator) if layers else None
         score.update(features, logits, labels, statistics)
     score.finish()
 

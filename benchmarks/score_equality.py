@@ -163,6 +163,8 @@ def _why_not(name: str) -> str:
     """Why a plain classifier cannot show that the score is right."""
     if get_score(name).trained_by:
         return f"learned by method {get_score(name).trained_by}"
+    if "layer maps" in get_score(name).needs:
+        return "reads layers: compared with its formula in the tests"
     return "of a head with an extra class" if "extra class" in get_score(name).needs else "not asked for"
 
 
