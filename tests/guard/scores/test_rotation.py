@@ -98,7 +98,7 @@ def test_it_is_a_part_of_combined_scores(outputs: Outputs) -> None:
 
 def test_a_score_of_the_last_map_beside_it_is_refused_with_the_fix() -> None:
     options = {"rejection": {"tap": "map"}}
-    with pytest.raises(ConfigError, match=r"cannot have both 'rotation' with passes=4.*'passes': 1"):
+    with pytest.raises(ConfigError, match=r"'rotation' \(turned images\) and 'rejection' \(feature map\).*'passes': 1"):
         create_score("rotation+rejection", part_options=options)
     both = create_score("rotation+rejection", part_options={**options, "rotation": {"passes": 1}})
     assert "turned images" not in both.needs
