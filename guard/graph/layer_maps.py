@@ -69,6 +69,10 @@ def summarised(
 
 
 def with_layers(classifier: FeatureClassifier, x: Tensor, score: Score) -> Outputs:
-    """The classifier's outputs of normalised images, with the summaries of the score's layers (N, K) as feature map."""
+    """The classifier's outputs of normalised images; as feature map the summaries (N, K) of the layers that the score
+    reads, where it reads some."""
+    if not score.layers:
+        outputs: Outputs = classifier(x)
+        return outputs
     outputs, summaries = summarised(classifier, x, score, score.layers)
     return outputs._replace(feature_map=torch.cat(summaries, -1))

@@ -21,8 +21,7 @@ def with_mirror(classifier: FeatureClassifier, x: Tensor, score: Score) -> Outpu
     batch: one pass through a graph that is as large as without them.
     """
     n = x.shape[0]
-    images = torch.cat([x, x.flip(3)])
-    both: Outputs = with_layers(classifier, images, score) if score.layers else classifier(images)
+    both = with_layers(classifier, torch.cat([x, x.flip(3)]), score)
 
     def mean(shown: Tensor) -> Tensor:
         return (shown[:n] + shown[n:]) / 2

@@ -62,7 +62,7 @@ class GuardModule(nn.Module):
             return with_turns(self.classifier, x)
         if "mirror image" in self.score.needs:
             return with_mirror(self.classifier, x, self.score)
-        return with_layers(self.classifier, x, self.score) if self.score.layers else self.classifier(x)
+        return with_layers(self.classifier, x, self.score)
 
     def shown(self, images: Tensor) -> tuple[Outputs, Outputs]:
         """What the classifier says of the images, and what the score reads: two things where it perturbs images."""

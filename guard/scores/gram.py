@@ -34,7 +34,7 @@ from ..errors import ConfigError, DataError
 from ..heads import LastLayer
 from ..record import Record, option
 from .base import Need, Score, register_score, unfitted
-from .layer_statistics import channels_first
+from .layer_statistics import channels_first, given_summary
 from .reservoir import Reservoir
 
 _TINY = 1e-30  # stands in for the scale of what is all zeros
@@ -145,9 +145,7 @@ class Gram(Score):
         self._coin = torch.Generator().manual_seed(options.seed)
 
     def update(self, features: Tensor, logits: Tensor, labels: Tensor, feature_map: Tensor | None = None) -> None:
-        if feature_map is None:
-            raise ConfigError("score 'gram' reads intermediate layers; give their summary as feature_map")
-        rows, predicted = feature_map.detach().float(), logits.argmax(-1)
+        rows, predicted = given_summary(feature_map, self.name).detach().float(), logits.argmax(-1)
         if self._bounds is None:
             shape = (self._num_classes, rows.shape[1])
             self._bounds = rows.new_full(shape, torch.inf), rows.new_full(shape, -torch.inf)
@@ -182,8 +180,6 @@ class Gram(Score):
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         if not self.weight.numel():
             raise unfitted(self)
-        if feature_map is None:
-            raise ConfigError("score 'gram' reads intermediate layers; give their summary as feature_map")
-        predicted = logits.argmax(-1)
-        outside = deviation(feature_map, self.low[predicted], self.high[predicted]) @ self.weight
+        summary, predicted = given_summary(feature_map, self.name), logits.argmax(-1)
+        outside = deviation(summary, self.low[predicted], self.high[predicted]) @ self.weight
         return outside / logits.softmax(-1).amax(-1)

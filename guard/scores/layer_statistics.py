@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
+
+
+def given_summary(feature_map: Tensor | None, score: str) -> Tensor:
+    """The summary of its layers that a score of this name reads; ConfigError where there is none."""
+    if feature_map is None:
+        raise ConfigError(f"score {score!r} reads intermediate layers; give their summary as feature_map")
+    return feature_map
 
 
 def channels_first(layer_map: Tensor) -> Tensor:

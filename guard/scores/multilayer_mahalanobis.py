@@ -21,11 +21,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
 from ..record import option
 from .base import Need, register_score
 from .class_covariance import CovarianceOptions, radially_normalised
-from .layer_statistics import means_and_deviations
+from .layer_statistics import given_summary, means_and_deviations
 from .mahalanobis import Mahalanobis
 
 
@@ -78,6 +77,5 @@ class MultilayerMahalanobis(Mahalanobis):
         return torch.cat([radially_normalised(part, self.options.normalise) for part in both], -1)
 
     def read(self, features: Tensor, feature_map: Tensor | None) -> Tensor:
-        if feature_map is None:
-            raise ConfigError(f"score {self.name!r} reads intermediate layers; give their summary as feature_map")
-        return torch.cat([feature_map.to(features.dtype), super().read(features, None)], -1)
+        summary = given_summary(feature_map, self.name).to(features.dtype)
+        return torch.cat([summary, super().read(features, None)], -1)
