@@ -66,7 +66,7 @@ class Guard:
     def __repr__(self) -> str:
         m = self.manifest
         return (
-            f"Guard({m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}, "
+            f"Guard({m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score_label}, "
             f"threshold {m.threshold:.4g}, {self.runtime.name} on {self.runtime.device})"
         )
 

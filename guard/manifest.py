@@ -264,6 +264,11 @@ class Manifest(Record):
         return self.calibration.threshold if self.calibration else float("inf")
 
     @property
+    def score_label(self) -> str:
+        """What people call the score: of a combination its parts, "energy+vim"."""
+        return "+".join(self.score_options.get("parts", ())) or self.score
+
+    @property
     def data_class_names(self) -> tuple[str, ...]:
         """(C,) what the guard's own data calls its classes, where that is something else; empty otherwise."""
         return next((card.class_names for card in self.data if card.class_names), ())

@@ -221,15 +221,18 @@ def _near_timm(name: str) -> list[str]:
 
 
 def takes_img_size(name: str) -> bool:
-    """Whether timm's constructor wants the image size (vision transformers do)."""
+    """Whether timm's constructor wants the image size: vision transformers do, not all that cut images into patches."""
     import timm
 
     with torch.device("meta"):
         try:
-            model = timm.create_model(name, num_classes=0)
+            model: Any = timm.create_model(name, num_classes=0)
+            if not hasattr(model, "patch_embed"):
+                return False
+            timm.create_model(name, num_classes=0, img_size=model.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
         except Exception:  # whatever is wrong with the name shows when it is built for real
             return False
-    return hasattr(model, "patch_embed")
+    return True
 
 
 def published_side(name: str) -> int | None:

@@ -103,7 +103,7 @@ def print_summary(g: Any, folder: Path, exported: Path | None, why_not: str = ""
     """What a new guard is, for people, and what to do with it; `why_not` is why it cannot be exported."""
     m = g.manifest
     shown = table("", "", header=False)
-    shown.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score}")
+    shown.add_row("guard", f"{m.identity}: {len(m.class_names)} classes, {m.backbone}, score {m.score_label}")
     for row in calibration_rows(m).items():
         shown.add_row(*row)
     for name, number in m.metrics.items():

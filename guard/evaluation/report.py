@@ -72,7 +72,7 @@ def _header(evaluation: Evaluation) -> str:
         "method": m.method,
         "backbone": m.backbone,
         "head": m.head,
-        "score": m.score,
+        "score": m.score_label,
         "threshold": f"{m.threshold:.5g}" + _by_class(m.calibration),
         "target": _target(m.calibration.alpha) if m.calibration else "not calibrated",
         "classes": len(m.class_names),

@@ -96,7 +96,7 @@ def table(evaluation: Evaluation) -> RenderableType:
     m, result = evaluation.manifest, evaluation.id
     lines = Text()
     lines.append(f"{m.identity}", style="bold")
-    lines.append(f"  {m.method}, {m.backbone}, score {m.score}, threshold {m.threshold:.4g}\n")
+    lines.append(f"  {m.method}, {m.backbone}, score {m.score_label}, threshold {m.threshold:.4g}\n")
     lines.append(f"{result.name}: {accuracy(evaluation)}\n")
     lines.append(headline(evaluation))
     if by_class := classes(evaluation):

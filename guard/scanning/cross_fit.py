@@ -92,7 +92,8 @@ def cross_fitted(folder: Path, request: ScanRequest, source: Reading) -> CrossFi
         write_shard(folder, shard, [_judged(g, request, source, fitting, score)], source, g.class_names)
     note = ""
     if score.name != g.manifest.score:
-        note = f"score {g.manifest.score!r} is not made from features alone; {score.name!r} was cross-fitted instead."
+        own = g.manifest.score_label
+        note = f"score {own!r} is not made from features alone; {score.name!r} was cross-fitted instead."
     return CrossFittedShard(shard, request.cross_fit, note)
 
 

@@ -91,6 +91,14 @@ def test_a_vision_transformer_takes_the_image_size() -> None:
     assert backbone.forward_map(torch.randn(1, 3, 48, 48)).shape == (1, 1 + 9, 192)
 
 
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "efficientvim_m1", "fasternet_t0"])
+def test_a_network_that_cuts_patches_at_any_size_is_not_told_the_size(name: str) -> None:
+    """They have a `patch_embed`, as vision transformers do, but no img_size."""
+    backbone = create_backbone(name, image_size=64).eval()
+    with torch.inference_mode():
+        assert backbone(torch.randn(2, 3, 64, 64)).shape == (2, backbone.num_features)
+
+
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     backbone = create_backbone("wrn16_2", dropout=0.5)

@@ -9,7 +9,6 @@ blocks (a VGG, a handful of convolutions) is read at the last module of each sha
 
 from __future__ import annotations
 
-import logging
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,8 +18,6 @@ from torch import Tensor, nn
 from guard.errors import ModelError
 from guard.graph.layer_maps import summarised, watching
 from guard.graph.module import GuardModule
-
-log = logging.getLogger("ood_guard")
 
 EVENLY = 4
 AT_MOST = 12
@@ -56,7 +53,6 @@ def watch_layers(module: GuardModule, images: Tensor) -> None:
                     f"score {score.name!r} reads intermediate maps, (N, c, h, w) or (N, L, c), and no module of "
                     f"{type(root).__name__} gives one; name modules with layers="
                 )
-            log.info("score %s reads the layers %s", score.name, ", ".join(names))
         _, summaries = summarised(module.classifier, x, score, names)
         score.watch(names, [summary.shape[1] for summary in summaries])
 

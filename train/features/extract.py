@@ -214,7 +214,11 @@ def probe(module: GuardModule, data: ImageData) -> None:
     """Two images show whether the classifier gives what an unusual score needs, before the data is read."""
     images = torch.from_numpy(np.ascontiguousarray(data.take(np.arange(min(2, len(data)))))).to(module.scale.device)
     if "layer maps" in module.score.needs:
+        chosen = not module.score.layers
         watch_layers(module, images)
+        if chosen:
+            parts = "+".join(part.name for part in module.score.parts())
+            log.info("score %s reads the layers %s", parts, ", ".join(module.score.layers))
     if "input gradient" in module.score.needs:
         module.eval()
         module.score.perturb(module.normalise(images), module.look, 255 * module.scale)

@@ -121,6 +121,7 @@ class Method:
         heads: the heads it can train; empty: all.
         epochs, lr: its defaults.
         wants_outliers: "no", "optional" or "required": whether `outliers=` is used.
+        only_classifies: nothing in its training is for one score, so that pretrained networks get theirs.
         teaches: scores with this in `Score.trained_by` learn from it too: another method's name ("" for its own only).
         makers: the synthesisers that fill the method's own store, where ``outliers=`` names nothing in its place. Where
             it does, their options are not read, and those of `own_outliers`.
@@ -137,6 +138,7 @@ class Method:
     epochs: ClassVar[int] = 30
     lr: ClassVar[float] = 0.1
     wants_outliers: ClassVar[Literal["no", "optional", "required"]] = "no"
+    only_classifies: ClassVar[bool] = False
     teaches: ClassVar[str] = ""
     makers: ClassVar[tuple[str, ...]] = ()
     own_outliers: ClassVar[frozenset[str]] = frozenset({"store_size"})

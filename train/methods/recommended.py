@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from .base import register
 from .phase_mix import PhaseMixTuning
+from .plain import PARTS
 
 LR, AT, LARGEST = 0.1, 32, 0.3  # peak learning rate by so many images a batch; it grows with the batch up to the last
 
@@ -31,4 +32,4 @@ class Recommended(PhaseMixTuning):
         return min(LARGEST, LR * max(1.0, batch_size / AT))
 
     def score_options(self) -> dict[str, Any]:
-        return {"parts": ("energy", "fdbd", "multilayer_mahalanobis")}
+        return {"parts": PARTS}

@@ -41,6 +41,7 @@ class TGT(Method):
     name = "tgt"
     Options = TGTOptions
     score = "vim"
+    only_classifies = True
 
     def stages(self, context: MethodContext) -> list[Stage]:
         o: TGTOptions = self.options

@@ -27,7 +27,6 @@ from ..methods.base import Method
 
 log = logging.getLogger("ood_guard")
 
-FRESH = "vim"  # the default score of methods that only classify
 GIVEN = "energy"  # of `guard.fit`: it needs nothing but logits
 
 
@@ -51,7 +50,7 @@ def of_training(request: TrainRequest, method: Method) -> AskedScore:
 
     Only a method that merely classifies gives its score up; what another one trains its score for holds all the same.
     """
-    plain = method.default_score() == FRESH and not request.score_options
+    plain = method.only_classifies and not request.score_options
     if request.score is None and request.pretrained and plain:
         return AskedScore(PRETRAINED.name, PRETRAINED.options, "the network starts from published weights")
     return AskedScore(request.score, request.score_options)

@@ -41,7 +41,7 @@ def test_own_is_the_score_of_the_method_and_each_score_is_there_once(small: dict
     small |= {"scores": ["own", "energy+vim", "knn"]}
     small["methods"]["vos"] = {"score": "energy_logistic", "scores": ["own", "energy_logistic+knn"]}
     labels = {run.name: [score.label for score in run.scores] for run in plan_of(small).runs}
-    assert labels["plain"] == ["vim", "energy+vim", "knn"]
+    assert labels["plain"] == ["energy+fdbd+multilayer_mahalanobis", "energy+vim", "knn"]
     assert labels["phase_mix"] == ["energy+vim", "knn"]
     assert labels["vos"] == ["energy_logistic", "energy_logistic+knn"]
 
