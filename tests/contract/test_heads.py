@@ -65,7 +65,7 @@ def with_head(four: Arrays, tiny: dict[str, Any], tmp_path_factory: pytest.TempP
 class TestEveryHead:
     def test_it_learns_and_says_what_it_is(self, name: str, with_head: Trained) -> None:
         m = with_head(name).manifest
-        assert (m.head, m.score_label) == (name, head_class(name).score or "energy+fdbd+multilayer_mahalanobis")
+        assert (m.head, m.score_label) == (name, head_class(name).score or "multilayer_mahalanobis")
         assert m.head_options == {**head_class(name).Options().model_dump(), **OTHER.get(name, {})}
         assert m.metrics["test_accuracy"] > 0.6  # chance is 0.25
         assert len(m.class_names) == 4

@@ -3,6 +3,8 @@
 A network of published weights sees much more in an image than its classes need. New classes of the same kind lie
 within that, so the residual that ViM adds tells little of them; the distance to the class means on the unit sphere
 does, and the energy catches what the classifier is unsure of. Measured in docs/fine_tuning.md.
+
+Networks that start from nothing have their method's, a combination; where few images are held out, a part of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from ..methods.base import Method
 
 log = logging.getLogger("ood_guard")
 
+SINGLE = "multilayer_mahalanobis"  # of a default combination with this part, where few images are held out
+ENOUGH = 400  # calibration images: half of them are what the p-values of a combination are shares of
 GIVEN = "energy"  # of `guard.fit`: it needs nothing but logits
 
 
@@ -54,6 +58,24 @@ def of_training(request: TrainRequest, method: Method) -> AskedScore:
     if request.score is None and request.pretrained and plain:
         return AskedScore(PRETRAINED.name, PRETRAINED.options, "the network starts from published weights")
     return AskedScore(request.score, request.score_options)
+
+
+def where_few(score: Score, asked: AskedScore, calibration: int) -> Score:
+    """Its part `SINGLE` alone where nobody asked for the combination and fewer than `ENOUGH` images are held out.
+
+    Half of them would go into p-values, too coarse to add up, and the threshold would rest on the other half.
+    """
+    parts = [part.name for part in score.parts()]
+    if asked.name is not None or asked.options or calibration >= ENOUGH or len(parts) == 1 or SINGLE not in parts:
+        return score
+    log.info(
+        "score: %s alone, because %d calibration images are fewer than the %d that %s takes; score= chooses another",
+        SINGLE,
+        calibration,
+        ENOUGH,
+        "+".join(parts),
+    )
+    return create_score(SINGLE)
 
 
 def of_given(request: FitRequest) -> AskedScore:

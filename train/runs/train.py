@@ -38,7 +38,7 @@ from ..methods.base import Method, Stage
 from ..outliers.base import OutlierMix
 from ..outliers.sources import looking_sources, mix_fingerprint, outlier_mix
 from .assemble import Made, assembled, check_models_apart, run_folder
-from .default_score import say, say_where_no_mirror_was
+from .default_score import say, say_where_no_mirror_was, where_few
 from .fine_tuning import chooses_epoch, divided, tuned_stages
 from .read_arguments import NotingContext, check_read
 from .rehearse import rehearse
@@ -89,6 +89,7 @@ def _trained(request: TrainRequest, us: Processes, device: torch.device, shared:
         draw = draw.kept(earlier)
     splits = Splits.draw(source, draw, alpha=request.alpha, labelled_calibration=request.temperature_scaling)
     splits = splits.in_order(None if start is None else order_of(request, source.class_names, start))
+    score = where_few(score, named_score(request, method), len(splits.calibration))
     ood_val = ood_sets(request.ood_val, splits, request.workers)
     outliers = outlier_mix(request.outliers, source.preprocess, request.workers, splits.train)
     pictures = mixing_set(request.mixing_set, source.preprocess, request.seed, request.workers)

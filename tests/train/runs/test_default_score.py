@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import nn
 
+import guard
 from guard.graph.outputs import FeatureClassifier, Outputs
 from guard.requests import FitRequest
 from guard.scores import create_score
+from tests.conftest import Arrays
 from train.classifiers.fresh import build_classifier
-from train.runs.default_score import PRETRAINED, of_given, that_applies
+from train.runs.default_score import PRETRAINED, AskedScore, of_given, that_applies, where_few
 
 
 class Logits(FeatureClassifier):
@@ -64,6 +67,44 @@ def test_whoever_gives_score_or_options_has_chosen(asked: dict[str, Any], name: 
 def test_its_parts_are_energy_and_the_distance_on_the_unit_sphere() -> None:
     first, second = create_score(str(PRETRAINED.name), **PRETRAINED.options).parts()
     assert (first.name, second.name, second.options.normalise) == ("energy", "mahalanobis", 1.0)
+
+
+class TestWhereFewImagesAreHeldOut:
+    DEFAULT = AskedScore(None)
+    THREE = ("energy", "fdbd", "multilayer_mahalanobis")
+
+    def test_one_part_stands_for_the_combination_that_nobody_asked_for(self, caplog: pytest.LogCaptureFixture) -> None:
+        score = create_score("combined", parts=self.THREE)
+        assert where_few(score, self.DEFAULT, 400) is score
+        assert not caplog.text
+        with caplog.at_level(logging.INFO, "ood_guard"):
+            assert where_few(score, self.DEFAULT, 399).name == "multilayer_mahalanobis"
+        assert "multilayer_mahalanobis alone, because 399 calibration images are fewer than the 400" in caplog.text
+
+    @pytest.mark.parametrize("asked", [AskedScore("combined"), AskedScore(None, {"mirror": True})])
+    def test_whoever_asked_for_it_gets_it(self, asked: AskedScore) -> None:
+        score = create_score("combined", parts=self.THREE)
+        assert where_few(score, asked, 20) is score
+
+    @pytest.mark.parametrize("name", ["vim", "energy+vim", "multilayer_mahalanobis"])
+    def test_other_scores_stay(self, name: str) -> None:
+        score = create_score(name)
+        assert where_few(score, self.DEFAULT, 20) is score
+
+
+@pytest.mark.parametrize("method", ["plain", "recommended"])
+def test_a_fresh_network_has_the_combination_or_a_part_by_the_images_held_out(method: str, four: Arrays) -> None:
+    images, labels = (np.concatenate([part] * 4) for part in four)
+    rng = np.random.default_rng(0)
+    noisy = np.clip(images + rng.integers(0, 3, images.shape), 0, 255).astype(np.uint8)  # copies stay together
+    few = {"method": method, "epochs": 1, "backbone": "wrn10_2", "device": "cpu", "augment": "none"}
+    found = {n: guard.train((noisy, labels), **few, calibration=n).manifest for n in (100, 400)}
+    assert {n: m.score_label for n, m in found.items()} == {
+        100: "multilayer_mahalanobis",
+        400: "energy+fdbd+multilayer_mahalanobis",
+    }
+    assert found[400].calibration is not None
+    assert found[400].calibration.n == 200
 
 
 def test_it_gives_way_where_the_features_cannot_be_seen(caplog: pytest.LogCaptureFixture) -> None:
