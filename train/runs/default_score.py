@@ -30,7 +30,7 @@ from ..methods.base import Method
 log = logging.getLogger("ood_guard")
 
 SINGLE = "multilayer_mahalanobis"  # of a default combination with this part, where few images are held out
-ENOUGH = 400  # calibration images: half of them are what the p-values of a combination are shares of
+ENOUGH = 800  # calibration images: half become p-values, and the threshold keeps 400, as of a split of few images
 GIVEN = "energy"  # of `guard.fit`: it needs nothing but logits
 
 
@@ -63,7 +63,8 @@ def of_training(request: TrainRequest, method: Method) -> AskedScore:
 def where_few(score: Score, asked: AskedScore, calibration: int) -> Score:
     """Its part `SINGLE` alone where nobody asked for the combination and fewer than `ENOUGH` images are held out.
 
-    Half of them would go into p-values, too coarse to add up, and the threshold would rest on the other half.
+    Half of them would go into p-values, and the threshold would rest on the other half; and the logits of a network
+    that learned from few images say little (docs/methods.md has the measurement).
     """
     parts = [part.name for part in score.parts()]
     if asked.name is not None or asked.options or calibration >= ENOUGH or len(parts) == 1 or SINGLE not in parts:

@@ -75,11 +75,11 @@ class TestWhereFewImagesAreHeldOut:
 
     def test_one_part_stands_for_the_combination_that_nobody_asked_for(self, caplog: pytest.LogCaptureFixture) -> None:
         score = create_score("combined", parts=self.THREE)
-        assert where_few(score, self.DEFAULT, 400) is score
+        assert where_few(score, self.DEFAULT, 800) is score
         assert not caplog.text
         with caplog.at_level(logging.INFO, "ood_guard"):
-            assert where_few(score, self.DEFAULT, 399).name == "multilayer_mahalanobis"
-        assert "multilayer_mahalanobis alone, because 399 calibration images are fewer than the 400" in caplog.text
+            assert where_few(score, self.DEFAULT, 799).name == "multilayer_mahalanobis"
+        assert "multilayer_mahalanobis alone, because 799 calibration images are fewer than the 800" in caplog.text
 
     @pytest.mark.parametrize("asked", [AskedScore("combined"), AskedScore(None, {"mirror": True})])
     def test_whoever_asked_for_it_gets_it(self, asked: AskedScore) -> None:
@@ -98,13 +98,13 @@ def test_a_fresh_network_has_the_combination_or_a_part_by_the_images_held_out(me
     rng = np.random.default_rng(0)
     noisy = np.clip(images + rng.integers(0, 3, images.shape), 0, 255).astype(np.uint8)  # copies stay together
     few = {"method": method, "epochs": 1, "backbone": "wrn10_2", "device": "cpu", "augment": "none"}
-    found = {n: guard.train((noisy, labels), **few, calibration=n).manifest for n in (100, 400)}
+    found = {n: guard.train((noisy, labels), **few, calibration=n).manifest for n in (100, 800)}
     assert {n: m.score_label for n, m in found.items()} == {
         100: "multilayer_mahalanobis",
-        400: "energy+fdbd+multilayer_mahalanobis",
+        800: "energy+fdbd+multilayer_mahalanobis",
     }
-    assert found[400].calibration is not None
-    assert found[400].calibration.n == 200
+    assert found[800].calibration is not None
+    assert found[800].calibration.n == 400
 
 
 def test_it_gives_way_where_the_features_cannot_be_seen(caplog: pytest.LogCaptureFixture) -> None:
