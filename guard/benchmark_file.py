@@ -106,7 +106,8 @@ class BenchmarkFile(Request):
     only: tuple[str, ...] = option((), "Methods that are run, and those that they start from; default all.")
     scores: tuple[Any, ...] = option(
         ("own",),
-        "Scores fitted on every network: names, {name: knn, k: 10} with options, own for the method's.",
+        "Scores fitted on every network: names, {name: knn, k: 10} with options, own for the method's (a combination "
+        "also where few images are held out).",
         min_length=1,
     )
     compare: Literal["pytorch-ood"] | None = option(

@@ -84,8 +84,8 @@ from tests.train.benchmark.conftest import plan_of
             "the score own of the benchmark is the method's, .*got",
         ),
         (
-            {"scores": ["own", {"name": "msp", "label": "vim"}]},
-            "two scores of method 'plain' in the benchmark are called 'vim'; give one a label",
+            {"scores": ["own", {"name": "msp", "label": "energy+fdbd+multilayer_mahalanobis"}]},
+            "two scores of method 'plain' in the benchmark are called 'energy.fdbd.multilayer_mahalanobis'; give one",
         ),
         ({"scores": ["knn", "knn"]}, "two scores of the benchmark are called 'knn'"),
         ({"scores": ["rejection"]}, "score 'rejection' is learned by method 'rejection', not by 'plain'"),
