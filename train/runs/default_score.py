@@ -70,7 +70,7 @@ def where_few(score: Score, asked: AskedScore, calibration: int) -> Score:
     if asked.name is not None or asked.options or calibration >= ENOUGH or len(parts) == 1 or SINGLE not in parts:
         return score
     log.info(
-        "score: %s alone, because %d calibration images are fewer than the %d that %s takes; score= chooses another",
+        "score: %s alone, because %d calibration images are fewer than the %d that %s asks for; score= chooses another",
         SINGLE,
         calibration,
         ENOUGH,
