@@ -133,6 +133,11 @@ class Score(nn.Module):
         """The scores that this one combines; itself where it is one."""
         return [self]
 
+    @property
+    def label(self) -> str:
+        """What people call it: of a combination its parts, "energy+vim"."""
+        return "+".join(part.name for part in self.parts())
+
     def forward(self, features: Tensor, logits: Tensor, feature_map: Tensor | None = None) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 

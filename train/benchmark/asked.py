@@ -81,8 +81,7 @@ def labelled(name: str, options: Mapping[str, Any]) -> str:
 
 def own_of(request: TrainRequest, method: Method) -> AskedScore:
     """The score that the training chooses by itself."""
-    score = asked_score(request, method)
-    name = "+".join(part.name for part in score.parts())
+    name = asked_score(request, method).label
     chosen = named_score(request, method)
     if chosen.why:
         return AskedScore(str(chosen.name), chosen.options, PRETRAINED_NAME)

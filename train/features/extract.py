@@ -217,8 +217,7 @@ def probe(module: GuardModule, data: ImageData) -> None:
         chosen = not module.score.layers
         watch_layers(module, images)
         if chosen:
-            parts = "+".join(part.name for part in module.score.parts())
-            log.info("score %s reads the layers %s", parts, ", ".join(module.score.layers))
+            log.info("score %s reads the layers %s", module.score.label, ", ".join(module.score.layers))
     if "input gradient" in module.score.needs:
         module.eval()
         module.score.perturb(module.normalise(images), module.look, 255 * module.scale)

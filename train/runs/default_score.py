@@ -74,7 +74,7 @@ def where_few(score: Score, asked: AskedScore, calibration: int) -> Score:
         SINGLE,
         calibration,
         ENOUGH,
-        "+".join(parts),
+        score.label,
     )
     return create_score(SINGLE)
 
